@@ -1,0 +1,246 @@
+"""The architecture of a Vision Mamba as one frozen, validated value. Knows nothing of torch or of files of weights.
+
+`VimConfig.from_reference` translates the constructor arguments of hustvl/Vim (`vim/models_mamba.py`, VisionMamba).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from model.errors import ConfigError
+
+BimambaType = Literal["none", "v1", "v2"]
+ClassToken = Literal["middle", "first", "double", "none"]
+Pool = Literal["cls", "last", "mean", "max", "all"]
+Norm = Literal["rms", "layer"]
+
+TOKEN_WISE_POOLS = ("max", "all")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VimConfig:
+    """Every architecture switch of the reference, in the field's usual terms.
+
+    The defaults are those of the released Vim-tiny (224 px, 1,000 classes). Sizes are in pixels, height first.
+    Raises ConfigError on construction for anything that cannot run, naming the field.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    stride: int = 16
+    channels: int = 3
+    embed_dim: int = 192
+    depth: int = 24
+    num_classes: int = 1000
+    d_state: int = 16
+    d_conv: int = 4
+    expand: float = 2
+    dt_rank: int = 0  # 0: ceil(embed_dim / 16)
+    bimamba: BimambaType = "v2"
+    bidirectional_layers: bool = False  # even layers run forward, odd ones backward
+    class_token: ClassToken = "middle"
+    pool: Pool = "cls"
+    pos_embed: bool = True
+    rope: bool = False
+    rope_residual: bool = False
+    rope_pretrained_grid: int = 14  # the reference's pt_hw_seq_len
+    flip: bool = False  # run over the tokens from last to first
+    divide_out: bool = True  # halve the sum of both directions (v2 only)
+    layer_scale: bool = False
+    norm: Norm = "rms"
+    norm_epsilon: float = 1e-5
+    projection_bias: bool = False
+    conv_bias: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _pair("image_size", self.image_size))
+        if self.dt_rank == 0 and _is_int(self.embed_dim):
+            object.__setattr__(self, "dt_rank", math.ceil(self.embed_dim / 16))
+        _check_types(self)
+        _check_sizes(self)
+        _check_pool(self)
+        if self.rope or self.rope_residual:
+            _check_rope(self)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across; trailing pixels that fill no patch are dropped, as in the reference."""
+        height, width = ((side - self.patch_size) // self.stride + 1 for side in self.image_size)
+        return height, width
+
+    @property
+    def num_patches(self) -> int:
+        """Number of image patches M."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_class_tokens(self) -> int:
+        """0, 1 or 2."""
+        return {"none": 0, "first": 1, "middle": 1, "double": 2}[self.class_token]
+
+    @property
+    def seq_len(self) -> int:
+        """Number of tokens L: patches and class tokens."""
+        return self.num_patches + self.num_class_tokens
+
+    @property
+    def class_slots(self) -> tuple[int, ...]:
+        """Where the class tokens are inserted, and where the head reads (reference: token_position)."""
+        patches = self.num_patches
+        return {"none": (), "first": (0,), "middle": (patches // 2,), "double": (0, patches + 1)}[self.class_token]
+
+    @property
+    def d_inner(self) -> int:
+        """Width E inside the mixer."""
+        return int(self.expand * self.embed_dim)
+
+    @property
+    def token_wise(self) -> bool:
+        """True when the head sees (B, L, D) rather than (B, D)."""
+        return self.pool in TOKEN_WISE_POOLS
+
+    def replace(self, **changes: Any) -> VimConfig:
+        """A copy with some fields changed. Raises ConfigError for an unknown field."""
+        _reject_unknown(changes, {field.name for field in dataclasses.fields(self)}, "configuration field")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values, in declaration order."""
+        values = dataclasses.asdict(self)
+        values["image_size"] = list(self.image_size)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VimConfig:
+        """The inverse of `to_dict`. Raises ConfigError for unknown fields, naming the nearest."""
+        _reject_unknown(values, {field.name for field in dataclasses.fields(cls)}, "configuration field")
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write `config.json`."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: str | Path) -> VimConfig:
+        """Read `config.json`. Raises ConfigError for a file that is no JSON object or holds an invalid configuration."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must hold a JSON object, found {type(values).__name__}")
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_reference(cls, **kwargs: Any) -> VimConfig:
+        """Translate the reference constructor's arguments (hustvl/Vim, VisionMamba.__init__).
+
+        Arguments that cannot affect inference are ignored; unknown ones raise ConfigError with the nearest valid name
+        (the reference swallows misspelt ones: its own base model passes `if_devide_out`).
+        With a class token `final_pool_type` is ignored, as in the reference, except that `max` does not collapse the
+        logits to shape (B,): they stay (B, classes).
+        """
+        from model.reference_kwargs import translate
+
+        return cls(**translate(kwargs))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    sides = (value, value) if _is_int(value) else value
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(_is_int(side) for side in sides):
+        raise ConfigError(f"{name} must be an integer or two integers (height, width), got {value!r}")
+    return sides[0], sides[1]
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "bimamba": get_args(BimambaType),
+    "class_token": get_args(ClassToken),
+    "pool": get_args(Pool),
+    "norm": get_args(Norm),
+}
+_MINIMUM = {
+    "patch_size": 1,
+    "stride": 1,
+    "channels": 1,
+    "embed_dim": 1,
+    "depth": 1,
+    "num_classes": 0,
+    "d_state": 1,
+    "d_conv": 2,
+    "dt_rank": 1,
+    "rope_pretrained_grid": 1,
+}
+_MAXIMUM = {"d_conv": 4, "d_state": 256}  # limits of the reference's CUDA kernels
+
+
+def _check_types(config: VimConfig) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in _CHOICES and value not in _CHOICES[field.name]:
+            raise ConfigError(f"{field.name} must be one of {', '.join(_CHOICES[field.name])}, got {value!r}")
+        if field.type == "bool" and not isinstance(value, bool):
+            raise ConfigError(f"{field.name} must be true or false, got {value!r}")
+        if field.type == "float" and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
+            raise ConfigError(f"{field.name} must be a positive number, got {value!r}")
+        if field.name in _MINIMUM and not _is_int(value):
+            raise ConfigError(f"{field.name} must be an integer, got {value!r}")
+
+
+def _check_sizes(config: VimConfig) -> None:
+    for name, lowest in _MINIMUM.items():
+        value = getattr(config, name)
+        highest = _MAXIMUM.get(name)
+        if value < lowest or (highest is not None and value > highest):
+            allowed = f"at least {lowest}" if highest is None else f"between {lowest} and {highest}"
+            raise ConfigError(f"{name} must be {allowed}, got {value}")
+    if min(config.image_size) < config.patch_size:
+        raise ConfigError(f"image_size {config.image_size} is smaller than one patch of {config.patch_size} px")
+    if config.d_inner < 1:
+        raise ConfigError(f"expand {config.expand} of embed_dim {config.embed_dim} leaves no inner channel")
+
+
+def _check_pool(config: VimConfig) -> None:
+    if (config.pool == "cls") != (config.class_token != "none"):
+        raise ConfigError(
+            f"pool {config.pool!r} does not go with class_token {config.class_token!r}: "
+            "a model with a class token pools 'cls', one without pools 'last', 'mean', 'max' or 'all'"
+        )
+
+
+def _check_rope(config: VimConfig) -> None:
+    """The reference's table has (image_size // patch_size)^2 rows and expects the class token first (quirk 6)."""
+    height, width = config.image_size
+    rows = (height // config.patch_size) ** 2
+    if not config.rope:
+        raise ConfigError("rope_residual needs rope")
+    if height != width:
+        raise ConfigError(f"rope needs a square image, got {height}x{width}")
+    if config.embed_dim % 4:
+        raise ConfigError(f"rope needs embed_dim to be a multiple of 4, got {config.embed_dim}")
+    if config.class_token == "double":
+        raise ConfigError("rope does not work with two class tokens: its table has no row for them")
+    rotated = config.seq_len - config.seq_len % 2
+    if rotated != rows:
+        raise ConfigError(
+            f"rope has {rows} positions but {rotated} tokens to rotate: it needs stride equal to patch_size "
+            f"and an even number of patches (stride {config.stride}, {config.num_patches} patches)"
+        )
+
+
+def _reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown {what} {name!r}{hint}")

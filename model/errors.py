@@ -1,0 +1,28 @@
+"""What can go wrong before a model answers. Every message says what was found and what to do about it.
+
+ModelError
+ ├── ConfigError     an architecture that cannot be built
+ ├── WeightsError    a checkpoint that cannot be read or does not fit the architecture
+ ├── LabelsError     a label list that does not fit the head
+ └── ScanError       a scan backend that cannot run here
+"""
+
+
+class ModelError(Exception):
+    """Any failure to construct or load a model; the message is meant for the person who chose it."""
+
+
+class ConfigError(ModelError, ValueError):
+    """The configuration is invalid, or asks for something the reference itself cannot run."""
+
+
+class WeightsError(ModelError):
+    """The checkpoint cannot be read safely, or its tensors do not match the architecture."""
+
+
+class LabelsError(ModelError, ValueError):
+    """The label list is unreadable, or its length differs from the number of classes."""
+
+
+class ScanError(ModelError):
+    """The requested scan backend is unknown or cannot run on this machine."""
