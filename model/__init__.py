@@ -1,6 +1,7 @@
 """Vision Mamba, equal to the reference implementation (hustvl/Vim); ignorant of HTTP.
 
-`VimConfig`, `Preprocess` and labels never import torch. `Vim` and `load` import it when first touched.
+`VimConfig`, `Preprocess` and `Labels` never import torch (the HTTP process uses them); `Vim` and `load` do, when first
+touched.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from model.config import VimConfig
 from model.errors import ConfigError, LabelsError, ModelError, ScanError, WeightsError
-from model.labels import Labels
-from model.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from model.labels import Labels
+    from model.preprocess import Preprocess
     from model.vim import Vim
     from model.weights import load
 
@@ -29,10 +30,16 @@ __all__ = [
     "load",
 ]
 
-_LAZY = {"Vim": "model.vim", "load": "model.weights"}
+_LAZY = {
+    "Labels": "model.labels",
+    "Preprocess": "model.preprocess",
+    "Vim": "model.vim",
+    "load": "model.weights",
+}
 
 
 def __getattr__(name: str) -> Any:
+    """Resolve the names above on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
     import importlib

@@ -108,7 +108,7 @@ class VimConfig:
 
     def replace(self, **changes: Any) -> VimConfig:
         """A copy with some fields changed. Raises ConfigError for an unknown field."""
-        _reject_unknown(changes, {field.name for field in dataclasses.fields(self)}, "configuration field")
+        reject_unknown(changes, {field.name for field in dataclasses.fields(self)}, "configuration field")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class VimConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VimConfig:
         """The inverse of `to_dict`. Raises ConfigError for unknown fields, naming the nearest."""
-        _reject_unknown(values, {field.name for field in dataclasses.fields(cls)}, "configuration field")
+        reject_unknown(values, {field.name for field in dataclasses.fields(cls)}, "configuration field")
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -129,7 +129,7 @@ class VimConfig:
 
     @classmethod
     def read(cls, path: str | Path) -> VimConfig:
-        """Read `config.json`. Raises ConfigError for a file that is no JSON object or holds an invalid configuration."""
+        """Read `config.json`. Raises ConfigError when it is no JSON object or no valid configuration."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -238,7 +238,8 @@ def _check_rope(config: VimConfig) -> None:
         )
 
 
-def _reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import _reject_unknown
+from model.config import reject_unknown
 from model.errors import ConfigError
 
 # The reference's defaults, for the arguments that decide what a forward pass computes.
@@ -64,7 +64,7 @@ POOLS = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 
 def translate(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """VimConfig fields for the reference's constructor arguments. Raises ConfigError as `VimConfig.from_reference`."""
-    _reject_unknown(kwargs, set(DEFAULTS) | IGNORED, "argument of the reference's constructor")
+    reject_unknown(kwargs, set(DEFAULTS) | IGNORED, "argument of the reference's constructor")
     given = DEFAULTS | {name: value for name, value in kwargs.items() if name in DEFAULTS}
     class_token = _class_token(given)
     return {
@@ -136,7 +136,7 @@ def _ssm_fields(ssm_cfg: Mapping[str, Any]) -> dict[str, Any]:
     for name in SSM_DUPLICATES:
         if name in ssm_cfg:
             raise ConfigError(f"ssm_cfg cannot hold {name!r}: give it as the constructor's own argument")
-    _reject_unknown(ssm_cfg, {*SSM_FIELDS, *SSM_IGNORED, "dt_rank", "use_fast_path"}, "ssm_cfg entry")
+    reject_unknown(ssm_cfg, {*SSM_FIELDS, *SSM_IGNORED, "dt_rank", "use_fast_path"}, "ssm_cfg entry")
     if not ssm_cfg.get("use_fast_path", True):
         raise ConfigError(
             "ssm_cfg use_fast_path=False drops the backward direction in the reference without a word (quirk 5); "

@@ -1,0 +1,99 @@
+"""The Mamba mixer with the bidirectional wiring of Vision Mamba (reference: mamba_simple.py, Mamba.forward).
+
+Projections, causal convolution and the none / v1 / v2 wiring; the recurrence itself is `model.scan`. Parameter names
+are the reference's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import VimConfig
+from model.scan import ScanFn
+
+
+class Mixer(nn.Module):
+    """One layer's mixer: (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, config: VimConfig, scan: ScanFn) -> None:
+        super().__init__()
+        self.scan = scan
+        self.wiring = config.bimamba
+        self.d_state, self.dt_rank = config.d_state, config.dt_rank
+        self.halve = config.bimamba == "v2" and config.divide_out
+        width, inner = config.embed_dim, config.d_inner
+        self.A_log = nn.Parameter(torch.empty(inner, config.d_state))
+        self.D = nn.Parameter(torch.empty(inner))
+        if config.bimamba != "none":
+            self.A_b_log = nn.Parameter(torch.empty(inner, config.d_state))
+        if config.bimamba == "v2":
+            self.D_b = nn.Parameter(torch.empty(inner))
+        self.in_proj = nn.Linear(width, 2 * inner, bias=config.projection_bias)
+        self._add_direction(config, "")
+        if config.bimamba == "v2":
+            self._add_direction(config, "_b")
+        self.out_proj = nn.Linear(inner, width, bias=config.projection_bias)
+        if config.layer_scale:
+            self.gamma = nn.Parameter(torch.empty(width))
+
+    def _add_direction(self, config: VimConfig, suffix: str) -> None:
+        inner, rank = config.d_inner, config.dt_rank
+        conv = nn.Conv1d(inner, inner, config.d_conv, groups=inner, bias=config.conv_bias)
+        self.add_module(f"conv1d{suffix}", conv)
+        self.add_module(f"x_proj{suffix}", nn.Linear(inner, rank + 2 * config.d_state, bias=False))
+        self.add_module(f"dt_proj{suffix}", nn.Linear(rank, inner))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)
+        u, delta, B, C = self._scan_inputs(x)
+        y = self.scan(u, delta, self._decay_rates(), B, C, self._stacked("D"), z, self._delta_bias())
+        out = F.linear(y, self.out_proj.weight / 2 if self.halve else self.out_proj.weight, self.out_proj.bias)
+        return out * self.gamma if hasattr(self, "gamma") else out
+
+    def _scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """u, delta (S, B, L, E) and B, C (S, B, L, N) of the one or two directions."""
+        u = torch.stack([_causal_conv(x, conv, reverse=s == 1) for s, conv in enumerate(self._both("conv1d"))])
+        parts = [x_proj(u[s]) for s, x_proj in enumerate(self._both("x_proj"))]
+        split = [part.split((self.dt_rank, self.d_state, self.d_state), dim=-1) for part in parts]
+        delta = torch.stack([F.linear(p[0], dt.weight) for p, dt in zip(split, self._both("dt_proj"), strict=True)])
+        B, C = (torch.stack([p[i] for p in split]) for i in (1, 2))
+        if self.wiring != "v1":
+            return u, delta, B, C
+        # v1 shares everything but A: the second scan runs over the same (forward) convolution.
+        return _twice(u), _twice(delta), _twice(B), _twice(C)
+
+    def _both(self, name: str) -> list[nn.Module]:
+        suffixes = ("", "_b") if self.wiring == "v2" else ("",)
+        return [self.get_submodule(name + suffix) for suffix in suffixes]
+
+    def _stacked(self, name: str) -> Tensor:
+        """A per-channel parameter of each direction: (S, ...); v1 uses the forward one twice."""
+        forward: Tensor = getattr(self, name)
+        if self.wiring == "none":
+            return forward[None]
+        return torch.stack((forward, getattr(self, f"{name}_b") if self.wiring == "v2" else forward))
+
+    def _delta_bias(self) -> Tensor:
+        biases = [module.get_parameter("bias") for module in self._both("dt_proj")]
+        return torch.stack(biases * 2 if self.wiring == "v1" else biases)
+
+    def _decay_rates(self) -> Tensor:
+        """A = -exp(A_log) of each direction: (S, E, N)."""
+        logs = (self.A_log,) if self.wiring == "none" else (self.A_log, self.A_b_log)
+        return -torch.exp(torch.stack(logs))
+
+
+def _twice(x: Tensor) -> Tensor:
+    return x.expand(2, *x.shape[1:])
+
+
+def _causal_conv(x: Tensor, conv: nn.Module, *, reverse: bool) -> Tensor:
+    """Depthwise convolution and SiLU over (B, L, E), seeing only the past (reverse: only the future)."""
+    weight, bias = conv.get_parameter("weight"), conv._parameters["bias"]
+    pad = weight.shape[-1] - 1
+    padding, taps = ((0, pad), weight.flip(-1)) if reverse else ((pad, 0), weight)
+    out = F.conv1d(F.pad(x.transpose(1, 2), padding), taps, bias, groups=weight.shape[0])
+    return F.silu(out.transpose(1, 2))

@@ -1,0 +1,241 @@
+"""Vision Mamba as a torch module, equal to the reference (hustvl/Vim, vim/models_mamba.py, VisionMamba.forward).
+
+Architecture only: reading weights is `model.weights`, choosing a device and batch sizes `model.runner`. "Quirk n" is
+the number in the list of the reference's surprises (ARCHITECTURE.md): trained weights depend on them, so they stay.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import VimConfig
+from model.mixer import Mixer
+from model.scan import ScanChoice, ScanFn
+
+if TYPE_CHECKING:
+    from model.labels import Labels
+    from model.preprocess import Preprocess
+
+_RECURRENCE = ("A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias")
+_KEEP_WIDE = (*_RECURRENCE, "norm.weight", "norm.bias", "norm_f.weight", "norm_f.bias")
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last axis, computed in at least float32; returns the dtype `out`."""
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_epsilon
+        self.weight = nn.Parameter(torch.empty(config.embed_dim))
+        self.bias = nn.Parameter(torch.empty(config.embed_dim)) if config.norm == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if self.bias is None:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class PatchEmbed(nn.Module):
+    """Image (B, C, H, W) -> patch tokens (B, M, D), row by row."""
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.channels, config.embed_dim, config.patch_size, stride=config.stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, M, D)."""
+        tokens: Tensor = self.proj(images)
+        return tokens.flatten(2).transpose(1, 2)
+
+
+class Rope(nn.Module):
+    """Rotary position embedding over the patch grid (reference: vim/rope.py, VisionRotaryEmbeddingFast)."""
+
+    freqs_cos: Tensor
+    freqs_sin: Tensor
+
+    def __init__(self, config: VimConfig) -> None:
+        super().__init__()
+        angles = _rope_angles(config)
+        self.register_buffer("freqs_cos", angles.cos())
+        self.register_buffer("freqs_sin", angles.sin())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rotate (B, L, D). Quirk 6: with an odd length token 0 is left alone, wherever the class token is."""
+        if x.shape[1] % 2:
+            return torch.cat((x[:, :1], self._rotate(x[:, 1:])), dim=1)
+        return self._rotate(x)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        pairs = x.reshape(*x.shape[:-1], -1, 2)
+        turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
+        return x * self.freqs_cos + turned * self.freqs_sin
+
+
+def _rope_angles(config: VimConfig) -> Tensor:
+    """(rows * rows, D): the row's angles in the first half of the columns, the column's in the second."""
+    rows, half = config.image_size[0] // config.patch_size, config.embed_dim // 2
+    frequencies = 10000.0 ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
+    position = torch.arange(rows) / rows * config.rope_pretrained_grid
+    angles = (position[:, None] * frequencies).repeat_interleave(2, dim=-1)
+    down = angles[:, None].expand(rows, rows, half)
+    across = angles[None, :].expand(rows, rows, half)
+    return torch.cat((down, across), dim=-1).flatten(0, 1)
+
+
+class Layer(nn.Module):
+    """Add, norm, mix: returns (mixer output, residual stream that entered the norm)."""
+
+    def __init__(self, config: VimConfig, scan: ScanFn) -> None:
+        super().__init__()
+        self.mixer = Mixer(config, scan)
+        self.norm = Norm(config)
+
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, L, D), (B, L, D) or None for the first layer."""
+        residual = _widened(hidden) if residual is None else residual + hidden
+        mixed: Tensor = self.mixer(self.norm(residual).to(hidden.dtype))
+        return mixed, residual
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Vim(nn.Module):
+    """Vision Mamba. Images are float (B, C, H, W), already normalised. Parameters start unset: load weights into them.
+
+    `load` also sets the attributes below; a bare `Vim(config, scan)` has the defaults.
+    """
+
+    preprocess: Preprocess
+    labels: Labels
+    fingerprint: str = ""
+    assumptions: tuple[str, ...] = ()
+    scan_choice: ScanChoice | None = None
+
+    def __init__(self, config: VimConfig, scan: ScanFn) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        self.patch_embed = PatchEmbed(config)
+        if config.class_token == "double":
+            self.cls_token_head = nn.Parameter(torch.empty(1, 1, width))
+            self.cls_token_tail = nn.Parameter(torch.empty(1, 1, width))
+        elif config.class_token != "none":
+            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        if config.pos_embed:
+            self.pos_embed = nn.Parameter(torch.empty(1, config.seq_len, width))
+        if config.rope:
+            self.rope = Rope(config)
+        self.layers = nn.ModuleList(Layer(config, scan) for _ in range(config.depth))
+        self.norm_f = Norm(config)
+        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes); with pool 'all' (B, L, classes); without classes the features themselves."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """What `forward_features` returns -> logits. With pool 'max' the largest logit over the tokens."""
+        logits: Tensor = self.head(features)
+        return logits.amax(dim=1) if self.config.pool == "max" else logits
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the head sees: (B, D), or (B, L, D) for the token-wise pools 'max' and 'all' (quirk 9)."""
+        return self.pool(self.forward_tokens(images))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens after the final norm (B, L, D) -> what the head sees.
+
+        Quirk 7: a flipped sequence is read at the unflipped slots, which need not hold the class token.
+        """
+        if self.config.pool == "cls":
+            return tokens[:, list(self.config.class_slots)].mean(dim=1)
+        if self.config.pool == "last":
+            return tokens[:, -1]
+        return tokens.mean(dim=1) if self.config.pool == "mean" else tokens
+
+    def mean_of_patches(self, tokens: Tensor) -> Tensor:
+        """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), class tokens left out."""
+        slots = self.config.class_slots
+        if self.config.flip:
+            slots = tuple(self.config.seq_len - 1 - slot for slot in slots)
+        patches = [t for t in range(self.config.seq_len) if t not in slots]
+        return tokens[:, patches].mean(dim=1)
+
+    def forward_tokens(self, images: Tensor) -> Tensor:
+        """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""
+        _check_images(images, self.config)
+        tokens = self._embed(images)
+        hidden, residual = self._run_pairs(tokens) if self.config.bidirectional_layers else self._run(tokens)
+        # A single layer pair leaves no residual to add to when depth is below two.
+        final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
+        return final.to(tokens.dtype)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        tokens = self._insert_class_tokens(self.patch_embed(images))
+        if self.config.pos_embed:
+            tokens = tokens + self.pos_embed
+        return tokens.flip(1) if self.config.flip else tokens
+
+    def _insert_class_tokens(self, patches: Tensor) -> Tensor:
+        if self.config.class_token == "none":
+            return patches
+        images = patches.shape[0]
+        if self.config.class_token == "double":
+            head, tail = (t.expand(images, -1, -1) for t in (self.cls_token_head, self.cls_token_tail))
+            return torch.cat((head, patches, tail), dim=1)
+        (slot,) = self.config.class_slots
+        return torch.cat((patches[:, :slot], self.cls_token.expand(images, -1, -1), patches[:, slot:]), dim=1)
+
+    def _run(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        residual = None
+        for layer in self.layers:
+            if self.config.rope:
+                hidden = self._rope_unflipped(hidden)
+                if self.config.rope_residual and residual is not None:
+                    residual = self._rope_unflipped(residual)
+            hidden, residual = layer(hidden, residual)
+        return hidden, residual
+
+    def _rope_unflipped(self, x: Tensor) -> Tensor:
+        rotated: Tensor = self.rope(x.flip(1)).flip(1) if self.config.flip else self.rope(x)
+        return rotated
+
+    def _run_pairs(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The two-layer loop: even layers forward, odd ones backward.
+
+        As in the reference the residual doubles at every pair, RoPE is not un-flipped, and the last layer of an odd
+        depth never runs.
+        """
+        residual: Tensor | None = None
+        for forward, backward in zip(self.layers[0::2], self.layers[1::2], strict=False):
+            if self.config.rope:
+                hidden = self.rope(hidden)
+                if self.config.rope_residual and residual is not None:
+                    residual = self.rope(residual)
+            ahead, ahead_residual = forward(hidden, residual)
+            back, back_residual = backward(hidden.flip(1), None if residual is None else residual.flip(1))
+            hidden, residual = ahead + back.flip(1), ahead_residual + back_residual.flip(1)
+        return hidden, residual
+
+    def cast(self, dtype: torch.dtype) -> Vim:
+        """Convert in place to `dtype`; what the recurrence and the norms need stays at least float32."""
+        wide = torch.promote_types(dtype, torch.float32)
+        for name, parameter in self.named_parameters():
+            parameter.data = parameter.data.to(wide if name.endswith(_KEEP_WIDE) else dtype)
+        for buffer in self.buffers():
+            buffer.data = buffer.data.to(wide)
+        return self
+
+
+def _check_images(images: Tensor, config: VimConfig) -> None:
+    expected = (config.channels, *config.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(f"images must have shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}")
