@@ -1,0 +1,213 @@
+"""What the service answers instead of a result: one tree, each leaf with its HTTP status and stable code.
+
+Raised where the cause is known and translated to HTTP in one place, by `problem` and `headers`; knows no web framework.
+
+ServiceError
+ ├── RequestError                the request cannot be answered as it is: change it
+ │    ├── EmptyBody              400 empty_body
+ │    ├── MalformedBody          400 malformed_body
+ │    ├── NotFound               404 not_found
+ │    ├── NoClassifier           404 no_classifier
+ │    ├── MethodNotAllowed       405 method_not_allowed
+ │    ├── BodyTooLarge           413 body_too_large
+ │    ├── TooManyPixels          413 too_many_pixels
+ │    ├── TooManyImages          413 too_many_images
+ │    ├── UnsupportedImage       415 unsupported_image
+ │    └── InvalidOptions         422 invalid_options
+ ├── Refusal                     the request is fine, the moment is not: try again
+ │    ├── QueueFull              429 queue_full
+ │    ├── NotReady               503 not_ready
+ │    ├── Draining               503 draining
+ │    └── DeadlineExceeded       504 deadline_exceeded
+ └── Failure                     the service's own fault: the log says more than the answer
+      ├── InferenceFailed        500 inference_failed
+      ├── NonFiniteOutput        500 non_finite_output
+      └── InternalError          500 internal_error
+
+SettingsError stands apart: it ends the start-up and never reaches a client.
+"""
+
+# ruff: noqa: N818 - a refusal is not an error of ours, and QueueFull says more than QueueFullError.
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+_TYPE = "urn:problem-type:vim-server:"
+
+
+class ServiceError(Exception):
+    """Anything a client is told instead of a result. `detail` is shown to the client: no paths, no internals."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, errors: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+        self.errors = tuple(errors)  # one {"loc", "msg"} for each wrong option
+
+
+class RequestError(ServiceError):
+    """The client must change the request."""
+
+
+class Refusal(ServiceError):
+    """The same request may succeed later."""
+
+
+class Failure(ServiceError):
+    """The service is at fault."""
+
+
+class EmptyBody(RequestError):
+    """The body, or one of its images, has no bytes."""
+
+    status, code = 400, "empty_body"
+
+
+class MalformedBody(RequestError):
+    """The body is not what its form promises: broken JSON, base64 or multipart."""
+
+    status, code = 400, "malformed_body"
+
+
+class NotFound(RequestError):
+    """No such path or model."""
+
+    status, code = 404, "not_found"
+
+
+class NoClassifier(RequestError):
+    """The model has no classification head; it can only embed."""
+
+    status, code = 404, "no_classifier"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for this HTTP method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class BodyTooLarge(RequestError):
+    """The body exceeds `VIM_MAX_BODY_BYTES`."""
+
+    status, code = 413, "body_too_large"
+
+
+class TooManyPixels(RequestError):
+    """An image's width times height exceeds `VIM_MAX_PIXELS`; refused before decoding."""
+
+    status, code = 413, "too_many_pixels"
+
+
+class TooManyImages(RequestError):
+    """The request holds more images than can ever be queued."""
+
+    status, code = 413, "too_many_images"
+
+
+class UnsupportedImage(RequestError):
+    """The bytes are no image of an accepted format, or the image is damaged."""
+
+    status, code = 415, "unsupported_image"
+
+
+class InvalidOptions(RequestError):
+    """An option is unknown or out of range."""
+
+    status, code = 422, "invalid_options"
+
+
+class QueueFull(Refusal):
+    """As many images are waiting as `VIM_QUEUE_IMAGES` allows."""
+
+    status, code = 429, "queue_full"
+
+
+class NotReady(Refusal):
+    """The model is still loading."""
+
+    status, code = 503, "not_ready"
+
+
+class Draining(Refusal):
+    """The server is shutting down and accepts no new work."""
+
+    status, code = 503, "draining"
+
+
+class DeadlineExceeded(Refusal):
+    """The answer was not ready within `VIM_REQUEST_TIMEOUT_MS`."""
+
+    status, code = 504, "deadline_exceeded"
+
+
+class InferenceFailed(Failure):
+    """The device could not compute this request."""
+
+    status, code = 500, "inference_failed"
+
+
+class NonFiniteOutput(Failure):
+    """The model's output for this image holds NaN or infinity."""
+
+    status, code = 500, "non_finite_output"
+
+
+class InternalError(Failure):
+    """Anything unforeseen; the cause is in the log under the request id."""
+
+    status, code = 500, "internal_error"
+
+
+class SettingsError(Exception):
+    """The environment does not make valid settings; the message has one line for each mistake."""
+
+
+def all_errors() -> list[type[ServiceError]]:
+    """Every error a client can meet, by status, for the documentation."""
+    return sorted(_leaves(ServiceError), key=lambda error: error.status)
+
+
+def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str, Any]:
+    """The answer's body: RFC 9457 members and `error`, which the other half of the clients reads.
+
+    `instance` is the request's path.
+    """
+    body: dict[str, Any] = {
+        "type": _TYPE + error.code,
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": instance,
+        "error": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+    }
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    if error.errors:
+        body["errors"] = [dict(item) for item in error.errors]
+    return body
+
+
+def headers(error: ServiceError) -> dict[str, str]:
+    """The answer's extra headers: `Retry-After` in whole seconds (RFC 9110), at least one."""
+    if error.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+
+
+def _leaves(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    children = [child for child in error.__subclasses__() if child.__module__ == __name__]
+    if not children:
+        yield error
+    for child in children:
+        yield from _leaves(child)
