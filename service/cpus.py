@@ -1,0 +1,83 @@
+"""How many CPUs this process may really use: affinity and cgroup quotas, whichever is less.
+
+`os.cpu_count` counts the machine; a container with half a core on a 64-core node must not start 64 threads. Decides
+nothing about how the CPUs are shared out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def available_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
+    """Whole CPUs, a fraction rounded up, at least 1. Never raises: what cannot be read sets no limit."""
+    quotas = (quota for directory in _directories(cgroups, own) for quota in (_v2(directory), _v1(directory)))
+    return max(1, min([_affinity(), *(math.ceil(quota) for quota in quotas if quota is not None)]))
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What the device process's environment needs before numpy, torch or numba is imported there.
+
+    Passive waiting: idle OpenMP threads otherwise spin on the CPU that decoding needs.
+    """
+    return {**dict.fromkeys(_POOLS, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _directories(cgroups: Path, own: Path) -> Iterator[Path]:
+    """The process's own cgroups and all their ancestors; a limit on any of them binds."""
+    for mount, path in _memberships(cgroups, own):
+        inside = PurePosixPath(path.strip("/"))
+        # Outside its cgroup namespace a process sees "/../..": only the mount itself is then known to be an ancestor.
+        below = [] if ".." in inside.parts else [inside, *inside.parents]
+        yield from {mount, *(mount / part for part in below)}
+
+
+def _memberships(cgroups: Path, own: Path) -> Iterator[tuple[Path, str]]:
+    yield cgroups, "/"
+    yield cgroups / "cpu", "/"
+    for line in _read(own).splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if hierarchy == "0":
+            yield cgroups, path
+        elif "cpu" in controllers.split(","):
+            yield cgroups / controllers, path
+            yield cgroups / "cpu", path
+
+
+def _v2(directory: Path) -> float | None:
+    quota, _, period = _read(directory / "cpu.max").partition(" ")
+    return _ratio(quota, period)
+
+
+def _v1(directory: Path) -> float | None:
+    return _ratio(_read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us"))
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    """None for `max` (v2), -1 (v1) and anything unreadable."""
+    try:
+        allowed, out_of = int(quota), int(period)
+    except ValueError:
+        return None
+    return allowed / out_of if allowed > 0 and out_of > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
