@@ -1,0 +1,199 @@
+"""Every setting of the server, read from `VIM_` environment variables; mistakes are refused, never ignored.
+
+`Settings(...)` takes values and looks at nothing else; `Settings.load()` reads the environment. Does not judge whether
+this machine or model can honour a setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from annotated_types import Ge, Le
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.errors import SettingsError
+
+_PREFIX = "VIM_"
+# What Kubernetes sets in every pod beside a service called vim or vim-something, unless enableServiceLinks is false.
+_LINK = re.compile(r"VIM(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_LINK_PORT = re.compile(r"VIM(_\w+)?_PORT")
+_LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+# The editor Vim sets these in its :terminal.
+_EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
+_DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
+
+_WORDS = {
+    "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
+    "cache_dir": "a directory (~ needs a home directory)",
+}
+
+
+class Settings(BaseSettings):
+    """The server's settings; the variable is the field's name in capitals after `VIM_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field(
+        default="demo", min_length=1, description="The model: demo, a directory, a .safetensors or a .pth file."
+    )
+    model_name: str = Field(default="", description="Name in answers and metrics; empty: derived from VIM_MODEL.")
+    weights: Literal["model", "model_ema"] = Field(
+        default="model", description="Which weights of a training checkpoint."
+    )
+    labels: str = Field(
+        default="", description="Class names: a file, imagenet-1k or none; empty: those beside the weights, if any."
+    )
+    device: str = Field(
+        default="auto", description="Where to compute: auto, cpu, cuda, cuda:1, or a list: cuda:0,cuda:1."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Precision of the weights."
+    )
+    scan: str = Field(
+        default="auto", min_length=1, description="Scan implementation by name; auto takes the best that runs."
+    )
+    image_size: int | None = Field(
+        default=None, ge=33, description="Side of the model's input in pixels; unset: as trained."
+    )
+    preprocess: Literal["friendly", "reference"] = Field(
+        default="friendly",
+        description="friendly turns photos upright, puts transparency over white and scales 16 bits; "
+        "reference does exactly what the paper's evaluation does.",
+    )
+    max_batch: int | None = Field(
+        default=None, ge=1, description="Most images in one forward pass; unset: the model's choice."
+    )
+    max_wait_ms: int = Field(default=0, ge=0, description="How long an idle device waits for a batch to fill.")
+    queue_images: int = Field(default=256, ge=1, description="Most images waiting or running; beyond that 429.")
+    max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1, description="Largest request body; beyond that 413.")
+    max_pixels: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Largest width times height of an image; beyond that 413, before decoding.",
+    )
+    request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; beyond that 504.")
+    cache_dir: Path = Field(
+        default=Path("~/.cache/vim-server"), description="Where downloads and compiled kernels are kept."
+    )
+    offline: bool = Field(default=False, description="Never touch the network.")
+    drain_delay_ms: int = Field(default=0, ge=0, description="How long to listen on, not ready, after SIGTERM.")
+    drain_timeout_ms: int = Field(
+        default=25_000, ge=0, description="How long accepted work may take to finish after that."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads for decoding and for torch; unset: the CPU quota."
+    )
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        default="info", description="Least severe level that is logged."
+    )
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the environment. Raises SettingsError with one line for each mistake.
+
+        Variables set to nothing count as unset: Compose passes `${VIM_X:-}` that way.
+        """
+        ours = dict(_ours(os.environ if environ is None else environ))
+        fields = {variable(field): field for field in cls.model_fields}
+        mistakes = [_unknown(name, fields) for name in ours if name not in fields]
+        given = {fields[name]: text for name, text in ours.items() if name in fields and text.strip()}
+        try:
+            settings = cls.model_validate(given)
+        except ValidationError as error:
+            mistakes += [_invalid(detail, given) for detail in error.errors()]
+        if mistakes:
+            raise SettingsError("\n".join(mistakes))
+        return settings
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments only: `load` reads the environment, so that a test's Settings() ignores the developer's."""
+        return (init_settings,)
+
+    @field_validator("weights", "dtype", "preprocess", "log_level", "device", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return re.sub(r"\s", "", value).lower() if isinstance(value, str) else value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not _DEVICE.fullmatch(value):
+            raise ValueError
+        return value
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _expanded(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()
+        except RuntimeError as error:  # a container's arbitrary user has no home
+            raise ValueError from error
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_batch is not None and self.max_batch > self.queue_images:
+            raise ValueError(
+                f"{variable('max_batch')}={self.max_batch} exceeds {variable('queue_images')}={self.queue_images}: "
+                "such a batch could never fill"
+            )
+        return self
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return _PREFIX + field.upper()
+
+
+def allowed(field: str) -> str:
+    """What a setting accepts, in words, for messages and the README."""
+    return _WORDS.get(field) or _allowed(Settings.model_fields[field])
+
+
+def _allowed(info: FieldInfo) -> str:
+    if get_args(info.annotation) and int not in get_args(info.annotation):
+        return f"one of {', '.join(get_args(info.annotation))}"
+    if info.annotation is bool:
+        return "true or false"
+    if info.annotation is str:
+        return "a text"
+    lowest = next(bound.ge for bound in info.metadata if isinstance(bound, Ge))
+    highest = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
+    return f"an integer, at least {lowest}" if highest is None else f"an integer between {lowest} and {highest}"
+
+
+def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for name, text in environ.items():
+        if name.startswith(_PREFIX) and name not in _EDITOR and not _is_service_link(name, text):
+            yield name, text
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    return bool(_LINK.fullmatch(name) or (_LINK_PORT.fullmatch(name) and _LINK_ADDRESS.match(text)))
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"{name} is not a setting; {hint}"
+
+
+def _invalid(detail: Any, given: Mapping[str, str]) -> str:
+    if not detail["loc"]:
+        return str(detail["ctx"]["error"])
+    field = detail["loc"][0]
+    text = given.get(field, str(detail["input"]))
+    return f"{variable(field)} must be {allowed(field)}, got {text[:100]!r}"

@@ -1,0 +1,215 @@
+"""Settings from an environment: defaults, readable refusals, and variables that only look like ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import SettingsError
+from service.settings import Settings, allowed, variable
+
+
+def refusal(**environ: str) -> str:
+    """The message that this environment is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ)
+    return str(caught.value)
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    """The defaults are a contract with the README."""
+    assert Settings.load({}).model_dump() == {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "model": "demo",
+        "model_name": "",
+        "weights": "model",
+        "labels": "",
+        "device": "auto",
+        "dtype": "auto",
+        "scan": "auto",
+        "image_size": None,
+        "preprocess": "friendly",
+        "max_batch": None,
+        "max_wait_ms": 0,
+        "queue_images": 256,
+        "max_body_bytes": 20 * 1024 * 1024,
+        "max_pixels": 100_000_000,
+        "request_timeout_ms": 30_000,
+        "cache_dir": Path("~/.cache/vim-server").expanduser(),
+        "offline": False,
+        "drain_delay_ms": 0,
+        "drain_timeout_ms": 25_000,
+        "threads": None,
+        "log_level": "info",
+    }
+
+
+def test_values_are_read_and_typed() -> None:
+    """Numbers, switches, paths and choices; capitals and stray blanks are forgiven."""
+    settings = Settings.load(
+        {
+            "VIM_PORT": "80",
+            "VIM_MODEL": " ./weights\n",
+            "VIM_OFFLINE": "1",
+            "VIM_CACHE_DIR": "~/x",
+            "VIM_LOG_LEVEL": "DEBUG",
+            "VIM_DEVICE": "cuda:0, cuda:1",
+            "VIM_MAX_PIXELS": "20_000_000",
+            "VIM_IMAGE_SIZE": "384",
+            "PATH": "/bin",
+            "VIMRUNTIME": "/usr/share/vim",
+            "vim_port": "1",
+        }
+    )
+
+    assert (settings.port, settings.model, settings.offline, settings.log_level) == (80, "./weights", True, "debug")
+    assert (settings.device, settings.max_pixels, settings.image_size) == ("cuda:0,cuda:1", 20_000_000, 384)
+    assert settings.cache_dir == Path("~/x").expanduser()
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load()` without argument reads os.environ; `Settings()` does not."""
+    monkeypatch.setenv("VIM_QUEUE_IMAGES", "7")
+
+    assert Settings.load().queue_images == 7
+    assert Settings().queue_images == 256
+
+
+def test_a_variable_set_to_nothing_is_unset() -> None:
+    """Compose files pass optional settings as empty strings."""
+    assert Settings.load({"VIM_MAX_BATCH": "", "VIM_PORT": " ", "VIM_MODEL": ""}) == Settings()
+
+
+def test_settings_are_frozen_and_know_no_other_field() -> None:
+    """A value object: shared freely, never changed."""
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+    with pytest.raises(ValidationError):
+        Settings(prot=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("VIM_PROT", "VIM_PORT"),
+        ("VIM_QUEUE_IMAGE", "VIM_QUEUE_IMAGES"),
+        ("VIM_MAX_BODY_SIZE", "VIM_MAX_BODY_BYTES"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", ""])
+def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest: str, value: str) -> None:
+    """A typo silently ignored is a server that runs with other settings than its owner believes."""
+    message = refusal(**{name: value})
+
+    assert message.startswith(f"{name} is not a setting")
+    assert nearest in message
+
+
+def test_an_unknown_variable_unlike_any_other_lists_them_all() -> None:
+    """Nothing near: show what there is."""
+    message = refusal(VIM_XYZZY="1")
+
+    assert all(variable(field) in message for field in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "must_be"),
+    [
+        ("VIM_PORT", "http", "an integer between 0 and 65535"),
+        ("VIM_PORT", "70000", "an integer between 0 and 65535"),
+        ("VIM_IMAGE_SIZE", "32", "an integer, at least 33"),
+        ("VIM_MAX_BATCH", "0", "an integer, at least 1"),
+        ("VIM_MAX_WAIT_MS", "-1", "an integer, at least 0"),
+        ("VIM_THREADS", "two", "an integer, at least 1"),
+        ("VIM_OFFLINE", "maybe", "true or false"),
+        ("VIM_PREPROCESS", "Nice", "one of friendly, reference"),
+        ("VIM_WEIGHTS", "ema", "one of model, model_ema"),
+        ("VIM_DTYPE", "int8", "one of auto, float32, bfloat16, float16"),
+        ("VIM_LOG_LEVEL", "LOUD", "one of debug, info, warning, error, critical"),
+        ("VIM_DEVICE", "tpu", "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N"),
+        ("VIM_DEVICE", "cuda:0,cpu", "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N"),
+    ],
+)
+def test_a_bad_value_names_variable_value_and_what_is_allowed(name: str, value: str, must_be: str) -> None:
+    """One line a person can act on, nothing of pydantic's."""
+    assert refusal(**{name: value}) == f"{name} must be {must_be}, got {value!r}"
+
+
+def test_every_mistake_has_its_line() -> None:
+    """All at once, not one a restart."""
+    lines = refusal(VIM_PROT="1", VIM_PORT="x", VIM_OFFLINE="x").splitlines()
+
+    assert [line.split()[0] for line in lines] == ["VIM_PROT", "VIM_PORT", "VIM_OFFLINE"]
+
+
+def test_a_long_value_is_cut() -> None:
+    """Whatever was pasted there by mistake stays out of the log."""
+    assert len(refusal(VIM_PORT="x" * 10_000)) < 250
+
+
+def test_a_batch_larger_than_the_queue_is_refused() -> None:
+    """It could never fill; both variables are named."""
+    message = refusal(VIM_MAX_BATCH="64", VIM_QUEUE_IMAGES="32")
+
+    assert message == "VIM_MAX_BATCH=64 exceeds VIM_QUEUE_IMAGES=32: such a batch could never fill"
+    assert Settings.load({"VIM_MAX_BATCH": "32", "VIM_QUEUE_IMAGES": "32"}).max_batch == 32
+
+
+def test_without_a_home_directory_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's arbitrary user has none."""
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+
+    assert refusal() == "VIM_CACHE_DIR must be a directory (~ needs a home directory), got '~/.cache/vim-server'"
+
+
+SERVICE_LINKS = {
+    "VIM_SERVICE_HOST": "10.0.0.1",
+    "VIM_SERVICE_PORT": "80",
+    "VIM_SERVICE_PORT_HTTP": "80",
+    "VIM_PORT": "tcp://10.0.0.1:80",
+    "VIM_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "VIM_PORT_80_TCP_PROTO": "tcp",
+    "VIM_PORT_80_TCP_PORT": "80",
+    "VIM_PORT_80_TCP_ADDR": "10.0.0.1",
+    "VIM_SERVER_SERVICE_HOST": "10.0.0.2",
+    "VIM_SERVER_SERVICE_PORT": "8000",
+    "VIM_SERVER_SERVICE_PORT_WEB_UI": "8000",
+    "VIM_SERVER_PORT": "udp://[fd00::1]:53",
+    "VIM_SERVER_PORT_53_UDP": "udp://[fd00::1]:53",
+    "VIM_SERVER_PORT_53_UDP_PROTO": "udp",
+    "VIM_A_B_C_PORT_1_SCTP_ADDR": "10.0.0.3",
+}
+
+
+@pytest.mark.parametrize("name", SERVICE_LINKS)
+def test_a_kubernetes_service_link_is_skipped(name: str) -> None:
+    """A pod beside a service called vim or vim-server starts, on the default port."""
+    assert Settings.load({name: SERVICE_LINKS[name]}) == Settings()
+
+
+@pytest.mark.parametrize("name", ["VIM_PORT_RANGE", "VIM_SERVICE", "VIM_PORT_80", "VIM_SERVER_PORT"])
+def test_what_only_resembles_a_service_link_is_refused(name: str) -> None:
+    """The shape of a link is known exactly."""
+    assert refusal(**{name: "8080"}).startswith(f"{name} is not a setting")
+
+
+def test_the_editors_own_variables_are_skipped() -> None:
+    """Vim's :terminal sets these two."""
+    assert Settings.load({"VIM_TERMINAL": "901", "VIM_SERVERNAME": "GVIM"}) == Settings()
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_is_explained(field: str) -> None:
+    """The README's table is made of these."""
+    description = Settings.model_fields[field].description
+
+    assert description
+    assert description.endswith(".")
+    assert allowed(field)
