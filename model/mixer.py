@@ -6,6 +6,8 @@ are the reference's.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,7 +67,7 @@ class Mixer(nn.Module):
         # v1 shares everything but A: the second scan runs over the same (forward) convolution.
         return _twice(u), _twice(delta), _twice(B), _twice(C)
 
-    def _both(self, name: str) -> list[nn.Module]:
+    def _both(self, name: str) -> list[Any]:
         suffixes = ("", "_b") if self.wiring == "v2" else ("",)
         return [self.get_submodule(name + suffix) for suffix in suffixes]
 
@@ -77,7 +79,7 @@ class Mixer(nn.Module):
         return torch.stack((forward, getattr(self, f"{name}_b") if self.wiring == "v2" else forward))
 
     def _delta_bias(self) -> Tensor:
-        biases = [module.get_parameter("bias") for module in self._both("dt_proj")]
+        biases = [dt_proj.bias for dt_proj in self._both("dt_proj")]
         return torch.stack(biases * 2 if self.wiring == "v1" else biases)
 
     def _decay_rates(self) -> Tensor:
@@ -90,10 +92,9 @@ def _twice(x: Tensor) -> Tensor:
     return x.expand(2, *x.shape[1:])
 
 
-def _causal_conv(x: Tensor, conv: nn.Module, *, reverse: bool) -> Tensor:
+def _causal_conv(x: Tensor, conv: nn.Conv1d, *, reverse: bool) -> Tensor:
     """Depthwise convolution and SiLU over (B, L, E), seeing only the past (reverse: only the future)."""
-    weight, bias = conv.get_parameter("weight"), conv._parameters["bias"]
-    pad = weight.shape[-1] - 1
-    padding, taps = ((0, pad), weight.flip(-1)) if reverse else ((pad, 0), weight)
-    out = F.conv1d(F.pad(x.transpose(1, 2), padding), taps, bias, groups=weight.shape[0])
+    pad = conv.kernel_size[0] - 1
+    padding, taps = ((0, pad), conv.weight.flip(-1)) if reverse else ((pad, 0), conv.weight)
+    out = F.conv1d(F.pad(x.transpose(1, 2), padding), taps, conv.bias, groups=conv.groups)
     return F.silu(out.transpose(1, 2))

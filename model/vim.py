@@ -225,6 +225,12 @@ class Vim(nn.Module):
             hidden, residual = ahead + back.flip(1), ahead_residual + back_residual.flip(1)
         return hidden, residual
 
+    def use_scan(self, choice: ScanChoice) -> None:
+        """Run every layer's recurrence with another implementation."""
+        self.scan_choice = choice
+        for layer in self.layers:
+            layer.mixer.scan = choice.fn  # type: ignore[union-attr]
+
     def cast(self, dtype: torch.dtype) -> Vim:
         """Convert in place to `dtype`; what the recurrence and the norms need stays at least float32."""
         wide = torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,147 @@
+"""VimConfig accepts what can run and says clearly what cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.config import VimConfig
+from model.errors import ConfigError
+
+SMALL: dict[str, Any] = {"img_size": 64, "depth": 4, "embed_dim": 40, "num_classes": 10}
+
+
+def test_defaults_are_the_released_tiny_model() -> None:
+    """224 px, patch 16: 196 patches and a class token in the middle."""
+    config = VimConfig()
+
+    assert (197, (98,), 384, 12) == (config.seq_len, config.class_slots, config.d_inner, config.dt_rank)
+
+
+def test_is_frozen() -> None:
+    """A configuration cannot change under a model that was built from it."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        VimConfig().depth = 3  # type: ignore[misc]
+
+
+def test_round_trip_through_config_json(tmp_path: Path) -> None:
+    """What is written is read back equal."""
+    config = VimConfig(image_size=(64, 96), expand=1.5, bimamba="v1", class_token="double")
+    config.save(tmp_path / "config.json")
+
+    assert config == VimConfig.read(tmp_path / "config.json")
+
+
+def test_unknown_field_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    """A typo in config.json is an error, never ignored."""
+    (tmp_path / "config.json").write_text(json.dumps({"embed_dims": 40}))
+
+    with pytest.raises(ConfigError, match="embed_dims.*did you mean 'embed_dim'"):
+        VimConfig.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
+def test_config_file_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
+    """The message names the file."""
+    (tmp_path / "config.json").write_text(content)
+
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        VimConfig.read(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("depth", 0),
+        ("depth", 2.5),
+        ("depth", True),
+        ("embed_dim", "40"),
+        ("image_size", (224,)),
+        ("image_size", 8),
+        ("bimamba", "v3"),
+        ("class_token", "last"),
+        ("pool", "mean"),
+        ("norm_epsilon", 0),
+        ("flip", 1),
+        ("d_state", 257),
+        ("d_conv", 5),
+        ("expand", 0.001),
+    ],
+)
+def test_invalid_values_name_their_field(field: str, value: object) -> None:
+    """Each field is checked on construction."""
+    with pytest.raises(ConfigError, match=field):
+        VimConfig.from_dict({field: value})
+
+
+def test_reference_arguments_that_cannot_matter_are_ignored() -> None:
+    """Drop rates, placement, initialisers and dead arguments change nothing."""
+    ignored = {
+        "drop_rate": 0.3,
+        "drop_path_rate": 0.1,
+        "device": "cuda",
+        "dtype": None,
+        "initializer_cfg": {},
+        "ft_seq_len": 14,
+        "fused_add_norm": False,
+        "residual_in_fp32": False,
+    }
+
+    assert VimConfig.from_reference(**SMALL) == VimConfig.from_reference(**SMALL, **ignored)
+
+
+def test_misspelt_reference_argument_is_refused() -> None:
+    """The reference swallows `if_devide_out`; here it is an error with the right name."""
+    with pytest.raises(ConfigError, match="if_devide_out.*did you mean 'if_divide_out'"):
+        VimConfig.from_reference(**SMALL, if_devide_out=True)
+
+
+CRASHES: dict[str, dict[str, Any]] = {
+    "rope_double_cls": {"if_rope": True, "use_double_cls_token": True},
+    "rope_stride8": {"if_rope": True, "stride": 8},
+    "rope_odd_patches_cls": {"if_rope": True, "img_size": 48},
+    "rope_odd_patches_nocls": {"if_rope": True, "img_size": 48, "if_cls_token": False},
+    "rope_nonsquare": {"if_rope": True, "img_size": [64, 96]},
+    "rope_embed_not_multiple_of_4": {"if_rope": True, "embed_dim": 42},
+    "nocls_unknown_pool": {"if_cls_token": False, "final_pool_type": "avg"},
+    "ssm_cfg_d_state": {"ssm_cfg": {"d_state": 8}},
+    "d_conv5": {"ssm_cfg": {"d_conv": 5}},
+    "d_conv1": {"ssm_cfg": {"d_conv": 1}},
+    "d_state_300": {"d_state": 300},
+    "stride_tuple": {"stride": [16, 16]},
+    "random_flip": {"flip_img_sequences_ratio": 0.5},
+    "unknown_bimamba": {"bimamba_type": "v3"},
+    "slow_path": {"ssm_cfg": {"use_fast_path": False}},
+    "unknown_ssm_entry": {"ssm_cfg": {"d_konv": 3}},
+}
+
+
+@pytest.mark.parametrize("name", CRASHES)
+def test_what_crashes_the_reference_is_refused_at_construction(name: str) -> None:
+    """So are the three silent traps: a random flip, an unknown bimamba_type, the slow path."""
+    with pytest.raises(ConfigError):
+        VimConfig.from_reference(**SMALL | CRASHES[name])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({"if_bimamba": True}, {"bimamba": "v1"}),
+        ({"use_double_cls_token": True, "use_middle_cls_token": False}, {"class_token": "double"}),
+        ({"if_cls_token": False, "final_pool_type": "none"}, {"class_token": "none", "pool": "last"}),
+        ({"final_pool_type": "max"}, {"pool": "cls"}),
+        ({"flip_img_sequences_ratio": 1.0}, {"flip": True}),
+        ({"flip_img_sequences_ratio": 0}, {"flip": False}),
+        ({"ssm_cfg": {"dt_rank": "auto", "expand": 1.5, "bias": True}}, {"expand": 1.5, "projection_bias": True}),
+        ({"init_layer_scale": 0.0}, {"layer_scale": True}),
+    ],
+)
+def test_reference_arguments_are_translated(kwargs: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The reference's interplay of switches ends in one plain field each."""
+    config = VimConfig.from_reference(**SMALL, **kwargs)
+
+    assert expected == {name: getattr(config, name) for name in expected}
