@@ -1,0 +1,216 @@
+"""Log lines: JSON for machines, text for people, payloads for nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import log
+
+UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """Leave the process's logging as it was found."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    loggers = [logging.getLogger(name) for name in UVICORN]
+    states = [(logger.handlers[:], logger.propagate) for logger in loggers]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for logger, (own, propagate) in zip(loggers, states, strict=True):
+        logger.handlers[:], logger.propagate = own, propagate
+
+
+def logged(message: str = "hello", /, *args: object, level: int = logging.INFO, **fields: object) -> dict[str, Any]:
+    """The JSON object that this record is written as."""
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    logging.getLogger("service.test").log(level, message, *args, extra={"fields": fields})
+    (line,) = stream.getvalue().splitlines()
+    parsed: dict[str, Any] = json.loads(line, parse_constant=pytest.fail)
+    return parsed
+
+
+def written(message: str, /, **fields: object) -> str:
+    """What a terminal is sent."""
+    stream = Terminal()
+    log.configure("info", stream)
+    logging.getLogger("service.test").warning(message, extra={"fields": fields})
+    return stream.getvalue()
+
+
+def test_a_json_line_has_time_level_logger_message_and_fields() -> None:
+    """In this order, as people read the raw line too."""
+    line = logged("served %d", 3, images=3, took_ms=1.5, name=None, warm=True)
+
+    assert list(line) == ["time", "level", "logger", "message", "images", "took_ms", "name", "warm"]
+    assert line["level"] == "info"
+    assert line["logger"] == "service.test"
+    assert line["message"] == "served 3"
+    assert (line["images"], line["took_ms"], line["name"], line["warm"]) == (3, 1.5, None, True)
+
+
+def test_the_time_is_iso_8601_in_utc() -> None:
+    """Whatever the machine's zone."""
+    time = logged()["time"]
+
+    assert time.endswith("Z")
+    assert datetime.fromisoformat(time).utcoffset() == timedelta(0)
+
+
+def test_a_record_without_fields_is_fine() -> None:
+    """Other libraries know nothing of fields."""
+    stream = io.StringIO()
+    log.configure("info", stream)
+    logging.getLogger("elsewhere").warning("plain")
+
+    assert json.loads(stream.getvalue())["message"] == "plain"
+
+
+def test_a_field_cannot_pose_as_a_standard_member() -> None:
+    """`level` is the record's."""
+    line = logged("real", message="forged", level_="x", logger="forged")
+
+    assert (line["message"], line["logger"]) == ("real", "service.test")
+
+
+@pytest.mark.parametrize("payload", [b"secret", bytearray(b"secret"), memoryview(b"secret"), [b"secret"]])
+def test_payloads_become_their_length(payload: object) -> None:
+    """No image and no key ends in a log."""
+    line = json.dumps(logged(body=payload))
+
+    assert "secret" not in line
+    assert "<6 bytes>" in line
+
+
+def test_any_value_makes_valid_json() -> None:
+    """NaN is not JSON; unknown objects are shown as text; long ones are cut."""
+    line = logged(nan=float("nan"), inf=[float("inf")], path=Path("a"), deep={1: {"x": b""}}, long="x" * 5000)
+
+    assert (line["nan"], line["inf"], line["path"]) == ("nan", ["inf"], "a")
+    assert line["deep"] == {"1": {"x": "<0 bytes>"}}
+    assert len(line["long"]) == 1001
+
+
+def test_a_newline_cannot_forge_a_json_line() -> None:
+    """One record, one line."""
+    assert logged('a\n{"level": "error"}')["message"] == 'a\n{"level": "error"}'
+
+
+def test_an_exception_is_a_field() -> None:
+    """A traceback across lines would be many records to a collector."""
+    stream = io.StringIO()
+    log.configure("info", stream)
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("service.test").exception("failed")
+    line = json.loads(stream.getvalue())
+
+    assert line["message"] == "failed"
+    assert line["exception"].startswith("Traceback")
+    assert "KeyError: 'lost'" in line["exception"]
+
+
+def test_a_terminal_gets_text() -> None:
+    """Time, level, logger, message, fields."""
+    text = written("started", port=8000, model="demo")
+
+    assert text.endswith(' warning  service.test: started port=8000 model="demo"\n')
+
+
+def test_a_terminal_is_not_controlled_by_what_is_logged() -> None:
+    """Escape sequences and carriage returns are shown, not obeyed; a message's own lines stay."""
+    text = written("one\ntwo\x1b[2J\r", name="\x1b]0;owned\x07\n")
+
+    assert "one\ntwo\\x1b[2J\\x0d" in text
+    assert not {"\x1b", "\r", "\x07"} & set(text)
+    assert text.count("\n") == 2
+
+
+def test_a_terminal_shows_the_traceback_below() -> None:
+    """As Python prints it."""
+    stream = Terminal()
+    log.configure("info", stream)
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("service.test").exception("failed")
+
+    assert "service.test: failed\nTraceback" in stream.getvalue()
+
+
+def test_the_level_holds() -> None:
+    """Below it nothing is written."""
+    stream = io.StringIO()
+    log.configure("warning", stream)
+    logging.getLogger("service.test").info("quiet")
+
+    assert stream.getvalue() == ""
+
+
+def test_configuring_again_replaces_the_handler() -> None:
+    """No record is written twice."""
+    first, second = io.StringIO(), io.StringIO()
+    log.configure("info", first)
+    log.configure("info", second)
+    logging.getLogger("service.test").info("once")
+
+    assert first.getvalue() == ""
+    assert len(second.getvalue().splitlines()) == 1
+
+
+def test_uvicorn_logs_through_the_same_handler_but_its_access_log_is_off() -> None:
+    """One form for all lines; requests are logged by the service."""
+    own = logging.StreamHandler(io.StringIO())
+    logging.getLogger("uvicorn").addHandler(own)
+    stream = io.StringIO()
+    log.configure("info", stream)
+    logging.getLogger("uvicorn.error").info("Started")
+    logging.getLogger("uvicorn.access").info("GET /")
+
+    assert own not in logging.getLogger("uvicorn").handlers
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["Started"]
+
+
+def test_warnings_are_logged() -> None:
+    """They would otherwise be loose lines between JSON objects."""
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        log.configure("info", stream)
+        warnings.warn("careful", stacklevel=1)
+        logging.captureWarnings(False)
+
+    line = json.loads(stream.getvalue())
+    assert line["logger"] == "py.warnings"
+    assert "careful" in line["message"]
+
+
+def test_the_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stdout belongs to the commands' results."""
+    log.configure()
+    logging.getLogger("service.test").info("here")
+    captured = capsys.readouterr()
+
+    assert captured.out == ""
+    assert json.loads(captured.err)["message"] == "here"
