@@ -1,0 +1,230 @@
+"""What the service counts and times, for Prometheus. The only module that knows prometheus_client.
+
+`METRICS` lists every metric; `Metrics` owns one registry and is told what happened, by verbs. Labels take few values,
+all known at start-up, and begin at zero so that rate() works from the first hit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from service.errors import ServiceError
+
+Op = Literal["classify", "embed"]
+Stage = Literal["decode", "preprocess", "infer", "postprocess"]
+Reason = Literal[
+    "queue_full", "deadline", "too_large", "draining", "client_gone", "not_ready", "unsupported", "invalid"
+]
+Memory = Literal["allocated", "reserved", "total"]
+
+# From 1 ms on a GPU to 10 s on a busy CPU.
+LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+
+_CODES = (200, 400, 404, 405, 413, 415, 422, 429, 500, 503, 504)
+_REASONS: dict[str, Reason] = {
+    "queue_full": "queue_full",
+    "deadline_exceeded": "deadline",
+    "body_too_large": "too_large",
+    "too_many_pixels": "too_large",
+    "too_many_images": "too_large",
+    "draining": "draining",
+    "not_ready": "not_ready",
+    "unsupported_image": "unsupported",
+    "empty_body": "invalid",
+    "malformed_body": "invalid",
+    "invalid_options": "invalid",
+    "no_classifier": "invalid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the README's table."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+    def counter(self, registry: CollectorRegistry) -> Counter:
+        """A new counter of this name."""
+        return Counter(self.name, self.help, self.labels, registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        """A new gauge of this name."""
+        return Gauge(self.name, self.help, self.labels, registry=registry)
+
+    def histogram(self, registry: CollectorRegistry, buckets: Iterable[float] = LATENCY) -> Histogram:
+        """A new histogram of this name."""
+        return Histogram(self.name, self.help, self.labels, registry=registry, buckets=tuple(buckets))
+
+
+REQUESTS = Metric("vim_requests_total", "counter", ("api", "op", "model", "code"), "Requests answered, by status code.")
+REQUEST_SECONDS = Metric(
+    "vim_request_duration_seconds", "histogram", ("api", "op"), "From the request's first byte to its answer."
+)
+IMAGES = Metric("vim_images_total", "counter", ("op",), "Images answered with a result.")
+QUEUE_SECONDS = Metric("vim_queue_wait_seconds", "histogram", (), "How long a decoded image waited for the device.")
+STAGE_SECONDS = Metric(
+    "vim_stage_duration_seconds",
+    "histogram",
+    ("stage",),
+    "Time in a stage: decode and preprocess for each image, infer for each batch, postprocess for each request.",
+)
+BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass.")
+BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
+QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", (), "Images admitted and not yet answered.")
+QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
+INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or handed to it.")
+DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
+REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
+MODEL_INFO = Metric(
+    "vim_model_info", "gauge", ("model", "version", "device", "dtype"), "Always 1; the labels say what is served."
+)
+READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 0.")
+LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")
+MEMORY = Metric("vim_device_memory_bytes", "gauge", ("kind",), "Memory of the device; 0 where it has none of its own.")
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    IMAGES,
+    QUEUE_SECONDS,
+    STAGE_SECONDS,
+    BATCH_SIZE,
+    BATCHES,
+    QUEUE_DEPTH,
+    QUEUE_CAPACITY,
+    INFLIGHT,
+    DECODING,
+    REJECTED,
+    MODEL_INFO,
+    READY,
+    LOAD_SECONDS,
+    MEMORY,
+)
+
+
+class Metrics:
+    """The counters of one server. Every method may be called from any thread."""
+
+    def __init__(self, *, model: str, queue_capacity: int, apis: Iterable[str] = ("native",)) -> None:
+        self._model = model
+        self._registry = registry = CollectorRegistry()
+        self._requests = REQUESTS.counter(registry)
+        self._request_seconds = REQUEST_SECONDS.histogram(registry)
+        self._images = IMAGES.counter(registry)
+        self._queue_seconds = QUEUE_SECONDS.histogram(registry)
+        self._stage_seconds = STAGE_SECONDS.histogram(registry)
+        self._batch_size = BATCH_SIZE.histogram(registry, BATCH)
+        self._batches = BATCHES.counter(registry)
+        self._queue_depth = QUEUE_DEPTH.gauge(registry)
+        self._inflight = INFLIGHT.gauge(registry)
+        self._decoding = DECODING.gauge(registry)
+        self._rejected = REJECTED.counter(registry)
+        self._model_info = MODEL_INFO.gauge(registry)
+        self._ready = READY.gauge(registry)
+        self._load_seconds = LOAD_SECONDS.gauge(registry)
+        self._memory = MEMORY.gauge(registry)
+        QUEUE_CAPACITY.gauge(registry).set(queue_capacity)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._begin_at_zero(apis)
+
+    def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
+        """A request was answered. A model name that is not the served one counts as `other`."""
+        known = model if model == self._model else "other"
+        self._requests.labels(api, op, known, str(code)).inc()
+        self._request_seconds.labels(api, op).observe(seconds)
+
+    def images(self, op: Op, count: int) -> None:
+        """So many images were answered with a result."""
+        self._images.labels(op).inc(count)
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        """A stage of the work took so long."""
+        self._stage_seconds.labels(stage).observe(seconds)
+
+    def batch(self, size: int, waits: Iterable[float], seconds: float) -> None:
+        """A forward pass ended: its size, how long each of its images had waited, and its duration."""
+        self._batches.inc()
+        self._batch_size.observe(size)
+        self.stage("infer", seconds)
+        for wait in waits:
+            self._queue_seconds.observe(wait)
+
+    def queue_depth(self, images: int) -> None:
+        """So many images are admitted and unanswered now."""
+        self._queue_depth.set(images)
+
+    def inflight_batches(self, batches: int) -> None:
+        """So many batches are with the device now."""
+        self._inflight.set(batches)
+
+    def decoding(self) -> AbstractContextManager[object]:
+        """Counts a decoding thread as busy while the context lasts."""
+        return self._decoding.track_inprogress()
+
+    def rejected(self, reason: Reason, count: int = 1) -> None:
+        """Work was refused, or given up before it had a result."""
+        self._rejected.labels(reason).inc(count)
+
+    def refused(self, error: ServiceError) -> None:
+        """Count an error under its reason; the service's own failures and wrong paths are no rejections."""
+        if reason := _REASONS.get(error.code):
+            self.rejected(reason)
+
+    def ready(self, value: bool) -> None:
+        """The server began or ceased to accept work."""
+        self._ready.set(value)
+
+    def model_loaded(self, *, version: str, device: str, dtype: str, seconds: float) -> None:
+        """The model is loaded, tested and warm. A reload replaces what the labels said."""
+        self._model_info.clear()
+        self._model_info.labels(self._model, version, device, dtype).set(1)
+        self._load_seconds.set(seconds)
+
+    def device_memory(self, kind: Memory, size: int) -> None:
+        """The device's memory of this kind, in bytes."""
+        self._memory.labels(kind).set(size)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page for a scraper's Accept header, and its Content-Type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(_Page(self._registry)), content_type
+
+    def _begin_at_zero(self, apis: Iterable[str]) -> None:
+        for api, op in itertools.product(apis, get_args(Op)):
+            self._request_seconds.labels(api, op)
+            for code in _CODES:
+                self._requests.labels(api, op, self._model, str(code))
+        for metric, kind in (
+            (self._images, Op),
+            (self._stage_seconds, Stage),
+            (self._rejected, Reason),
+            (self._memory, Memory),
+        ):
+            for value in get_args(kind):
+                metric.labels(value)
+
+
+class _Page(Collector):
+    """The registry without `_created`: the library adds such a series to every counter, and nothing reads them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Family]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
