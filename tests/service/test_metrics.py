@@ -156,6 +156,14 @@ def test_decoding_threads_are_counted_while_they_decode(metrics: Metrics) -> Non
     assert value(metrics, "vim_decode_busy") == 0
 
 
+def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
+    """Once for each entry."""
+    with metrics.timed("postprocess"):
+        pass
+
+    assert value(metrics, "vim_stage_duration_seconds_count", stage="postprocess") == 1
+
+
 def test_the_model_is_described_once(metrics: Metrics) -> None:
     """A reload replaces the series; two would double every join."""
     metrics.model_loaded(version="aaa", device="cpu", dtype="float32", seconds=2.5)
