@@ -155,6 +155,10 @@ class Metrics:
         """A stage of the work took so long."""
         self._stage_seconds.labels(stage).observe(seconds)
 
+    def timed(self, stage: Stage) -> AbstractContextManager[object]:
+        """Times a stage while the context lasts."""
+        return self._stage_seconds.labels(stage).time()
+
     def batch(self, size: int, waits: Iterable[float], seconds: float) -> None:
         """A forward pass ended: its size, how long each of its images had waited, and its duration."""
         self._batches.inc()

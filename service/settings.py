@@ -98,6 +98,16 @@ class Settings(BaseSettings):
         default="info", description="Least severe level that is logged."
     )
 
+    @property
+    def served_name(self) -> str:
+        """The model's name in answers and metrics: as set, or the last part of VIM_MODEL without its ending."""
+        return self.model_name or Path(self.model).stem
+
+    @property
+    def devices(self) -> list[str]:
+        """One entry for each device process."""
+        return self.device.split(",")
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the environment. Raises SettingsError with one line for each mistake.

@@ -1,0 +1,58 @@
+"""What operators and orchestrators ask: is it alive, is it ready, what is it, how is it doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api.schemas import PROBLEMS
+from service.engine import Engine
+from service.errors import NotReady
+from service.outputs import JsonResponse
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """200 while the event loop answers; independent of load and of the device."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", responses={503: PROBLEMS[503]})
+@router.get("/health", responses={503: PROBLEMS[503]})
+async def readyz(request: Request) -> dict[str, str]:
+    """200 once the model is loaded, self-tested and warm; 503 before that and while draining."""
+    engine: Engine = request.app.state.engine
+    if engine.state != "ready":
+        raise NotReady(engine.reason, retry_after_s=1)
+    return {"status": "ready"}
+
+
+@router.get("/info", responses={503: PROBLEMS[503]})
+async def info(request: Request) -> Response:
+    """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
+    engine: Engine = request.app.state.engine
+    return JsonResponse(engine.info | {"state": engine.state, "limits": _limits(engine), "version": __version__})
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics, in the format that the Accept header asks for."""
+    engine: Engine = request.app.state.engine
+    body, content_type = engine.metrics.render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})
+
+
+def _limits(engine: Engine) -> dict[str, Any]:
+    settings = engine.settings
+    return {
+        "max_batch": engine.loaded.max_batch,
+        "max_body_bytes": settings.max_body_bytes,
+        "max_pixels": settings.max_pixels,
+        "queue_images": settings.queue_images,
+        "request_timeout_ms": settings.request_timeout_ms,
+    }

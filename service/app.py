@@ -1,0 +1,92 @@
+"""Wiring: the FastAPI application, its lifespan, and the one place where errors become HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api import native, ops
+from service.engine import Engine
+from service.errors import (
+    InternalError,
+    InvalidOptions,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    headers,
+    problem,
+)
+from service.metrics import Metrics
+from service.middleware import Observe
+from service.outputs import JsonResponse
+from service.settings import Settings
+
+log = logging.getLogger("vim.app")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application, with its own engine and metrics; any ASGI host that runs the lifespan can serve it."""
+    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images)
+    engine = Engine(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await engine.close()
+
+    app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan)
+    app.state.engine = engine
+    for router in (native.router, ops.router):
+        app.include_router(router)
+    for kind in (ServiceError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _handle)
+    app.add_middleware(Observe, metrics=metrics, model=settings.served_name, answer=_answer)
+    return app
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    return _answer(request, error)  # a plain function would be sent to a thread
+
+
+def _answer(request: Request, error: Exception) -> Response:
+    known = _translate(error)
+    request.app.state.engine.metrics.refused(known)
+    body = problem(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
+    return JsonResponse(body, known.status, headers(known))
+
+
+def _translate(error: Exception) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    log.error("unforeseen", exc_info=error)
+    return InternalError("an internal error; the log has the details under this request id")
+
+
+def _invalid(error: RequestValidationError) -> InvalidOptions:
+    found = [{"loc": ".".join(map(str, e["loc"][1:])), "msg": _message(e)} for e in error.errors()]
+    return InvalidOptions("; ".join(f"{e['loc']}: {e['msg']}" for e in found), errors=found)
+
+
+def _message(error: dict[str, object]) -> str:
+    return "unknown option" if error["type"] == "extra_forbidden" else str(error["msg"])
+
+
+def _from_http(error: HTTPException) -> ServiceError:
+    if error.status_code == 404:
+        return NotFound("no such path; /docs lists them")
+    if error.status_code == 405:
+        return MethodNotAllowed("this path does not take that method; /docs lists them")
+    return InternalError(str(error.detail))

@@ -1,0 +1,87 @@
+"""Decoded pixels in memory shared with the device processes: one slot an image, uint8 (size, size, 3).
+
+The memory is an anonymous file (memfd): no name to leak, no /dev/shm limit, and a restarted device process maps the
+same pixels. Slots are also the admission limit: a request takes one for every image before any byte is decoded.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+
+from service.errors import QueueFull, TooManyImages
+
+
+class Pixels:
+    """The mapped slots; both sides of the device boundary look at them through this."""
+
+    def __init__(self, descriptor: int, slots: int, size: int) -> None:
+        self._map = mmap.mmap(descriptor, slots * size * size * 3)
+        self._slots: np.ndarray = np.frombuffer(self._map, np.uint8).reshape(slots, size, size, 3)
+
+    def slot(self, index: int) -> np.ndarray:
+        """A writable view of one slot: uint8 (size, size, 3)."""
+        view: np.ndarray = self._slots[index]
+        return view
+
+    def gather(self, indices: list[int]) -> np.ndarray:
+        """A copy of several slots: uint8 (n, size, size, 3)."""
+        return self._slots[indices]
+
+
+class Arena:
+    """Counts who holds each slot; a slot is free again when its last holder lets go."""
+
+    def __init__(self, slots: int) -> None:
+        self.descriptor = os.memfd_create("vim-pixels")
+        self.slots = slots
+        self._free = list(range(slots - 1, -1, -1))
+        self._holders = [0] * slots
+        self._pixels: Pixels | None = None
+
+    def map(self, size: int) -> None:
+        """Give the slots their size, once it is known, and map them."""
+        os.ftruncate(self.descriptor, self.slots * size * size * 3)
+        self._pixels = Pixels(self.descriptor, self.slots, size)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The mapped slots. Only after `map`."""
+        assert self._pixels is not None
+        return self._pixels
+
+    @property
+    def in_use(self) -> int:
+        """Number of slots held: images admitted and not yet answered."""
+        return self.slots - len(self._free)
+
+    def acquire(self, count: int, retry_after_s: float = 1.0) -> list[int]:
+        """Take `count` slots, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
+        if count > self.slots:
+            raise TooManyImages(f"{count} images in one request; the limit is {self.slots} (VIM_QUEUE_IMAGES)")
+        if count > len(self._free):
+            raise QueueFull(
+                f"queue full: {self.in_use} of {self.slots} images admitted (VIM_QUEUE_IMAGES), {count} more wanted",
+                retry_after_s=retry_after_s,
+            )
+        taken = [self._free.pop() for _ in range(count)]
+        for slot in taken:
+            self._holders[slot] = 1
+        return taken
+
+    def hold(self, slot: int) -> None:
+        """One more holder of a slot that is in use."""
+        self._holders[slot] += 1
+
+    def release(self, slot: int) -> None:
+        """One holder fewer; the last one frees the slot."""
+        self._holders[slot] -= 1
+        assert self._holders[slot] >= 0
+        if self._holders[slot] == 0:
+            self._free.append(slot)
+
+    def close(self) -> None:
+        """Close the memory file; the kernel frees it when the last process that maps it is gone."""
+        os.close(self.descriptor)

@@ -1,0 +1,131 @@
+"""This side of a device process: starts it, hands it batches, notices its end. Policy is in `engine` and `batcher`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from service import cpus
+from service.errors import InferenceFailed
+from service.jobs import Job
+from service.messages import (
+    HEADER,
+    Attach,
+    BatchDone,
+    BatchFailed,
+    FromDevice,
+    Loaded,
+    Ready,
+    RunBatch,
+    StartFailed,
+    ToDevice,
+    pack,
+    unpack,
+)
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+EXIT_TIMEOUT_S = 5.0
+
+
+class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error
+    """The device process could not start, or ended; the message says why."""
+
+
+class Device:
+    """One device process. Calls do not overlap: one batch is out at a time."""
+
+    def __init__(self, settings: Settings, name: str, arena_descriptor: int, module: str = "service.worker") -> None:
+        self.name = name
+        self._settings = settings
+        self._arena_descriptor = arena_descriptor
+        self._module = module
+        self._ids = itertools.count()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+
+    async def start(self) -> Loaded:
+        """Start the process and wait until its model is in memory. Raises DeviceLost."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = self._spawn(theirs.fileno())
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        loaded = await self._receive()
+        assert isinstance(loaded, Loaded)
+        return loaded
+
+    async def warm_up(self, slots: int) -> Ready:
+        """Attach the mapped arena and wait until the process is self-tested and warm. Raises DeviceLost."""
+        self._send(Attach(slots))
+        ready = await self._receive()
+        assert isinstance(ready, Ready)
+        return ready
+
+    async def run(self, batch: Sequence[Job]) -> BatchDone:
+        """One forward pass. Raises InferenceFailed when it raised there, DeviceLost when the process ended."""
+        order = RunBatch(next(self._ids), tuple(job.slot for job in batch), tuple(job.task for job in batch))
+        self._send(order)
+        answer = await self._receive()
+        if isinstance(answer, BatchFailed):
+            raise InferenceFailed("the forward pass failed; the log has the details")
+        assert isinstance(answer, BatchDone)
+        assert answer.id == order.id
+        if len(answer.rows) != len(batch):
+            raise InferenceFailed(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
+        return answer
+
+    async def close(self) -> None:
+        """Close the connection, which ends the process, and wait for that; a process that lingers is killed."""
+        if self._process is None:
+            return
+        if hasattr(self, "_writer"):
+            self._writer.close()
+        try:
+            await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, once started."""
+        return self._process.pid if self._process else None
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        threads = self._settings.threads or cpus.available_cpus()
+        arguments = [str(descriptor), str(self._arena_descriptor), self.name, self._settings.model_dump_json()]
+        return subprocess.Popen(
+            [sys.executable, "-m", self._module, *arguments],
+            cwd=ROOT,
+            env=os.environ | cpus.thread_environment(threads),
+            pass_fds=(descriptor, self._arena_descriptor),
+            stdin=subprocess.DEVNULL,
+        )
+
+    def _send(self, message: ToDevice) -> None:
+        self._writer.write(pack(message))
+
+    async def _receive(self) -> FromDevice:
+        try:
+            (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+            message: FromDevice = unpack(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            raise DeviceLost(f"the device process {await self._fate()}") from error
+        if isinstance(message, StartFailed):
+            raise DeviceLost(message.reason)
+        return message
+
+    async def _fate(self) -> str:
+        assert self._process is not None
+        try:
+            status = await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -1,0 +1,227 @@
+"""One encoded image -> the model's pixels, in a slot of shared memory. The service uses Pillow here and nowhere else.
+
+Bytes are believed in nothing: the format is sniffed and must be an accepted one, the size is read from the header and
+checked before a pixel is decoded, and whatever Pillow raises becomes a ServiceError that shows nothing of the inside.
+What the model's pixels are, `model.preprocess` knows; when to decode, the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import re
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    _imaging,
+)
+
+from service.errors import EmptyBody, TooManyPixels, UnsupportedImage
+
+Pixels = NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
+
+# Pillow would otherwise load them during the first requests. The JPEG plugin opens MPO.
+_PLUGINS = (
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+ACCEPTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II\x2a\x00": "TIFF",
+    b"MM\x00\x2a": "TIFF",
+    b"II\x2b\x00": "TIFF",
+    b"MM\x00\x2b": "TIFF",
+    b"%PDF-": "PDF",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+}
+_SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!DOCTYPE\s+svg).*?<svg)", re.DOTALL | re.IGNORECASE)
+_AVIF = {b"avif", b"avis"}
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEAD = 1024  # bytes looked at
+
+# Everything seen from Pillow's decoders on mutated files, and what its source can raise beside.
+_PILLOW_RAISES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels decides, before decoding
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What an image may cost."""
+
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTimes:
+    """Seconds spent on one image."""
+
+    decode_s: float
+    preprocess_s: float
+
+
+def decode(data: bytes, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits) -> DecodeTimes:
+    """Decode the first frame, preprocess it and copy the pixels to `out`, which stays untouched on any error.
+
+    Raises EmptyBody, UnsupportedImage, TooManyPixels. Safe to call from many threads.
+    """
+    name = _accepted(data)
+    _silence_warnings()
+    try:
+        pixels, times = _decode(data, name, preprocess, limits)
+    except _PILLOW_RAISES as error:
+        log.debug("%s refused: %s", name, type(error).__name__)
+        reason = _reason(error)
+    else:
+        _copy(pixels, out)
+        return times
+    # Raised out here the answer has no Pillow traceback, which would keep the image and its bytes alive.
+    raise _unsupported(f"the {name} image is {reason}")
+
+
+def sniff(data: bytes) -> str | None:
+    """The image format that the first bytes announce, accepted or not; None when they announce none."""
+    head = bytes(data[:_HEAD])
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
+            return name
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return _boxed(head)
+    return "SVG" if _SVG.match(head) else None
+
+
+def _boxed(head: bytes) -> str | None:
+    """HEIC and AVIF name themselves in the first box's major brand or among its compatible ones."""
+    end = int.from_bytes(head[:4], "big")
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(end, len(head)), 4))}
+    return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else None
+
+
+def _accepted(data: bytes) -> str:
+    if not data:
+        raise EmptyBody("the image has no bytes")
+    name = sniff(data)
+    if name is None:
+        raise _unsupported("the bytes are not an image of a known format")
+    if name not in ACCEPTED:
+        raise _unsupported(f"{name} is not supported")
+    return name
+
+
+def _decode(
+    data: bytes, name: str, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits
+) -> tuple[Pixels, DecodeTimes]:
+    start = time.perf_counter()
+    with Image.open(io.BytesIO(data), formats=(name.upper(),)) as image:
+        _check_size(image, limits)
+        image.load()
+        decoded = time.perf_counter()
+        pixels = _preprocessed(image, preprocess)
+    return pixels, DecodeTimes(decoded - start, time.perf_counter() - decoded)
+
+
+def _preprocessed(image: Image.Image, preprocess: Callable[[Image.Image], Pixels]) -> Pixels:
+    try:
+        return preprocess(image)
+    except _PILLOW_RAISES:
+        # Odd files can still fail here, but so would a mistake of ours: only this one leaves a trace.
+        log.warning("a decoded %s image of mode %s cannot be preprocessed", image.format, image.mode, exc_info=True)
+        raise
+
+
+def _copy(pixels: Pixels, out: Pixels) -> None:
+    if pixels.shape != out.shape:  # numpy would broadcast
+        raise RuntimeError(f"preprocessing gave {pixels.shape}, the slot holds {out.shape}")
+    out[...] = pixels
+
+
+def _check_size(image: Image.Image, limits: DecodeLimits) -> None:
+    tags = getattr(image, "tag_v2", {})
+    # A TIFF of 16x16 pixels may be stored as one tile of 20,000x20,000, which libtiff unpacks whole.
+    for width, height in (image.size, (tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))):
+        if width * height > limits.max_pixels:
+            raise TooManyPixels(
+                f"the image has {width} x {height} = {width * height} pixels; "
+                f"the limit is {limits.max_pixels} (VIM_MAX_PIXELS)"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Never Pillow's own words: they name objects by address and quote bytes of the file."""
+    cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return "truncated" if cut else "damaged or of an unsupported kind"
+
+
+def _unsupported(reason: str) -> UnsupportedImage:
+    return UnsupportedImage(f"{reason}; accepted formats: {', '.join(ACCEPTED)}")
+
+
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+def _silence_warnings() -> None:
+    """Pillow's warnings say what a client sent. `warnings.catch_warnings` would be local, but is not thread-safe."""
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _silence_libraries() -> None:
+    """Pillow logs what is wrong with a file, and libtiff prints a line to stderr for every bad row."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(OSError, AttributeError):
+        libtiff = ctypes.CDLL(_imaging.__file__)  # finds the symbols of whatever libtiff Pillow is linked to
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+_silence_libraries()

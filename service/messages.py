@@ -1,0 +1,95 @@
+"""What the HTTP process and a device process say to each other, and how it is framed on their socket.
+
+A frame is a 4-byte little-endian length and a pickle of one of these values; both ends are this program, started
+together. Pixels never travel here: they lie in the arena.
+
+    device -> HTTP   Loaded, Ready, BatchDone, BatchFailed, StartFailed
+    HTTP -> device   Attach, RunBatch
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.jobs import Task
+
+HEADER = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model is in memory. `info` is JSON-ready and goes to `/info` as it is."""
+
+    size: int  # side of the square image, pixels
+    preprocess: dict[str, Any]
+    labels: tuple[str, ...]
+    max_batch: int
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Map the arena (its descriptor was inherited) with this many slots."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Self-tested and warm. `batch_seconds` holds the warm-up time of each batch size."""
+
+    batch_seconds: dict[int, float]
+    scan: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """The device process cannot serve; the reason is for the person who configured it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """Run these slots in one forward pass, each for its own task."""
+
+    id: int
+    slots: tuple[int, ...]
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """One row for each job, in order; None where the model gave a value that is not finite."""
+
+    id: int
+    rows: tuple[np.ndarray | None, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailed:
+    """The forward pass raised; the process itself goes on."""
+
+    id: int
+    reason: str
+
+
+FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed
+ToDevice = Attach | RunBatch
+
+
+def pack(message: FromDevice | ToDevice) -> bytes:
+    """One frame."""
+    body = pickle.dumps(message, protocol=5)
+    return HEADER.pack(len(body)) + body
+
+
+def unpack(body: bytes) -> Any:
+    """The message in a frame's body."""
+    return pickle.loads(body)

@@ -1,0 +1,81 @@
+"""uvicorn, with our own idea of a shutdown.
+
+Plain uvicorn closes its listener at the first signal and then dies of it. Here SIGTERM (or SIGINT) first turns
+readiness off while still listening, for VIM_DRAIN_DELAY_MS, so that load balancers look away; then the listener closes,
+accepted work is finished, and the exit status is 0. A second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+import uvicorn
+
+from service.app import create_app
+from service.engine import Engine
+from service.settings import Settings
+
+log = logging.getLogger("vim.server")
+
+
+class Server(uvicorn.Server):
+    """Owns the signals; `failed` tells after the end whether the engine gave up."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self.failed = False
+        self._engine = engine
+        self._drain_delay_s = drain_delay_s
+        self._signalled = False
+        engine.on_failure = self._give_up
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Replaces uvicorn's, which re-raises the signal when it is done."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        yield
+
+    def _on_signal(self, number: int) -> None:
+        if self._signalled:
+            log.warning("second signal: ending at once")
+            os._exit(128 + number)
+        self._signalled = True
+        log.info("%s: draining", signal.Signals(number).name)
+        self._engine.drain()
+        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    def _give_up(self) -> None:
+        self.failed = True
+        self._stop()
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit status."""
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+    )
+    server = Server(config, app.state.engine, settings.drain_delay_ms / 1000)
+    try:
+        server.run()
+    except SystemExit as stop:  # uvicorn could not bind or start
+        return int(stop.code or 1)
+    return 1 if server.failed else 0

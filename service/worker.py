@@ -1,0 +1,194 @@
+"""The device process: owns torch and one device, runs the batches it is handed. Speaks only to its parent.
+
+A fresh interpreter, never a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends when the
+parent's end of the socket closes, however the parent died.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import time
+from typing import BinaryIO
+
+import numpy as np
+
+from model.config import VimConfig
+from model.errors import ModelError
+from model.runner import Rows, Runner
+from model.vim import Vim
+from service import log as service_log
+from service.arena import Pixels
+from service.messages import (
+    HEADER,
+    Attach,
+    BatchDone,
+    BatchFailed,
+    FromDevice,
+    Loaded,
+    Ready,
+    RunBatch,
+    StartFailed,
+    pack,
+    unpack,
+)
+from service.settings import Settings
+
+log = logging.getLogger("vim.worker")
+
+SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so images would keep their own sizes
+
+
+class Worker:
+    """The loop between a parent and a model."""
+
+    def __init__(self, connection: socket.socket, arena_descriptor: int) -> None:
+        self._connection = connection
+        self._stream: BinaryIO = connection.makefile("rb")
+        self._arena_descriptor = arena_descriptor
+
+    def serve(self, settings: Settings, device: str) -> None:
+        """Load, warm up, then run batches until the parent closes the connection."""
+        runner = self._load(settings, device)
+        attach = self._receive()
+        assert isinstance(attach, Attach)
+        pixels = Pixels(self._arena_descriptor, attach.slots, runner.vim.config.image_size[0])
+        self._warm_up(runner, settings)
+        while (message := self._receive()) is not None:
+            assert isinstance(message, RunBatch)
+            self._send(_run(runner, pixels, message))
+
+    def _load(self, settings: Settings, device: str) -> Runner:
+        vim = _load_model(settings, device)
+        check_servable(vim.config)
+        runner = Runner(vim, max_batch=settings.max_batch)
+        size = vim.config.image_size[0]
+        info = describe(runner, settings)
+        self._send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), runner.max_batch, info))
+        return runner
+
+    def _warm_up(self, runner: Runner, settings: Settings) -> None:
+        runner.verify_scan(settings.scan)
+        seconds = {}
+        for size, taken in runner.warm_up():
+            log.info("warm-up: batch of %d in %.1f ms", size, 1000 * taken)
+            seconds[size] = taken
+        self._send(Ready(seconds, _describe_scan(runner.vim)))
+
+    def _receive(self) -> object | None:
+        header = self._stream.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return None
+        return unpack(self._stream.read(*HEADER.unpack(header)))
+
+    def _send(self, message: FromDevice) -> None:
+        self._connection.sendall(pack(message))
+
+
+def check_servable(config: VimConfig) -> None:
+    """Raise ModelError for a model that answers no photograph with one row."""
+    height, width = config.image_size
+    if config.channels != 3:
+        raise ModelError(f"the service decodes RGB images; this model takes {config.channels} channels")
+    if height != width:
+        raise ModelError(f"the service crops to a square; this model takes {height}x{width} px")
+    if config.token_wise:
+        raise ModelError(f"pool {config.pool!r} gives features per token; the service answers with one row an image")
+    if height < SMALLEST_SIDE:
+        raise ModelError(f"images of {height} px and below are not resized by the reference; the service needs 33 px")
+
+
+def describe(runner: Runner, settings: Settings) -> dict[str, object]:
+    """What `/info` says about the model and where it runs."""
+    import torch
+
+    vim = runner.vim
+    return {
+        "model": {
+            "name": settings.served_name,
+            "fingerprint": vim.fingerprint,
+            "source": settings.model,
+            "weights": settings.weights,
+            "parameters": sum(p.numel() for p in vim.parameters()),
+            "classes": vim.config.num_classes,
+            "embedding_dim": vim.config.embed_dim,
+            "config": vim.config.to_dict(),
+            "assumptions": list(vim.assumptions),
+            "labels": vim.labels.source,
+        },
+        "preprocess": vim.preprocess.to_dict(),
+        "device": {"name": _device_name(runner), "type": runner.device.type, "threads": torch.get_num_threads()},
+        "dtype": str(runner.dtype).removeprefix("torch."),
+        "scan": _describe_scan(vim),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+    }
+
+
+def _device_name(runner: Runner) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else "cpu"
+
+
+def _describe_scan(vim: Vim) -> dict[str, str]:
+    choice = vim.scan_choice
+    return {"name": choice.name, "why": choice.why} if choice else {}
+
+
+def _load_model(settings: Settings, device: str) -> Vim:
+    from model.weights import load
+
+    return load(
+        settings.model,
+        weights=settings.weights,
+        labels=settings.labels or None,
+        preprocess=settings.preprocess,
+        device=device,
+        dtype=settings.dtype,
+        scan=settings.scan,
+        image_size=settings.image_size,
+        cache_dir=settings.cache_dir,
+        offline=settings.offline,
+    )
+
+
+def _run(runner: Runner, pixels: Pixels, batch: RunBatch) -> BatchDone | BatchFailed:
+    start = time.perf_counter()
+    try:
+        wanted = {task.part for task in batch.tasks}
+        parts = {part: part in wanted for part in ("scores", "cls", "mean")}
+        rows = runner.run(pixels.gather(list(batch.slots)), **parts)
+    except Exception as error:  # the service goes on: this batch alone is answered with the failure
+        log.exception("batch %d of %d images failed", batch.id, len(batch.slots))
+        return BatchFailed(batch.id, f"{type(error).__name__}: {error}")
+    return BatchDone(batch.id, _rows_of(batch, rows), time.perf_counter() - start)
+
+
+def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
+    return tuple(
+        getattr(rows, task.part)[i] if finite else None
+        for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
+    )
+
+
+def main(socket_descriptor: int, arena_descriptor: int, device: str, settings_json: str) -> int:
+    """Entry point of the process; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    settings = Settings.model_validate_json(settings_json)
+    service_log.configure(settings.log_level)
+    worker = Worker(socket.socket(fileno=socket_descriptor), arena_descriptor)
+    try:
+        worker.serve(settings, device)
+    except ModelError as error:
+        worker._send(StartFailed(str(error)))
+        return 1
+    except (BrokenPipeError, ConnectionResetError):
+        log.info("the parent is gone")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))

@@ -1,0 +1,81 @@
+"""The batching policy: oldest first, no timer unless asked for, nobody's job twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.batcher import Batcher
+from service.jobs import Job, Task
+
+
+def job(at: float = 0.0) -> Job:
+    """A job queued at `at` seconds."""
+    loop = asyncio.new_event_loop()
+    try:
+        return Job(0, Task("classify"), at, loop.create_future())
+    finally:
+        loop.close()
+
+
+def test_takes_the_oldest_up_to_the_limit() -> None:
+    """First come, first served; the rest waits for the next batch."""
+    batcher, jobs = Batcher(), [job() for _ in range(5)]
+    for one in jobs:
+        batcher.put(one)
+
+    assert jobs[:3] == batcher.take(3)
+    assert jobs[3:] == batcher.take(3)
+    assert [] == batcher.take(3)
+
+
+def test_goes_at_once_by_default() -> None:
+    """A single job never waits for company."""
+    batcher = Batcher()
+    assert batcher.due_in(8, now=0) is None
+    batcher.put(job(at=5))
+
+    assert 0 == batcher.due_in(8, now=5)
+
+
+def test_a_wait_counts_from_the_oldest_job() -> None:
+    """Time spent behind a busy device counts, so after a busy period nothing is held back."""
+    batcher = Batcher(max_wait_s=0.01)
+    batcher.put(job(at=1.0))
+    batcher.put(job(at=1.008))
+
+    assert 0.004 == pytest.approx(batcher.due_in(8, now=1.006))
+    assert 0 == batcher.due_in(8, now=1.5)
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    """The wait is for company; there is enough."""
+    batcher = Batcher(max_wait_s=10)
+    for _ in range(4):
+        batcher.put(job(at=1.0))
+
+    assert 0 == batcher.due_in(4, now=1.0)
+
+
+def test_a_discarded_job_never_runs() -> None:
+    """Its client left; a second discard, or one after it was taken, changes nothing."""
+    batcher, gone, stays = Batcher(), job(), job()
+    batcher.put(gone)
+    batcher.put(stays)
+
+    assert batcher.discard(gone)
+    assert not batcher.discard(gone)
+    assert [stays] == batcher.take(8)
+    assert not batcher.discard(stays)
+
+
+def test_retry_after_follows_the_measured_rate() -> None:
+    """Whole seconds, at least one, also before anything was measured."""
+    batcher = Batcher()
+    assert 1 == batcher.seconds_for(256)
+    for _ in range(50):
+        batcher.ran(8, seconds=0.8)
+
+    assert 26 == batcher.seconds_for(256)
+    assert 1 == batcher.seconds_for(1)

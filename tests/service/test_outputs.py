@@ -1,0 +1,71 @@
+"""Results become the documented bodies."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from service import outputs
+from service.engine import Answer
+from service.errors import TooManyPixels, UnsupportedImage
+from service.jobs import Result, Timings
+
+LABELS = ("a", "b", "c")
+MODEL = {"name": "m", "fingerprint": "f" * 12, "classes": 3}
+
+
+def result(*values: float) -> Result:
+    """A row of a forward pass."""
+    return Result(np.array(values, np.float32), 0.001, 0.002, 1)
+
+
+def test_top_k_is_sorted_and_clamped() -> None:
+    """Best first; asking for more than there are gives all."""
+    found = outputs.top_k(np.array([0.2, 0.5, 0.3], np.float32), 9, LABELS)
+
+    assert ["b", "c", "a"] == [one["label"] for one in found]
+    assert [1, 2, 0] == [one["index"] for one in found]
+
+
+def test_ties_are_broken_by_index() -> None:
+    """So that the same image always gives the same order."""
+    assert [0, 1, 2] == [one["index"] for one in outputs.top_k(np.ones(3, np.float32), 3, LABELS)]
+
+
+def test_normalised_has_unit_length_and_leaves_zero_alone() -> None:
+    """No division by zero for a model that answers zeros."""
+    assert 1 == pytest.approx(float(np.linalg.norm(outputs.normalised(np.array([3, 4], np.float32)))))
+    np.testing.assert_array_equal(outputs.normalised(np.zeros(2, np.float32)), np.zeros(2))
+
+
+def test_an_embedding_says_what_it_is() -> None:
+    """Dimension, pooling and normalisation travel with it; floats are float32's shortest."""
+    item = outputs.embedding(0, result(0.1, 0.2), "mean", normalize=False)
+    body = json.loads(outputs.JsonResponse(item).body)
+
+    assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body
+
+
+def test_one_bad_image_of_several_keeps_its_place() -> None:
+    """The others are answered; the bad one has its error."""
+    outcomes = [result(1, 0, 0), UnsupportedImage("no image")]
+    results = [outputs.classification(i, one, 1, LABELS) for i, one in enumerate(outcomes)]
+    body = json.loads(outputs.respond(Answer([*outcomes], Timings()), MODEL, results).body)
+
+    assert {"code": "unsupported_image", "message": "no image"} == body["results"][1]["error"]
+    assert "a" == body["results"][0]["predictions"][0]["label"]
+
+
+def test_all_bad_is_the_first_error() -> None:
+    """A request that got nothing has an error status."""
+    with pytest.raises(TooManyPixels):
+        outputs.respond(Answer([TooManyPixels("big"), UnsupportedImage("no")], Timings()), MODEL, [])
+
+
+def test_timings_are_milliseconds_by_stage() -> None:
+    """The same numbers go to the body and to Server-Timing."""
+    found = outputs.timings_ms(Timings(0.0012, 0.0003, 0.0001, 0.02, 0.025, 4))
+
+    assert {"decode": 1.2, "preprocess": 0.3, "queue": 0.1, "infer": 20.0, "total": 25.0, "batch_size": 4} == found
