@@ -120,7 +120,11 @@ def _read_torch(path: Path, *, mmap: bool) -> Mapping[Any, Any]:
     try:
         # The reference pickles its command line: plain data, so Namespace is let through.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            if mmap and path.suffix != ".safetensors":  # torch.load goes by that suffix when it is given a path
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with path.open("rb") as file:
+                    content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise anything

@@ -80,7 +80,7 @@ def shown(tensors: Tensors) -> dict[str, Any]:
         "embed_dim": width,
         "channels": channels,
         "patch_size": patch,
-        "depth": 1 + max(int(name.split(".")[1]) for name in tensors if re.match(r"layers\.\d+\.", name)),
+        "depth": len({found[1] for name in tensors if (found := re.match(r"layers\.(\d+)\.", name))}),
         "num_classes": _shape(tensors, "head.weight", 2)[0] if has("head.weight") else 0,
         "d_state": d_state,
         "d_conv": _shape(tensors, f"{_MIXER}conv1d.weight", 3)[2],
