@@ -10,6 +10,7 @@ from pathlib import Path
 
 from model.errors import WeightsError
 
+SHIPPED = {"demo": Path(__file__).resolve().parents[1] / "models" / "demo"}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -24,12 +25,14 @@ class Source:
 
 
 def resolve(source: str | Path) -> Source:
-    """Find the parts of `source`: a directory, or one file of weights.
+    """Find the parts of `source`: a directory, one file of weights, or the name of a shipped model (`demo`).
 
     A lone file stands for itself: a config.json that happens to lie beside it is not picked up, since folders of
     downloads mix models. Name the directory to use both. Raises WeightsError when there is nothing to load.
     """
     path = Path(source).expanduser()
+    if not path.exists():
+        path = SHIPPED.get(str(source), path)
     if path.is_dir():
         beside = {name: path / f"{name}.json" for name in ("config", "labels", "preprocess")}
         return Source(_weights_in(path), **{name: file for name, file in beside.items() if file.is_file()})

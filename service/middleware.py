@@ -13,13 +13,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.jobs import Timings
-from service.metrics import Metrics
+from service.metrics import Metrics, Op
 from service.outputs import timings_ms
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Route template -> (api, op) labels; everything else is "other", so that labels stay bounded.
-OPERATIONS = {"/v1/classify": ("native", "classify"), "/v1/embed": ("native", "embed")}
+OPERATIONS: dict[str, tuple[str, Op]] = {"/v1/classify": ("native", "classify"), "/v1/embed": ("native", "embed")}
 
 
 class Observe:
@@ -61,7 +61,8 @@ class Observe:
 
     def _record(self, path: str, status: int, seconds: float) -> None:
         if path in OPERATIONS:
-            self._metrics.request(*OPERATIONS[path], self._model, status, seconds)
+            api, op = OPERATIONS[path]
+            self._metrics.request(api, op, self._model, status, seconds)
 
 
 def request_id(headers: Headers) -> str:

@@ -81,7 +81,9 @@ class Worker:
         header = self._stream.read(HEADER.size)
         if len(header) < HEADER.size:
             return None
-        return unpack(self._stream.read(*HEADER.unpack(header)))
+        (length,) = HEADER.unpack(header)
+        message: object = unpack(self._stream.read(length))
+        return message
 
     def _send(self, message: FromDevice) -> None:
         self._connection.sendall(pack(message))
@@ -122,7 +124,7 @@ def describe(runner: Runner, settings: Settings) -> dict[str, object]:
         "device": {"name": _device_name(runner), "type": runner.device.type, "threads": torch.get_num_threads()},
         "dtype": str(runner.dtype).removeprefix("torch."),
         "scan": _describe_scan(vim),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": sys.version.split()[0]},
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import outputs
-from service.engine import Answer
+from service.engine import Answer, Outcome
 from service.errors import TooManyPixels, UnsupportedImage
 from service.jobs import Result, Timings
 
@@ -43,16 +43,16 @@ def test_normalised_has_unit_length_and_leaves_zero_alone() -> None:
 def test_an_embedding_says_what_it_is() -> None:
     """Dimension, pooling and normalisation travel with it; floats are float32's shortest."""
     item = outputs.embedding(0, result(0.1, 0.2), "mean", normalize=False)
-    body = json.loads(outputs.JsonResponse(item).body)
+    body = json.loads(bytes(outputs.JsonResponse(item).body))
 
     assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body
 
 
 def test_one_bad_image_of_several_keeps_its_place() -> None:
     """The others are answered; the bad one has its error."""
-    outcomes = [result(1, 0, 0), UnsupportedImage("no image")]
+    outcomes: list[Outcome] = [result(1, 0, 0), UnsupportedImage("no image")]
     results = [outputs.classification(i, one, 1, LABELS) for i, one in enumerate(outcomes)]
-    body = json.loads(outputs.respond(Answer([*outcomes], Timings()), MODEL, results).body)
+    body = json.loads(bytes(outputs.respond(Answer(outcomes, Timings()), MODEL, results).body))
 
     assert {"code": "unsupported_image", "message": "no image"} == body["results"][1]["error"]
     assert "a" == body["results"][0]["predictions"][0]["label"]

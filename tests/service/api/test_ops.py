@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -93,8 +96,6 @@ async def test_a_deadline_is_answered_504_and_frees_the_slot(tiny_model: Path) -
 
 
 async def _drained(app: FastAPI) -> None:
-    import asyncio
-
     async with asyncio.timeout(10):
         while app.state.engine._arena.in_use:
             await asyncio.sleep(0.01)
@@ -104,7 +105,7 @@ async def test_limits_on_bytes_and_pixels_name_setting_and_value(tiny_model: Pat
     """With a declared length, with none, and before a pixel is decoded."""
     app = create_app(settings_for(tiny_model, max_body_bytes=5000, max_pixels=6000))
 
-    async def stream() -> object:
+    async def stream() -> AsyncIterator[bytes]:
         for _ in range(10):
             yield b"x" * 1000
 
@@ -141,7 +142,7 @@ async def test_a_model_without_a_head_embeds_only(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_served_is_refused_with_the_reason(
-    tmp_path: Path, changes: dict[str, object], reason: str
+    tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     """At start-up: the engine fails, and readiness says why."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "odd", **changes)))
