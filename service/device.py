@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from service import cpus
@@ -19,6 +19,7 @@ from service.messages import (
     Attach,
     BatchDone,
     BatchFailed,
+    Ended,
     FromDevice,
     Loaded,
     Ready,
@@ -43,20 +44,24 @@ class Device:
 
     def __init__(self, settings: Settings, name: str, arena_descriptor: int, module: str = "service.worker") -> None:
         self.name = name
+        self.on_lost: Callable[[], None] = lambda: None
         self._settings = settings
         self._arena_descriptor = arena_descriptor
         self._module = module
         self._ids = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
+        self._writer: asyncio.StreamWriter | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._inbox: asyncio.Queue[FromDevice] = asyncio.Queue()
+        self._lost: DeviceLost | None = None
 
     async def start(self) -> Loaded:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._spawn(theirs.fileno())
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self._listener = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
         loaded = await self._receive()
         assert isinstance(loaded, Loaded)
         return loaded
@@ -85,7 +90,7 @@ class Device:
         """Close the connection, which ends the process, and wait for that; a process that lingers is killed."""
         if self._process is None:
             return
-        if hasattr(self, "_writer"):
+        if self._writer is not None:
             self._writer.close()
         try:
             await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
@@ -109,18 +114,32 @@ class Device:
             stdin=subprocess.DEVNULL,
         )
 
+    def check(self) -> None:
+        """Raise DeviceLost if the process has ended, also when it was idle."""
+        if self._lost is not None:
+            raise self._lost
+
     def _send(self, message: ToDevice) -> None:
+        assert self._writer is not None
         self._writer.write(pack(message))
 
     async def _receive(self) -> FromDevice:
-        try:
-            (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            message: FromDevice = unpack(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise DeviceLost(f"the device process {await self._fate()}") from error
+        message = await self._inbox.get()
         if isinstance(message, StartFailed):
             raise DeviceLost(message.reason)
+        if isinstance(message, Ended):
+            self.check()
         return message
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
+                self._inbox.put_nowait(unpack(await reader.readexactly(length)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._lost = DeviceLost(f"the device process {await self._fate()}")
+            self._inbox.put_nowait(Ended())
+            self.on_lost()
 
     async def _fate(self) -> str:
         assert self._process is not None

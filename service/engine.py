@@ -62,6 +62,8 @@ class Engine:
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._devices = [Device(settings, name, self._arena.descriptor) for name in settings.devices]
         self._arrived = asyncio.Event()
+        for device in self._devices:
+            device.on_lost = self._arrived.set
         self._threads = ThreadPoolExecutor(settings.threads or cpus.available_cpus(), thread_name_prefix="decode")
         self._preprocess: Preprocess
         self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
@@ -137,7 +139,7 @@ class Engine:
     async def _serve(self, device: Device) -> None:
         """The loop: whenever a device is free it gets the oldest jobs, up to its largest batch."""
         while True:
-            batch = await self._next_batch()
+            batch = await self._next_batch(device)
             start = time.monotonic()
             self._on_device(+1)
             for job in batch:
@@ -158,9 +160,10 @@ class Engine:
         self._batches_out += change
         self.metrics.inflight_batches(self._batches_out)
 
-    async def _next_batch(self) -> list[Job]:
+    async def _next_batch(self, device: Device) -> list[Job]:
         limit = self.loaded.max_batch
         while (wait := self._batcher.due_in(limit, time.monotonic())) != 0:
+            device.check()
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), wait)

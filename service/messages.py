@@ -80,7 +80,12 @@ class BatchFailed:
     reason: str
 
 
-FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Put by the receiving side behind the last message: the connection is closed."""
+
+
+FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed | Ended
 ToDevice = Attach | RunBatch
 
 

@@ -109,7 +109,7 @@ def wrong_scan(*arguments: Tensor) -> Tensor:
 def test_selftest_passes_the_scans_there_are() -> None:
     """All of them, with one and with two directions."""
     for bimamba in ("none", "v2"):
-        config = VimConfig(bimamba=bimamba, embed_dim=24)  # type: ignore[arg-type]
+        config = VimConfig(bimamba=bimamba, embed_dim=24)
         for name in NAMES:
             assert name == choose_verified(name, config, CPU, torch.float32).name
 

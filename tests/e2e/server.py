@@ -1,0 +1,103 @@
+"""A real server in its own process, on a free port of 127.0.0.1, for tests that send signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 90
+T = TypeVar("T")
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
+
+
+class Server:
+    """`python -m service serve` with its log in a file."""
+
+    def __init__(self, log: Path, **settings: object) -> None:
+        self.log_file = log
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
+        variables = {f"VIM_{name.upper()}": str(value) for name, value in settings.items()}
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service", "serve"],
+                cwd=ROOT,
+                env=clean | {"VIM_PORT": "0", "VIM_DEVICE": "cpu", "VIM_THREADS": "1"} | variables,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def url(self) -> str:
+        """Where it listens; waits until it does."""
+        port = self._wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None))
+        return f"http://127.0.0.1:{port}"
+
+    def client(self) -> httpx.Client:
+        """A client of it."""
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def wait_until_ready(self) -> None:
+        """Wait for /readyz."""
+        with self.client() as client:
+            self._wait_for(lambda: client.get("/readyz").status_code == 200)
+
+    def device_pid(self) -> int:
+        """The process id of the device process."""
+        return next(p.pid for p in psutil.Process(self.process.pid).children() if "service.worker" in p.cmdline())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server process alone."""
+        self.process.send_signal(number)
+
+    def exit_status(self, timeout: float = 30) -> int:
+        """Wait for its end."""
+        return self.process.wait(timeout)
+
+    def _wait_for(self, condition: Callable[[], T]) -> T:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended:\n{self.log}"
+            if found := condition():
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"not within {START_TIMEOUT_S} s:\n{self.log}")
+
+
+@contextmanager
+def serving(directory: Path, **settings: object) -> Iterator[Server]:
+    """A ready server; killed afterwards if it is still there."""
+    server = Server(directory / "server.log", **settings)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+
+
+def gone(pid: int, within_s: float) -> bool:
+    """Did the process end in time? A zombie counts as ended."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False

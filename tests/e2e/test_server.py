@@ -1,0 +1,132 @@
+"""The server as a process: start-up, signals, exit statuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.server import Server, gone, serving
+from tests.tiny import photo, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def test_answers_a_photograph_and_keeps_torch_out_of_the_http_process(tmp_path: Path, tiny: Path) -> None:
+    """torch is mapped by the device process alone; SIGTERM then ends both with status 0."""
+    with serving(tmp_path, model=tiny) as server, server.client() as client:
+        answer = client.post(
+            "/v1/classify", content=photo(), headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        assert 200 == answer.status_code
+        assert 5 == len(answer.json()["results"][0]["predictions"])
+        device = server.device_pid()
+        assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "libtorch" in Path(f"/proc/{device}/maps").read_text()
+
+        server.signal(signal.SIGTERM)
+        assert 0 == server.exit_status()
+        assert gone(device, within_s=5)
+
+
+def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path, tiny: Path) -> None:
+    """While the drain delay lasts it listens and serves; what it accepted is answered; the exit status is 0."""
+    with serving(tmp_path, model=tiny, drain_delay_ms=1500) as server, server.client() as client:
+        assert 200 == client.post("/v1/classify", content=photo()).status_code
+        server.signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert 503 == client.get("/readyz").status_code
+        assert 200 == client.get("/livez").status_code
+        statuses: list[int] = []
+
+        def slow_request() -> None:
+            """A body that is complete only after the listener has closed."""
+
+            def body() -> Iterator[bytes]:
+                data = photo()
+                yield data[:100]
+                time.sleep(2)
+                yield data[100:]
+
+            statuses.append(httpx.post(f"{server.url}/v1/classify", content=body(), timeout=30).status_code)
+
+        thread = threading.Thread(target=slow_request)
+        thread.start()
+        assert 0 == server.exit_status()
+        thread.join()
+        assert [200] == statuses
+
+
+def test_control_c_ends_it_cleanly(tmp_path: Path, tiny: Path) -> None:
+    """A terminal sends SIGINT to the whole group; the device process leaves the decision to its parent."""
+    with serving(tmp_path, model=tiny) as server:
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert 0 == server.exit_status()
+        assert "Traceback" not in server.log
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
+    """Nobody has to wait for a drain."""
+    with serving(tmp_path, model=tiny, drain_delay_ms=60_000) as server:
+        server.signal(signal.SIGTERM)
+        time.sleep(0.2)
+        server.signal(signal.SIGTERM)
+        assert 128 + signal.SIGTERM == server.exit_status(timeout=3)
+
+
+def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path) -> None:
+    """Not even when the parent is killed."""
+    with serving(tmp_path, model=tiny) as server:
+        device = server.device_pid()
+        server.signal(signal.SIGKILL)
+        server.exit_status()
+        assert gone(device, within_s=5)
+
+
+def test_a_lost_device_process_ends_the_service_with_an_error(tmp_path: Path, tiny: Path) -> None:
+    """So that an orchestrator can act; a dead service never looks healthy."""
+    with serving(tmp_path, model=tiny) as server:
+        os.kill(server.device_pid(), signal.SIGKILL)
+        assert 1 == server.exit_status()
+        assert "killed by signal 9" in server.log
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "says"),
+    [
+        ({"modle": "demo"}, 2, "VIM_MODEL"),
+        ({"max_batch": "many"}, 2, "VIM_MAX_BATCH"),
+        ({"model": "/nowhere/at/all.pth"}, 1, "/nowhere/at/all.pth does not exist"),
+        ({"scan": "tritn"}, 1, "unknown scan 'tritn'"),
+    ],
+)
+def test_a_wrong_configuration_exits_non_zero_and_says_why(
+    tmp_path: Path, settings: dict[str, str], status: int, says: str
+) -> None:
+    """2 for settings that cannot be read, 1 for a model or scan that cannot be served."""
+    server = Server(tmp_path / "server.log", **settings)
+
+    assert status == server.exit_status()
+    assert says in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_port_in_use_exits_non_zero(tmp_path: Path, tiny: Path) -> None:
+    """The second server says so; the first is unharmed."""
+    with serving(tmp_path, model=tiny) as first:
+        (tmp_path / "second").mkdir()
+        second = Server(tmp_path / "second" / "server.log", model=tiny, port=first.url.rsplit(":", 1)[1])
+        assert 0 != second.exit_status()
+        assert "address already in use" in second.log
+        with first.client() as client:
+            assert 200 == client.get("/readyz").status_code
