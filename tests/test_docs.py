@@ -1,0 +1,174 @@
+"""The documents say what the code does: tables, modules, settings, metrics, commands, links and examples."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import model
+from model.source import SHIPPED
+from service import metrics
+from service.app import create_app
+from service.errors import all_errors
+from service.settings import Settings, variable
+from tools import doc_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+# VIM_ variables in the documents that are not ours, and are named for that.
+FOREIGN = {"VIM_SERVICE_HOST"}
+
+
+def text_of(path: Path) -> str:
+    """A document's text."""
+    return path.read_text(encoding="utf-8")
+
+
+def block(name: str) -> str:
+    """What lies between the README's markers of this name."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text_of(README), re.DOTALL)
+    assert found is not None, f"README.md has no <!-- {name} --> block"
+    return found[1]
+
+
+def first_column(table: str, column: int = 0) -> set[str]:
+    """The cells of a column, without backticks."""
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    return {row[column].strip("` ") for row in rows}
+
+
+@pytest.mark.parametrize("name", doc_tables.TABLES)
+def test_tables_are_as_the_code_has_them(name: str) -> None:
+    """Rows, defaults and words; `python -m tools.doc_tables` writes them anew."""
+    assert doc_tables.TABLES[name]() == block(name), "run: python -m tools.doc_tables"
+
+
+def test_every_setting_is_in_its_table() -> None:
+    """Independently of how the table is made."""
+    assert {variable(field) for field in Settings.model_fields} == first_column(block("settings"))
+
+
+def test_every_endpoint_is_in_its_table() -> None:
+    """Every path of the OpenAPI document, with its methods."""
+    paths = create_app(Settings()).openapi()["paths"]
+    ours = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+
+    assert ours | {"GET /docs", "GET /redoc", "GET /openapi.json"} == first_column(block("endpoints"))
+
+
+def test_every_error_is_in_its_table() -> None:
+    """By code."""
+    assert {error.code for error in all_errors()} == first_column(block("errors"), 1)
+
+
+def test_every_metric_is_in_its_table() -> None:
+    """By name."""
+    assert {one.name for one in metrics.METRICS} == first_column(block("metrics"))
+
+
+def test_every_reason_of_a_rejection_is_named() -> None:
+    """A person who sees one in a graph finds it in the README."""
+    assert [] == [reason for reason in get_args(metrics.Reason) if reason not in block("metrics")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
+    """Prose goes stale first."""
+    text = text_of(document)
+    settings = {variable(field) for field in Settings.model_fields} | FOREIGN
+    known = {one.name for one in metrics.METRICS}
+    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.-])vim_[a-z_]+\b", text)}
+    # Checkpoints of hustvl/Vim are called vim_t_..., and its models vim_tiny_...
+    named = {name for name in series if not re.match(r"vim_(t|s|b|tiny|small|base)_", name)}
+
+    assert set() == set(re.findall(r"\bVIM_[A-Z0-9_]*[A-Z0-9]\b", text)) - settings
+    assert set() == named - known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_in_the_text_exist(document: Path) -> None:
+    """`make X` in a code block or between backticks."""
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    mentioned = set(re.findall(r"(?:^|`|\s\w+=\S+ )make ([a-z][a-z-]*)", text_of(document), re.MULTILINE))
+
+    assert set() == mentioned - targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_modules_run_in_the_text_exist(document: Path) -> None:
+    """`python -m X` of ours is a module or a package that runs."""
+    mentioned = set(re.findall(r"python -m ((?:service|model|tools)[\w.]*)", text_of(document)))
+    places = {name: ROOT.joinpath(*name.split(".")) for name in mentioned}
+    runs = {n for n, place in places.items() if place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()}
+
+    assert mentioned == runs
+
+
+@pytest.mark.parametrize(("package", "command"), [("service", "serve"), ("model", "inspect")])
+def test_commands_are_documented(package: str, command: str) -> None:
+    """Every command line that the documents promise is there."""
+    assert command in text_of(ROOT / package / "__main__.py")
+    assert f"python -m {package} {command}" in text_of(README) + text_of(ROOT / "CHANGELOG.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    """Files and folders named in links exist."""
+    links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text_of(document))
+
+    assert [] == [link for link in links if not (document.parent / link).exists()]
+
+
+def test_every_module_is_on_the_map() -> None:
+    """ARCHITECTURE.md has one line for each module of both packages, and none for a module that is gone."""
+    mapped = re.findall(r"^\| `((?:service|model)/[\w/]+\.py)` \|", text_of(ARCHITECTURE), re.MULTILINE)
+    empty = {"service/__init__.py", "service/api/__init__.py"}
+    present = {
+        path.relative_to(ROOT).as_posix() for package in ("service", "model") for path in (ROOT / package).rglob("*.py")
+    }
+
+    assert sorted(present - empty) == sorted(mapped)
+
+
+def test_files_named_in_the_architecture_exist() -> None:
+    """Anything in backticks that looks like a path of ours."""
+    named = re.findall(r"`((?:service|model|tests|tools|bench|deploy)/[\w/.-]*)`", text_of(ARCHITECTURE))
+
+    assert [] == [name for name in named if not (ROOT / name).exists() and "NAME" not in name]
+
+
+def test_every_quirk_in_the_code_is_listed() -> None:
+    """A comment that says "quirk 6" leads to a row of ARCHITECTURE.md."""
+    sources = "\n".join(text_of(path) for path in (ROOT / "model").rglob("*.py"))
+    rows = set(re.findall(r"^\| (\d+) \|", text_of(ARCHITECTURE), re.MULTILINE))
+
+    assert set() == set(re.findall(r"[Qq]uirk (\d+)", sources)) - rows
+
+
+def examples() -> list[tuple[str, dict[str, object]]]:
+    """The README's example answers with their path; dots stand for what was left out."""
+    found = re.findall(r"<!-- example: POST (\S+) -->\n```json\n(.*?)```", text_of(README), re.DOTALL)
+    return [(path, json.loads(body.replace(", ...", ""))) for path, body in found]
+
+
+@pytest.mark.parametrize(("path", "body"), examples())
+def test_example_answers_have_the_shape_of_real_ones(path: str, body: dict[str, object]) -> None:
+    """They hold the schema's members, all of them, and no other."""
+    assert body == doc_tables.response_model(path).model_validate(body).model_dump(exclude_none=True)
+
+
+@pytest.mark.skipif(not any(SHIPPED["demo"].glob("*.safetensors")), reason="the demo model is not there")
+def test_example_answers_are_the_demo_models() -> None:
+    """A new demo model needs new examples: run the README's two curl commands and paste what they answer."""
+    fingerprint = model.load("demo", device="cpu", preprocess="friendly").fingerprint
+
+    assert {(("name", "demo"), ("fingerprint", fingerprint))} == {
+        tuple(body["model"].items())  # type: ignore[attr-defined]
+        for _, body in examples()
+    }

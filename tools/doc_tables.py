@@ -1,0 +1,157 @@
+"""The README's tables, made from the code: `python -m tools.doc_tables` rewrites them in place.
+
+Each lies between `<!-- NAME -->` and `<!-- /NAME -->`. `tests/test_docs.py` fails while the file and the code differ.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+
+from service import metrics
+from service.app import create_app
+from service.errors import Failure, Refusal, RequestError, all_errors
+from service.settings import Settings, allowed, variable
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+# FastAPI's own pages have no docstring of ours.
+_PAGES = {
+    "/docs": "Interactive documentation; the page loads Swagger UI from a public CDN.",
+    "/redoc": "The same as one page; loads ReDoc from a public CDN.",
+    "/openapi.json": "The OpenAPI document, for client generators.",
+}
+_HELPERS = {"/docs/oauth2-redirect"}
+_WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", Failure: "read the server's log"}
+_LABEL_VALUES: dict[tuple[str, str], Any] = {
+    ("vim_stage_duration_seconds", "stage"): metrics.Stage,
+    ("vim_rejected_total", "reason"): metrics.Reason,
+    ("vim_device_memory_bytes", "kind"): metrics.Memory,
+    ("vim_images_total", "op"): metrics.Op,
+}
+
+
+def settings_table() -> str:
+    """Every field of Settings: variable, default, what it accepts, what it means."""
+    rows = (
+        (
+            f"`{variable(name)}`",
+            _default(field.get_default()),
+            allowed(name),
+            field.description,
+        )
+        for name, field in Settings.model_fields.items()
+    )
+    return _table(("Variable", "Default", "Accepts", "Meaning"), rows)
+
+
+def endpoints_table() -> str:
+    """Every path the application answers, with its method."""
+    rows = ((f"`{method} {path}`", summary) for method, path, summary in endpoints(create_app(Settings())))
+    return _table(("Endpoint", "Answer"), rows)
+
+
+def options_table() -> str:
+    """The options of every operation, as the OpenAPI document has them."""
+    operations = create_app(Settings()).openapi()["paths"].items()
+    rows = [
+        (f"`{path}`", f"`{one['name']}`", _default(one["schema"].get("default")), one.get("description", ""))
+        for path, methods in operations
+        for operation in methods.values()
+        for one in operation.get("parameters", ())
+        if one["in"] == "query"
+    ]
+    return _table(("Endpoint", "Option", "Default", "Meaning"), rows)
+
+
+def errors_table() -> str:
+    """Every error a client can meet."""
+    rows = (
+        (error.status, f"`{error.code}`", _first_line(error), _advice(error))
+        for error in sorted(all_errors(), key=lambda error: (error.status, error.code))
+    )
+    return _table(("Status", "Code", "Meaning", "What to do"), rows)
+
+
+def metrics_table() -> str:
+    """Every metric of ours, with its labels and the values of those that take a fixed few."""
+    rows = ((f"`{one.name}`", one.kind, _labels(one), one.help) for one in metrics.METRICS)
+    return _table(("Metric", "Kind", "Labels", "Meaning"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings_table,
+    "endpoints": endpoints_table,
+    "options": options_table,
+    "errors": errors_table,
+    "metrics": metrics_table,
+}
+
+
+def endpoints(app: FastAPI) -> list[tuple[str, str, str]]:
+    """(method, path, summary) of every route, FastAPI's own pages last."""
+    found = [
+        (method, str(route.path), _PAGES.get(str(route.path)) or _first_line(route.endpoint))
+        for route in iter_route_contexts(app.routes)
+        for method in sorted((route.methods or set()) - {"HEAD"})
+        if route.path not in _HELPERS
+    ]
+    return sorted(found, key=lambda one: one[1] in _PAGES)
+
+
+def response_model(path: str) -> type[BaseModel]:
+    """The schema of a path's answer."""
+    routes = iter_route_contexts(create_app(Settings()).routes)
+    model: type[BaseModel] = next(route.response_model for route in routes if route.path == path)
+    return model
+
+
+def rewritten(text: str) -> str:
+    """The README's text with every table as the code has it."""
+    for name, make in TABLES.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise SystemExit(f"README.md has no block <!-- {name} --> ... <!-- /{name} -->")
+        table = make()
+        text = block.sub(lambda found, table=table: found[1] + table + found[2], text)  # type: ignore[misc]
+    return text
+
+
+def _labels(metric: metrics.Metric) -> str:
+    return "; ".join(_label(metric.name, label) for label in metric.labels)
+
+
+def _label(metric: str, label: str) -> str:
+    kind = _LABEL_VALUES.get((metric, label))
+    return f"`{label}`: {', '.join(get_args(kind))}" if kind else f"`{label}`"
+
+
+def _advice(error: type[Exception]) -> str:
+    return next(advice for base, advice in _WHAT_TO_DO.items() if issubclass(error, base))
+
+
+def _first_line(documented: object) -> str:
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def _default(value: object) -> str:
+    if value is None or value == "":
+        return "unset"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.exit(0)
