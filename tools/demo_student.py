@@ -1,0 +1,116 @@
+"""The network that is trained: a Vim with the reference's initialisation, drop path, and heads for the teacher.
+
+Only `Student.vim` is shipped; the two teacher heads exist during training alone.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import mixer
+from model.config import VimConfig
+from model.vim import Vim
+from tools.conv_grad import causal_conv
+from tools.scan_grad import scan
+
+dice = threading.local()
+
+_STEP_RANGE = (1e-3, 1e-1)
+
+
+class Student(nn.Module):
+    """A Vim, and linear maps from its tokens to the teacher's pooled features and feature map."""
+
+    def __init__(self, config: VimConfig, pooled_width: int, map_width: int, drop_path: float) -> None:
+        super().__init__()
+        mixer._causal_conv = causal_conv  # the convolution is no seam of the model; training alone needs it faster
+        self.vim = Vim(config, scan)
+        initialise(self.vim)
+        _add_drop_path(self.vim, drop_path)
+        self.pooled = nn.Linear(config.embed_dim, pooled_width)
+        self.map = nn.Linear(config.embed_dim, map_width)
+
+    def forward(self, images: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, classes), pooled features (B, P) and feature map (B, side, side, M) for images (B, 3, H, W)."""
+        tokens = self.vim.forward_tokens(images)
+        features = self.vim.pool(tokens)
+        slot = self.vim.config.class_slots[0]
+        patches = torch.cat((tokens[:, :slot], tokens[:, slot + 1 :]), dim=1)
+        grid = patches.transpose(1, 2).reshape(len(tokens), -1, *self.vim.config.grid)
+        cells = F.adaptive_avg_pool2d(grid, map_side).permute(0, 2, 3, 1)
+        return self.vim.forward_head(features), self.pooled(features), self.map(cells)
+
+
+@torch.no_grad()
+def initialise(vim: Vim) -> None:
+    """Fill a bare Vim as the reference does before training (dt_proj_b like dt_proj, which the reference forgot)."""
+    for name, parameter in vim.named_parameters():
+        _fill(name.rsplit(".", 2)[-2:], parameter, vim.config)
+
+
+def _fill(name: list[str], parameter: Tensor, config: VimConfig) -> None:
+    owner, kind = (name[0] if len(name) > 1 else ""), name[-1]
+    if kind in ("A_log", "A_b_log"):
+        parameter.copy_(torch.arange(1, config.d_state + 1).log().expand_as(parameter))
+    elif kind in ("D", "D_b") or owner in ("norm", "norm_f"):
+        parameter.fill_(0.0 if kind == "bias" else 1.0)
+    elif owner in ("dt_proj", "dt_proj_b"):
+        _fill_step(kind, parameter, config)
+    elif owner == "out_proj" and kind == "weight":
+        nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
+        parameter /= math.sqrt(config.depth)
+    elif owner in ("conv1d", "conv1d_b"):
+        bound = config.d_conv**-0.5
+        parameter.uniform_(-bound, bound)
+    elif kind == "bias":
+        parameter.zero_()
+    elif owner == "proj":
+        nn.init.trunc_normal_(parameter, std=(parameter[0].numel()) ** -0.5)
+    else:
+        nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def _fill_step(kind: str, parameter: Tensor, config: VimConfig) -> None:
+    if kind == "weight":
+        parameter.uniform_(-(config.dt_rank**-0.5), config.dt_rank**-0.5)
+        return
+    low, high = (math.log(bound) for bound in _STEP_RANGE)
+    step = torch.empty_like(parameter).uniform_(low, high).exp()
+    parameter.copy_(step + torch.log(-torch.expm1(-step)))
+
+
+def _add_drop_path(vim: Vim, highest: float) -> None:
+    """While training, skip layer i for some of the images with a probability rising linearly to `highest`.
+
+    The random numbers come from `dice.rng`, which every training thread sets for itself.
+    """
+    for i, layer in enumerate(vim.layers):
+        rate = highest * i / max(1, len(vim.layers) - 1)
+
+        def drop(module: nn.Module, _: Any, output: tuple[Tensor, Tensor], rate: float = rate) -> tuple[Tensor, Tensor]:
+            if not module.training or not rate:
+                return output
+            mixed, residual = output
+            kept = torch.rand(len(mixed), 1, 1, generator=dice.rng) >= rate
+            return mixed * kept / (1 - rate), residual
+
+        layer.register_forward_hook(drop)
+
+
+def resized(state: dict[str, Tensor], old: VimConfig, new: VimConfig) -> dict[str, Tensor]:
+    """The student's weights with the position embedding interpolated to another image size."""
+    key = "vim.pos_embed"
+    if old.grid == new.grid:
+        return state
+    (slot,), (new_slot,) = old.class_slots, new.class_slots
+    rows = state[key]
+    patches = torch.cat((rows[:, :slot], rows[:, slot + 1 :]), dim=1).transpose(1, 2).reshape(1, -1, *old.grid)
+    patches = F.interpolate(patches, new.grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    rows = torch.cat((patches[:, :new_slot], rows[:, slot : slot + 1], patches[:, new_slot:]), dim=1)
+    return state | {key: rows}
