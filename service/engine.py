@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from service.settings import Settings
 
 log = logging.getLogger("vim.engine")
 
+T = TypeVar("T")
 State = Literal["starting", "ready", "draining", "failed"]
 Outcome = Result | ServiceError
 
@@ -198,15 +199,15 @@ class Engine:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    async def infer(self, bodies: Sequence[bytes], task: Task) -> Answer:
+    async def infer(self, items: Sequence[bytes | ServiceError], task: Task) -> Answer:
         """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome."""
-        self._check_admission(task)
-        slots = self._arena.acquire(len(bodies), self._batcher.seconds_for(self._arena.in_use))
+        self.check(task)
+        slots = self._arena.acquire(len(items), self._batcher.seconds_for(self._arena.in_use))
         self._count_requests(+1)
         start = time.monotonic()
         try:
             async with asyncio.timeout(self.settings.request_timeout_ms / 1000):
-                done = await _gather([self._one(body, slot, task) for body, slot in zip(bodies, slots, strict=True)])
+                done = await _gather([self._one(item, slot, task) for item, slot in zip(items, slots, strict=True)])
         except TimeoutError:
             limit = f"{self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
             raise DeadlineExceeded(f"no answer within {limit}") from None
@@ -230,7 +231,12 @@ class Engine:
             for error in failed:
                 self.metrics.refused(error)
 
-    def _check_admission(self, task: Task) -> None:
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run something that would block the event loop in the decode threads."""
+        return await asyncio.wrap_future(self._threads.submit(work, *arguments))
+
+    def check(self, task: Task) -> None:
+        """Raise what would stop such a request at the door: NotReady, Draining, NoClassifier."""
         if self.state in ("starting", "failed"):
             raise NotReady(self.reason, retry_after_s=1)
         if not self._accepting:
@@ -238,9 +244,11 @@ class Engine:
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
-    async def _one(self, body: bytes, slot: int, task: Task) -> tuple[Outcome, Timings]:
+    async def _one(self, item: bytes | ServiceError, slot: int, task: Task) -> tuple[Outcome, Timings]:
+        if isinstance(item, ServiceError):
+            return item, Timings()
         try:
-            times = await self._decode(body, slot)
+            times = await self._decode(item, slot)
             result = await self._queue(slot, task)
         except ServiceError as error:
             return error, Timings()

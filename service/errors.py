@@ -6,6 +6,7 @@ ServiceError
  ├── RequestError                the request cannot be answered as it is: change it
  │    ├── EmptyBody              400 empty_body
  │    ├── MalformedBody          400 malformed_body
+ │    ├── UrlNotSupported        400 url_not_supported
  │    ├── NotFound               404 not_found
  │    ├── NoClassifier           404 no_classifier
  │    ├── MethodNotAllowed       405 method_not_allowed
@@ -33,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 _TYPE = "urn:problem-type:vim-server:"
 
@@ -51,6 +52,17 @@ class ServiceError(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.errors = tuple(errors)  # one {"loc", "msg"} for each wrong option
+        self.results: Sequence[Mapping[str, Any]] = ()  # of several images that all failed, each one's error
+
+    def about(self, subject: str) -> Self:
+        """The same error, saying what it is about."""
+        return type(self)(f"{subject}: {self.detail}", retry_after_s=self.retry_after_s, errors=self.errors)
+
+    def with_items(self, results: Sequence[Mapping[str, Any]]) -> Self:
+        """The same error, carrying every image's own."""
+        copy = type(self)(self.detail, retry_after_s=self.retry_after_s, errors=self.errors)
+        copy.results = results
+        return copy
 
 
 class RequestError(ServiceError):
@@ -75,6 +87,12 @@ class MalformedBody(RequestError):
     """The body is not what its form promises: broken JSON, base64 or multipart."""
 
     status, code = 400, "malformed_body"
+
+
+class UrlNotSupported(RequestError):
+    """An image was given by URL; the service never fetches any."""
+
+    status, code = 400, "url_not_supported"
 
 
 class NotFound(RequestError):
@@ -188,6 +206,7 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
         "detail": error.detail,
         "instance": instance,
         "error": error.detail,
+        "message": error.detail,
         "code": error.code,
         "request_id": request_id,
     }
@@ -195,6 +214,8 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
         body["retry_after_s"] = error.retry_after_s
     if error.errors:
         body["errors"] = [dict(item) for item in error.errors]
+    if error.results:
+        body["results"] = [dict(item) for item in error.results]
     return body
 
 

@@ -1,22 +1,58 @@
-"""Request -> image bytes, within the body limit. Does not decode images; that is `service.images`."""
+"""Request -> image bytes and options, within the limits. Does not decode images; that is `service.images`.
+
+The form of a body is decided by its header if that says multipart, else by the first bytes if they are an image's, else
+it must be JSON. Whatever way an image comes in, the same bytes go on.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTooLarge, EmptyBody, MalformedBody
+from service import multipart
+from service.errors import (
+    BodyTooLarge,
+    EmptyBody,
+    InvalidOptions,
+    MalformedBody,
+    ServiceError,
+    TooManyImages,
+    UnsupportedImage,
+    UrlNotSupported,
+)
+from service.images import sniff
+
+Options = TypeVar("Options", bound=BaseModel)
+Item = bytes | ServiceError  # an image, or why there is none
+
+IMAGE_FIELDS = {"image", "images", "file", "files"}
+_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_URL = re.compile(r"(https?|ftp|file|s3|gs)://", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
-async def read_images(request: Request, max_bytes: int) -> list[bytes]:
-    """The images of a request: its body is one encoded image, whatever its Content-Type says.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The images of a request in order, and the options that came in its body."""
 
-    Raises EmptyBody, BodyTooLarge, MalformedBody.
-    """
-    return [await read_body(request, max_bytes)]
+    images: list[Item]
+    fields: Mapping[str, Any]
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit."""
+    """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit.
+
+    Raises BodyTooLarge, EmptyBody, MalformedBody.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(f"{declared} bytes", max_bytes)
@@ -30,9 +66,90 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except ClientDisconnect as error:
         raise MalformedBody("the client left before the body was complete") from error
     if not received:
-        raise EmptyBody("the body is empty; send the bytes of an image")
+        raise EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
     return b"".join(parts)
+
+
+def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
+    """Find the images in a body. A bad item is an error in its place; a bad body raises ServiceError."""
+    if content_type.strip().lower().startswith("multipart/form-data"):
+        found = _from_multipart(body, content_type, max_images)
+    elif sniff(body) is not None:
+        found = Inputs([body], {})
+    else:
+        found = _from_json(body)
+    if not found.images:
+        raise EmptyBody("the request holds no image")
+    if len(found.images) > max_images:
+        raise TooManyImages(f"{len(found.images)} images in one request; the limit is {max_images} (VIM_MAX_IMAGES)")
+    return found
+
+
+def needs_parsing(body: bytes, content_type: str) -> bool:
+    """False for a bare image, which costs nothing; the rest belongs in a thread."""
+    return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
+
+
+def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
+    """Options from the query and the body. Raises InvalidOptions naming each wrong one; no option is ignored."""
+    if twice := sorted(query.keys() & fields.keys()):
+        raise InvalidOptions(f"given in the query and in the body: {', '.join(twice)}")
+    try:
+        return schema.model_validate({**query, **fields})
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> InvalidOptions:
+    found = [{"loc": ".".join(map(str, e["loc"])), "msg": _message(e["type"], e["msg"])} for e in error.errors()]
+    return InvalidOptions("; ".join(f"{e['loc']}: {e['msg']}" for e in found), errors=found)
+
+
+def _message(kind: str, text: str) -> str:
+    return "unknown option" if kind == "extra_forbidden" else text
 
 
 def _too_large(found: str, limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body has {found}; the limit is {limit} (VIM_MAX_BODY_BYTES)")
+
+
+def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
+    images: list[Item] = []
+    fields: dict[str, str] = {}
+    for part in multipart.parts(body, content_type, max_images):
+        if part.is_file or part.name in IMAGE_FIELDS:
+            images.append(part.data)
+        else:
+            fields[part.name] = part.data.decode("utf-8", "replace")
+    return Inputs(images, fields)
+
+
+def _from_json(body: bytes) -> Inputs:
+    if body.lstrip()[:1] not in (b"{", b"["):
+        raise UnsupportedImage(
+            "the body is no image of a known format, no multipart form and no JSON; "
+            'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
+        )
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBody(f"broken JSON: {error}") from error
+    if not isinstance(content, dict) or "images" not in content:
+        raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
+    images = content.pop("images")
+    if not isinstance(images, list):
+        raise MalformedBody('"images" must be a list of base64 strings or data URIs')
+    return Inputs([_from_text(item) for item in images], content)
+
+
+def _from_text(item: object) -> Item:
+    """One image of a JSON body: base64 (with or without line breaks and padding) or a base64 data URI."""
+    if not isinstance(item, str):
+        return MalformedBody("an image must be a base64 string or a data URI")
+    if _URL.match(item):
+        return UrlNotSupported("URLs are not fetched; send the image's bytes, base64 or a data URI")
+    text = _SPACE.sub("", _DATA_URI.sub("", item, count=1)).translate(_URL_SAFE).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        return MalformedBody(f"not base64: {error}")

@@ -42,6 +42,7 @@ _REASONS: dict[str, Reason] = {
     "unsupported_image": "unsupported",
     "empty_body": "invalid",
     "malformed_body": "invalid",
+    "url_not_supported": "invalid",
     "invalid_options": "invalid",
     "no_classifier": "invalid",
 }

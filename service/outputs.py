@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from starlette.responses import Response
 from service.engine import Answer, Outcome
 from service.errors import ServiceError
 from service.jobs import Timings
+from service.schemas import EmbedOptions
+
+OCTETS = "application/octet-stream"
 
 
 class JsonResponse(Response):
@@ -44,12 +48,40 @@ def classification(index: int, outcome: Outcome, k: int, labels: Sequence[str]) 
     return {"index": index, "predictions": top_k(outcome.values, k, labels)}
 
 
-def embedding(index: int, outcome: Outcome, pooling: str, normalize: bool) -> dict[str, Any]:
+def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, Any]:
     """One item of an embed response."""
     if isinstance(outcome, ServiceError):
         return _failed(index, outcome)
-    values = normalised(outcome.values) if normalize else outcome.values
-    return {"index": index, "embedding": values, "dim": len(values), "pooling": pooling, "normalized": normalize}
+    values = normalised(outcome.values) if options.normalize else outcome.values
+    return {
+        "index": index,
+        "embedding": _encoded(values) if options.encoding == "base64" else values,
+        "dim": len(values),
+        "pooling": options.pooling,
+        "normalized": options.normalize,
+    }
+
+
+def raw_embeddings(answer: Answer, normalize: bool, model: dict[str, Any]) -> Response:
+    """All embeddings as little-endian float32, row after row; `X-Shape` says N,D.
+
+    There is no place for an error in it, so any bad image fails the request, naming its index.
+    """
+    rows = [_row(index, outcome, normalize) for index, outcome in enumerate(answer.outcomes)]
+    body = np.stack(rows).astype("<f4")
+    shape = ",".join(map(str, body.shape))
+    headers = {"X-Shape": shape, "X-Model-Name": model["name"], "X-Model-Fingerprint": model["fingerprint"]}
+    return Response(body.tobytes(), media_type=OCTETS, headers=headers)
+
+
+def _row(index: int, outcome: Outcome, normalize: bool) -> np.ndarray:
+    if isinstance(outcome, ServiceError):
+        raise outcome.about(f"image {index}")
+    return normalised(outcome.values) if normalize else outcome.values
+
+
+def _encoded(values: np.ndarray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
 
 def timings_ms(timings: Timings) -> dict[str, float]:
@@ -59,14 +91,12 @@ def timings_ms(timings: Timings) -> dict[str, float]:
 
 
 def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]) -> Response:
-    """The native response. Raises the first image's error when no image succeeded."""
-    if all(isinstance(outcome, ServiceError) for outcome in answer.outcomes):
-        first = answer.outcomes[0]
-        assert isinstance(first, ServiceError)
-        raise first
+    """The native response. Raises the first image's error, with every image's in it, when no image succeeded."""
+    errors = [outcome for outcome in answer.outcomes if isinstance(outcome, ServiceError)]
+    if len(errors) == len(answer.outcomes):
+        raise errors[0].with_items(results) if len(errors) > 1 else errors[0]
     identity = {"name": model["name"], "fingerprint": model["fingerprint"]}
-    body = {"model": identity, "results": results, "timings_ms": timings_ms(answer.timings)}
-    return JsonResponse(body)
+    return JsonResponse({"model": identity, "results": results, "timings_ms": timings_ms(answer.timings)})
 
 
 def _failed(index: int, error: ServiceError) -> dict[str, Any]:

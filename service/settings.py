@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     )
     max_wait_ms: int = Field(default=0, ge=0, description="How long an idle device waits for a batch to fill.")
     queue_images: int = Field(default=256, ge=1, description="Most images waiting or running; beyond that 429.")
+    max_images: int = Field(64, ge=1, description="Most images in one request; beyond that 413.")
     max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1, description="Largest request body; beyond that 413.")
     max_pixels: int = Field(
         default=100_000_000,

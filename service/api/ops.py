@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api.schemas import PROBLEMS
 from service.engine import Engine
 from service.errors import NotReady
 from service.outputs import JsonResponse
+from service.schemas import PROBLEMS
 
 router = APIRouter(tags=["operations"])
 

@@ -13,6 +13,7 @@ from service.errors import InvalidOptions, QueueFull, ServiceError, SettingsErro
 STATUS = {
     "empty_body": 400,
     "malformed_body": 400,
+    "url_not_supported": 400,
     "not_found": 404,
     "no_classifier": 404,
     "method_not_allowed": 405,

@@ -11,6 +11,7 @@ from service import outputs
 from service.engine import Answer, Outcome
 from service.errors import TooManyPixels, UnsupportedImage
 from service.jobs import Result, Timings
+from service.schemas import EmbedOptions
 
 LABELS = ("a", "b", "c")
 MODEL = {"name": "m", "fingerprint": "f" * 12, "classes": 3}
@@ -42,7 +43,7 @@ def test_normalised_has_unit_length_and_leaves_zero_alone() -> None:
 
 def test_an_embedding_says_what_it_is() -> None:
     """Dimension, pooling and normalisation travel with it; floats are float32's shortest."""
-    item = outputs.embedding(0, result(0.1, 0.2), "mean", normalize=False)
+    item = outputs.embedding(0, result(0.1, 0.2), EmbedOptions(pooling="mean", normalize=False))
     body = json.loads(bytes(outputs.JsonResponse(item).body))
 
     assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body

@@ -86,7 +86,7 @@ def test_a_variable_set_to_nothing_is_unset() -> None:
 def test_settings_are_frozen_and_know_no_other_field() -> None:
     """A value object: shared freely, never changed."""
     with pytest.raises(ValidationError):
-        Settings().port = 1
+        Settings().port = 1  # type: ignore[misc]
     with pytest.raises(ValidationError):
         Settings(prot=1)  # type: ignore[call-arg]
 

@@ -25,6 +25,9 @@ class EmbedOptions(BaseModel):
         "cls",
         description="`cls`: what the classifier head sees. `mean`: the mean of the patch tokens after the final norm.",
     )
+    encoding: Literal["float", "base64"] = Field(
+        "float", description="`base64`: the embedding as base64 of little-endian float32, a third of the size."
+    )
 
 
 class ModelIdentity(BaseModel):
@@ -61,7 +64,7 @@ class Embedded(BaseModel):
     """One image's embedding, or its error."""
 
     index: int
-    embedding: list[float] | None = None
+    embedding: list[float] | str | None = Field(None, description="Floats, or base64 with encoding=base64.")
     dim: int | None = None
     pooling: Literal["cls", "mean"] | None = None
     normalized: bool | None = None
@@ -96,17 +99,51 @@ class Problem(BaseModel):
     code: str
     request_id: str
     retry_after_s: float | None = None
+    message: str
     errors: list[dict[str, Any]] | None = None
+    results: list[dict[str, Any]] | None = Field(None, description="Every image's error, when all of several failed.")
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-IMAGE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "description": "The bytes of one image: JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the Content-Type says.",
-        "required": True,
-        "content": {"image/*": _BINARY, "application/octet-stream": _BINARY},
+_BINARY = {"type": "string", "format": "binary"}
+_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+
+
+def _json_body(options: type[BaseModel]) -> dict[str, Any]:
+    images = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "Base64 strings or base64 data URIs. URLs are not fetched.",
+        "example": [_PIXEL],
     }
-}
+    properties = {"images": images} | options.model_json_schema()["properties"]
+    return {"type": "object", "required": ["images"], "properties": properties, "additionalProperties": False}
+
+
+def _form_body(options: type[BaseModel]) -> dict[str, Any]:
+    files = {"type": "array", "items": _BINARY, "description": "One or more files; the field's name does not matter."}
+    properties = {"image": files} | options.model_json_schema()["properties"]
+    return {"type": "object", "required": ["image"], "properties": properties}
+
+
+def operation(options: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of what goes in: query options, and the three forms of a body."""
+    schema = options.model_json_schema()
+    parameters = [
+        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
+        for name, one in schema["properties"].items()
+    ]
+    content = {
+        "image/*": {"schema": _BINARY},
+        "application/octet-stream": {"schema": _BINARY},
+        "multipart/form-data": {"schema": _form_body(options)},
+        "application/json": {"schema": _json_body(options), "example": {"images": [_PIXEL]}},
+    }
+    text = (
+        "One image as it is (JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the Content-Type says), a form with one or "
+        "more files, or JSON with base64. Options stand in the query, in form fields or beside `images`."
+    )
+    return {"parameters": parameters, "requestBody": {"required": True, "description": text, "content": content}}
+
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)

@@ -1,0 +1,50 @@
+"""The container's health check: exit status 0 while `/readyz` of the server beside it answers 200, else 1.
+
+Reads the settings that the server reads, so that it asks where the server listens; needs no curl and uses no proxy.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+
+from service.errors import SettingsError
+from service.settings import Settings
+
+TIMEOUT_S = 4.0
+_LONGEST = 2000  # bytes of the answer that `docker inspect` will show
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def main() -> int:
+    """Ask once; prints the answer or why there is none, returns the exit status."""
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        return _unhealthy(str(error))
+    if settings.port == 0:
+        return _unhealthy("VIM_PORT=0 takes a free port, which only the log tells; give it a number")
+    return _ask(_REACHABLE.get(settings.host, settings.host), settings.port)
+
+
+def _ask(host: str, port: int) -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        text = answer.read(_LONGEST).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return _unhealthy(f"no answer from port {port} of {host}: {error}")
+    finally:
+        connection.close()
+    print(answer.status, text)
+    return 0 if answer.status == http.client.OK else 1
+
+
+def _unhealthy(why: str) -> int:
+    print(why, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Multipart, JSON and raw bodies over HTTP, several images, and the compact encodings."""
+
+from __future__ import annotations
+
+import base64
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.tiny import photo
+
+pytestmark = pytest.mark.anyio
+
+PHOTOS = [photo(seed) for seed in range(3)]
+TEXTS = [base64.b64encode(data).decode() for data in PHOTOS]
+
+
+async def embeddings(response: httpx.Response) -> np.ndarray:
+    """The embeddings of a JSON response."""
+    return np.array([item["embedding"] for item in response.json()["results"]], np.float32)
+
+
+async def test_the_same_image_gives_the_same_result_by_every_way(client: httpx.AsyncClient) -> None:
+    """Raw, form, JSON, data URI; options wherever they stand."""
+    answers = [
+        await client.post("/v1/embed?normalize=false", content=PHOTOS[0]),
+        await client.post("/v1/embed?normalize=false", files={"image": PHOTOS[0]}),
+        await client.post("/v1/embed", files={"image": PHOTOS[0]}, data={"normalize": "false"}),
+        await client.post("/v1/embed", json={"images": [TEXTS[0]], "normalize": False}),
+        await client.post("/v1/embed", json={"images": [f"data:image/jpeg;base64,{TEXTS[0]}"], "normalize": False}),
+    ]
+    expected = await embeddings(answers[0])
+
+    for answer in answers:
+        assert 200 == answer.status_code
+        np.testing.assert_allclose(await embeddings(answer), expected, atol=1e-6)
+
+
+async def test_many_images_keep_their_order_and_their_own_errors(client: httpx.AsyncClient) -> None:
+    """More images than a batch are split over batches; a bad one harms no other."""
+    alone = [(await client.post("/v1/classify", content=data)).json()["results"][0]["predictions"] for data in PHOTOS]
+    items = (TEXTS * 4)[:11]
+    items[4] = base64.b64encode(b"no image").decode()
+    items[7] = "https://example.org/cat.jpg"
+    answer = await client.post("/v1/classify", json={"images": items})
+    results = answer.json()["results"]
+
+    assert 200 == answer.status_code
+    assert list(range(11)) == [item["index"] for item in results]
+    assert "unsupported_image" == results[4]["error"]["code"]
+    assert "url_not_supported" == results[7]["error"]["code"]
+    for index in (0, 1, 2, 3, 5, 6, 8, 9, 10):
+        best, expected = results[index]["predictions"][0], alone[index % 3][0]
+        assert expected["label"] == best["label"]
+        assert expected["score"] == pytest.approx(best["score"], abs=1e-5)
+
+
+async def test_all_bad_is_the_first_errors_status_with_every_error(client: httpx.AsyncClient) -> None:
+    """Nothing succeeded, so the status says so; the body tells why, image by image."""
+    answer = await client.post("/v1/classify", json={"images": ["http://a/b", "AAAA"]})
+    body = answer.json()
+
+    assert (400, "url_not_supported") == (answer.status_code, body["code"])
+    assert ["url_not_supported", "unsupported_image"] == [item["error"]["code"] for item in body["results"]]
+
+
+async def test_base64_is_little_endian_float32(client: httpx.AsyncClient) -> None:
+    """A third of the size of the floats, and the same numbers."""
+    plain = await embeddings(await client.post("/v1/embed", content=PHOTOS[1]))
+    answer = await client.post("/v1/embed?encoding=base64", content=PHOTOS[1])
+    found = np.frombuffer(base64.b64decode(answer.json()["results"][0]["embedding"]), "<f4")
+
+    np.testing.assert_allclose(found, plain[0], atol=1e-6)
+
+
+async def test_octets_are_rows_of_float32(client: httpx.AsyncClient) -> None:
+    """With their shape, and whose they are, in headers."""
+    headers = {"Accept": "application/octet-stream"}
+    answer = await client.post("/v1/embed", json={"images": TEXTS}, headers=headers)
+    found = np.frombuffer(answer.content, "<f4").reshape(3, 32)
+
+    assert "3,32" == answer.headers["X-Shape"]
+    assert "application/octet-stream" == answer.headers["Content-Type"]
+    assert 12 == len(answer.headers["X-Model-Fingerprint"])
+    np.testing.assert_allclose(
+        found, await embeddings(await client.post("/v1/embed", json={"images": TEXTS})), atol=1e-6
+    )
+
+
+async def test_a_bad_image_fails_octets_naming_its_index(client: httpx.AsyncClient) -> None:
+    """There is no room for an error among the rows."""
+    headers = {"Accept": "application/octet-stream"}
+    answer = await client.post("/v1/embed", json={"images": [TEXTS[0], "AAAA"]}, headers=headers)
+
+    assert (415, "unsupported_image") == (answer.status_code, answer.json()["code"])
+    assert answer.json()["detail"].startswith("image 1: ")
+
+
+async def test_too_many_images_name_the_limit(client: httpx.AsyncClient) -> None:
+    """413, not an everlasting 429."""
+    answer = await client.post("/v1/classify", json={"images": [TEXTS[0]] * 65})
+
+    assert (413, "too_many_images") == (answer.status_code, answer.json()["code"])
+    assert "VIM_MAX_IMAGES" in answer.json()["detail"]

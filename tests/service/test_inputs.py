@@ -1,0 +1,128 @@
+"""Every way in leads to the same bytes; what is no image says so in its own words."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from service import inputs
+from service.errors import (
+    EmptyBody,
+    InvalidOptions,
+    MalformedBody,
+    ServiceError,
+    TooManyImages,
+    UnsupportedImage,
+    UrlNotSupported,
+)
+from service.schemas import ClassifyOptions, EmbedOptions
+from tests.tiny import photo
+
+PHOTO = photo()
+TEXT = base64.b64encode(PHOTO).decode()
+BOUNDARY = "multipart/form-data; boundary=cut"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """A multipart body of (Content-Disposition parameters, content)."""
+    head = b"--cut\r\nContent-Disposition: form-data; "
+    return b"".join(head + name.encode() + b"\r\n\r\n" + data + b"\r\n" for name, data in parts) + b"--cut--\r\n"
+
+
+def body_of(content: Any) -> bytes:
+    """A JSON body."""
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (PHOTO, "image/jpeg"),
+        (PHOTO, "application/json"),
+        (PHOTO, ""),
+        (form(('name="f"; filename="a.jpg"', PHOTO)), BOUNDARY),
+        (form(('name="image"', PHOTO)), 'Multipart/Form-Data; boundary="cut"'),
+        (body_of({"images": [TEXT]}), "application/json"),
+        (body_of({"images": [TEXT]}), "text/plain"),
+        (b"\n " + body_of({"images": [f"data:image/jpeg;base64,{TEXT}"]}), ""),
+        (body_of({"images": ["\n".join(TEXT[i : i + 76] for i in range(0, len(TEXT), 76))]}), ""),
+        (body_of({"images": [TEXT.rstrip("=").replace("+", "-").replace("/", "_")]}), ""),
+    ],
+)
+def test_the_same_image_by_every_way(body: bytes, content_type: str) -> None:
+    """Header multipart, else image magic, else JSON; base64 plain, URL-safe, wrapped or as a data URI."""
+    assert [PHOTO] == inputs.parse(body, content_type, max_images=4).images
+
+
+def test_order_and_options_of_a_form_are_kept() -> None:
+    """Files are images, other parts are options."""
+    body = form(
+        ('name="top_k"', b"3"),
+        ('name="a"; filename="1"', PHOTO),
+        ('name="a"; filename="2"', b"junk"),
+        ('name="b"; filename="3"', PHOTO),
+    )
+    found = inputs.parse(body, BOUNDARY, max_images=4)
+
+    assert [PHOTO, b"junk", PHOTO] == found.images
+    assert {"top_k": "3"} == found.fields
+
+
+def test_a_bad_item_is_an_error_in_its_place() -> None:
+    """The others are not touched; a URL is never fetched."""
+    items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", TEXT]
+    found = inputs.parse(body_of({"images": items}), "", max_images=9).images
+
+    assert [bytes, MalformedBody, MalformedBody, UrlNotSupported, bytes] == [type(item) for item in found]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "error"),
+    [
+        (b"hello", "", UnsupportedImage),
+        (b"{", "", MalformedBody),
+        (b'{"images": 1}', "", MalformedBody),
+        (b'{"image": "x"}', "", MalformedBody),
+        (b"[1]", "", MalformedBody),
+        (b'{"images": []}', "", EmptyBody),
+        (b"[" * 100_000, "", MalformedBody),
+        (PHOTO, "multipart/form-data", MalformedBody),
+        (PHOTO, BOUNDARY, MalformedBody),
+        (form(('name="f"; filename="a"', PHOTO))[:-20], BOUNDARY, MalformedBody),
+        (form(('name="top_k"', b"3")), BOUNDARY, EmptyBody),
+        (form(*[('name="f"; filename="a"', PHOTO)] * 5), BOUNDARY, TooManyImages),
+        (form(*[('name="f"', b"x")] * 1000), BOUNDARY, TooManyImages),
+        (body_of({"images": [TEXT] * 5}), "", TooManyImages),
+    ],
+)
+def test_bad_bodies_have_their_own_errors(body: bytes, content_type: str, error: type[ServiceError]) -> None:
+    """Never an unforeseen exception."""
+    with pytest.raises(error):
+        inputs.parse(body, content_type, max_images=4)
+
+
+def test_options_come_from_query_and_body_but_not_twice() -> None:
+    """An option is never silently overruled."""
+    options = inputs.validate(EmbedOptions, {"normalize": "false"}, {"pooling": "mean"})
+    assert (False, "mean", "float") == (options.normalize, options.pooling, options.encoding)
+
+    with pytest.raises(InvalidOptions, match="in the query and in the body: top_k"):
+        inputs.validate(ClassifyOptions, {"top_k": "3"}, {"top_k": 4})
+
+
+def test_every_wrong_option_is_named() -> None:
+    """In the message and one by one."""
+    with pytest.raises(InvalidOptions) as refusal:
+        inputs.validate(ClassifyOptions, {"top_k": "0"}, {"topk": 4})
+    assert ["top_k", "topk"] == sorted(error["loc"] for error in refusal.value.errors)
+    assert "topk: unknown option" in refusal.value.detail
+
+
+def test_a_bare_image_needs_no_thread() -> None:
+    """The common case stays on the event loop."""
+    assert not inputs.needs_parsing(PHOTO, "application/x-www-form-urlencoded")
+    assert inputs.needs_parsing(body_of({"images": []}), "image/jpeg")
+    assert inputs.needs_parsing(PHOTO, BOUNDARY)
