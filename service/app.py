@@ -60,6 +60,7 @@ async def _handle(request: Request, error: Exception) -> Response:
 def _answer(request: Request, error: Exception) -> Response:
     known = _translate(error)
     request.app.state.engine.metrics.refused(known)
+    request.state.code = known.code
     body = problem(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
     return JsonResponse(body, known.status, headers(known))
 

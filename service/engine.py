@@ -48,6 +48,11 @@ class Answer:
     outcomes: list[Outcome]
     timings: Timings
 
+    @property
+    def failed(self) -> int:
+        """How many images have an error instead of a result."""
+        return sum(isinstance(outcome, ServiceError) for outcome in self.outcomes)
+
 
 class Engine:
     """Owns the arena, the queue, the decode threads and the device process of one application."""

@@ -1,7 +1,11 @@
-"""Around every request: its id, its duration and outcome in the metrics, and where the time went in `Server-Timing`."""
+"""Around every request: its id, its outcome in the metrics and in one log line, where the time went in `Server-Timing`.
+
+Never looks at a body: the log knows sizes and times, not contents.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -16,6 +20,9 @@ from service.jobs import Timings
 from service.metrics import Metrics, Op
 from service.outputs import timings_ms
 
+log = logging.getLogger("vim.request")
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Route template -> (api, op) labels; everything else is "other", so that labels stay bounded.
@@ -57,12 +64,39 @@ class Observe:
                 raise
             await self._answer(Request(scope), error)(scope, receive, observed)
         finally:
-            self._record(scope["path"], status, time.perf_counter() - start)
+            if scope["path"] in OPERATIONS:
+                self._record(scope, status, time.perf_counter() - start)
 
-    def _record(self, path: str, status: int, seconds: float) -> None:
-        if path in OPERATIONS:
-            api, op = OPERATIONS[path]
-            self._metrics.request(api, op, self._model, status, seconds)
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        api, op = OPERATIONS[scope["path"]]
+        self._metrics.request(api, op, self._model, status, seconds)
+        log.info("%s %d", scope["path"], status, extra={"fields": log_fields(scope, op, status, seconds)})
+
+
+def log_fields(scope: Scope, op: Op, status: int, seconds: float) -> dict[str, object]:
+    """What the request's log line says: id, sizes, every stage's milliseconds, batch size, outcome."""
+    state = scope["state"]
+    timings = state.get("timings")
+    stages = timings_ms(timings) if isinstance(timings, Timings) else {}
+    fields = {
+        "request_id": state["request_id"],
+        "trace_id": trace_id(Headers(scope=scope)),
+        "op": op,
+        "status": status,
+        "outcome": state.get("code", "ok"),
+        "bytes": state.get("bytes"),
+        "images": state.get("images"),
+        "failed_images": state.get("failed_images"),
+        "ms": round(1000 * seconds, 3),
+        **{name if name == "batch_size" else f"{name}_ms": value for name, value in stages.items() if name != "total"},
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def trace_id(headers: Headers) -> str | None:
+    """The trace id of a W3C `traceparent` header, for joining our log with other systems' traces."""
+    found = _TRACE.fullmatch(headers.get("traceparent", "").strip())
+    return found.group(1) if found else None
 
 
 def request_id(headers: Headers) -> str:

@@ -54,6 +54,7 @@ async def embed(request: Request) -> Response:
 
 async def _read(request: Request, engine: Engine) -> Inputs:
     body = await inputs.read_body(request, engine.settings.max_body_bytes)
+    request.state.bytes = len(body)
     content_type = request.headers.get("content-type", "")
     if not inputs.needs_parsing(body, content_type):
         return Inputs([body], {})
@@ -64,6 +65,7 @@ async def _infer(request: Request, engine: Engine, images: list[Item], task: Tas
     answer = await engine.infer(images, task)
     request.state.timings = answer.timings
     request.state.images = len(images)
+    request.state.failed_images = answer.failed
     return answer
 
 

@@ -67,6 +67,7 @@ def test_the_body_speaks_to_problem_readers_and_to_error_readers() -> None:
         "detail": "queue full (256 waiting)",
         "instance": "/v1/classify",
         "error": "queue full (256 waiting)",
+        "message": "queue full (256 waiting)",
         "code": "queue_full",
         "request_id": "abc",
     }

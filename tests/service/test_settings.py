@@ -35,6 +35,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "max_batch": None,
         "max_wait_ms": 0,
         "queue_images": 256,
+        "max_images": 64,
         "max_body_bytes": 20 * 1024 * 1024,
         "max_pixels": 100_000_000,
         "request_timeout_ms": 30_000,

@@ -1,0 +1,63 @@
+"""Every request has an id, a log line without contents, and its stages in a header."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+
+from service.jobs import Timings
+from service.middleware import request_id, server_timing, trace_id
+from tests.tiny import photo
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_well_formed_id_is_kept_and_any_other_replaced() -> None:
+    """Nothing that a client sends can forge a log line."""
+    assert "a.B-1_" == request_id(Headers({"x-request-id": "a.B-1_"}))
+    for bad in ("", "a b", "x" * 129, 'a"b'):
+        made = request_id(Headers({"x-request-id": bad}))
+        assert made != bad
+        assert 32 == len(made)
+
+
+def test_the_trace_id_of_a_traceparent_is_found() -> None:
+    """And nothing else is believed."""
+    assert TRACE == trace_id(Headers({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+    assert trace_id(Headers({"traceparent": "00-zz-b7ad6b7169203331-01"})) is None
+    assert trace_id(Headers({})) is None
+
+
+def test_server_timing_is_in_milliseconds() -> None:
+    """The header that browsers draw."""
+    header = server_timing(Timings(0.002, 0.001, 0.0005, 0.02, 0.024, 8))
+
+    assert 'decode;dur=2, preprocess;dur=1, queue;dur=0.5, infer;dur=20, total;dur=24, batch;desc="8"' == header
+
+
+@pytest.mark.anyio
+async def test_one_log_line_a_request_with_sizes_stages_and_outcome(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good one and a bad one; probes are not logged; contents never are."""
+    with caplog.at_level(logging.INFO, "vim.request"):
+        headers = {"X-Request-ID": "good", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+        await client.post("/v1/classify", content=photo(), headers=headers)
+        await client.post("/v1/embed", content=b"secret bytes", headers={"X-Request-ID": "bad"})
+        await client.get("/livez")
+    good, bad = (vars(record)["fields"] for record in caplog.records if record.name == "vim.request")
+
+    assert {
+        "request_id": "good",
+        "trace_id": TRACE,
+        "op": "classify",
+        "status": 200,
+        "outcome": "ok",
+    }.items() <= good.items()
+    assert {"bytes": len(photo()), "images": 1, "failed_images": 0}.items() <= good.items()
+    assert {"ms", "decode_ms", "preprocess_ms", "queue_ms", "infer_ms", "batch_size"} <= good.keys()
+    assert {"request_id": "bad", "status": 415, "outcome": "unsupported_image"}.items() <= bad.items()
+    assert "secret" not in caplog.text
