@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,25 +21,33 @@ Size = tuple[int, int]
 Tensors = Mapping[str, Tensor]
 RELEASED = "as in the released models"
 OLDER = "as in the older RoPE model, vim-tiny-73p1"
-USUAL_SIZE = 224
+PLAIN_MAMBA = (
+    "bimamba = none: no layer has *_b tensors, as with the plain Mamba block of stock mamba_ssm; if the model was "
+    "trained in both directions, half of it is missing from this file"
+)
+USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two share a number of patches at any plain stride
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a training run's arguments say. A hint never overrides a tensor."""
+    """What a training run's arguments say, and what is `known` of a released model. A hint never overrides a tensor."""
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)  # by VimConfig field; no assumption
 
     @classmethod
-    def from_args(cls, args: Mapping[str, Any]) -> Hints:
+    def from_args(cls, args: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Hints:
         """Take what is useful from the `args` of a training checkpoint."""
-        name, size = args.get("model"), args.get("input_size")
-        return cls(name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None)
+        known = known or {}
+        name, size = args.get("model"), known.get("image_size", args.get("input_size"))
+        return cls(name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None, known)
 
     @property
     def stride(self) -> int | None:
-        """The stride in the factory's name."""
+        """The known stride, or the one in the factory's name."""
+        if "stride" in self.known:
+            return int(self.known["stride"])
         found = re.search(r"stride(\d+)", self.name)
         return int(found[1]) if found else None
 
@@ -63,10 +71,16 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     """
     fields = shown(tensors)
     size, stride, why = _geometry(tensors, fields, hints, image_size)
+    certain = stride == hints.known.get("stride") and size == _square(hints.input_size or 0)
     unseen = _unseen(fields, hints)
-    assumed = {name: value for name, (value, _) in unseen.items()}
-    reasons = (*why, *(f"{name} = {_text(value)}: {reason}" for name, (value, reason) in unseen.items()))
-    return VimConfig(image_size=size, stride=stride, **(fields | assumed)), reasons
+    assumed = {name: hints.known.get(name, value) for name, (value, _) in unseen.items()}
+    reasons = [f"{name} = {_text(value)}: {why}" for name, (value, why) in unseen.items() if name not in hints.known]
+    plain = () if fields["bimamba"] != "none" else (PLAIN_MAMBA,)
+    return VimConfig(image_size=size, stride=stride, **(fields | assumed)), (
+        *plain,
+        *(() if certain else why),
+        *reasons,
+    )
 
 
 def shown(tensors: Tensors) -> dict[str, Any]:
@@ -192,7 +206,7 @@ def _geometry(
     if fields["rope"]:
         return _rope_geometry(_shape(tensors, _ROPE, 2)[0], patch, image_size)
     if count is None:
-        size = image_size or _square(hints.input_size or USUAL_SIZE)
+        size = image_size or _square(hints.input_size or USUAL_SIZES[0])
         stride = hints.stride or patch
         return size, stride, (f"stride = {stride}, image_size = {_px(size)}: without a position embedding none shows",)
     for size, plain in _trained_sizes(hints, image_size):
@@ -214,8 +228,9 @@ def _trained_sizes(hints: Hints, image_size: Size | None) -> list[tuple[Size, bo
     Plain ones come first: 14x14 positions are 224 px at stride 16, even when 192 is asked for and stride 13 would fit.
     """
     hinted = _square(hints.input_size) if hints.input_size else None
-    plain = [size for size in (hinted, image_size, _square(USUAL_SIZE)) if size]
-    return [(size, True) for size in plain] + [(size, False) for size in sorted(plain, key=lambda s: s != image_size)]
+    given = [size for size in (hinted, image_size) if size]
+    odd = sorted([*given, _square(USUAL_SIZES[0])], key=lambda size: size != image_size)
+    return [(size, True) for size in (*given, *map(_square, USUAL_SIZES))] + [(size, False) for size in odd]
 
 
 def _strides(size: Size, patch: int, count: int, *, plain: bool) -> list[int]:

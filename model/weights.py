@@ -27,6 +27,7 @@ from model.fingerprint import BUFFERS, fingerprint
 from model.infer import Hints, Size, infer
 from model.labels import Labels
 from model.mismatch import check_fit
+from model.pos_embed import at_size, check_size
 from model.preprocess import Mode, Preprocess
 from model.scan import ScanChoice, ScanFn, choose
 from model.scan.reference import scan as reference
@@ -71,15 +72,26 @@ def load(
 
     `source` is a directory (config.json, model.safetensors or one .pth, labels.json, preprocess.json), or one file: a
     .safetensors, a state dict, or the reference's training checkpoint, of which `weights` picks "model" or
-    "model_ema". Without `config` or config.json the architecture is inferred from the tensors; what they do not show
-    is assumed, logged, and kept in `.assumptions`. `preprocess` is a mode, or a whole recipe.
-    `cache_dir` and `offline` are for models fetched by name, which nothing does yet.
+    "model_ema"; or what is not on this disk: the name of a released model (`vim-tiny`) or `owner/name[@revision]
+    [:file]` on the Hugging Face hub, kept in `cache_dir`; `offline` never touches the network.
+    Without `config` or config.json the architecture is inferred from the tensors; what they do not show is assumed,
+    logged, and kept in `.assumptions`. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
+    trained one the position embedding is resampled.
 
     Raises ModelError with a message for the person who chose the source.
     """
     place, kind = pick_device(device), pick_dtype(dtype)
     choice = choose(scan, place)
-    contents = read(source, config=config, weights=weights, labels=labels, preprocess=preprocess, image_size=image_size)
+    contents = read(
+        source,
+        config=config,
+        weights=weights,
+        labels=labels,
+        preprocess=preprocess,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        offline=offline,
+    )
     vim = _assemble(contents, choice).cast(kind).to(place)
     log.info("loaded %s: fingerprint %s, %s on %s", contents.checkpoint.path, vim.fingerprint, kind, place)
     return vim
@@ -93,14 +105,17 @@ def read(
     labels: AnyLabels | None = None,
     preprocess: str | Preprocess = "reference",
     image_size: int | Size | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
 ) -> Contents:
     """Everything about a source that needs no device. Arguments and errors are those of `load`."""
-    parts = resolve(source)
+    parts = resolve(source, cache_dir, offline=offline)
     checkpoint = read_checkpoint(parts.weights, weights)
     size = _as_size(image_size)
     trained, config_from, assumptions = _configuration(config, parts, checkpoint, size)
-    architecture = trained if size is None else _at_size(trained, size)
-    _check(checkpoint, architecture)
+    _check(checkpoint, trained)
+    architecture, tensors = at_size(trained, checkpoint.tensors, size or trained.image_size)
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     recipe = _recipe(preprocess, parts.preprocess, architecture)
     return Contents(
         checkpoint,
@@ -158,12 +173,16 @@ def _configuration(
     if parts.config is not None:
         return VimConfig.read(parts.config), str(parts.config), ()
     try:
-        config, assumptions = infer(checkpoint.tensors, Hints.from_args(checkpoint.args), image_size)
+        hints = Hints.from_args(checkpoint.args, parts.released.known if parts.released else None)
+        config, assumptions = infer(checkpoint.tensors, hints, image_size)
+        if image_size is not None:
+            check_size(config, image_size)  # here it may have been taken for the trained size
     except (WeightsError, ConfigError) as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
     for assumption in assumptions:
         log.info("%s: assuming %s", checkpoint.path.name, assumption)
-    return config, "inferred from the tensors", assumptions
+    known = f", and what is known of {parts.released.name}" if parts.released else ""
+    return config, f"inferred from the tensors{known}", assumptions
 
 
 def _as_size(given: int | Size | None) -> Size | None:
@@ -177,18 +196,6 @@ def _as_config(given: AnyConfig) -> VimConfig:
     if isinstance(given, VimConfig):
         return given
     return VimConfig.from_dict(given) if isinstance(given, Mapping) else VimConfig.read(given)
-
-
-def _at_size(config: VimConfig, size: Size) -> VimConfig:
-    """The same model for images of `size`. Raises WeightsError where its positions would have to be resampled."""
-    other = config.replace(image_size=size)
-    if other.grid != config.grid and (config.pos_embed or config.rope):
-        raise WeightsError(
-            f"image_size {size[0]}x{size[1]} is not supported yet: the weights have {config.grid[0]}x{config.grid[1]} "
-            f"positions, for {config.image_size[0]}x{config.image_size[1]} px at stride {config.stride}, and "
-            "resampling them is not implemented; leave image_size out"
-        )
-    return other
 
 
 def _check(checkpoint: Checkpoint, config: VimConfig) -> None:

@@ -42,12 +42,12 @@ def test_a_file_is_described(checkpoint: Path, capsys: pytest.CaptureFixture[str
 
 def test_json_holds_the_same(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For programs; `--weights` and `--image-size` are those of `load`."""
-    assert main(["inspect", str(checkpoint), "--weights", "model_ema", "--image-size", "35", "--json"]) == 0
+    assert main(["inspect", str(checkpoint), "--weights", "model_ema", "--image-size", "40", "--json"]) == 0
 
     report = json.loads(capsys.readouterr().out)
     assert report["weights"] == "model_ema"
-    assert report["fingerprint"] == load(checkpoint, weights="model_ema", image_size=35).fingerprint
-    assert report["config"] == TINY.replace(image_size=(35, 35)).to_dict()
+    assert report["fingerprint"] == load(checkpoint, weights="model_ema", image_size=40).fingerprint
+    assert report["config"] == TINY.replace(image_size=(40, 40)).to_dict()
     assert report["assumptions"]
     assert report["bytes"] == checkpoint.stat().st_size
 

@@ -149,7 +149,7 @@ def test_weights_of_a_directory(tmp_path: Path) -> None:
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     """A missing path, and a configuration named in place of its directory."""
-    with pytest.raises(WeightsError, match=r"absent\.pth does not exist; give a directory, or a file"):
+    with pytest.raises(WeightsError, match=r"absent\.pth does not exist; give a directory, a file"):
         load(tmp_path / "absent.pth")
     TINY.save(tmp_path / "config.json")
     with pytest.raises(WeightsError, match="is JSON, not weights; name its directory"):
@@ -242,27 +242,11 @@ def test_rope_tables_follow_from_the_configuration(tmp_path: Path) -> None:
         load(tmp_path / "with.pth", config=config.replace(rope_pretrained_grid=7))
 
 
-def test_image_size_that_keeps_the_grid_is_used(pth: Path) -> None:
-    """35 px at patch 8 still makes 4x4 patches; the recipe follows."""
-    for config in (None, TINY):
-        vim = load(pth, config=config, image_size=35)
-
-        assert (vim.config.image_size, vim.preprocess.size) == ((35, 35), 35)
-
-
 def test_image_size_settles_the_stride(tmp_path: Path) -> None:
     """The tensors of stride 4 at 24 px, read as such only when told."""
     torch.save(state(image_size=(24, 24), stride=4), tmp_path / "a.pth")
 
     assert load(tmp_path / "a.pth", image_size=24).config.stride == 4
-
-
-@pytest.mark.parametrize("size", [64, (32, 64)])
-def test_image_size_that_needs_resampling_is_refused_for_now(pth: Path, size: Any) -> None:
-    """With and without a configuration."""
-    for config in (None, TINY):
-        with pytest.raises(WeightsError, match="not supported yet: the weights have 4x4 positions, for 32x32 px"):
-            load(pth, config=config, image_size=size)
 
 
 def test_image_size_is_free_without_positions(tmp_path: Path) -> None:
