@@ -71,6 +71,7 @@ def serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=75,  # longer than the usual idle time-out of a load balancer in front
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )
     server = Server(config, app.state.engine, settings.drain_delay_ms / 1000)

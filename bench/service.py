@@ -1,0 +1,161 @@
+"""The service against its own parts: one client beside in-process decode + forward, then many clients at once.
+
+    python -m bench.service --model demo --clients 64 --out bench/results/service.json
+
+Starts `python -m service serve` on a free port of 127.0.0.1 and ends it again. One request and one in-process run
+alternate, so that both see the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from PIL import Image
+
+import model
+from model.runner import Runner
+
+ROOT = Path(__file__).resolve().parents[1]
+START_TIMEOUT_S = 120
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+def photograph(seed: int, side: tuple[int, int] = (640, 480)) -> bytes:
+    """A JPEG of soft colour patches with a little noise, about the size of a phone's thumbnail."""
+    generator = np.random.default_rng(seed)
+    coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize(side, Image.Resampling.BICUBIC)
+    noisy = np.asarray(coarse).astype(np.int16) + generator.integers(-8, 9, (side[1], side[0], 3))
+    encoded = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
+    return encoded.getvalue()
+
+
+@contextmanager
+def server(source: str, max_batch: int) -> Iterator[tuple[str, int, float]]:
+    """A ready server: its address, process id, and seconds from start to ready."""
+    settings = {"VIM_MODEL": source, "VIM_PORT": "0", "VIM_MAX_BATCH": str(max_batch), "VIM_MAX_WAIT_MS": "0"}
+    with tempfile.TemporaryFile("w+") as log:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "service", "serve"]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stderr=log)
+        try:
+            url = _await_ready(process, log, start + START_TIMEOUT_S)
+            yield url, process.pid, time.perf_counter() - start
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _await_ready(process: subprocess.Popen[bytes], log: io.TextIOBase, deadline: float) -> str:
+    while time.perf_counter() < deadline and process.poll() is None:
+        log.seek(0)
+        text = log.read()
+        if (found := _ADDRESS.search(text)) and httpx.get(f"{found[0]}/readyz").status_code == 200:
+            return found[0]
+        time.sleep(0.05)
+    log.seek(0)
+    raise SystemExit(f"the server did not become ready:\n{log.read()}")
+
+
+def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
+    """Alternate in-process decode + forward and a request; medians in ms."""
+    body = photograph(0)
+    inside, outside, queue = [], [], []
+    with httpx.Client(base_url=url) as client:
+        for turn in range(requests + 5):
+            start = time.perf_counter()
+            pixels = runner.vim.preprocess(Image.open(io.BytesIO(body)))
+            runner.run(pixels[None], scores=True, cls=False, mean=False)
+            middle = time.perf_counter()
+            answer = client.post("/v1/classify", content=body).raise_for_status()
+            end = time.perf_counter()
+            if turn >= 5:
+                inside.append(middle - start)
+                outside.append(end - middle)
+                queue.append(answer.json()["timings_ms"]["queue"])
+    in_process, service = 1000 * statistics.median(inside), 1000 * statistics.median(outside)
+    return {
+        "in_process_ms": round(in_process, 2),
+        "service_ms": round(service, 2),
+        "service_minus_in_process_ms": round(service - in_process, 2),
+        "queue_p50_ms": round(statistics.median(queue), 3),
+    }
+
+
+async def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
+    """Closed loop: `clients` clients, each with its next request as soon as it has its answer."""
+    bodies = [photograph(seed) for seed in range(8)]
+    sizes: list[float] = []
+    latencies: list[float] = []
+
+    async def loop(client: httpx.AsyncClient, share: int) -> None:
+        for turn in range(share):
+            start = time.perf_counter()
+            answer = (await client.post("/v1/classify", content=bodies[turn % 8])).raise_for_status()
+            latencies.append(time.perf_counter() - start)
+            sizes.append(answer.json()["timings_ms"]["batch_size"])
+
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+        start = time.perf_counter()
+        await asyncio.gather(*(loop(client, requests // clients) for _ in range(clients)))
+        seconds = time.perf_counter() - start
+    # Each image reports its batch; the mean over batches weighs every batch once.
+    batches = sum(1 / size for size in sizes)
+    return {
+        "clients": clients,
+        "images": len(sizes),
+        "mean_batch": round(len(sizes) / batches, 2),
+        "images_per_s": round(len(sizes) / seconds, 1),
+        "p50_ms": round(1000 * statistics.median(latencies), 1),
+        "p99_ms": round(1000 * sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1),
+    }
+
+
+def main() -> None:
+    """Measure, print, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=640)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--max-batch", type=int, default=32)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    runner = Runner(model.load(options.model, preprocess="friendly"))
+    with server(options.model, options.max_batch) as (url, pid, start_s):
+        result = {
+            "date": date.today().isoformat(),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before",
+            "model": options.model,
+            "max_batch": options.max_batch,
+            "start_to_ready_s": round(start_s, 1),
+            "one_client": one_client(url, runner, options.pairs),
+            "many_clients": asyncio.run(many_clients(url, options.clients, options.requests)),
+            "http_process_rss_mb": round(psutil.Process(pid).memory_info().rss / 1e6),
+        }
+    print(json.dumps(result, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
