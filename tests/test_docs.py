@@ -110,11 +110,13 @@ def test_modules_run_in_the_text_exist(document: Path) -> None:
     assert mentioned == runs
 
 
-@pytest.mark.parametrize(("package", "command"), [("service", "serve"), ("model", "inspect")])
-def test_commands_are_documented(package: str, command: str) -> None:
-    """Every command line that the documents promise is there."""
-    assert command in text_of(ROOT / package / "__main__.py")
-    assert f"python -m {package} {command}" in text_of(README) + text_of(ROOT / "CHANGELOG.md")
+@pytest.mark.parametrize("package", ["service", "model"])
+def test_commands_are_documented(package: str) -> None:
+    """Every command line that the README shows is there, and every one that is there is in the README."""
+    real = set(re.findall(r"add_parser\(\s*\"([\w-]+)\"", text_of(ROOT / package / "__main__.py")))
+    shown = set(re.findall(rf"python -m {package} ([a-z][\w-]*)", text_of(README)))
+
+    assert real == shown
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
