@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
+from model.names import RELEASED
 from service import metrics
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
@@ -86,8 +87,15 @@ def metrics_table() -> str:
     return _table(("Metric", "Kind", "Labels", "Meaning"), rows)
 
 
+def models_table() -> str:
+    """The released models by name."""
+    rows = ((f"`{one.name}`", f"`{one.repo}`", f"`{one.file}`") for one in RELEASED.values())
+    return _table(("Name", "Repository", "File"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
+    "models": models_table,
     "endpoints": endpoints_table,
     "options": options_table,
     "errors": errors_table,
