@@ -1,40 +1,85 @@
-"""`python -m model inspect SRC`: what a file or directory of weights is, without running it.
+"""`python -m model inspect | convert | evaluate`: look at weights, write them as a directory, measure their accuracy.
 
-Commands print to stdout, or one message to stderr and exit 1. Serving is `python -m service`.
+Commands print to stdout, progress to stderr, or one message to stderr and exit 1. Serving is `python -m service`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from model.errors import ModelError
+
+INTERRUPTED = 130  # as a shell reports a process ended by Ctrl-C
+CACHE = "~/.cache/vim-server"  # the service's own default, so that both share what was fetched
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(argv)
     try:
-        options.run(options)
+        return int(options.run(options) or 0)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model", description="Look at Vision Mamba weights.")
+    parser = argparse.ArgumentParser(
+        prog="python -m model", description="Look at Vision Mamba weights, without serving."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="say what a file or directory of weights holds")
-    inspect.add_argument("source", metavar="SRC", help="a directory, a .safetensors, or a .pth")
-    inspect.add_argument("--weights", default="model", help="which weights of a training checkpoint (model, model_ema)")
-    inspect.add_argument("--image-size", type=_size, metavar="N", help="pixels a side, or HxW: settles the stride")
+    common = _common()
+    inspect = commands.add_parser("inspect", parents=[common], help="say what a source holds, without running it")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", parents=[common], help="write safetensors, config.json and labels.json")
+    convert.add_argument("directory", metavar="DIR", type=Path, help="where to; made if need be")
+    convert.add_argument("--force", action="store_true", help="replace what is there")
+    convert.set_defaults(run=_convert)
+    evaluate = commands.add_parser("evaluate", parents=[common], help="measure accuracy on labelled images")
+    evaluate.add_argument("folder", metavar="FOLDER", type=Path, help="a folder per class, named by class or wnid")
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="at most N images, evenly spread over the classes"
+    )
+    evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images a forward pass (CPU 8, GPU 64)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(run=_evaluate)
     return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    """What to read, in all commands alike."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("source", metavar="SRC", help="a directory, a file, a name, or owner/name[@revision][:file]")
+    common.add_argument("--weights", default="model", help="which weights of a training checkpoint (model, model_ema)")
+    common.add_argument("--image-size", type=_size, metavar="N", help="pixels a side, or HxW; settles the stride too")
+    common.add_argument("--labels", metavar="FILE", help="names of the classes: a file, imagenet-1k, or none")
+    cache = os.environ.get("VIM_CACHE_DIR") or CACHE
+    common.add_argument("--cache-dir", default=cache, metavar="DIR", help="where downloads are kept (VIM_CACHE_DIR)")
+    common.add_argument("--offline", action="store_true", help="never touch the network (VIM_OFFLINE)")
+    return common
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    offline = options.offline or os.environ.get("VIM_OFFLINE", "").lower() in ("1", "true", "yes", "on", "t", "y")
+    shared = ("weights", "image_size", "labels", "cache_dir")
+    return {name: getattr(options, name) for name in shared} | {"offline": offline}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -43,16 +88,57 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    report = describe(options.source, options.weights, options.image_size)
+    report = describe(options.source, **_reading(options))
     print(json.dumps(report, indent=2) if options.json else _as_text(report))
 
 
-def describe(source: str, weights: str = "model", image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Everything known of a source before it runs, JSON-ready. Raises ModelError as `load`."""
+def _convert(options: argparse.Namespace) -> None:
+    from model.convert import convert
+    from model.weights import read
+
+    contents = read(options.source, **_reading(options))
+    for path in convert(contents, options.directory, force=options.force):
+        print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+    print(f"fingerprint {contents.fingerprint}, the same as the source's")
+    for assumption in contents.assumptions:
+        print(f"written down though only assumed: {assumption}")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from model.evaluate import as_text, check_classifier, evaluate
+    from model.labelled import find, spread
+    from model.runner import Runner
+    from model.weights import load
+
+    vim = load(options.source, device=options.device, **_reading(options))
+    check_classifier(vim.config)
+    found = find(options.folder, vim.labels)
+    samples = spread(found, options.limit)
+    runner = Runner(vim, max_batch=options.batch_size)
+    runner.verify_scan("auto")
+    with tqdm(total=len(samples), unit=" images", disable=None) as progress:
+        tally = evaluate(runner, samples, progress.update)
+    about = {
+        "source": options.source,
+        "fingerprint": vim.fingerprint,
+        "device": str(runner.device),
+        "batch_size": runner.max_batch,
+        "image_size": vim.preprocess.size,
+        "folder_images": len(found),
+    }
+    report = about | tally.report()
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
+    return INTERRUPTED if tally.interrupted else 0
+
+
+def describe(source: str, **reading: Any) -> dict[str, Any]:
+    """Everything known of a source before it runs, JSON-ready. Arguments and errors are those of `read`."""
     from model.fingerprint import BUFFERS
     from model.weights import read
 
-    contents = read(source, weights=weights, image_size=image_size)
+    contents = read(source, **reading)
     checkpoint, labels = contents.checkpoint, contents.labels
     learned = [tensor for name, tensor in checkpoint.tensors.items() if name not in BUFFERS]
     return {
