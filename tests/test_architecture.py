@@ -23,6 +23,7 @@ ALLOWED = {
     ("torch", "safetensors", "numba", "triton"): r"model\..+|service\.worker",
     ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.images",
     ("huggingface_hub", "httpx2"): r"model\.hub",
+    ("httpx",): r"service\.commands\.remote",
     ("prometheus_client",): r"service\.metrics",
     ("uvicorn",): r"service\.server",
     ("pydantic_settings",): r"service\.settings",

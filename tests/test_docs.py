@@ -113,7 +113,8 @@ def test_modules_run_in_the_text_exist(document: Path) -> None:
 @pytest.mark.parametrize("package", ["service", "model"])
 def test_commands_are_documented(package: str) -> None:
     """Every command line that the README shows is there, and every one that is there is in the README."""
-    real = set(re.findall(r"add_parser\(\s*\"([\w-]+)\"", text_of(ROOT / package / "__main__.py")))
+    source = "\n".join(text_of(path) for path in (ROOT / package).rglob("*.py"))
+    real = set(re.findall(r"add_parser\(\s*\"([\w-]+)\"", source))
     shown = set(re.findall(rf"python -m {package} ([a-z][\w-]*)", text_of(README)))
 
     assert real == shown
