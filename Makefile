@@ -1,20 +1,38 @@
 # The one entry point: every target installs what it needs.
 PYTHON ?= python3
+# Where else to look for torch; on Linux without a GPU: https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# For install-cuda: the toolkit, and the compute capabilities to compile for.
+CUDA_HOME  ?= /usr/local/cuda
+CUDA_ARCHS ?= 8.0;9.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format clean
+.PHONY: help install install-cuda serve test lint format image image-cuda clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
 
-install: $(STAMP) ## create .venv and install everything, pinned
-$(STAMP): pyproject.toml constraints.txt
+install: $(STAMP) ## create .venv and install everything, pinned (TORCH_INDEX=URL: an extra index to take torch from)
+$(STAMP): pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt ".[dev]"
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint $(CONSTRAINTS) ".[dev]"
 	@touch $@
+
+install-cuda: CONSTRAINTS := constraints-cuda.txt
+install-cuda: $(STAMP) ## install, then compile mamba-ssm and causal-conv1d (CUDA_HOME=DIR, CUDA_ARCHS="8.0;9.0")
+	CUDA_HOME="$(CUDA_HOME)" $(BIN)/python deploy/docker/kernels.py before
+	$(PIP) install --quiet --constraint constraints-cuda.txt setuptools wheel packaging ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" CUDA_HOME="$(CUDA_HOME)" TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" \
+	  PYTORCH_NVCC="$(CURDIR)/deploy/docker/nvcc" \
+	  MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE \
+	  $(PIP) install --no-deps --no-build-isolation --no-binary mamba-ssm,causal-conv1d --no-cache-dir --force-reinstall \
+	  --constraint constraints-cuda.txt mamba-ssm causal-conv1d
+	CUDA_HOME="$(CUDA_HOME)" TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(BIN)/python deploy/docker/kernels.py after
 
 serve: $(STAMP)  ## serve the demo model (settings: VIM_*)
 	$(BIN)/python -m service serve
@@ -30,6 +48,12 @@ lint: $(STAMP)   ## ruff and mypy, both strict
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+image:           ## build the CPU image (docker)
+	docker build --target cpu --tag vim-server:cpu .
+
+image-cuda:      ## build the CUDA image (docker; no GPU needed)
+	docker build --target cuda --build-arg CUDA_ARCHS="$(CUDA_ARCHS)" --tag vim-server:cuda .
 
 clean:           ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
