@@ -1,0 +1,130 @@
+"""The Dockerfile without Docker: hadolint, and what can be read from the file itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, variable
+from tests.deploy.dockerfile import ROOT, copied, environment, ignored, last, stages, tool
+
+TARGETS = ("cpu", "cuda")
+SETTINGS = {variable(name) for name in Settings.model_fields}
+
+
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed (extra: deploy)")
+def test_hadolint_finds_nothing() -> None:
+    """Warnings count as failures."""
+    run = subprocess.run([str(tool("hadolint")), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_runs_as_a_fixed_unprivileged_number(target: str) -> None:
+    """A name would make Kubernetes' runAsNonRoot refuse the image."""
+    user = last(target, "USER")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_sets_only_known_settings(target: str) -> None:
+    """The server refuses an unknown VIM_ variable, so the image must not bring one."""
+    ours = {name: text for name, text in environment(target).items() if name.startswith("VIM_")}
+    assert ours.keys() <= SETTINGS
+    settings = Settings.load(ours)
+    assert settings.host == "0.0.0.0"
+    assert f"EXPOSE {settings.port}" in (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_written_goes_to_the_two_writable_paths(target: str) -> None:
+    """The root may be read-only: caches lie in the volume, the home directory in /tmp."""
+    places = environment(target)
+    caches = [value for name, value in places.items() if "CACHE" in name and value.startswith("/")]
+    assert len(caches) >= 4
+    assert all(f"{value}/".startswith("/cache/") for value in [*caches, places["HF_HOME"]])
+    assert places["HOME"] == "/tmp"
+    assert last(target, "VOLUME") == places["VIM_CACHE_DIR"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_starts_without_a_shell(target: str) -> None:
+    """Exec form: the server is process 1 and gets SIGTERM itself."""
+    assert json.loads(last(target, "ENTRYPOINT")) == ["python", "-m", "service"]
+    assert json.loads(last(target, "CMD")) == ["serve"]
+    assert last(target, "STOPSIGNAL") == "SIGTERM"
+    health = last(target, "HEALTHCHECK")
+    assert json.loads(health[health.index("CMD") + 3 :]) == ["python", "-m", "service.healthcheck"]
+
+
+def test_builds_the_cpu_image_unless_told_otherwise() -> None:
+    """The last stage is the default."""
+    assert list(stages())[-1] == "cpu"
+
+
+@pytest.mark.parametrize("source", sorted(set(copied())))
+def test_copies_what_exists_and_is_sent(source: str) -> None:
+    """A file that is missing or kept out by .dockerignore fails the build."""
+    if source == "models/demo" and not (ROOT / source / "model.safetensors").exists():
+        pytest.skip("the demo model is not there yet")
+    assert (ROOT / source).exists()
+    assert not ignored(source)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".env",
+        ".venv/bin/python",
+        "models/other/model.safetensors",
+        "service/__pycache__/app.pyc",
+        "service/.env",
+        "tests/tiny.py",
+        "README.md",
+    ],
+)
+def test_sends_nothing_else(path: str) -> None:
+    """Secrets, caches and other people's weights stay out of the build."""
+    assert ignored(path)
+
+
+def test_pins_live_in_the_constraint_files() -> None:
+    """No version is written twice: the Dockerfile names packages, the constraint files their versions."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert "==" not in text.replace("'==", "")
+    installs = re.findall(r"pip --python \S+ (?:install|wheel)(?:.*\\\n)*.*", text)
+    assert len(installs) == 5
+    assert all("constraints-" in install or "--no-index" in install for install in installs)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_both_machines_share_one_list_of_versions(name: str) -> None:
+    """Each file includes the common one and pins only what depends on the machine; torch is the same."""
+    lines = _pins(ROOT / f"constraints-{name}.txt")
+    assert "-c constraints.txt" in lines
+    assert "torch==2.13.0" in lines
+    assert not any(line.startswith("torch==") for line in _pins(ROOT / "constraints.txt"))
+
+
+def test_the_extra_names_the_kernels_that_are_compiled() -> None:
+    """pyproject's mamba-ssm extra and constraints-cuda.txt agree; triton is the one that this torch wants."""
+    pins = _pins(ROOT / "constraints-cuda.txt")
+    extra = re.search(r'^mamba-ssm = \["(.*)", "(.*)"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert extra is not None
+    assert {*extra.groups(), "triton==3.7.1"} <= set(pins)
+
+
+def test_the_compiler_is_of_torchs_cuda() -> None:
+    """The toolkit's release equals that of the CUDA libraries pinned beside torch."""
+    release = re.search(r"^ARG CUDA=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert release is not None
+    assert any(pin.startswith(f"cuda-toolkit=={release[1]}.") for pin in _pins(ROOT / "constraints-cuda.txt"))
+
+
+def _pins(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
