@@ -1,0 +1,61 @@
+"""A checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py saves.
+
+python -m tests.model.full_size vim_base /tmp/vim_base.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.golden import SHARED
+
+
+def write(short: str, path: Path) -> dict[str, Any]:
+    """Write the checkpoint of a manifest's model (`vim_tiny`, ...) and return the manifest's entry."""
+    models = json.loads((SHARED / "golden" / "manifest.json").read_text())["models"]
+    name, entry = next((name, entry) for name, entry in models.items() if entry["short"] == short)
+    make = _make_weights()
+    arrays = make.make_state_dict([(key, shape) for key, shape in entry["state_dict"]], make.FULL_SEED)
+    weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    torch.save(_training(name, weights), path)
+    found: dict[str, Any] = entry
+    return found
+
+
+def _training(name: str, weights: dict[str, Tensor]) -> dict[str, Any]:
+    moments = {
+        i: {"step": 1, "exp_avg": torch.zeros_like(w), "exp_avg_sq": torch.zeros_like(w)}
+        for i, w in enumerate(weights.values())
+    }
+    return {
+        "model": weights,
+        "optimizer": {"state": moments, "param_groups": [{"lr": 1e-3, "params": list(moments)}]},
+        "lr_scheduler": {},
+        "epoch": 299,
+        "model_ema": {key: 0.5 * weight for key, weight in weights.items()},
+        "scaler": "none",
+        "args": argparse.Namespace(model=name, input_size=224),
+    }
+
+
+def _make_weights() -> ModuleType:
+    """The golden data's own generator."""
+    spec = importlib.util.spec_from_file_location("make_weights", SHARED / "golden" / "make_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], Path(sys.argv[2]))
