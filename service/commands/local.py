@@ -1,0 +1,142 @@
+"""Answers without a server: the engine and its device process, for as long as the command runs.
+
+The same settings, decoding, batching and device process as behind HTTP, so the same answers; torch stays over there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from service import __version__
+from service.commands import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
+from service.engine import Engine
+from service.errors import NotReady, ServiceError
+from service.jobs import Result, Task
+from service.metrics import Metrics
+from service.outputs import normalised, top_k
+from service.settings import Settings
+
+_NEVER_MS = 7 * 24 * 3600 * 1000  # nobody else waits: a slow device is no reason to give up
+_FEW = 8  # images for which no larger batch is worth warming up
+_POLL_S = 0.02
+_TRIES = 3
+
+
+class Local:
+    """A Backend around an engine that is ready."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._model = Model.of(engine.info["model"])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `/info` says, with the limits that apply here."""
+        settings = self._engine.settings
+        limits = {
+            "max_batch": self._engine.loaded.max_batch,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_pixels": settings.max_pixels,
+        }
+        return self._engine.info | {"limits": limits, "version": __version__}
+
+    @property
+    def max_bytes(self) -> int:
+        """As the server's."""
+        return self._engine.settings.max_body_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """One batch on the device and one being decoded."""
+        return min(2 * self._engine.loaded.max_batch, self._engine.settings.queue_images)
+
+    async def infer(self, data: bytes, ask: Ask) -> Outcome:
+        """One image through the engine."""
+        outcome = await self._outcome(data, Task(ask.op, ask.pooling))
+        if isinstance(outcome, ServiceError):
+            return Failed(outcome.code, outcome.detail)
+        if ask.op == "classify":
+            return Classified(self._model, top_k(outcome.values, ask.top_k, self._engine.loaded.labels))
+        return Embedded(self._model, normalised(outcome.values) if ask.normalize else outcome.values)
+
+    async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
+        """Once more, a few times, when the device process was lost and another one has taken its place."""
+        said = ""
+        for _ in range(_TRIES):
+            try:
+                outcome = (await self._engine.infer([data], task)).outcomes[0]
+            except NotReady as error:
+                outcome = error
+            except ServiceError as error:  # of the request, which is to say of every image
+                raise CommandError(error.detail) from error
+            if not isinstance(outcome, NotReady):
+                return outcome
+            said = outcome.detail
+            await _settled(self._engine)
+        raise CommandError(said)
+
+
+@asynccontextmanager
+async def local(settings: Settings) -> AsyncIterator[Backend]:
+    """Load the model and wait until it is warm. Raises CommandError with the reason when it cannot be served."""
+    logging.getLogger("vim.engine").addFilter(_has_traceback)
+    engine = Engine(settings, Metrics(model=settings.served_name, queue_capacity=settings.queue_images))
+    try:
+        await _start(engine)
+        yield Local(engine)
+    finally:
+        await engine.close()
+
+
+def settings_for(settings: Settings, images: int, batch: int | None) -> Settings:
+    """The server's settings, without its patience and fairness, and with batches that suit so many images.
+
+    `images` is 0 where the batch size is not to be touched.
+    """
+    few = images if 0 < images < _FEW and settings.max_batch is None else settings.max_batch
+    max_batch = batch or few
+    changes = {
+        "max_batch": max_batch,
+        "queue_images": max(settings.queue_images, 2 * (max_batch or 0)),
+        "request_timeout_ms": _NEVER_MS,
+        "log_level": settings.log_level if "log_level" in settings.model_fields_set else "warning",
+    }
+    return settings.model_copy(update=changes)
+
+
+async def _start(engine: Engine) -> None:
+    with _interrupts_held():
+        engine.start()
+        await asyncio.sleep(_POLL_S)
+    await _settled(engine)
+
+
+async def _settled(engine: Engine) -> None:
+    """Wait until images are served. Raises CommandError when they never will be."""
+    while engine.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(_POLL_S)
+    if engine.state == "failed":
+        raise CommandError(engine.reason)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process started in here inherits the mask: Ctrl-C, which a terminal sends to both, is the parent's to judge.
+
+    The device process ignores it anyway, but only once torch is imported.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _has_traceback(record: logging.LogRecord) -> bool:
+    """Of the engine's log only what the command does not say itself."""
+    return record.exc_info is not None
