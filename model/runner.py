@@ -5,9 +5,11 @@ Knows nothing of requests or queues; `service.worker` drives it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from model.selftest import choose_verified
 from model.vim import Vim
+
+log = logging.getLogger("vim.model")
 
 Array = np.ndarray
 
@@ -54,13 +58,23 @@ class Runner:
         return [*powers, self.max_batch]
 
     def warm_up(self) -> Iterator[tuple[int, float]]:
-        """Run every batch size once, yielding (size, seconds) as it goes."""
+        """Run every batch size once, yielding (size, seconds); the first that does not fit lowers `max_batch`."""
         for size in self.batch_sizes():
-            height, width = self.vim.config.image_size
-            pixels = np.zeros((size, height, width, 3), np.uint8)
             start = time.perf_counter()
-            self.run(pixels, scores=True, cls=True, mean=True)
+            try:
+                self._warm_up(size)
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self.max_batch = size // 2
+                log.warning("a batch of %d does not fit into memory; batches of at most %d", size, self.max_batch)
+                self.recover()
+                return
             yield size, time.perf_counter() - start
+
+    def _warm_up(self, size: int) -> None:
+        height, width = self.vim.config.image_size
+        self.run(np.zeros((size, height, width, 3), np.uint8), scores=True, cls=True, mean=True)
 
     @torch.inference_mode()
     def run(self, pixels: Array, *, scores: bool, cls: bool, mean: bool) -> Rows:
@@ -75,10 +89,31 @@ class Runner:
         rows = {name: None if part is None else part.float().cpu().numpy() for name, part in parts.items()}
         return Rows(**rows, finite=_finite(rows.values()))
 
+    def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
+        """Bytes of the device's own memory; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        return {
+            "allocated": torch.cuda.memory_allocated(self.device),
+            "reserved": torch.cuda.memory_reserved(self.device),
+            "total": torch.cuda.get_device_properties(self.device).total_memory,
+        }
+
+    def recover(self) -> None:
+        """After a failed batch: free cached memory. Raises when the device is beyond use (a sticky CUDA error)."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
     def _normalised(self, pixels: Array) -> Tensor:
         """uint8 (n, H, W, 3) -> (n, 3, H, W) as the reference's ToTensor and Normalize give it."""
         images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         return images.float().div_(255).sub_(self._mean).div_(self._std).to(self.dtype)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Did the device, or the host, run out of memory? torch's CPU allocator says so in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _finite(parts: Iterable[Array | None]) -> Array:

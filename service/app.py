@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import native, ops
-from service.engine import Engine
+from service.engine import WORKER, Engine
 from service.errors import (
     InternalError,
     InvalidOptions,
@@ -25,17 +25,20 @@ from service.errors import (
     problem,
 )
 from service.metrics import Metrics
-from service.middleware import Observe
+from service.middleware import OPERATIONS, Observe
 from service.outputs import JsonResponse
 from service.settings import Settings
 
 log = logging.getLogger("vim.app")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application, with its own engine and metrics; any ASGI host that runs the lifespan can serve it."""
-    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images)
-    engine = Engine(settings, metrics)
+def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
+    """The application, with its own engine and metrics; any ASGI host that runs the lifespan can serve it.
+
+    `worker` is the module that runs as the device process; tests put faulty ones there.
+    """
+    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images, devices=settings.devices)
+    engine = Engine(settings, metrics, worker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +62,8 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 def _answer(request: Request, error: Exception) -> Response:
     known = _translate(error)
-    request.app.state.engine.metrics.refused(known)
+    if request.url.path in OPERATIONS:  # a probe that is told "not ready" is no rejection
+        request.app.state.engine.metrics.refused(known)
     request.state.code = known.code
     body = problem(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
     return JsonResponse(body, known.status, headers(known))

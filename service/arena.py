@@ -43,8 +43,18 @@ class Arena:
 
     def map(self, size: int) -> None:
         """Give the slots their size, once it is known, and map them."""
-        os.ftruncate(self.descriptor, self.slots * size * size * 3)
-        self._pixels = Pixels(self.descriptor, self.slots, size)
+        os.ftruncate(self.descriptor, self.total * size * size * 3)
+        self._pixels = Pixels(self.descriptor, self.total, size)
+
+    @property
+    def canary_slot(self) -> int:
+        """A slot beside those for requests, for the image whose answer is known."""
+        return self.slots
+
+    @property
+    def total(self) -> int:
+        """All slots, the canary's included."""
+        return self.slots + 1
 
     @property
     def pixels(self) -> Pixels:

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from service import cpus
-from service.errors import InferenceFailed
 from service.jobs import Job
 from service.messages import (
     HEADER,
@@ -24,6 +24,7 @@ from service.messages import (
     Loaded,
     Ready,
     RunBatch,
+    Start,
     StartFailed,
     ToDevice,
     pack,
@@ -39,12 +40,21 @@ class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error
     """The device process could not start, or ended; the message says why."""
 
 
+class BatchError(Exception):
+    """The forward pass of a batch failed, the process goes on."""
+
+    def __init__(self, kind: Literal["error", "out_of_memory"], reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
 class Device:
     """One device process. Calls do not overlap: one batch is out at a time."""
 
     def __init__(self, settings: Settings, name: str, arena_descriptor: int, module: str = "service.worker") -> None:
         self.name = name
         self.on_lost: Callable[[], None] = lambda: None
+        self.watchdog_s: float | None = None  # a batch that takes longer means that the process hangs
         self._settings = settings
         self._arena_descriptor = arena_descriptor
         self._module = module
@@ -54,6 +64,7 @@ class Device:
         self._listener: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[FromDevice] = asyncio.Queue()
         self._lost: DeviceLost | None = None
+        self._running = False
 
     async def start(self) -> Loaded:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
@@ -62,6 +73,7 @@ class Device:
             self._process = self._spawn(theirs.fileno())
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self._listener = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
+        self._send(Start(self._settings.model_dump_json(), self.name))
         loaded = await self._receive()
         assert isinstance(loaded, Loaded)
         return loaded
@@ -74,24 +86,32 @@ class Device:
         return ready
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
-        """One forward pass. Raises InferenceFailed when it raised there, DeviceLost when the process ended."""
+        """One forward pass. Raises BatchError when it failed there, DeviceLost when the process ended or hangs."""
         order = RunBatch(next(self._ids), tuple(job.slot for job in batch), tuple(job.task for job in batch))
+        self._running = True
         self._send(order)
-        answer = await self._receive()
+        try:
+            answer = await asyncio.wait_for(self._receive(), self.watchdog_s)
+        except TimeoutError:
+            self._lost = DeviceLost(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
+            raise self._lost from None
+        self._running = False
         if isinstance(answer, BatchFailed):
-            raise InferenceFailed("the forward pass failed; the log has the details")
+            raise BatchError(answer.kind, answer.reason)
         assert isinstance(answer, BatchDone)
         assert answer.id == order.id
         if len(answer.rows) != len(batch):
-            raise InferenceFailed(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
+            raise DeviceLost(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
         return answer
 
     async def close(self) -> None:
-        """Close the connection, which ends the process, and wait for that; a process that lingers is killed."""
+        """End the process: at once if it is lost or at work, else by closing its connection."""
         if self._process is None:
             return
         if self._writer is not None:
             self._writer.close()
+        if self._lost is not None or self._running:
+            self._process.kill()
         try:
             await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -105,9 +125,8 @@ class Device:
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         threads = self._settings.threads or cpus.available_cpus()
-        arguments = [str(descriptor), str(self._arena_descriptor), self.name, self._settings.model_dump_json()]
         return subprocess.Popen(
-            [sys.executable, "-m", self._module, *arguments],
+            [sys.executable, "-m", self._module, str(descriptor), str(self._arena_descriptor)],
             cwd=ROOT,
             env=os.environ | cpus.thread_environment(threads),
             pass_fds=(descriptor, self._arena_descriptor),

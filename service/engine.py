@@ -20,24 +20,27 @@ from model.preprocess import Preprocess
 from service import cpus, images
 from service.arena import Arena
 from service.batcher import Batcher
-from service.device import Device, DeviceLost
+from service.canary import Canary
+from service.device import DeviceLost
 from service.errors import (
     DeadlineExceeded,
     Draining,
     NoClassifier,
-    NonFiniteOutput,
     NotReady,
     ServiceError,
 )
 from service.jobs import Job, Result, Task, Timings
-from service.messages import BatchDone, Loaded
+from service.messages import Loaded
 from service.metrics import Metrics
+from service.recovery import Quarantine
 from service.settings import Settings
+from service.supervisor import RestartsExhausted, Shared, Supervisor
 
 log = logging.getLogger("vim.engine")
 
 T = TypeVar("T")
-State = Literal["starting", "ready", "draining", "failed"]
+State = Literal["starting", "ready", "recovering", "draining", "failed"]
+WORKER = "service.worker"
 Outcome = Result | ServiceError
 
 
@@ -55,152 +58,164 @@ class Answer:
 
 
 class Engine:
-    """Owns the arena, the queue, the decode threads and the device process of one application."""
+    """Owns the arena, the queue, the decode threads and the device processes of one application."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.state: State = "starting"
-        self.reason = "the model is being loaded"
         self.on_failure: Callable[[], None] = lambda: None
         self.loaded: Loaded
         self._arena = Arena(settings.queue_images)
         self._batcher = Batcher(settings.max_wait_ms / 1000)
-        self._devices = [Device(settings, name, self._arena.descriptor) for name in settings.devices]
+        self._quarantine = Quarantine()
         self._arrived = asyncio.Event()
-        for device in self._devices:
-            device.on_lost = self._arrived.set
+        self._canary: Canary
+        self._supervisors = self._staff(worker)
         self._threads = ThreadPoolExecutor(settings.threads or cpus.available_cpus(), thread_name_prefix="decode")
         self._preprocess: Preprocess
         self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
         self._main: asyncio.Task[None] | None = None
+        self._started_at = 0.0
+        self._has_been_ready = False
+        self._draining = False
+        self._closed = False
+        self._failure = ""
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._batches_out = 0
-        self._accepting = True
+
+    def _staff(self, worker: str) -> list[Supervisor]:
+        shared = Shared(
+            settings=self.settings,
+            arena=self._arena,
+            batcher=self._batcher,
+            metrics=self.metrics,
+            quarantine=self._quarantine,
+            arrived=self._arrived,
+            worker=worker,
+            on_loaded=self._on_loaded,
+            on_change=self._on_change,
+        )
+        return [Supervisor(shared, name) for name in self.settings.devices]
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin loading in the background; `state` tells when requests are served."""
+        self._started_at = time.monotonic()
         self._main = asyncio.create_task(self._live(), name="engine")
+
+    @property
+    def state(self) -> State:
+        """Where the engine is in its life; only `ready` makes `/readyz` answer 200."""
+        if self._failure:
+            return "failed"
+        if self._draining:
+            return "draining"
+        if self._enough_up():
+            return "ready"
+        return "recovering" if self._has_been_ready else "starting"
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, for people."""
+        if self._failure:
+            return self._failure
+        lost = [f"{one.name}: {one.last_reason}" for one in self._supervisors if not one.up and one.last_reason]
+        loading = "the model is being warmed up" if hasattr(self, "loaded") else "the model is being loaded"
+        return {
+            "draining": "the service is shutting down",
+            "recovering": f"a device process is being replaced ({'; '.join(lost)})",
+        }.get(self.state, loading)
 
     def drain(self) -> None:
         """Say that the end is near: readiness is false from here on; requests are still served until `close`."""
-        if self.state != "failed":
-            self._enter("draining", "the service is shutting down")
+        self._draining = True
+        self._on_change()
+
+    def abandon(self) -> None:
+        """Answer all that is not finished with 503: the time for finishing is over."""
+        for job in [
+            *self._batcher.take(len(self._batcher)),
+            *(job for one in self._supervisors for job in one.running),
+        ]:
+            job.fail(Draining("the service shut down before this image had its turn", retry_after_s=1))
 
     async def close(self) -> None:
-        """Finish what was accepted, within the drain time-out, then end the device process."""
+        """Finish what was accepted, within the drain time-out, then end the device processes."""
         self.drain()
-        self._accepting = False
+        self._closed = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self.settings.drain_timeout_ms / 1000)
-        self._refuse(self._batcher.take(len(self._batcher)), Draining("shut down before this image had its turn"))
+        self.abandon()
         if self._main is not None:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
-        await asyncio.gather(*(device.close() for device in self._devices))
+        await asyncio.gather(*(one.close() for one in self._supervisors))
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._arena.close()
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the device process said of itself; raises NotReady before it did."""
+        """What the first device process said of itself, and how all have fared; raises NotReady before it did."""
         if not hasattr(self, "loaded"):
             raise NotReady(self.reason, retry_after_s=1)
-        return self.loaded.info
+        first = self._supervisors[0]
+        fates = [
+            {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
+            for one in self._supervisors
+        ]
+        started = {"scan": first.scan or self.loaded.info["scan"], "batch_seconds": first.batch_seconds}
+        return self.loaded.info | started | {"devices": fates}
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that any device is given now."""
+        return max(one.limit for one in self._supervisors)
 
     async def _live(self) -> None:
         try:
-            await self._load()
             async with asyncio.TaskGroup() as group:
-                for device in self._devices:
-                    group.create_task(self._serve(device))
-        except* DeviceLost as lost:
+                for supervisor in self._supervisors:
+                    group.create_task(supervisor.run(), name=f"supervise {supervisor.name}")
+        except* (DeviceLost, RestartsExhausted) as lost:
             self._fail(str(lost.exceptions[0]))
         except* Exception:
             log.exception("the engine stopped")
             self._fail("the engine stopped; the log has the details")
 
-    async def _load(self) -> None:
-        start = time.monotonic()
-        self.loaded, *_ = await asyncio.gather(*(device.start() for device in self._devices))
-        self._preprocess = Preprocess.from_dict(self.loaded.preprocess)
-        self._arena.map(self.loaded.size)
-        self._enter("starting", "the model is being warmed up")
-        warm, *_ = await asyncio.gather(*(device.warm_up(self._arena.slots) for device in self._devices))
-        self.loaded.info.update(scan=warm.scan, batch_seconds=warm.batch_seconds)
-        self._count_loaded(time.monotonic() - start)
-        if self.state == "starting":
-            self._enter("ready", "")
-        log.info("ready in %.1f s: %s", time.monotonic() - start, self.loaded.info["model"]["name"])
+    def _on_loaded(self, loaded: Loaded) -> Canary:
+        """The first device process to load its model settles the size of the slots and what is served."""
+        if not hasattr(self, "loaded"):
+            self._preprocess = Preprocess.from_dict(loaded.preprocess)
+            self._arena.map(loaded.size)
+            self._canary = Canary(self._arena, loaded.info["dtype"])
+            self.loaded = loaded
+        return self._canary
+
+    def _enough_up(self) -> bool:
+        enough = all if self.settings.ready_devices == "all" else any
+        return enough(one.up for one in self._supervisors)
+
+    def _on_change(self) -> None:
+        if self._enough_up() and not self._has_been_ready:
+            self._has_been_ready = True
+            self._count_loaded(time.monotonic() - self._started_at)
+        self.metrics.ready(self.state == "ready")
 
     def _count_loaded(self, seconds: float) -> None:
         info = self.loaded.info
         version, device = info["model"]["fingerprint"], info["device"]["name"]
         self.metrics.model_loaded(version=version, device=device, dtype=info["dtype"], seconds=seconds)
-
-    async def _serve(self, device: Device) -> None:
-        """The loop: whenever a device is free it gets the oldest jobs, up to its largest batch."""
-        while True:
-            batch = await self._next_batch(device)
-            start = time.monotonic()
-            self._on_device(+1)
-            for job in batch:
-                self._arena.hold(job.slot)
-            try:
-                self._settle(batch, await device.run(batch), start)
-            except ServiceError as error:
-                self._refuse(batch, error)
-            except DeviceLost:
-                self._refuse(batch, NotReady("the device process ended while it ran this image", retry_after_s=1))
-                raise
-            finally:
-                self._on_device(-1)
-                for job in batch:
-                    self._arena.release(job.slot)
-
-    def _on_device(self, change: int) -> None:
-        self._batches_out += change
-        self.metrics.inflight_batches(self._batches_out)
-
-    async def _next_batch(self, device: Device) -> list[Job]:
-        limit = self.loaded.max_batch
-        while (wait := self._batcher.due_in(limit, time.monotonic())) != 0:
-            device.check()
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), wait)
-        return self._batcher.take(limit)
-
-    def _settle(self, batch: list[Job], done: BatchDone, start: float) -> None:
-        waits = [start - job.enqueued_at for job in batch]
-        self._batcher.ran(len(batch), done.seconds)
-        self.metrics.batch(len(batch), waits, done.seconds)
-        for job, row, wait in zip(batch, done.rows, waits, strict=True):
-            if job.done.done():  # its client left or its deadline passed
-                continue
-            if row is None:
-                job.done.set_exception(NonFiniteOutput("the model gave NaN or infinity for this image"))
-            else:
-                job.done.set_result(Result(row, wait, done.seconds, len(batch)))
-
-    def _refuse(self, batch: Sequence[Job], error: ServiceError) -> None:
-        for job in batch:
-            if not job.done.done():
-                job.done.set_exception(error)
+        log.info("ready in %.1f s: %s", seconds, info["model"]["name"])
 
     def _fail(self, reason: str) -> None:
-        self._enter("failed", reason)
+        self._failure = reason
         log.error("%s", reason)
-        self._refuse(self._batcher.take(len(self._batcher)), NotReady(reason))
+        for job in self._batcher.take_all():
+            job.fail(NotReady(reason))
+        self._on_change()
         self.on_failure()
-
-    def _enter(self, state: State, reason: str) -> None:
-        self.state, self.reason = state, reason
-        self.metrics.ready(state == "ready")
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -242,10 +257,10 @@ class Engine:
 
     def check(self, task: Task) -> None:
         """Raise what would stop such a request at the door: NotReady, Draining, NoClassifier."""
-        if self.state in ("starting", "failed"):
+        if self._failure or not self._has_been_ready:
             raise NotReady(self.reason, retry_after_s=1)
-        if not self._accepting:
-            raise Draining(self.reason)
+        if self._closed:
+            raise Draining(self.reason, retry_after_s=1)
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
@@ -254,6 +269,7 @@ class Engine:
             return item, Timings()
         try:
             times = await self._decode(item, slot)
+            self._quarantine.check(self._arena.pixels.slot(slot), time.monotonic())
             result = await self._queue(slot, task)
         except ServiceError as error:
             return error, Timings()

@@ -150,7 +150,7 @@ class QueueFull(Refusal):
 
 
 class NotReady(Refusal):
-    """The model is still loading."""
+    """The model is not loaded yet, or is served no longer."""
 
     status, code = 503, "not_ready"
 

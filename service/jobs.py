@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 Pooling = Literal["cls", "mean"]
+Memory = Literal["allocated", "reserved", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,17 @@ class Job:
     task: Task
     enqueued_at: float
     done: asyncio.Future[Result] = field(repr=False)
+    deaths_alone: int = 0  # device processes that died with this image alone in flight
+
+    def answer(self, result: Result) -> None:
+        """Give the result to whoever waits, if anyone still does."""
+        if not self.done.done():
+            self.done.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Give the error to whoever waits, if anyone still does."""
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)

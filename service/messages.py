@@ -3,8 +3,8 @@
 A frame is a 4-byte little-endian length and a pickle of one of these values; both ends are this program, started
 together. Pixels never travel here: they lie in the arena.
 
+    HTTP -> device   Start, Attach, RunBatch
     device -> HTTP   Loaded, Ready, BatchDone, BatchFailed, StartFailed
-    HTTP -> device   Attach, RunBatch
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from service.jobs import Task
+from service.jobs import Memory, Task
 
 HEADER = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Load this model on this device. Not given as arguments: everybody can read those."""
+
+    settings_json: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,6 @@ class Loaded:
     size: int  # side of the square image, pixels
     preprocess: dict[str, Any]
     labels: tuple[str, ...]
-    max_batch: int
     info: dict[str, Any]
 
 
@@ -41,10 +48,12 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Self-tested and warm. `batch_seconds` holds the warm-up time of each batch size."""
+    """Self-tested and warm. `batch_seconds` holds the warm-up time of each batch size that fits into memory."""
 
+    max_batch: int
     batch_seconds: dict[int, float]
     scan: dict[str, str]
+    memory: dict[Memory, int]  # bytes of the device's own memory; empty where it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class BatchFailed:
     """The forward pass raised; the process itself goes on."""
 
     id: int
+    kind: Literal["error", "out_of_memory"]
     reason: str
 
 
@@ -86,7 +96,7 @@ class Ended:
 
 
 FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed | Ended
-ToDevice = Attach | RunBatch
+ToDevice = Start | Attach | RunBatch
 
 
 def pack(message: FromDevice | ToDevice) -> bytes:

@@ -18,13 +18,14 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from service.errors import ServiceError
+from service.jobs import Memory
 
 Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
 Reason = Literal[
     "queue_full", "deadline", "too_large", "draining", "client_gone", "not_ready", "unsupported", "invalid"
 ]
-Memory = Literal["allocated", "reserved", "total"]
+Retry = Literal["error", "out_of_memory", "device_lost"]
 
 # From 1 ms on a GPU to 10 s on a busy CPU.
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
@@ -86,6 +87,20 @@ BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
 QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", (), "Images admitted and not yet answered.")
 QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
+BATCH_LIMIT = Metric(
+    "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
+)
+BATCH_RETRIES = Metric(
+    "vim_batch_retries_total",
+    "counter",
+    ("reason",),
+    "Parts of failed batches that were run again, by what had failed.",
+)
+DEVICE_UP = Metric("vim_device_up", "gauge", ("device",), "1 while a device process serves, 0 while it is replaced.")
+DEVICE_LOST = Metric(
+    "vim_device_lost_total", "counter", ("device",), "Device processes that died, hung or gave wrong answers."
+)
+QUARANTINED = Metric("vim_quarantined_images_total", "counter", (), "Images that killed a device process twice, alone.")
 INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or handed to it.")
 DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
 REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
@@ -104,6 +119,11 @@ METRICS: tuple[Metric, ...] = (
     STAGE_SECONDS,
     BATCH_SIZE,
     BATCHES,
+    BATCH_LIMIT,
+    BATCH_RETRIES,
+    DEVICE_UP,
+    DEVICE_LOST,
+    QUARANTINED,
     QUEUE_DEPTH,
     QUEUE_CAPACITY,
     INFLIGHT,
@@ -119,7 +139,9 @@ METRICS: tuple[Metric, ...] = (
 class Metrics:
     """The counters of one server. Every method may be called from any thread."""
 
-    def __init__(self, *, model: str, queue_capacity: int, apis: Iterable[str] = ("native",)) -> None:
+    def __init__(
+        self, *, model: str, queue_capacity: int, apis: Iterable[str] = ("native",), devices: Iterable[str] = ()
+    ) -> None:
         self._model = model
         self._registry = registry = CollectorRegistry()
         self._requests = REQUESTS.counter(registry)
@@ -129,6 +151,11 @@ class Metrics:
         self._stage_seconds = STAGE_SECONDS.histogram(registry)
         self._batch_size = BATCH_SIZE.histogram(registry, BATCH)
         self._batches = BATCHES.counter(registry)
+        self._batch_limit = BATCH_LIMIT.gauge(registry)
+        self._batch_retries = BATCH_RETRIES.counter(registry)
+        self._device_up = DEVICE_UP.gauge(registry)
+        self._device_lost = DEVICE_LOST.counter(registry)
+        self._quarantined = QUARANTINED.counter(registry)
         self._queue_depth = QUEUE_DEPTH.gauge(registry)
         self._inflight = INFLIGHT.gauge(registry)
         self._decoding = DECODING.gauge(registry)
@@ -141,6 +168,9 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._begin_at_zero(apis)
+        for device in devices:
+            self._device_up.labels(device)
+            self._device_lost.labels(device)
 
     def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
         """A request was answered. A model name that is not the served one counts as `other`."""
@@ -172,9 +202,29 @@ class Metrics:
         """So many images are admitted and unanswered now."""
         self._queue_depth.set(images)
 
-    def inflight_batches(self, batches: int) -> None:
-        """So many batches are with the device now."""
-        self._inflight.set(batches)
+    def inflight_batches(self, change: int) -> None:
+        """So many batches more, or fewer, are with the devices."""
+        self._inflight.inc(change)
+
+    def batch_limit(self, device: str, images: int) -> None:
+        """A device is given batches of at most so many images."""
+        self._batch_limit.labels(device).set(images)
+
+    def batch_retried(self, reason: Retry, groups: int) -> None:
+        """A batch failed; so many parts of it are run again."""
+        self._batch_retries.labels(reason).inc(groups)
+
+    def device_up(self, device: str, value: bool) -> None:
+        """A device process began or ceased to serve."""
+        self._device_up.labels(device).set(value)
+
+    def device_lost(self, device: str) -> None:
+        """A device process died, hung or gave wrong answers."""
+        self._device_lost.labels(device).inc()
+
+    def quarantined(self) -> None:
+        """An image has killed a device process twice, alone."""
+        self._quarantined.inc()
 
     def decoding(self) -> AbstractContextManager[object]:
         """Counts a decoding thread as busy while the context lasts."""
@@ -217,6 +267,7 @@ class Metrics:
             (self._images, Op),
             (self._stage_seconds, Stage),
             (self._rejected, Reason),
+            (self._batch_retries, Retry),
             (self._memory, Memory),
         ):
             for value in get_args(kind):

@@ -20,6 +20,8 @@ from service.jobs import Timings
 from service.metrics import Metrics, Op
 from service.outputs import timings_ms
 
+CLIENT_GONE = 499  # nginx's code for a client that left before its answer; seen in the log and metrics only
+
 log = logging.getLogger("vim.request")
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -65,7 +67,7 @@ class Observe:
             await self._answer(Request(scope), error)(scope, receive, observed)
         finally:
             if scope["path"] in OPERATIONS:
-                self._record(scope, status, time.perf_counter() - start)
+                self._record(scope, status or CLIENT_GONE, time.perf_counter() - start)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         api, op = OPERATIONS[scope["path"]]

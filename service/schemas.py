@@ -26,7 +26,7 @@ class EmbedOptions(BaseModel):
         description="`cls`: what the classifier head sees. `mean`: the mean of the patch tokens after the final norm.",
     )
     encoding: Literal["float", "base64"] = Field(
-        "float", description="`base64`: the embedding as base64 of little-endian float32, a third of the size."
+        "float", description="`base64`: the embedding as base64 of little-endian float32, less than half the size."
     )
 
 

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import uvicorn
 
 from service.app import create_app
-from service.engine import Engine
+from service.engine import WORKER, Engine
 from service.settings import Settings
+
+ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
 
 log = logging.getLogger("vim.server")
 
@@ -26,11 +28,10 @@ log = logging.getLogger("vim.server")
 class Server(uvicorn.Server):
     """Owns the signals; `failed` tells after the end whether the engine gave up."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_delay_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
         super().__init__(config)
         self.failed = False
         self._engine = engine
-        self._drain_delay_s = drain_delay_s
         self._signalled = False
         engine.on_failure = self._give_up
 
@@ -49,19 +50,21 @@ class Server(uvicorn.Server):
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
         self._engine.drain()
-        asyncio.get_running_loop().call_later(self._drain_delay_s, self._stop)
+        asyncio.get_running_loop().call_later(self._engine.settings.drain_delay_ms / 1000, self._stop)
 
     def _stop(self) -> None:
+        """From here uvicorn waits for its connections; when the time for that is over they get their 503."""
         self.should_exit = True
+        asyncio.get_running_loop().call_later(self._engine.settings.drain_timeout_ms / 1000, self._engine.abandon)
 
     def _give_up(self) -> None:
         self.failed = True
         self._stop()
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, worker: str = WORKER) -> int:
     """Serve until told to stop; returns the exit status."""
-    app = create_app(settings)
+    app = create_app(settings, worker)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -72,9 +75,9 @@ def serve(settings: Settings) -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than the usual idle time-out of a load balancer in front
-        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+        timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
     )
-    server = Server(config, app.state.engine, settings.drain_delay_ms / 1000)
+    server = Server(config, app.state.engine)
     try:
         server.run()
     except SystemExit as stop:  # uvicorn could not bind or start

@@ -84,6 +84,15 @@ class Settings(BaseSettings):
         description="Largest width times height of an image; beyond that 413, before decoding.",
     )
     request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; beyond that 504.")
+    watchdog_ms: int | None = Field(
+        None,
+        ge=1,
+        description="A batch that takes longer hangs; unset: 10 s or ten times the slowest warm-up batch.",
+    )
+    max_restarts: int = Field(
+        5, ge=0, description="Failed restarts of a device process in a row before the service gives up and exits."
+    )
+    ready_devices: Literal["all", "any"] = Field("all", description="How many device processes make the server ready.")
     cache_dir: Path = Field(
         default=Path("~/.cache/vim-server"), description="Where downloads and compiled kernels are kept."
     )
@@ -134,7 +143,7 @@ class Settings(BaseSettings):
         """Arguments only: `load` reads the environment, so that a test's Settings() ignores the developer's."""
         return (init_settings,)
 
-    @field_validator("weights", "dtype", "preprocess", "log_level", "device", mode="before")
+    @field_validator("weights", "dtype", "preprocess", "log_level", "device", "ready_devices", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
         return re.sub(r"\s", "", value).lower() if isinstance(value, str) else value

@@ -11,13 +11,13 @@ import signal
 import socket
 import sys
 import time
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from model.config import VimConfig
 from model.errors import ModelError
-from model.runner import Rows, Runner
+from model.runner import Rows, Runner, is_out_of_memory
 from model.vim import Vim
 from service import log as service_log
 from service.arena import Pixels
@@ -30,6 +30,7 @@ from service.messages import (
     Loaded,
     Ready,
     RunBatch,
+    Start,
     StartFailed,
     pack,
     unpack,
@@ -49,16 +50,20 @@ class Worker:
         self._stream: BinaryIO = connection.makefile("rb")
         self._arena_descriptor = arena_descriptor
 
-    def serve(self, settings: Settings, device: str) -> None:
+    def serve(self) -> None:
         """Load, warm up, then run batches until the parent closes the connection."""
-        runner = self._load(settings, device)
+        start = self._receive()
+        assert isinstance(start, Start)
+        settings = Settings.model_validate_json(start.settings_json)
+        service_log.configure(settings.log_level)
+        runner = self._load(settings, start.device)
         attach = self._receive()
         assert isinstance(attach, Attach)
         pixels = Pixels(self._arena_descriptor, attach.slots, runner.vim.config.image_size[0])
         self._warm_up(runner, settings)
         while (message := self._receive()) is not None:
             assert isinstance(message, RunBatch)
-            self._send(_run(runner, pixels, message))
+            self.send(_run(runner, pixels, message))
 
     def _load(self, settings: Settings, device: str) -> Runner:
         vim = _load_model(settings, device)
@@ -66,7 +71,7 @@ class Worker:
         runner = Runner(vim, max_batch=settings.max_batch)
         size = vim.config.image_size[0]
         info = describe(runner, settings)
-        self._send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), runner.max_batch, info))
+        self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info))
         return runner
 
     def _warm_up(self, runner: Runner, settings: Settings) -> None:
@@ -75,7 +80,7 @@ class Worker:
         for size, taken in runner.warm_up():
             log.info("warm-up: batch of %d in %.1f ms", size, 1000 * taken)
             seconds[size] = taken
-        self._send(Ready(seconds, _describe_scan(runner.vim)))
+        self.send(Ready(runner.max_batch, seconds, _describe_scan(runner.vim), runner.memory()))
 
     def _receive(self) -> object | None:
         header = self._stream.read(HEADER.size)
@@ -85,7 +90,8 @@ class Worker:
         message: object = unpack(self._stream.read(length))
         return message
 
-    def _send(self, message: FromDevice) -> None:
+    def send(self, message: FromDevice) -> None:
+        """Say something to the parent."""
         self._connection.sendall(pack(message))
 
 
@@ -164,7 +170,9 @@ def _run(runner: Runner, pixels: Pixels, batch: RunBatch) -> BatchDone | BatchFa
         rows = runner.run(pixels.gather(list(batch.slots)), **parts)
     except Exception as error:  # the service goes on: this batch alone is answered with the failure
         log.exception("batch %d of %d images failed", batch.id, len(batch.slots))
-        return BatchFailed(batch.id, f"{type(error).__name__}: {error}")
+        runner.recover()
+        kind: Literal["error", "out_of_memory"] = "out_of_memory" if is_out_of_memory(error) else "error"
+        return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
     return BatchDone(batch.id, _rows_of(batch, rows), time.perf_counter() - start)
 
 
@@ -175,17 +183,15 @@ def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
     )
 
 
-def main(socket_descriptor: int, arena_descriptor: int, device: str, settings_json: str) -> int:
+def main(socket_descriptor: int, arena_descriptor: int) -> int:
     """Entry point of the process; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    settings = Settings.model_validate_json(settings_json)
-    service_log.configure(settings.log_level)
     worker = Worker(socket.socket(fileno=socket_descriptor), arena_descriptor)
     try:
-        worker.serve(settings, device)
+        worker.serve()
     except ModelError as error:
-        worker._send(StartFailed(str(error)))
+        worker.send(StartFailed(str(error)))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         log.info("the parent is gone")
@@ -193,4 +199,4 @@ def main(socket_descriptor: int, arena_descriptor: int, device: str, settings_js
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

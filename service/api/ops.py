@@ -9,16 +9,21 @@ from starlette.responses import Response
 
 from service import __version__
 from service.engine import Engine
-from service.errors import NotReady
+from service.errors import Draining, NotReady
 from service.outputs import JsonResponse
 from service.schemas import PROBLEMS
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/livez")
-async def livez() -> dict[str, str]:
-    """200 while the event loop answers; independent of load and of the device."""
+@router.get("/livez", responses={503: PROBLEMS[503]})
+async def livez(request: Request) -> dict[str, str]:
+    """200 while the event loop answers, whatever the load, also while a device process is replaced; 503 when that
+    has failed for good.
+    """
+    engine: Engine = request.app.state.engine
+    if engine.state == "failed":
+        raise NotReady(engine.reason)
     return {"status": "alive"}
 
 
@@ -27,6 +32,8 @@ async def livez() -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """200 once the model is loaded, self-tested and warm; 503 before that and while draining."""
     engine: Engine = request.app.state.engine
+    if engine.state == "draining":
+        raise Draining(engine.reason, retry_after_s=1)
     if engine.state != "ready":
         raise NotReady(engine.reason, retry_after_s=1)
     return {"status": "ready"}
@@ -50,7 +57,7 @@ async def metrics(request: Request) -> Response:
 def _limits(engine: Engine) -> dict[str, Any]:
     settings = engine.settings
     return {
-        "max_batch": engine.loaded.max_batch,
+        "max_batch": engine.max_batch,
         "max_body_bytes": settings.max_body_bytes,
         "max_pixels": settings.max_pixels,
         "queue_images": settings.queue_images,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -23,15 +23,16 @@ _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 class Server:
-    """`python -m service serve` with its log in a file."""
+    """`python -m service serve` with its log in a file; `faulty` puts the device process of the fault tests in."""
 
-    def __init__(self, log: Path, **settings: object) -> None:
+    def __init__(self, log: Path, *, faulty: bool = False, **settings: object) -> None:
         self.log_file = log
+        module = "tests.e2e.faulty_server" if faulty else "service"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
         variables = {f"VIM_{name.upper()}": str(value) for name, value in settings.items()}
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "serve"],
+                [sys.executable, "-m", module, "serve"],
                 cwd=ROOT,
                 env=clean | {"VIM_PORT": "0", "VIM_DEVICE": "cpu", "VIM_THREADS": "1"} | variables,
                 stderr=stderr,
@@ -60,7 +61,19 @@ class Server:
 
     def device_pid(self) -> int:
         """The process id of the device process."""
-        return next(p.pid for p in psutil.Process(self.process.pid).children() if "service.worker" in p.cmdline())
+        (device,) = self.children()
+        return device
+
+    def children(self) -> list[int]:
+        """Process ids of its living children."""
+        children = psutil.Process(self.process.pid).children()
+        return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What /info says of the device processes."""
+        with self.client() as client:
+            found: list[dict[str, Any]] = client.get("/info").json()["devices"]
+            return found
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server process alone."""
@@ -81,9 +94,9 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, **settings: object) -> Iterator[Server]:
+def serving(directory: Path, *, faulty: bool = False, **settings: object) -> Iterator[Server]:
     """A ready server; killed afterwards if it is still there."""
-    server = Server(directory / "server.log", **settings)
+    server = Server(directory / "server.log", faulty=faulty, **settings)
     try:
         server.wait_until_ready()
         yield server

@@ -30,6 +30,11 @@ DOCUMENTED = {
     "vim_ready": (),
     "vim_model_load_seconds": (),
     "vim_device_memory_bytes": ("kind",),
+    "vim_batch_limit": ("device",),
+    "vim_batch_retries_total": ("reason",),
+    "vim_device_up": ("device",),
+    "vim_device_lost_total": ("device",),
+    "vim_quarantined_images_total": (),
 }
 
 

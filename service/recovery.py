@@ -1,0 +1,81 @@
+"""What becomes of a batch that failed: plain Python. Inference is pure, so running an image again harms nobody.
+
+A batch of several is run again in halves, so that at last the culprit fails alone and the rest are answered. Only a
+device process that died twice with one image alone in flight makes that image a culprit: a process can also be killed
+for reasons of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from service.errors import InferenceFailed, ServiceError
+from service.jobs import Job
+
+Failure = Literal["error", "out_of_memory", "device_lost"]
+
+FATAL_DEATHS = 2
+QUARANTINE_S = 600.0
+
+_EXPLAINED: dict[Failure, str] = {
+    "error": "the forward pass failed on this image; the log has the details",
+    "out_of_memory": "this image alone does not fit into the device's memory",
+    "device_lost": f"the device process died {FATAL_DEATHS} times with this image alone in flight; it is quarantined",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Groups of jobs to run again, each as a batch of its own, and the job that is to blame, if it is known."""
+
+    again: tuple[tuple[Job, ...], ...] = ()
+    culprit: Job | None = None
+    error: ServiceError | None = None
+
+
+def judge(batch: Sequence[Job], failure: Failure) -> Verdict:
+    """Decide about a batch that failed. Jobs that nobody waits for any more are left out."""
+    waiting = tuple(job for job in batch if not job.done.done())
+    if not waiting:
+        return Verdict()
+    if len(batch) > 1:
+        return Verdict(again=halves(waiting))
+    (job,) = waiting
+    if failure == "device_lost":
+        job.deaths_alone += 1
+        if job.deaths_alone < FATAL_DEATHS:
+            return Verdict(again=((job,),))
+    return Verdict(culprit=job, error=InferenceFailed(_EXPLAINED[failure]))
+
+
+def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], ...]:
+    """Two groups, or one where there is only one job."""
+    middle = (len(jobs) + 1) // 2
+    return tuple(part for part in (jobs[:middle], jobs[middle:]) if part)
+
+
+class Quarantine:
+    """Pixels that killed a device process, by their hash, for a while."""
+
+    def __init__(self, seconds: float = QUARANTINE_S) -> None:
+        self._seconds = seconds
+        self._until: dict[bytes, float] = {}
+
+    def add(self, pixels: np.ndarray, now: float) -> None:
+        """Refuse these pixels from now on, until the time is over."""
+        self._until = {digest: until for digest, until in self._until.items() if until > now}
+        self._until[_digest(pixels)] = now + self._seconds
+
+    def check(self, pixels: np.ndarray, now: float) -> None:
+        """Raise InferenceFailed for quarantined pixels. Costs nothing while nothing is quarantined."""
+        if self._until and self._until.get(_digest(pixels), now) > now:
+            raise InferenceFailed("this image has killed the device process before; it is quarantined for a while")
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()

@@ -1,0 +1,146 @@
+"""Device processes die, hang and choke under real load, and no accepted request is lost. Longer: `make chaos`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.e2e.faulty_worker import HANG, NOT_FINITE, RAISE, SEGFAULT
+from tests.e2e.load import Load
+from tests.e2e.server import Server, serving
+from tests.tiny import photo, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def plain(colour: tuple[int, int, int]) -> bytes:
+    """An image of one colour."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (80, 80), colour).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+async def wait_for_restarts(server: Server, count: int) -> None:
+    """Until the device process has been replaced so often and serves."""
+    async with asyncio.timeout(60):
+        while (device := server.devices()[0])["restarts"] < count or not device["up"]:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
+    tmp_path: Path, tiny: Path, number: signal.Signals
+) -> None:
+    """Clients see slower answers, not errors; /livez stays 200 and /readyz tells the truth meanwhile."""
+
+    async def scenario(server: Server) -> None:
+        async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url) as probe:
+            await asyncio.sleep(0.5)
+            os.kill(server.device_pid(), number)
+            unready = False
+            async with asyncio.timeout(60):
+                while server.devices()[0]["restarts"] < 1 or not unready:
+                    assert 200 == (await probe.get("/livez")).status_code
+                    unready |= (await probe.get("/readyz")).status_code == 503
+                    await asyncio.sleep(0.05)
+            await wait_for_restarts(server, 1)
+            await asyncio.sleep(0.5)
+            assert 200 == (await probe.get("/readyz")).status_code
+
+        assert load.ledger.clean, load.ledger
+        assert load.ledger.statuses[200] > 8
+
+    with serving(tmp_path, model=tiny, watchdog_ms=1500) as server:
+        asyncio.run(scenario(server))
+        assert "vim_device_lost_total" in httpx.get(f"{server.url}/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("colour", "code"),
+    [(SEGFAULT, "inference_failed"), (RAISE, "inference_failed"), (NOT_FINITE, "non_finite_output")],
+)
+def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[int, int, int], code: str) -> None:
+    """Its own 500; every image that shared its batch is answered as ever."""
+
+    async def scenario(server: Server) -> httpx.Response:
+        async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            await asyncio.sleep(0.3)
+            answer = await client.post("/v1/classify", content=plain(colour))
+            await asyncio.sleep(0.3)
+
+        assert load.ledger.clean, load.ledger
+        return answer
+
+    with serving(tmp_path, faulty=True, model=tiny) as server:
+        answer = asyncio.run(scenario(server))
+        assert (500, code) == (answer.status_code, answer.json()["code"])
+
+
+def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
+    """Sent again, it is refused without another death."""
+    with serving(tmp_path, faulty=True, model=tiny) as server, server.client() as client:
+        assert 500 == client.post("/v1/classify", content=plain(SEGFAULT)).status_code
+        restarts = server.devices()[0]["restarts"]
+        again = client.post("/v1/classify", content=plain(SEGFAULT))
+
+        assert 2 == restarts
+        assert 500 == again.status_code
+        assert "quarantined" in again.json()["detail"]
+        assert restarts == server.devices()[0]["restarts"]
+
+
+def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path) -> None:
+    """504 for it; the device process is replaced and the next image answered."""
+    with serving(tmp_path, faulty=True, model=tiny, watchdog_ms=1000, request_timeout_ms=4000) as server:
+        with server.client() as client:
+            assert 504 == client.post("/v1/classify", content=plain(HANG)).status_code
+        asyncio.run(wait_for_restarts(server, 1))
+        with server.client() as client:
+            assert 200 == client.post("/v1/classify", content=photo()).status_code
+
+
+def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that do not fit are halved and answered; the metric shows the largest that is tried now."""
+    monkeypatch.setenv("FAULTY_ROOM", "3")
+
+    async def scenario(server: Server) -> None:
+        async with Load(server.url, clients=16) as load:
+            await asyncio.sleep(1.5)
+        assert load.ledger.clean, load.ledger
+
+    with serving(tmp_path, faulty=True, model=tiny) as server:
+        asyncio.run(scenario(server))
+
+
+def test_it_gives_up_and_says_so_when_the_device_cannot_come_back(tmp_path: Path) -> None:
+    """Exit status 1, so that an orchestrator can act; waiting requests get 503 before."""
+    doomed = write_tiny_model(tmp_path / "doomed")
+    with serving(tmp_path, model=doomed, max_restarts=1) as server:
+        shutil.rmtree(doomed)
+        os.kill(server.device_pid(), signal.SIGKILL)
+
+        assert 1 == server.exit_status()
+        assert "restarts in a row failed" in server.log
+
+
+def test_answers_do_not_change_over_a_restart(tmp_path: Path, tiny: Path) -> None:
+    """The canary stands guard; the embedding is the same to 1e-6."""
+    with serving(tmp_path, model=tiny) as server, server.client() as client:
+        before = client.post("/v1/embed", content=photo()).json()["results"][0]["embedding"]
+        os.kill(server.device_pid(), signal.SIGKILL)
+        asyncio.run(wait_for_restarts(server, 1))
+        after = client.post("/v1/embed", content=photo()).json()["results"][0]["embedding"]
+
+        assert before == pytest.approx(after, abs=1e-6)

@@ -1,0 +1,234 @@
+"""A supervisor brings its device back, gives its work back, and gives up in the end: with scripted devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import supervisor as module
+from service.arena import Arena
+from service.batcher import Batcher
+from service.canary import Canary
+from service.device import BatchError, DeviceLost
+from service.errors import InferenceFailed, NonFiniteOutput
+from service.jobs import Job, Task
+from service.messages import BatchDone, Loaded, Ready
+from service.metrics import Metrics
+from service.recovery import Quarantine
+from service.settings import Settings
+from service.supervisor import RestartsExhausted, Shared, Supervisor
+
+pytestmark = pytest.mark.anyio
+
+Behaviour = Callable[[Sequence[Job]], BatchDone]
+
+
+def rows(batch: Sequence[Job]) -> BatchDone:
+    """Every job's row is its slot."""
+    return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32) for job in batch), 0.001)
+
+
+class Script:
+    """What the next device processes do: one behaviour for each start; the last one repeats."""
+
+    def __init__(self, *behaviours: Behaviour | DeviceLost) -> None:
+        self.behaviours = list(behaviours)
+        self.started = 0
+        self.batches: list[int] = []
+
+    def next(self) -> Behaviour | DeviceLost:
+        self.started += 1
+        return self.behaviours[min(self.started, len(self.behaviours)) - 1]
+
+
+class FakeDevice:
+    """Stands for `service.device.Device`."""
+
+    script: Script
+
+    def __init__(self, *_: Any) -> None:
+        self.behaviour = self.script.next()
+        self.watchdog_s: float | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    async def start(self) -> Loaded:
+        if isinstance(self.behaviour, DeviceLost):
+            raise self.behaviour
+        return Loaded(8, {}, (), {"dtype": "float32"})
+
+    async def warm_up(self, slots: int) -> Ready:
+        return Ready(8, {1: 0.001}, {"name": "torch"}, {})
+
+    async def run(self, batch: Sequence[Job]) -> BatchDone:
+        assert not isinstance(self.behaviour, DeviceLost)
+        if batch[0].slot == CANARY:
+            return rows(batch)
+        self.script.batches.append(len(batch))
+        await asyncio.sleep(0)
+        return self.behaviour(batch)
+
+    def check(self) -> None:
+        """Never lost while idle."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+SLOTS = 16
+CANARY = SLOTS
+
+
+@asynccontextmanager
+async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Supervisor]:
+    """A supervisor at work on scripted devices, without pauses."""
+    monkeypatch.setattr(module, "Device", FakeDevice)
+    monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
+    monkeypatch.setattr(FakeDevice, "script", script, raising=False)
+    arena = Arena(SLOTS)
+    arena.map(8)
+    canary = Canary(arena, "float32")
+    shared = Shared(
+        settings=Settings.model_validate(settings),
+        arena=arena,
+        batcher=Batcher(),
+        metrics=Metrics(model="m", queue_capacity=SLOTS),
+        quarantine=Quarantine(),
+        arrived=asyncio.Event(),
+        worker="",
+        on_loaded=lambda _: canary,
+        on_change=lambda: None,
+    )
+    supervisor = Supervisor(shared, "cpu")
+    task = asyncio.create_task(supervisor.run())
+    supervisor.task = task  # type: ignore[attr-defined]
+    try:
+        yield supervisor
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        arena.close()
+
+
+def submit(supervisor: Supervisor, count: int) -> list[asyncio.Future[Any]]:
+    """Queue jobs in slots of their own."""
+    shared = supervisor._shared
+    loop = asyncio.get_running_loop()
+    queued = [Job(slot, Task("embed"), loop.time(), loop.create_future()) for slot in shared.arena.acquire(count)]
+    for job in queued:
+        shared.batcher.put(job)
+    shared.arrived.set()
+    return [job.done for job in queued]
+
+
+async def outcomes(futures: list[asyncio.Future[Any]]) -> list[Any]:
+    """Results and errors, in order."""
+    async with asyncio.timeout(10):
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def dies(batch: Sequence[Job]) -> BatchDone:
+    """The process ends."""
+    raise DeviceLost("killed")
+
+
+def dies_of(slot: int) -> Behaviour:
+    """The process ends when it meets one image."""
+
+    def behaviour(batch: Sequence[Job]) -> BatchDone:
+        return dies(batch) if slot in [job.slot for job in batch] else rows(batch)
+
+    return behaviour
+
+
+async def test_work_survives_the_death_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process runs it again; the clients see results only."""
+    script = Script(dies, rows)
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 6))
+
+        assert sorted(answer.values[0] for answer in answers) == [slot + 1 for slot in range(6)]
+        assert (1, True) == (supervisor.restarts, supervisor.up)
+        assert "killed" == supervisor.last_reason
+
+
+async def test_one_poison_image_fails_alone_and_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All others are answered, however often the process dies on the way."""
+    script = Script(dies_of(3))
+    async with supervised(monkeypatch, script) as supervisor:
+        futures = submit(supervisor, 8)
+        answers = await outcomes(futures)
+        bad = [answer for answer in answers if isinstance(answer, InferenceFailed)]
+
+        assert 1 == len(bad)
+        assert 7 == sum(hasattr(answer, "values") for answer in answers)
+        with pytest.raises(InferenceFailed):
+            supervisor._shared.quarantine.check(supervisor._shared.arena.pixels.slot(3), 0.0)
+
+
+async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once learned, it is not tried again."""
+
+    def hungry(batch: Sequence[Job]) -> BatchDone:
+        if len(batch) > 2:
+            raise BatchError("out_of_memory", "no room")
+        return rows(batch)
+
+    script = Script(hungry)
+    async with supervised(monkeypatch, script) as supervisor:
+        first = await outcomes(submit(supervisor, 8))
+        script.batches.clear()
+        second = await outcomes(submit(supervisor, 8))
+
+        assert all(hasattr(answer, "values") for answer in first + second)
+        assert max(script.batches) <= 2
+        assert 0 == supervisor.restarts
+
+
+async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device names it; nothing is run again."""
+
+    def one_nan(batch: Sequence[Job]) -> BatchDone:
+        done = rows(batch)
+        return BatchDone(0, (None, *done.rows[1:]), 0.001)
+
+    script = Script(one_nan)
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 4))
+
+        assert isinstance(answers[0], NonFiniteOutput)
+        assert 3 == sum(hasattr(answer, "values") for answer in answers)
+        assert [4] == script.batches
+
+
+async def test_restarts_in_a_row_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it gives up and says why."""
+    script = Script(dies, DeviceLost("no GPU"))
+    async with supervised(monkeypatch, script, max_restarts=3) as supervisor:
+        submit(supervisor, 1)
+        with pytest.raises(RestartsExhausted, match=r"3 restarts in a row failed.*no GPU"):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+        assert 1 + 3 == script.started
+
+
+async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deaths far apart never add up."""
+    script = Script(*[dies_of(0), rows] * 1)
+    async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
+        for _ in range(3):
+            script.started = 0
+            (answer,) = await outcomes(submit(supervisor, 1))
+            assert hasattr(answer, "values")
+
+
+async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong configuration will not get better by trying again."""
+    script = Script(DeviceLost("no such model"))
+    async with supervised(monkeypatch, script) as supervisor:
+        with pytest.raises(DeviceLost, match="no such model"):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+        assert 1 == script.started
