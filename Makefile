@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test lint format image image-cuda clean
+.PHONY: help install install-cuda serve test chaos docs lint format image image-cuda clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ serve: $(STAMP)  ## serve the demo model (settings: VIM_*)
 
 test: $(STAMP)   ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--minutes 1 --only kills")
+	$(BIN)/python -m tests.e2e.chaos $(ARGS)
+
+docs: $(STAMP)   ## write the README's generated tables anew
+	$(BIN)/python -m tools.doc_tables
 
 lint: $(STAMP)   ## ruff and mypy, both strict
 	$(BIN)/ruff format --check .

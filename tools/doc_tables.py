@@ -19,6 +19,7 @@ from model.names import RELEASED
 from service import metrics
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
+from service.jobs import Memory
 from service.settings import Settings, allowed, variable
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -34,7 +35,8 @@ _WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", F
 _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_stage_duration_seconds", "stage"): metrics.Stage,
     ("vim_rejected_total", "reason"): metrics.Reason,
-    ("vim_device_memory_bytes", "kind"): metrics.Memory,
+    ("vim_device_memory_bytes", "kind"): Memory,
+    ("vim_batch_retries_total", "reason"): metrics.Retry,
     ("vim_images_total", "op"): metrics.Op,
 }
 

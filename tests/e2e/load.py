@@ -25,6 +25,10 @@ class Ledger:
     broken: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
 
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
+        return f"{counts}, {len(self.broken)} lost, {self.wrong} wrong"
+
     @property
     def clean(self) -> bool:
         """Every request answered 200, and rightly."""
@@ -49,8 +53,12 @@ class Load:
         self._tasks = [asyncio.create_task(self._loop(number)) for number in range(self._clients)]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """Send no further request; those under way are still awaited."""
         self._stopping = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
         await asyncio.gather(*self._tasks)
 
     def _client(self) -> httpx.AsyncClient:

@@ -69,11 +69,16 @@ class Server:
         children = psutil.Process(self.process.pid).children()
         return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
+    def info(self) -> dict[str, Any]:
+        """What /info says."""
+        with self.client() as client:
+            found: dict[str, Any] = client.get("/info").json()
+            return found
+
     def devices(self) -> list[dict[str, Any]]:
         """What /info says of the device processes."""
-        with self.client() as client:
-            found: list[dict[str, Any]] = client.get("/info").json()["devices"]
-            return found
+        found: list[dict[str, Any]] = self.info()["devices"]
+        return found
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server process alone."""
