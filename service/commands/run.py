@@ -42,22 +42,29 @@ class Place:
 async def answer(place: Place, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
     """Answer every file; returns the exit status. What was answered before a CommandError is kept."""
     progress.busy(f"{place} ...")
-    stopped = None
     async with place.connect(len(files)) as backend:
         _check(backend, ask)
         progress.begin()
-        try:
-            async with aclosing(_answers(backend, files, ask)) as answers:
-                async for file, outcome in answers:
-                    _take(file, outcome, sink, progress)
-        except CommandError as error:
-            stopped = error
-    sink.finish()
-    if stopped is not None:
-        progress.note(f"stopped after {progress.done} of {len(files)}: {stopped}")
-    elif progress.live or progress.failed:
-        progress.note(_summary(progress, Model.of(backend.info["model"])))
+        stopped = await _feed(backend, files, ask, sink, progress)
+        sink.finish()
+        if stopped is not None:
+            progress.note(f"stopped after {progress.done} of {len(files)}: {stopped}")
+        elif progress.live or progress.failed:
+            progress.note(_summary(progress, Model.of(backend.info["model"])))
     return 1 if stopped or progress.failed else 0
+
+
+async def _feed(
+    backend: Backend, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress
+) -> CommandError | None:
+    """Every answer to the sink; returns what ended it early."""
+    try:
+        async with aclosing(_answers(backend, files, ask)) as answers:
+            async for file, outcome in answers:
+                _take(file, outcome, sink, progress)
+    except CommandError as error:
+        return error
+    return None
 
 
 async def describe(place: Place, write: Callable[[str], None], progress: Progress, *, as_json: bool) -> int:
