@@ -39,7 +39,7 @@ class Local:
         """What `/info` says, with the limits that apply here."""
         settings = self._engine.settings
         limits = {
-            "max_batch": self._engine.loaded.max_batch,
+            "max_batch": self._engine.max_batch,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
         }
@@ -53,7 +53,7 @@ class Local:
     @property
     def in_flight(self) -> int:
         """One batch on the device and one being decoded."""
-        return min(2 * self._engine.loaded.max_batch, self._engine.settings.queue_images)
+        return min(2 * self._engine.max_batch, self._engine.settings.queue_images)
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """One image through the engine."""
