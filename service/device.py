@@ -131,6 +131,7 @@ class Device:
             env=os.environ | cpus.thread_environment(threads),
             pass_fds=(descriptor, self._arena_descriptor),
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
         )
 
     def check(self) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from service import __version__
 from service.commands import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
 from service.engine import Engine
-from service.errors import NotReady, ServiceError
+from service.errors import ServiceError
 from service.jobs import Result, Task
 from service.metrics import Metrics
 from service.outputs import normalised, top_k
@@ -24,7 +23,6 @@ from service.settings import Settings
 _NEVER_MS = 7 * 24 * 3600 * 1000  # nobody else waits: a slow device is no reason to give up
 _FEW = 8  # images for which no larger batch is worth warming up
 _POLL_S = 0.02
-_TRIES = 3
 
 
 class Local:
@@ -65,20 +63,10 @@ class Local:
         return Embedded(self._model, normalised(outcome.values) if ask.normalize else outcome.values)
 
     async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
-        """Once more, a few times, when the device process was lost and another one has taken its place."""
-        said = ""
-        for _ in range(_TRIES):
-            try:
-                outcome = (await self._engine.infer([data], task)).outcomes[0]
-            except NotReady as error:
-                outcome = error
-            except ServiceError as error:  # of the request, which is to say of every image
-                raise CommandError(error.detail) from error
-            if not isinstance(outcome, NotReady):
-                return outcome
-            said = outcome.detail
-            await _settled(self._engine)
-        raise CommandError(said)
+        try:
+            return (await self._engine.infer([data], task)).outcomes[0]
+        except ServiceError as error:  # of the request, which is to say of every image
+            raise CommandError(error.detail) from error
 
 
 @asynccontextmanager
@@ -87,7 +75,8 @@ async def local(settings: Settings) -> AsyncIterator[Backend]:
     logging.getLogger("vim.engine").addFilter(_has_traceback)
     engine = Engine(settings, Metrics(model=settings.served_name, queue_capacity=settings.queue_images))
     try:
-        await _start(engine)
+        engine.start()
+        await _settled(engine)
         yield Local(engine)
     finally:
         await engine.close()
@@ -109,32 +98,12 @@ def settings_for(settings: Settings, images: int, batch: int | None) -> Settings
     return settings.model_copy(update=changes)
 
 
-async def _start(engine: Engine) -> None:
-    with _interrupts_held():
-        engine.start()
-        await asyncio.sleep(_POLL_S)
-    await _settled(engine)
-
-
 async def _settled(engine: Engine) -> None:
     """Wait until images are served. Raises CommandError when they never will be."""
     while engine.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
     if engine.state == "failed":
         raise CommandError(engine.reason)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A process started in here inherits the mask: Ctrl-C, which a terminal sends to both, is the parent's to judge.
-
-    The device process ignores it anyway, but only once torch is imported.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class Bench:
         return serving(folder, faulty=faulty, model=self.model, **settings)
 
 
-Scenario = Callable[[Bench], Awaitable[Line]]
+Scenario = Callable[[Bench], Coroutine[None, None, Line]]
 
 
 def plain(colour: tuple[int, int, int]) -> bytes:

@@ -63,7 +63,9 @@ def test_an_image_answers_the_same_alone_and_in_company() -> None:
 def test_rows_that_are_not_finite_are_named() -> None:
     """A NaN in one image's row is that image's; the others are untouched."""
     run = runner()
-    run.vim.head.weight[3] = float("nan")  # type: ignore[index]
+    head = run.vim.head
+    assert isinstance(head, torch.nn.Linear)
+    head.weight.data[3] = float("nan")
     rows = run.run(pixels(2), scores=True, cls=True, mean=False)
 
     assert not rows.finite.any()
