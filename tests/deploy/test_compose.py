@@ -56,6 +56,16 @@ def test_passes_on_only_known_settings(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
+def test_passes_on_every_setting(tmp_path: Path, name: str) -> None:
+    """A setting that Compose does not know of could not be set from the shell or .env."""
+    fixed = {"VIM_HOST", "VIM_PORT", "VIM_CACHE_DIR"}
+    changed = {key: f"value of {key}" for key in map(variable, Settings.model_fields) if key not in fixed}
+    environ = config(tmp_path, "--profile", "gpu", **changed)[name]["environment"]
+
+    assert changed == {key: environ.get(key) for key in changed}
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_locked_down(tmp_path: Path, name: str) -> None:
     """Read-only root, /tmp in memory, one volume to write to, weights read-only, no capabilities, this machine only."""
     service = config(tmp_path, "--profile", "gpu")[name]
