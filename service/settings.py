@@ -45,7 +45,10 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     model: str = Field(
-        default="demo", min_length=1, description="The model: demo, a directory, a .safetensors or a .pth file."
+        default="demo",
+        min_length=1,
+        description="demo, a released name such as vim-tiny, a hub reference owner/name[@revision][:file], "
+        "a directory, a .safetensors or a .pth file.",
     )
     model_name: str = Field(default="", description="Name in answers and metrics; empty: derived from VIM_MODEL.")
     weights: Literal["model", "model_ema"] = Field(

@@ -18,11 +18,16 @@ from service.settings import Settings, variable
 from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md"]
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 # VIM_ variables in the documents that are not ours, and are named for that.
 FOREIGN = {"VIM_SERVICE_HOST"}
+
+
+def name_of(path: Path) -> str:
+    """A document as a test names it."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def text_of(path: Path) -> str:
@@ -77,7 +82,7 @@ def test_every_reason_of_a_rejection_is_named() -> None:
     assert [] == [reason for reason in get_args(metrics.Reason) if reason not in block("metrics")]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
     """Prose goes stale first."""
     text = text_of(document)
@@ -91,7 +96,7 @@ def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
     assert set() == named - known
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_make_targets_in_the_text_exist(document: Path) -> None:
     """`make X` in a code block or between backticks."""
     targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
@@ -100,10 +105,10 @@ def test_make_targets_in_the_text_exist(document: Path) -> None:
     assert set() == mentioned - targets
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_modules_run_in_the_text_exist(document: Path) -> None:
     """`python -m X` of ours is a module or a package that runs."""
-    mentioned = set(re.findall(r"python -m ((?:service|model|tools)[\w.]*)", text_of(document)))
+    mentioned = set(re.findall(r"python -m ((?:service|model|tools|bench)[\w.]*)", text_of(document)))
     places = {name: ROOT.joinpath(*name.split(".")) for name in mentioned}
     runs = {n for n, place in places.items() if place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()}
 
@@ -120,7 +125,30 @@ def test_commands_are_documented(package: str) -> None:
     assert real == shown
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_options_of_the_benchmarks_exist() -> None:
+    """Every `--option` of bench/README.md is one of a benchmark's."""
+    real = {option for path in (ROOT / "bench").glob("*.py") for option in re.findall(r"--[a-z-]+", text_of(path))}
+
+    assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(ROOT / "bench" / "README.md"))) - real
+
+
+def test_build_arguments_are_the_dockerfiles() -> None:
+    """All that change what is built or said of it; PYTHON and CUDA follow from the pinned versions."""
+    real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"}
+    table = re.search(r"\| Build argument .*?\n\n", text_of(README), re.DOTALL)
+
+    assert table is not None
+    assert real == {name for row in first_column(table[0].strip()) for name in re.findall(r"\w+", row)}
+
+
+def test_compose_variables_exist() -> None:
+    """What the README sets for Compose beside the settings is read there."""
+    read = set(re.findall(r"\$\{(\w+)", text_of(ROOT / "docker-compose.yml")))
+
+    assert {"WEIGHTS", "PUBLISH", "GPU_PUBLISH"} <= read
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_relative_links_lead_somewhere(document: Path) -> None:
     """Files and folders named in links exist."""
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text_of(document))

@@ -77,7 +77,7 @@ def options_table() -> str:
 def errors_table() -> str:
     """Every error a client can meet."""
     rows = (
-        (error.status, f"`{error.code}`", _first_line(error), _advice(error))
+        (error.status, f"`{error.code}`", _summary(error), _advice(error))
         for error in sorted(all_errors(), key=lambda error: (error.status, error.code))
     )
     return _table(("Status", "Code", "Meaning", "What to do"), rows)
@@ -108,7 +108,7 @@ TABLES: dict[str, Callable[[], str]] = {
 def endpoints(app: FastAPI) -> list[tuple[str, str, str]]:
     """(method, path, summary) of every route, FastAPI's own pages last."""
     found = [
-        (method, str(route.path), _PAGES.get(str(route.path)) or _first_line(route.endpoint))
+        (method, str(route.path), _PAGES.get(str(route.path)) or _summary(route.endpoint))
         for route in iter_route_contexts(app.routes)
         for method in sorted((route.methods or set()) - {"HEAD"})
         if route.path not in _HELPERS
@@ -147,8 +147,9 @@ def _advice(error: type[Exception]) -> str:
     return next(advice for base, advice in _WHAT_TO_DO.items() if issubclass(error, base))
 
 
-def _first_line(documented: object) -> str:
-    return (documented.__doc__ or "").strip().partition("\n")[0]
+def _summary(documented: object) -> str:
+    """The docstring's first paragraph on one line."""
+    return " ".join((documented.__doc__ or "").strip().partition("\n\n")[0].split())
 
 
 def _default(value: object) -> str:
