@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import native, ops
-from service.engine import WORKER, Engine
+from service.engine import Engine
 from service.errors import (
     InternalError,
     InvalidOptions,
@@ -24,6 +24,7 @@ from service.errors import (
     headers,
     problem,
 )
+from service.fleet import WORKER
 from service.metrics import Metrics
 from service.middleware import OPERATIONS, Observe
 from service.outputs import JsonResponse

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +21,6 @@ from model.preprocess import Preprocess
 from service import cpus, images
 from service.arena import Arena
 from service.batcher import Batcher
-from service.canary import Canary
-from service.device import DeviceLost
 from service.errors import (
     DeadlineExceeded,
     Draining,
@@ -29,18 +28,16 @@ from service.errors import (
     NotReady,
     ServiceError,
 )
+from service.fleet import WORKER, Fleet
 from service.jobs import Job, Result, Task, Timings
 from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
 from service.settings import Settings
-from service.supervisor import RestartsExhausted, Shared, Supervisor
 
 log = logging.getLogger("vim.engine")
 
 T = TypeVar("T")
-State = Literal["starting", "ready", "recovering", "draining", "failed"]
-WORKER = "service.worker"
 Outcome = Result | ServiceError
 
 
@@ -58,92 +55,37 @@ class Answer:
 
 
 class Engine:
-    """Owns the arena, the queue, the decode threads and the device processes of one application."""
+    """Owns the arena, the queue, the decode threads and the fleet of device processes of one application."""
 
     def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.on_failure: Callable[[], None] = lambda: None
-        self.loaded: Loaded
         self._arena = Arena(settings.queue_images)
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
-        self._arrived = asyncio.Event()
-        self._canary: Canary
-        self._supervisors = self._staff(worker)
+        self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
         self._threads = ThreadPoolExecutor(settings.threads or cpus.available_cpus(), thread_name_prefix="decode")
-        self._preprocess: Preprocess
         self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
         self._main: asyncio.Task[None] | None = None
-        self._started_at = 0.0
-        self._has_been_ready = False
-        self._draining = False
         self._closed = False
-        self._failure = ""
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def _staff(self, worker: str) -> list[Supervisor]:
-        shared = Shared(
-            settings=self.settings,
-            arena=self._arena,
-            batcher=self._batcher,
-            metrics=self.metrics,
-            quarantine=self._quarantine,
-            arrived=self._arrived,
-            worker=worker,
-            on_loaded=self._on_loaded,
-            on_change=self._on_change,
-        )
-        return [Supervisor(shared, name) for name in self.settings.devices]
-
     # --- life cycle -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin loading in the background; `state` tells when requests are served."""
-        self._started_at = time.monotonic()
-        self._main = asyncio.create_task(self._live(), name="engine")
-
-    @property
-    def state(self) -> State:
-        """Where the engine is in its life; only `ready` makes `/readyz` answer 200."""
-        if self._failure:
-            return "failed"
-        if self._draining:
-            return "draining"
-        if self._enough_up():
-            return "ready"
-        return "recovering" if self._has_been_ready else "starting"
-
-    @property
-    def reason(self) -> str:
-        """Why it is not ready, for people."""
-        if self._failure:
-            return self._failure
-        lost = [f"{one.name}: {one.last_reason}" for one in self._supervisors if not one.up and one.last_reason]
-        loading = "the model is being warmed up" if hasattr(self, "loaded") else "the model is being loaded"
-        return {
-            "draining": "the service is shutting down",
-            "recovering": f"a device process is being replaced ({'; '.join(lost)})",
-        }.get(self.state, loading)
-
-    def drain(self) -> None:
-        """Say that the end is near: readiness is false from here on; requests are still served until `close`."""
-        self._draining = True
-        self._on_change()
+        """Begin loading in the background; `fleet.state` tells when requests are served."""
+        self._main = asyncio.create_task(self.fleet.run(), name="fleet")
 
     def abandon(self) -> None:
         """Answer all that is not finished with 503: the time for finishing is over."""
-        for job in [
-            *self._batcher.take(len(self._batcher)),
-            *(job for one in self._supervisors for job in one.running),
-        ]:
+        for job in [*self._batcher.take_all(), *self.fleet.running]:
             job.fail(Draining("the service shut down before this image had its turn", retry_after_s=1))
 
     async def close(self) -> None:
         """Finish what was accepted, within the drain time-out, then end the device processes."""
-        self.drain()
+        self.fleet.drain()
         self._closed = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self.settings.drain_timeout_ms / 1000)
@@ -151,71 +93,20 @@ class Engine:
         if self._main is not None:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
-        await asyncio.gather(*(one.close() for one in self._supervisors))
+        await self.fleet.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._arena.close()
 
     @property
-    def info(self) -> dict[str, Any]:
-        """What the first device process said of itself, and how all have fared; raises NotReady before it did."""
-        if not hasattr(self, "loaded"):
-            raise NotReady(self.reason, retry_after_s=1)
-        first = self._supervisors[0]
-        fates = [
-            {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
-            for one in self._supervisors
-        ]
-        started = {"scan": first.scan or self.loaded.info["scan"], "batch_seconds": first.batch_seconds}
-        return self.loaded.info | started | {"devices": fates}
+    def loaded(self) -> Loaded:
+        """What is served; raises NotReady before it is known."""
+        if self.fleet.loaded is None:
+            raise NotReady(self.fleet.reason, retry_after_s=1)
+        return self.fleet.loaded
 
-    @property
-    def max_batch(self) -> int:
-        """The largest batch that any device is given now."""
-        return max(one.limit for one in self._supervisors)
-
-    async def _live(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for supervisor in self._supervisors:
-                    group.create_task(supervisor.run(), name=f"supervise {supervisor.name}")
-        except* (DeviceLost, RestartsExhausted) as lost:
-            self._fail(str(lost.exceptions[0]))
-        except* Exception:
-            log.exception("the engine stopped")
-            self._fail("the engine stopped; the log has the details")
-
-    def _on_loaded(self, loaded: Loaded) -> Canary:
-        """The first device process to load its model settles the size of the slots and what is served."""
-        if not hasattr(self, "loaded"):
-            self._preprocess = Preprocess.from_dict(loaded.preprocess)
-            self._arena.map(loaded.size)
-            self._canary = Canary(self._arena, loaded.info["dtype"])
-            self.loaded = loaded
-        return self._canary
-
-    def _enough_up(self) -> bool:
-        enough = all if self.settings.ready_devices == "all" else any
-        return enough(one.up for one in self._supervisors)
-
-    def _on_change(self) -> None:
-        if self._enough_up() and not self._has_been_ready:
-            self._has_been_ready = True
-            self._count_loaded(time.monotonic() - self._started_at)
-        self.metrics.ready(self.state == "ready")
-
-    def _count_loaded(self, seconds: float) -> None:
-        info = self.loaded.info
-        version, device = info["model"]["fingerprint"], info["device"]["name"]
-        self.metrics.model_loaded(version=version, device=device, dtype=info["dtype"], seconds=seconds)
-        log.info("ready in %.1f s: %s", seconds, info["model"]["name"])
-
-    def _fail(self, reason: str) -> None:
-        self._failure = reason
-        log.error("%s", reason)
-        for job in self._batcher.take_all():
-            job.fail(NotReady(reason))
-        self._on_change()
-        self.on_failure()
+    @functools.cached_property
+    def _preprocess(self) -> Preprocess:
+        return Preprocess.from_dict(self.loaded.preprocess)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -257,10 +148,10 @@ class Engine:
 
     def check(self, task: Task) -> None:
         """Raise what would stop such a request at the door: NotReady, Draining, NoClassifier."""
-        if self._failure or not self._has_been_ready:
-            raise NotReady(self.reason, retry_after_s=1)
+        if self.fleet.failure or not self.fleet.has_been_ready:
+            raise NotReady(self.fleet.reason, retry_after_s=1)
         if self._closed:
-            raise Draining(self.reason, retry_after_s=1)
+            raise Draining(self.fleet.reason, retry_after_s=1)
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
@@ -295,7 +186,7 @@ class Engine:
     async def _queue(self, slot: int, task: Task) -> Result:
         job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future())
         self._batcher.put(job)
-        self._arrived.set()
+        self.fleet.arrived.set()
         try:
             return await job.done
         finally:

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 import uvicorn
 
 from service.app import create_app
-from service.engine import WORKER, Engine
+from service.engine import Engine
+from service.fleet import WORKER
 from service.settings import Settings
 
 ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
@@ -33,7 +34,7 @@ class Server(uvicorn.Server):
         self.failed = False
         self._engine = engine
         self._signalled = False
-        engine.on_failure = self._give_up
+        engine.fleet.on_failure = self._give_up
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,7 +50,7 @@ class Server(uvicorn.Server):
             os._exit(128 + number)
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
-        self._engine.drain()
+        self._engine.fleet.drain()
         asyncio.get_running_loop().call_later(self._engine.settings.drain_delay_ms / 1000, self._stop)
 
     def _stop(self) -> None:

@@ -70,5 +70,5 @@ async def _infer(request: Request, engine: Engine, images: list[Item], task: Tas
 
 
 def _model(engine: Engine) -> dict[str, Any]:
-    model: dict[str, Any] = engine.info["model"]
+    model: dict[str, Any] = engine.loaded.info["model"]
     return model

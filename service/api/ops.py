@@ -22,8 +22,8 @@ async def livez(request: Request) -> dict[str, str]:
     has failed for good.
     """
     engine: Engine = request.app.state.engine
-    if engine.state == "failed":
-        raise NotReady(engine.reason)
+    if engine.fleet.state == "failed":
+        raise NotReady(engine.fleet.reason)
     return {"status": "alive"}
 
 
@@ -32,10 +32,10 @@ async def livez(request: Request) -> dict[str, str]:
 async def readyz(request: Request) -> dict[str, str]:
     """200 once the model is loaded, self-tested and warm; 503 before that and while draining."""
     engine: Engine = request.app.state.engine
-    if engine.state == "draining":
-        raise Draining(engine.reason, retry_after_s=1)
-    if engine.state != "ready":
-        raise NotReady(engine.reason, retry_after_s=1)
+    if engine.fleet.state == "draining":
+        raise Draining(engine.fleet.reason, retry_after_s=1)
+    if engine.fleet.state != "ready":
+        raise NotReady(engine.fleet.reason, retry_after_s=1)
     return {"status": "ready"}
 
 
@@ -43,7 +43,9 @@ async def readyz(request: Request) -> dict[str, str]:
 async def info(request: Request) -> Response:
     """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
     engine: Engine = request.app.state.engine
-    return JsonResponse(engine.info | {"state": engine.state, "limits": _limits(engine), "version": __version__})
+    return JsonResponse(
+        engine.fleet.info | {"state": engine.fleet.state, "limits": _limits(engine), "version": __version__}
+    )
 
 
 @router.get("/metrics", response_class=Response)
@@ -57,7 +59,7 @@ async def metrics(request: Request) -> Response:
 def _limits(engine: Engine) -> dict[str, Any]:
     settings = engine.settings
     return {
-        "max_batch": engine.max_batch,
+        "max_batch": engine.fleet.max_batch,
         "max_body_bytes": settings.max_body_bytes,
         "max_pixels": settings.max_pixels,
         "queue_images": settings.queue_images,

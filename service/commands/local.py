@@ -30,18 +30,18 @@ class Local:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._model = Model.of(engine.info["model"])
+        self._model = Model.of(engine.fleet.info["model"])
 
     @property
     def info(self) -> dict[str, Any]:
         """What `/info` says, with the limits that apply here."""
         settings = self._engine.settings
         limits = {
-            "max_batch": self._engine.max_batch,
+            "max_batch": self._engine.fleet.max_batch,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
         }
-        return self._engine.info | {"limits": limits, "version": __version__}
+        return self._engine.fleet.info | {"limits": limits, "version": __version__}
 
     @property
     def max_bytes(self) -> int:
@@ -51,7 +51,7 @@ class Local:
     @property
     def in_flight(self) -> int:
         """One batch on the device and one being decoded."""
-        return min(2 * self._engine.max_batch, self._engine.settings.queue_images)
+        return min(2 * self._engine.fleet.max_batch, self._engine.settings.queue_images)
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """One image through the engine."""
@@ -100,10 +100,10 @@ def settings_for(settings: Settings, images: int, batch: int | None) -> Settings
 
 async def _settled(engine: Engine) -> None:
     """Wait until images are served. Raises CommandError when they never will be."""
-    while engine.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
+    while engine.fleet.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
-    if engine.state == "failed":
-        raise CommandError(engine.reason)
+    if engine.fleet.state == "failed":
+        raise CommandError(engine.fleet.reason)
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

@@ -1,0 +1,160 @@
+"""All device processes of one service: whether enough of them are up, what they serve, and what happens when not.
+
+Keeping a single device alive is `supervisor`; requests are `engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from service.arena import Arena
+from service.batcher import Batcher
+from service.canary import Canary
+from service.device import DeviceLost
+from service.errors import NotReady
+from service.jobs import Job
+from service.messages import Loaded
+from service.metrics import Metrics
+from service.recovery import Quarantine
+from service.settings import Settings
+from service.supervisor import RestartsExhausted, Shared, Supervisor
+
+log = logging.getLogger("vim.engine")
+
+State = Literal["starting", "ready", "recovering", "draining", "failed"]
+WORKER = "service.worker"
+
+
+class Fleet:
+    """The supervisors of every configured device, and the state that `/readyz` shows."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, arena: Arena, batcher: Batcher, quarantine: Quarantine, worker: str
+    ) -> None:
+        self.on_failure: Callable[[], None] = lambda: None
+        self.loaded: Loaded | None = None
+        self.has_been_ready = False
+        self.failure = ""
+        self.arrived = asyncio.Event()  # a job was queued, or a device was lost
+        self._settings = settings
+        self._metrics = metrics
+        self._arena = arena
+        self._batcher = batcher
+        self._canary: Canary
+        self._draining = False
+        self._started_at = 0.0
+        shared = Shared(
+            settings=settings,
+            arena=arena,
+            batcher=batcher,
+            metrics=metrics,
+            quarantine=quarantine,
+            arrived=self.arrived,
+            worker=worker,
+            on_loaded=self._on_loaded,
+            on_change=self._on_change,
+        )
+        self._supervisors = [Supervisor(shared, name) for name in settings.devices]
+
+    async def run(self) -> None:
+        """Start every device and keep it running, until cancelled or until one cannot be brought back."""
+        self._started_at = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for supervisor in self._supervisors:
+                    group.create_task(supervisor.run(), name=f"supervise {supervisor.name}")
+        except* (DeviceLost, RestartsExhausted) as lost:
+            self._fail(str(lost.exceptions[0]))
+        except* Exception:
+            log.exception("the engine stopped")
+            self._fail("the engine stopped; the log has the details")
+
+    async def close(self) -> None:
+        """End the device processes."""
+        await asyncio.gather(*(one.close() for one in self._supervisors))
+
+    def drain(self) -> None:
+        """Readiness is false from here on; the devices go on."""
+        self._draining = True
+        self._on_change()
+
+    @property
+    def state(self) -> State:
+        """Where the service is in its life; only `ready` makes `/readyz` answer 200."""
+        if self.failure:
+            return "failed"
+        if self._draining:
+            return "draining"
+        if self._enough_up():
+            return "ready"
+        return "recovering" if self.has_been_ready else "starting"
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready, for people."""
+        if self.failure:
+            return self.failure
+        lost = [f"{one.name}: {one.last_reason}" for one in self._supervisors if not one.up and one.last_reason]
+        return {
+            "draining": "the service is shutting down",
+            "recovering": f"a device process is being replaced ({'; '.join(lost)})",
+        }.get(self.state, f"the model is being {'warmed up' if self.loaded else 'loaded'}")
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the first device process said of itself, and how all have fared; raises NotReady before it did."""
+        if self.loaded is None:
+            raise NotReady(self.reason, retry_after_s=1)
+        first = self._supervisors[0]
+        fates = [
+            {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
+            for one in self._supervisors
+        ]
+        started = {"scan": first.scan or self.loaded.info["scan"], "batch_seconds": first.batch_seconds}
+        return self.loaded.info | started | {"devices": fates}
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that any device is given now."""
+        return max(one.limit for one in self._supervisors)
+
+    @property
+    def running(self) -> list[Job]:
+        """The jobs that are on a device now."""
+        return [job for one in self._supervisors for job in one.running]
+
+    def _on_loaded(self, loaded: Loaded) -> Canary:
+        """The first device process to load its model settles the size of the slots and what is served."""
+        if self.loaded is None:
+            self._arena.map(loaded.size)
+            self._canary = Canary(self._arena, loaded.info["dtype"])
+            self.loaded = loaded
+        return self._canary
+
+    def _enough_up(self) -> bool:
+        enough = all if self._settings.ready_devices == "all" else any
+        return enough(one.up for one in self._supervisors)
+
+    def _on_change(self) -> None:
+        if self._enough_up() and not self.has_been_ready:
+            self.has_been_ready = True
+            self._count_loaded(time.monotonic() - self._started_at)
+        self._metrics.ready(self.state == "ready")
+
+    def _count_loaded(self, seconds: float) -> None:
+        info = self.info
+        version, device = info["model"]["fingerprint"], info["device"]["name"]
+        self._metrics.model_loaded(version=version, device=device, dtype=info["dtype"], seconds=seconds)
+        log.info("ready in %.1f s: %s", seconds, info["model"]["name"])
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        log.error("%s", reason)
+        for job in self._batcher.take_all():
+            job.fail(NotReady(reason))
+        self._on_change()
+        self.on_failure()
