@@ -1,1 +1,1 @@
-"""Measurements: each compares two things in one run and reports medians and ratios; see bench/README.md."""
+"""Measurements: each compares two things in one run; see bench/README.md."""

@@ -154,6 +154,7 @@ def main() -> None:
         }
     print(json.dumps(result, indent=2))
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import __version__
@@ -51,6 +51,7 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app.state.engine = engine
     for router in (native.router, ops.router):
         app.include_router(router)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
     app.add_middleware(Observe, metrics=metrics, model=settings.served_name, answer=_answer)
@@ -59,6 +60,13 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
 async def _handle(request: Request, error: Exception) -> Response:
     return _answer(request, error)  # a plain function would be sent to a thread
+
+
+async def _client_gone(request: Request, _: Exception) -> Response:
+    """Nobody reads this answer; its status is for the log and the metrics, where nginx uses the same number."""
+    request.app.state.engine.metrics.rejected("client_gone")
+    request.state.code = "client_gone"
+    return Response(status_code=499)
 
 
 def _answer(request: Request, error: Exception) -> Response:

@@ -110,18 +110,21 @@ class Engine:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    async def infer(self, items: Sequence[bytes | ServiceError], task: Task) -> Answer:
-        """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome."""
+    async def infer(self, items: Sequence[bytes | ServiceError], task: Task, deadline: float) -> Answer:
+        """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome.
+
+        `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, what still waits is dropped.
+        """
         self.check(task)
         slots = self._arena.acquire(len(items), self._batcher.seconds_for(self._arena.in_use))
         self._count_requests(+1)
         start = time.monotonic()
         try:
-            async with asyncio.timeout(self.settings.request_timeout_ms / 1000):
+            async with asyncio.timeout(deadline - start):
                 done = await _gather([self._one(item, slot, task) for item, slot in zip(items, slots, strict=True)])
         except TimeoutError:
-            limit = f"{self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
-            raise DeadlineExceeded(f"no answer within {limit}") from None
+            setting = f"X-Request-Timeout-Ms, or {self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
+            raise DeadlineExceeded(f"no answer within the time allowed: {setting}") from None
         finally:
             for slot in slots:
                 self._arena.release(slot)

@@ -162,7 +162,7 @@ class Draining(Refusal):
 
 
 class DeadlineExceeded(Refusal):
-    """The answer was not ready within `VIM_REQUEST_TIMEOUT_MS`."""
+    """The answer was not ready within `X-Request-Timeout-Ms` or `VIM_REQUEST_TIMEOUT_MS`."""
 
     status, code = 504, "deadline_exceeded"
 

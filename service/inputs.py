@@ -6,10 +6,11 @@ it must be JSON. Whatever way an image comes in, the same bytes go on.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from service.errors import (
 from service.images import sniff
 
 Options = TypeVar("Options", bound=BaseModel)
+T = TypeVar("T")
 Item = bytes | ServiceError  # an image, or why there is none
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
@@ -48,23 +50,52 @@ class Inputs:
     fields: Mapping[str, Any]
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; when the client leaves before that, the work is cancelled and ClientDisconnect raised.
+
+    Only once the body has been read: until then the same messages are the body.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def timeout_s(request: Request, longest_ms: int) -> float:
+    """Seconds for an answer: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
+    given = request.headers.get("x-request-timeout-ms")
+    if given is None:
+        return longest_ms / 1000
+    if not given.isascii() or not given.isdigit() or int(given[:12]) < 1:
+        raise InvalidOptions(f"X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1; got {given!r}")
+    return min(int(given[:12]), longest_ms) / 1000
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit.
 
-    Raises BodyTooLarge, EmptyBody, MalformedBody.
+    Raises BodyTooLarge, EmptyBody; ClientDisconnect when the client leaves in the middle.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(f"{declared} bytes", max_bytes)
     parts, received = [], 0
-    try:
-        async for part in request.stream():
-            received += len(part)
-            if received > max_bytes:
-                raise _too_large(f"more than {max_bytes} bytes", max_bytes)
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise MalformedBody("the client left before the body was complete") from error
+    async for part in request.stream():
+        received += len(part)
+        if received > max_bytes:
+            raise _too_large(f"more than {max_bytes} bytes", max_bytes)
+        parts.append(part)
     if not received:
         raise EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
     return b"".join(parts)

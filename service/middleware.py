@@ -20,8 +20,6 @@ from service.jobs import Timings
 from service.metrics import Metrics, Op
 from service.outputs import timings_ms
 
-CLIENT_GONE = 499  # nginx's code for a client that left before its answer; seen in the log and metrics only
-
 log = logging.getLogger("vim.request")
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -47,9 +45,10 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.perf_counter()
+        start = time.monotonic()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(Headers(scope=scope))
+        state["started"] = start
         status = 0
 
         async def observed(message: Message) -> None:
@@ -67,7 +66,7 @@ class Observe:
             await self._answer(Request(scope), error)(scope, receive, observed)
         finally:
             if scope["path"] in OPERATIONS:
-                self._record(scope, status or CLIENT_GONE, time.perf_counter() - start)
+                self._record(scope, status, time.monotonic() - start)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         api, op = OPERATIONS[scope["path"]]

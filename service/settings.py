@@ -93,12 +93,10 @@ class Settings(BaseSettings):
         description="A batch that takes longer hangs; unset: 10 s or ten times the slowest warm-up batch.",
     )
     max_restarts: int = Field(
-        5, ge=0, description="Failed restarts of a device process in a row before the service gives up and exits."
+        5, ge=0, description="Restarts of a device process, with no batch run in between, before the service gives up."
     )
     ready_devices: Literal["all", "any"] = Field("all", description="How many device processes make the server ready.")
-    cache_dir: Path = Field(
-        default=Path("~/.cache/vim-server"), description="Where downloads and compiled kernels are kept."
-    )
+    cache_dir: Path = Field(default=Path("~/.cache/vim-server"), description="Where downloads are kept.")
     offline: bool = Field(default=False, description="Never touch the network.")
     drain_delay_ms: int = Field(default=0, ge=0, description="How long to listen on, not ready, after SIGTERM.")
     drain_timeout_ms: int = Field(
@@ -113,8 +111,9 @@ class Settings(BaseSettings):
 
     @property
     def served_name(self) -> str:
-        """The model's name in answers and metrics: as set, or the last part of VIM_MODEL without its ending."""
-        return self.model_name or Path(self.model).stem
+        """The name in answers and metrics: as set, or the last part of VIM_MODEL without what follows the name."""
+        name = Path(self.model).name.removesuffix("/")
+        return self.model_name or re.sub(r"(@.*|:.*|\.(safetensors|pth|pt|bin))$", "", name) or "model"
 
     @property
     def devices(self) -> list[str]:

@@ -62,7 +62,9 @@ async def _read(request: Request, engine: Engine) -> Inputs:
 
 
 async def _infer(request: Request, engine: Engine, images: list[Item], task: Task) -> Answer:
-    answer = await engine.infer(images, task)
+    timeout_s = inputs.timeout_s(request, engine.settings.request_timeout_ms)
+    deadline = request.state.started + timeout_s
+    answer = await inputs.unless_gone(request, engine.infer(images, task, deadline))
     request.state.timings = answer.timings
     request.state.images = len(images)
     request.state.failed_images = answer.failed

@@ -30,7 +30,9 @@ async def livez(request: Request) -> dict[str, str]:
 @router.get("/readyz", responses={503: PROBLEMS[503]})
 @router.get("/health", responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> dict[str, str]:
-    """200 once the model is loaded, self-tested and warm; 503 before that and while draining."""
+    """200 once the model is loaded, self-tested and warm; 503 before that, while draining, and while a device process
+    is being replaced.
+    """
     engine: Engine = request.app.state.engine
     if engine.fleet.state == "draining":
         raise Draining(engine.fleet.reason, retry_after_s=1)

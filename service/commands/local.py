@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -64,7 +65,8 @@ class Local:
 
     async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
         try:
-            return (await self._engine.infer([data], task)).outcomes[0]
+            deadline = time.monotonic() + self._engine.settings.request_timeout_ms / 1000
+            return (await self._engine.infer([data], task, deadline)).outcomes[0]
         except ServiceError as error:  # of the request, which is to say of every image
             raise CommandError(error.detail) from error
 

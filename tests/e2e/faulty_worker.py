@@ -14,7 +14,8 @@ from model.runner import Rows, Runner
 from service import worker
 
 SEGFAULT, HANG, NOT_FINITE, RAISE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
-HANG_S = 60.0
+SLOW = (0, 255, 255)
+HANG_S, SLOW_S = 60.0, 2.0
 
 _run = Runner.run
 
@@ -27,6 +28,8 @@ def faulty_run(self: Runner, pixels: np.ndarray, **parts: Any) -> Rows:
         os.kill(os.getpid(), signal.SIGSEGV)
     if _holds(pixels, HANG).any():
         time.sleep(HANG_S)
+    if _holds(pixels, SLOW).any():
+        time.sleep(SLOW_S)
     if _holds(pixels, RAISE).any():
         raise RuntimeError("a fault for a test")
     rows = _run(self, pixels, **parts)

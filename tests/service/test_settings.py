@@ -217,3 +217,20 @@ def test_every_setting_is_explained(field: str) -> None:
     assert description
     assert description.endswith(".")
     assert allowed(field)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("demo", "demo"),
+        ("/weights/vim_t.v2.pth", "vim_t.v2"),
+        ("models/mine/", "mine"),
+        ("models/mine.v2", "mine.v2"),
+        ("hustvl/Vim-tiny-midclstok@v1.0:vim_t.pth", "Vim-tiny-midclstok"),
+        ("hustvl/Vim-tiny-midclstok:vim_t.pth", "Vim-tiny-midclstok"),
+    ],
+)
+def test_the_served_name_is_the_models_own(model: str, name: str) -> None:
+    """Without an ending, a revision or a file; VIM_MODEL_NAME wins."""
+    assert name == Settings(model=model).served_name
+    assert "other" == Settings(model=model, model_name="other").served_name

@@ -1,0 +1,102 @@
+"""Clients that leave, and deadlines: nobody's time is spent on an answer that nobody waits for."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.faulty_worker import SLOW
+from tests.e2e.server import Server, serving
+from tests.e2e.test_recovery import plain
+from tests.tiny import photo, write_tiny_model
+
+VANISHING = 30
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def metric(server: Server, name: str) -> float:
+    """One sample of /metrics."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+    assert found is not None, name
+    return float(found.group(1))
+
+
+def occupy(server: Server) -> threading.Thread:
+    """Keep the device busy for a while."""
+    body = plain(SLOW)
+    thread = threading.Thread(target=lambda: httpx.post(f"{server.url}/v1/classify", content=body, timeout=30))
+    thread.start()
+    time.sleep(0.5)
+    return thread
+
+
+def send_and_vanish(server: Server) -> None:
+    """A whole request, and the connection closed before the answer."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = photo()
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head + body)
+        time.sleep(0.05)
+
+
+def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny: Path) -> None:
+    """They are counted, and their slots are free at once."""
+    with serving(tmp_path, faulty=True, model=tiny) as server:
+        ran_before = metric(server, "vim_batch_size_sum")
+        busy = occupy(server)
+        leavers = [threading.Thread(target=send_and_vanish, args=(server,)) for _ in range(VANISHING)]
+        for thread in leavers:
+            thread.start()
+        for thread in leavers:
+            thread.join()
+        busy.join()
+        assert 200 == httpx.post(f"{server.url}/v1/classify", content=photo()).status_code
+
+        assert VANISHING == metric(server, 'vim_rejected_total{reason="client_gone"}')
+        assert 2 == metric(server, "vim_batch_size_sum") - ran_before
+        assert 0 == metric(server, "vim_queue_depth")
+        assert VANISHING == server.log.count('"outcome": "client_gone"')
+
+
+def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None:
+    """504 when it has passed; the image is not run afterwards. A longer one than the server's is cut."""
+    with serving(tmp_path, faulty=True, model=tiny, request_timeout_ms=10_000) as server:
+        ran_before = metric(server, "vim_batch_size_sum")
+        busy = occupy(server)
+        start = time.monotonic()
+        hurried = httpx.post(
+            f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "300"}, timeout=30
+        )
+        waited = time.monotonic() - start
+        busy.join()
+        patient = httpx.post(f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "9" * 30})
+
+        assert (504, "deadline_exceeded") == (hurried.status_code, hurried.json()["code"])
+        assert waited < 1.9
+        assert 200 == patient.status_code
+        assert 2 == metric(server, "vim_batch_size_sum") - ran_before
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "٣"])
+def test_a_wrong_deadline_is_refused(given: str) -> None:
+    """422, naming the header."""
+    from starlette.requests import Request
+
+    from service.errors import InvalidOptions
+    from service.inputs import timeout_s
+
+    request = Request({"type": "http", "headers": [(b"x-request-timeout-ms", given.encode("utf-8"))]})
+    with pytest.raises(InvalidOptions, match="X-Request-Timeout-Ms"):
+        timeout_s(request, 1000)
