@@ -27,6 +27,7 @@ from service.settings import Settings
 log = logging.getLogger("vim.device")
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row; the last one repeats
+STABLE_S = 60.0  # a process that was up for so long was no failed restart
 HANG_S, HANG_FACTOR = 10.0, 10.0
 RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the first start has failed
 
@@ -63,7 +64,8 @@ class Supervisor:
         self.batch_seconds: dict[int, float] = {}
         self._shared = shared
         self._device: Device | None = None
-        self._in_a_row = 0  # restarts since a batch last ran
+        self._in_a_row = 0  # restarts since a batch last ran, or a process last stayed up for a while
+        self._up_since = 0.0
         self._first_start_s = 0.0
         self._running: tuple[Job, ...] = ()
 
@@ -130,6 +132,8 @@ class Supervisor:
                 lost = DeviceLost("the restart took too long")
 
     async def _mourn(self, lost: DeviceLost) -> None:
+        if self.up and time.monotonic() - self._up_since > STABLE_S:
+            self._in_a_row = 0
         self._in_a_row += 1
         self.restarts += 1
         self.last_reason = str(lost)
@@ -139,7 +143,7 @@ class Supervisor:
         await self.close()
 
     def _change(self, *, up: bool) -> None:
-        self.up = up
+        self.up, self._up_since = up, time.monotonic()
         self._shared.metrics.device_up(self.name, up)
         self._shared.metrics.batch_limit(self.name, self.limit)
         self._shared.on_change()

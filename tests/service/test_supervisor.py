@@ -225,6 +225,18 @@ async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -
             assert hasattr(answer, "values")
 
 
+async def test_a_process_that_stayed_up_ends_the_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rare deaths of an idle server never add up to giving up."""
+    monkeypatch.setattr(module, "STABLE_S", -1.0)
+    script = Script(rows)
+    async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
+        await outcomes(submit(supervisor, 1))
+        for _ in range(4):
+            supervisor.up, supervisor._in_a_row = True, 1  # restarted once, and no batch since
+            await supervisor._mourn(DeviceLost("killed while idle"))
+            assert 1 == supervisor._in_a_row
+
+
 async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong configuration will not get better by trying again."""
     script = Script(DeviceLost("no such model"))
