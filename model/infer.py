@@ -229,7 +229,10 @@ def _trained_sizes(hints: Hints, image_size: Size | None) -> list[tuple[Size, bo
     """
     hinted = _square(hints.input_size) if hints.input_size else None
     given = [size for size in (hinted, image_size) if size]
-    odd = sorted([*given, _square(USUAL_SIZES[0])], key=lambda size: size != image_size)
+    released = _square(USUAL_SIZES[0])
+    if not given:  # nothing speaks against the released models' size, whatever the stride
+        return [(released, True), (released, False), *((_square(side), True) for side in USUAL_SIZES[1:])]
+    odd = sorted([*given, released], key=lambda size: size != image_size)
     return [(size, True) for size in (*given, *map(_square, USUAL_SIZES))] + [(size, False) for size in odd]
 
 

@@ -82,8 +82,8 @@ def positions(count: int, patch: int, **changes: Any) -> dict[str, Tensor]:
         (196, 16, None, (224, 224), 16),
         (729, 16, None, (224, 224), 8),
         (784, 8, None, (224, 224), 8),
-        (324, 16, None, (288, 288), 16),  # not stride 12 at 224 px
-        (576, 16, None, (384, 384), 16),
+        (324, 16, None, (224, 224), 12),  # 224 px unless image_size says otherwise
+        (576, 16, None, (224, 224), 9),  # the assumption names 384 px as the other reading
         (576, 16, (224, 224), (384, 384), 16),  # fine-tuned at 384, asked for at 224
         (361, 16, None, (224, 224), 11),  # no usual size has 19x19
         (16, 16, None, (64, 64), 16),  # none does: no overlap
