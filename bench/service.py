@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import io
 import json
 import os
@@ -24,14 +25,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
 import psutil
 from PIL import Image
 
-import model
-from model.runner import Runner
+from bench.load import closed_loop
+from service import cpus
+
+if TYPE_CHECKING:
+    from model.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 120
@@ -46,6 +52,15 @@ def photograph(seed: int, side: tuple[int, int] = (640, 480)) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
     return encoded.getvalue()
+
+
+def in_process(source: str) -> Runner:
+    """The model in this process, with the device process's own thread settings (they must be there before torch)."""
+    os.environ.update(cpus.thread_environment(cpus.available_cpus()))
+    import model
+    from model.runner import Runner
+
+    return Runner(model.load(source, preprocess="friendly"))
 
 
 @contextmanager
@@ -79,18 +94,21 @@ def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
     """Alternate in-process decode + forward and a request; medians in ms."""
     body = photograph(0)
     inside, outside, queue = [], [], []
-    with httpx.Client(base_url=url) as client:
-        for turn in range(requests + 5):
-            start = time.perf_counter()
-            pixels = runner.vim.preprocess(Image.open(io.BytesIO(body)))
-            runner.run(pixels[None], scores=True, cls=False, mean=False)
-            middle = time.perf_counter()
-            answer = client.post("/v1/classify", content=body).raise_for_status()
-            end = time.perf_counter()
-            if turn >= 5:
-                inside.append(middle - start)
-                outside.append(end - middle)
-                queue.append(answer.json()["timings_ms"]["queue"])
+    place = urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname or "", place.port)
+    for turn in range(requests + 5):
+        start = time.perf_counter()
+        pixels = runner.vim.preprocess(Image.open(io.BytesIO(body)))
+        runner.run(pixels[None], scores=True, cls=False, mean=False)
+        middle = time.perf_counter()
+        connection.request("POST", "/v1/classify", body)
+        answer = json.loads(connection.getresponse().read())
+        end = time.perf_counter()
+        if turn >= 5:
+            inside.append(middle - start)
+            outside.append(end - middle)
+            queue.append(answer["timings_ms"]["queue"])
+    connection.close()
     in_process, service = 1000 * statistics.median(inside), 1000 * statistics.median(outside)
     return {
         "in_process_ms": round(in_process, 2),
@@ -100,34 +118,28 @@ def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
     }
 
 
-async def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
+def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
     """Closed loop: `clients` clients, each with its next request as soon as it has its answer."""
-    bodies = [photograph(seed) for seed in range(8)]
-    sizes: list[float] = []
-    latencies: list[float] = []
-
-    async def loop(client: httpx.AsyncClient, share: int) -> None:
-        for turn in range(share):
-            start = time.perf_counter()
-            answer = (await client.post("/v1/classify", content=bodies[turn % 8])).raise_for_status()
-            latencies.append(time.perf_counter() - start)
-            sizes.append(answer.json()["timings_ms"]["batch_size"])
-
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        start = time.perf_counter()
-        await asyncio.gather(*(loop(client, requests // clients) for _ in range(clients)))
-        seconds = time.perf_counter() - start
-    # Each image reports its batch; the mean over batches weighs every batch once.
-    batches = sum(1 / size for size in sizes)
+    before = _batches(url)
+    images = [photograph(seed) for seed in range(8)]
+    answers = asyncio.run(closed_loop(url, "/v1/classify", images, clients, requests))
+    after = _batches(url)
+    latencies = sorted(answers.seconds)
     return {
         "clients": clients,
-        "images": len(sizes),
-        "mean_batch": round(len(sizes) / batches, 2),
-        "images_per_s": round(len(sizes) / seconds, 1),
+        "images": len(latencies),
+        "mean_batch": round((after[0] - before[0]) / (after[1] - before[1]), 2),
+        "images_per_s": round(len(latencies) / answers.elapsed_s, 1),
         "p50_ms": round(1000 * statistics.median(latencies), 1),
-        "p99_ms": round(1000 * sorted(latencies)[int(0.99 * (len(latencies) - 1))], 1),
+        "p99_ms": round(1000 * latencies[int(0.99 * (len(latencies) - 1))], 1),
     }
+
+
+def _batches(url: str) -> tuple[float, float]:
+    """Images and batches so far, from the server's own histogram."""
+    page = httpx.get(f"{url}/metrics").text
+    samples = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return float(samples["vim_batch_size_sum"]), float(samples["vim_batch_size_count"])
 
 
 def main() -> None:
@@ -140,7 +152,7 @@ def main() -> None:
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    runner = Runner(model.load(options.model, preprocess="friendly"))
+    runner = in_process(options.model)
     with server(options.model, options.max_batch) as (url, pid, start_s):
         result = {
             "date": date.today().isoformat(),
@@ -149,7 +161,7 @@ def main() -> None:
             "max_batch": options.max_batch,
             "start_to_ready_s": round(start_s, 1),
             "one_client": one_client(url, runner, options.pairs),
-            "many_clients": asyncio.run(many_clients(url, options.clients, options.requests)),
+            "many_clients": many_clients(url, options.clients, options.requests),
             "http_process_rss_mb": round(psutil.Process(pid).memory_info().rss / 1e6),
         }
     print(json.dumps(result, indent=2))

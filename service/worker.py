@@ -7,6 +7,7 @@ parent's end of the socket closes, however the parent died.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -39,6 +40,9 @@ from service.settings import Settings
 
 log = logging.getLogger("vim.worker")
 
+# On a CPU the model yields to decoding and to the event loop: images then gather into larger batches, and probes and
+# refusals stay quick. On a GPU there is nothing to yield.
+NICENESS = 10
 SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so images would keep their own sizes
 
 
@@ -69,6 +73,8 @@ class Worker:
         vim = _load_model(settings, device)
         check_servable(vim.config)
         runner = Runner(vim, max_batch=settings.max_batch)
+        if runner.device.type == "cpu":
+            os.nice(NICENESS)
         size = vim.config.image_size[0]
         info = describe(runner, settings)
         self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info))
