@@ -56,7 +56,7 @@ def photograph(seed: int, side: tuple[int, int] = (640, 480)) -> bytes:
 
 def in_process(source: str) -> Runner:
     """The model in this process, with the device process's own thread settings (they must be there before torch)."""
-    os.environ.update(cpus.thread_environment(cpus.available_cpus()))
+    os.environ.update(cpus.thread_environment(cpus.available_cpus()))  # the heap's must be there before Python starts
     import model
     from model.runner import Runner
 

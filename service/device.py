@@ -128,7 +128,7 @@ class Device:
         return subprocess.Popen(
             [sys.executable, "-m", self._module, str(descriptor), str(self._arena_descriptor)],
             cwd=ROOT,
-            env=os.environ | cpus.thread_environment(threads),
+            env=os.environ | cpus.thread_environment(threads) | cpus.heap_environment(),
             pass_fds=(descriptor, self._arena_descriptor),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from service.cpus import available_cpus, thread_environment
+from service.cpus import available_cpus, heap_environment, thread_environment
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +128,10 @@ def test_the_thread_environment_names_every_pool() -> None:
         "NUMBA_NUM_THREADS": "3",
         "OMP_WAIT_POLICY": "PASSIVE",
     }
+
+
+def test_a_process_with_the_heap_environment_starts() -> None:
+    """glibc reads these before main; a value it cannot take must not matter to anyone."""
+    run = subprocess.run([sys.executable, "-c", "bytearray(1 << 26)"], env=os.environ | heap_environment(), check=False)
+
+    assert 0 == run.returncode
