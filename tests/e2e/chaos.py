@@ -12,6 +12,7 @@ import asyncio
 import io
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -19,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import httpx
@@ -241,7 +243,9 @@ def main() -> int:
             lines.append(line)
             print(f"{'ok  ' if line.held else 'FAIL'}  {line.name:38}  {line.says}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps([vars(line) for line in lines], indent=2) + "\n")
+        machine = f"{os.cpu_count()} cores, {platform.machine()}"
+        result = {"date": date.today().isoformat(), "machine": machine, "minutes": options.minutes}
+        options.json.write_text(json.dumps(result | {"lines": [asdict(line) for line in lines]}, indent=2) + "\n")
     return 0 if all(line.held for line in lines) else 1
 
 
