@@ -1,7 +1,7 @@
 """The Mamba mixer with the bidirectional wiring of Vision Mamba (reference: mamba_simple.py, Mamba.forward).
 
-Projections, causal convolution and the none / v1 / v2 wiring; the recurrence itself is `model.scan`. Parameter names
-are the reference's.
+Projections and the none / v1 / v2 wiring; the convolution is `model.conv`, the recurrence `model.scan`, or what a
+backend has in their places. Parameter names are the reference's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import VimConfig
+from model.conv import ConvFn, causal_conv
 from model.scan import ScanFn
 
 
@@ -21,6 +22,7 @@ class Mixer(nn.Module):
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
+        self.conv: ConvFn = causal_conv
         self.scan = scan
         self.wiring = config.bimamba
         self.d_state, self.dt_rank = config.d_state, config.dt_rank
@@ -57,7 +59,7 @@ class Mixer(nn.Module):
 
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """u, delta (S, B, L, E) and B, C (S, B, L, N) of the one or two directions."""
-        u = torch.stack([_causal_conv(x, conv, reverse=s == 1) for s, conv in enumerate(self._both("conv1d"))])
+        u = self.conv(x, *self._taps())
         parts = [x_proj(u[s]) for s, x_proj in enumerate(self._both("x_proj"))]
         split = [part.split((self.dt_rank, self.d_state, self.d_state), dim=-1) for part in parts]
         delta = torch.stack([F.linear(p[0], dt.weight) for p, dt in zip(split, self._both("dt_proj"), strict=True)])
@@ -66,6 +68,12 @@ class Mixer(nn.Module):
             return u, delta, B, C
         # v1 shares everything but A: the second scan runs over the same (forward) convolution.
         return _twice(u), _twice(delta), _twice(B), _twice(C)
+
+    def _taps(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (S, E, K) and bias (S, E) of the convolution in each direction."""
+        convs = self._both("conv1d")
+        weight = torch.stack([conv.weight[:, 0] for conv in convs])
+        return weight, None if convs[0].bias is None else torch.stack([conv.bias for conv in convs])
 
     def _both(self, name: str) -> list[Any]:
         suffixes = ("", "_b") if self.wiring == "v2" else ("",)
@@ -90,11 +98,3 @@ class Mixer(nn.Module):
 
 def _twice(x: Tensor) -> Tensor:
     return x.expand(2, *x.shape[1:])
-
-
-def _causal_conv(x: Tensor, conv: nn.Conv1d, *, reverse: bool) -> Tensor:
-    """Depthwise convolution and SiLU over (B, L, E), seeing only the past (reverse: only the future)."""
-    pad = conv.kernel_size[0] - 1
-    padding, taps = ((0, pad), conv.weight.flip(-1)) if reverse else ((pad, 0), conv.weight)
-    out = F.conv1d(F.pad(x.transpose(1, 2), padding), taps, conv.bias, groups=conv.groups)
-    return F.silu(out.transpose(1, 2))

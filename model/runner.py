@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.fused import fuse
 from model.selftest import choose_verified
 from model.vim import Vim
 
@@ -51,6 +52,7 @@ class Runner:
     def verify_scan(self, name: str) -> None:
         """Replace the model's scan by one that agrees with the reference loop. Raises ScanError."""
         self.vim.use_scan(choose_verified(name, self.vim.config, self.device, self.dtype))
+        fuse(self.vim)
 
     def batch_sizes(self) -> list[int]:
         """The sizes that are warmed up: powers of two, and the largest batch."""

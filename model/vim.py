@@ -6,6 +6,7 @@ the number in the list of the reference's surprises (ARCHITECTURE.md): trained w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,9 @@ from model.scan import ScanChoice, ScanFn
 if TYPE_CHECKING:
     from model.labels import Labels
     from model.preprocess import Preprocess
+
+# All layers and the final norm as one function: tokens (B, L, D) -> tokens (B, L, D) in the same dtype.
+EncoderFn = Callable[[Tensor], Tensor]
 
 _RECURRENCE = ("A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias")
 _KEEP_WIDE = (*_RECURRENCE, "norm.weight", "norm.bias", "norm_f.weight", "norm_f.bias")
@@ -118,6 +122,7 @@ class Vim(nn.Module):
     fingerprint: str = ""
     assumptions: tuple[str, ...] = ()
     scan_choice: ScanChoice | None = None
+    encoder: EncoderFn | None = None  # what runs instead of `encode`; `model.fused` sets it
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -173,6 +178,10 @@ class Vim(nn.Module):
         """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""
         _check_images(images, self.config)
         tokens = self._embed(images)
+        return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """All layers and the final norm, composed of torch, convolution and scan: (B, L, D) -> (B, L, D)."""
         hidden, residual = self._run_pairs(tokens) if self.config.bidirectional_layers else self._run(tokens)
         # A single layer pair leaves no residual to add to when depth is below two.
         final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
@@ -226,10 +235,10 @@ class Vim(nn.Module):
         return hidden, residual
 
     def use_scan(self, choice: ScanChoice) -> None:
-        """Run every layer's recurrence with another implementation."""
-        self.scan_choice = choice
+        """Run every layer's convolution and recurrence with another implementation, composed; see `model.fused`."""
+        self.scan_choice, self.encoder = choice, None
         for layer in self.layers:
-            layer.mixer.scan = choice.fn  # type: ignore[union-attr]
+            layer.mixer.conv, layer.mixer.scan = choice.conv, choice.fn  # type: ignore[union-attr]
 
     def cast(self, dtype: torch.dtype) -> Vim:
         """Convert in place to `dtype`; what the recurrence and the norms need stays at least float32."""

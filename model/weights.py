@@ -24,6 +24,7 @@ from model.checkpoint import read as read_checkpoint
 from model.config import VimConfig
 from model.errors import ConfigError, ModelError, WeightsError
 from model.fingerprint import BUFFERS, fingerprint
+from model.fused import fuse
 from model.infer import Hints, Size, infer
 from model.labels import Labels
 from model.mismatch import check_fit
@@ -93,6 +94,7 @@ def load(
         offline=offline,
     )
     vim = _assemble(contents, choice).cast(kind).to(place)
+    fuse(vim)
     log.info("loaded %s: fingerprint %s, %s on %s", contents.checkpoint.path, vim.fingerprint, kind, place)
     return vim
 

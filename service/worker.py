@@ -148,7 +148,7 @@ def _device_name(runner: Runner) -> str:
 
 def _describe_scan(vim: Vim) -> dict[str, str]:
     choice = vim.scan_choice
-    return {"name": choice.name, "why": choice.why} if choice else {}
+    return {"name": choice.name, "why": choice.why, "path": choice.path} if choice else {}
 
 
 def _load_model(settings: Settings, device: str) -> Vim:

@@ -1,6 +1,6 @@
 """The mixer's causal depthwise convolution with SiLU, fused and differentiable, for training on a CPU.
 
-Same result as `model.mixer._causal_conv`; torch's own backward pass for it takes a third of a training step.
+Same result as `model.conv.causal_conv`; torch's own backward pass for it takes a third of a training step.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numba import njit
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tools.vectors import LANES, add, fma, load, mul, sigmoid, splat, store, sub
@@ -19,17 +19,18 @@ from tools.vectors import LANES, add, fma, load, mul, sigmoid, splat, store, sub
 _F = np.float32
 
 
-def causal_conv(x: Tensor, conv: nn.Module, *, reverse: bool) -> Tensor:
-    """Depthwise convolution and SiLU over (B, L, E), seeing only the past (reverse: only the future)."""
-    weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
-    return cast(Tensor, _Conv.apply(x, weight, bias, reverse))  # type: ignore[no-untyped-call]
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `model.conv`. Needs a bias, and runs on float32."""
+    assert bias is not None
+    directions = [_Conv.apply(x, weight[s], bias[s], s == 1) for s in range(len(weight))]  # type: ignore[no-untyped-call]
+    return torch.stack([cast(Tensor, out) for out in directions])
 
 
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
         """Convolve and remember the inputs."""
-        x, taps, bias = x.detach().contiguous(), weight.detach()[:, 0].t().contiguous(), bias.detach()
+        x, taps, bias = x.detach().contiguous(), weight.detach().t().contiguous(), bias.detach()
         out = torch.empty_like(x)
         _kernels(len(taps)).forward(x.numpy(), taps.numpy(), bias.numpy(), 1 if reverse else -1, out.numpy())
         ctx.save_for_backward(x, taps, bias)
@@ -44,7 +45,7 @@ class _Conv(torch.autograd.Function):
         dx, dtaps, dbias = torch.empty_like(x), x.new_empty(len(x), *taps.shape), x.new_empty(len(x), len(bias))
         arrays = (t.numpy() for t in (grad.contiguous(), dx, dtaps, dbias))
         _kernels(len(taps)).backward(x.numpy(), taps.numpy(), bias.numpy(), 1 if ctx.reverse else -1, *arrays)
-        return dx, dtaps.sum(0).t()[:, None], dbias.sum(0), None
+        return dx, dtaps.sum(0).t(), dbias.sum(0), None
 
 
 class _Kernels(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import mixer
 from model.config import VimConfig
+from model.scan import ScanChoice
 from model.vim import Vim
 from tools.conv_grad import causal_conv
 from tools.scan_grad import scan
@@ -29,8 +29,8 @@ class Student(nn.Module):
 
     def __init__(self, config: VimConfig, pooled_width: int, map_width: int, drop_path: float) -> None:
         super().__init__()
-        mixer._causal_conv = causal_conv  # the convolution is no seam of the model; training alone needs it faster
         self.vim = Vim(config, scan)
+        self.vim.use_scan(ScanChoice("scan_grad", scan, "its backward pass is written out", causal_conv))
         initialise(self.vim)
         _add_drop_path(self.vim, drop_path)
         self.pooled = nn.Linear(config.embed_dim, pooled_width)

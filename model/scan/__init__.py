@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.conv import ConvFn, causal_conv
 from model.errors import ScanError
 
 log = logging.getLogger("vim.model")
@@ -35,14 +36,20 @@ ScanFn = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 
 @dataclass(frozen=True, slots=True)
 class ScanChoice:
-    """A scan that runs here: its name, the function, and why it was chosen."""
+    """A scan that runs here: its name, the function, why it was chosen, and the convolution that goes with it.
+
+    `path` says whether the layers run as one (`model.fused`) or are composed of torch and these two, and why.
+    """
 
     name: str
     fn: ScanFn
     why: str
+    conv: ConvFn = causal_conv
+    path: str = "composed"
 
 
-# Fastest first: `auto` takes the first that supports the device. Each module defines `scan` and `unavailable(device)`.
+# Fastest first: `auto` takes the first that supports the device. Each module defines `scan` and `unavailable(device)`;
+# one that also defines `causal_conv` (see `model.conv`) brings its own convolution.
 _MODULES = {"torch": "model.scan.stepwise", "reference": "model.scan.reference"}
 
 NAMES = tuple(_MODULES)
@@ -60,7 +67,7 @@ def choose(name: str, device: torch.device, *, skip: tuple[str, ...] = ()) -> Sc
     reason = _unavailable(name, device)
     if reason is not None:
         raise ScanError(f"scan {name!r} cannot run on {device}: {reason}")
-    return ScanChoice(name, _scan(name), "asked for by name")
+    return _found(name, "asked for by name")
 
 
 def _choose_fastest(device: torch.device, skip: tuple[str, ...]) -> ScanChoice:
@@ -72,7 +79,7 @@ def _choose_fastest(device: torch.device, skip: tuple[str, ...]) -> ScanChoice:
         if reason is None:
             why = f"fastest that runs on {device.type}" + "".join(f"; not {text}" for text in passed_over)
             log.info("scan %s: %s", name, why)
-            return ScanChoice(name, _scan(name), why)
+            return _found(name, why)
         passed_over.append(f"{name}: {reason}")
     raise ScanError(f"no scan runs on {device}: {'; '.join(passed_over)}")
 
@@ -82,6 +89,6 @@ def _unavailable(name: str, device: torch.device) -> str | None:
     return reason
 
 
-def _scan(name: str) -> ScanFn:
-    function: ScanFn = importlib.import_module(_MODULES[name]).scan
-    return function
+def _found(name: str, why: str) -> ScanChoice:
+    module = importlib.import_module(_MODULES[name])
+    return ScanChoice(name, module.scan, why, getattr(module, "causal_conv", causal_conv))

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import VimConfig
-from model.mixer import _causal_conv
+from model.conv import causal_conv
 from model.scan import NAMES, choose
 from model.vim import Norm, Rope
 from tests.golden import SHARED, needs_shared
@@ -50,14 +50,13 @@ def test_selective_scan(case: str, scan: str) -> None:
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_causal_convolution_with_silu(width: int) -> None:
     """Forward over the tokens, and mirrored when the tokens and the direction are."""
-    conv = nn.Conv1d(6, 6, width, groups=6).requires_grad_(False)
-    conv.weight.copy_(op(f"conv{width}_weight")[:, None])
-    assert conv.bias is not None
-    conv.bias.copy_(op(f"conv{width}_bias"))
+    weight, bias = op(f"conv{width}_weight"), op(f"conv{width}_bias")
     x, expected = (op(f"conv{width}_{name}").transpose(1, 2) for name in ("x", "silu_out"))
 
-    check(_causal_conv(x, conv, reverse=False), expected)
-    check(_causal_conv(x.flip(1), conv, reverse=True).flip(1), expected)
+    forward, _ = causal_conv(x, torch.stack((weight, weight)), torch.stack((bias, bias)))
+    _, backward = causal_conv(x.flip(1), torch.stack((weight, weight)), torch.stack((bias, bias)))
+    check(forward, expected)
+    check(backward.flip(1), expected)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("rms", "rms_out"), ("layer", "ln_out")])
