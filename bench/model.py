@@ -16,7 +16,7 @@ import time
 import torch
 
 from model.config import VimConfig
-from model.scan import NAMES, choose
+from model.scan import choose, names_on
 from model.vim import Vim
 
 
@@ -39,9 +39,10 @@ def milliseconds_per_image(vim: Vim, images: torch.Tensor) -> float:
 
 def compare(config: VimConfig, batch: int, rounds: int) -> dict[str, float]:
     """Median milliseconds an image of every scan, one round of each after the other."""
-    models = {name: random_model(config, name) for name in NAMES}
+    names = names_on(torch.device("cpu"))
+    models = {name: random_model(config, name) for name in names}
     images = torch.randn(batch, config.channels, *config.image_size)
-    times: dict[str, list[float]] = {name: [] for name in NAMES}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, vim in models.items():
             times[name].append(milliseconds_per_image(vim, images))

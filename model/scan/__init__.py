@@ -50,9 +50,18 @@ class ScanChoice:
 
 # Fastest first: `auto` takes the first that supports the device. Each module defines `scan` and `unavailable(device)`;
 # one that also defines `causal_conv` (see `model.conv`) brings its own convolution.
-_MODULES = {"torch": "model.scan.stepwise", "reference": "model.scan.reference"}
+_MODULES = {
+    "mamba_ssm": "model.scan.mamba_ssm",
+    "torch": "model.scan.stepwise",
+    "reference": "model.scan.reference",
+}
 
 NAMES = tuple(_MODULES)
+
+
+def names_on(device: torch.device) -> tuple[str, ...]:
+    """The scans that run on `device`, fastest first."""
+    return tuple(name for name in NAMES if _unavailable(name, device) is None)
 
 
 def choose(name: str, device: torch.device, *, skip: tuple[str, ...] = ()) -> ScanChoice:

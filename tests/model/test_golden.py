@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.config import VimConfig
-from model.scan import NAMES, choose
+from model.scan import choose, names_on
 from model.vim import Vim
 from tests.golden import SHARED, needs_shared
 
@@ -53,7 +53,7 @@ def check(vim: Vim, images: np.ndarray, logits: np.ndarray, features: np.ndarray
     np.testing.assert_allclose(found_logits.numpy(), logits, rtol=0, atol=LOGITS)
 
 
-@pytest.mark.parametrize("scan", NAMES)
+@pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_cases_agree(name: str, scan: str) -> None:
     """Every switch that shares the base model's weights gives the reference's features and logits, by every scan."""

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.errors import ScanError
-from model.scan import NAMES, ScanChoice, choose, reference, stepwise
+from model.scan import ScanChoice, choose, names_on, reference, stepwise
 from model.selftest import choose_verified, largest_error
 
 CPU = torch.device("cpu")
+NAMES = names_on(CPU)
 SIZES = [(1, 1, 1, 4, 2), (2, 1, 2, 4, 3), (2, 3, 5, 6, 16), (1, 2, 17, 8, 4), (2, 2, 40, 16, 16)]
 
 
