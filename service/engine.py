@@ -29,6 +29,7 @@ from service.errors import (
     ServiceError,
 )
 from service.fleet import WORKER, Fleet
+from service.items import Image, Item
 from service.jobs import Job, Result, Task, Timings
 from service.messages import Loaded
 from service.metrics import Metrics
@@ -110,7 +111,7 @@ class Engine:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    async def infer(self, items: Sequence[bytes | ServiceError], task: Task, deadline: float) -> Answer:
+    async def infer(self, items: Sequence[Item], task: Task, deadline: float) -> Answer:
         """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome.
 
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, what still waits is dropped.
@@ -158,7 +159,7 @@ class Engine:
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
-    async def _one(self, item: bytes | ServiceError, slot: int, task: Task) -> tuple[Outcome, Timings]:
+    async def _one(self, item: Item, slot: int, task: Task) -> tuple[Outcome, Timings]:
         if isinstance(item, ServiceError):
             return item, Timings()
         try:
@@ -170,21 +171,21 @@ class Engine:
         timings = Timings(times.decode_s, times.preprocess_s, result.queue_s, result.infer_s, 0.0, result.batch_size)
         return result, timings
 
-    async def _decode(self, body: bytes, slot: int) -> images.DecodeTimes:
+    async def _decode(self, image: Image, slot: int) -> images.DecodeTimes:
         """Decode in a thread. The thread holds the slot itself: it cannot be interrupted once it runs."""
         self._arena.hold(slot)
         loop = asyncio.get_running_loop()
         view = self._arena.pixels.slot(slot)
-        work = self._threads.submit(self._decode_in_thread, body, view)
+        work = self._threads.submit(self._decode_in_thread, image, view)
         work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._arena.release, slot))
         times = await asyncio.wrap_future(work)
         self.metrics.stage("decode", times.decode_s)
         self.metrics.stage("preprocess", times.preprocess_s)
         return times
 
-    def _decode_in_thread(self, body: bytes, view: np.ndarray) -> images.DecodeTimes:
+    def _decode_in_thread(self, image: Image, view: np.ndarray) -> images.DecodeTimes:
         with self.metrics.decoding():
-            return images.decode(body, view, self._preprocess, self._limits)
+            return images.prepare(image, view, self._preprocess, self._limits)
 
     async def _queue(self, slot: int, task: Task) -> Result:
         job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future())

@@ -108,6 +108,31 @@ class DecodeTimes:
     preprocess_s: float
 
 
+def prepare(
+    image: bytes | Pixels, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits
+) -> DecodeTimes:
+    """As `decode`, of an encoded image or of its pixels: uint8 (H, W, 3), RGB."""
+    return (
+        decode(image, out, preprocess, limits) if isinstance(image, bytes) else _place(image, out, preprocess, limits)
+    )
+
+
+def _place(
+    image: Pixels, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits
+) -> DecodeTimes:
+    start = time.perf_counter()
+    height, width, _ = image.shape
+    _check_area(width, height, limits)
+    try:
+        pixels = _preprocessed(Image.fromarray(image), preprocess)
+    except _PILLOW_RAISES:
+        pass
+    else:
+        _copy(pixels, out)
+        return DecodeTimes(0.0, time.perf_counter() - start)
+    raise UnsupportedImage(f"pixels of {width} x {height} cannot be preprocessed")
+
+
 def decode(data: bytes, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits) -> DecodeTimes:
     """Decode the first frame, preprocess it and copy the pixels to `out`, which stays untouched on any error.
 
@@ -175,7 +200,13 @@ def _preprocessed(image: Image.Image, preprocess: Callable[[Image.Image], Pixels
         return preprocess(image)
     except _PILLOW_RAISES:
         # Odd files can still fail here, but so would a mistake of ours: only this one leaves a trace.
-        log.warning("a decoded %s image of mode %s cannot be preprocessed", image.format, image.mode, exc_info=True)
+        log.warning(
+            "a decoded %s image of mode %s and size %s cannot be preprocessed",
+            image.format,
+            image.mode,
+            image.size,
+            exc_info=True,
+        )
         raise
 
 
@@ -189,11 +220,15 @@ def _check_size(image: Image.Image, limits: DecodeLimits) -> None:
     tags = getattr(image, "tag_v2", {})
     # A TIFF of 16x16 pixels may be stored as one tile of 20,000x20,000, which libtiff unpacks whole.
     for width, height in (image.size, (tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))):
-        if width * height > limits.max_pixels:
-            raise TooManyPixels(
-                f"the image has {width} x {height} = {width * height} pixels; "
-                f"the limit is {limits.max_pixels} (VIM_MAX_PIXELS)"
-            )
+        _check_area(width, height, limits)
+
+
+def _check_area(width: int, height: int, limits: DecodeLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"the limit is {limits.max_pixels} (VIM_MAX_PIXELS)"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -7,9 +7,6 @@ it must be JSON. Whatever way an image comes in, the same bytes go on.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import re
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,22 +21,16 @@ from service.errors import (
     EmptyBody,
     InvalidOptions,
     MalformedBody,
-    ServiceError,
     TooManyImages,
     UnsupportedImage,
-    UrlNotSupported,
 )
 from service.images import sniff
+from service.items import Item, from_text
 
 Options = TypeVar("Options", bound=BaseModel)
 T = TypeVar("T")
-Item = bytes | ServiceError  # an image, or why there is none
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
-_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
-_URL = re.compile(r"(https?|ftp|file|s3|gs)://", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +107,14 @@ def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
     return found
 
 
+def load_json(body: bytes) -> Any:
+    """The value that a JSON text stands for. Raises MalformedBody."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBody(f"broken JSON: {error}") from error
+
+
 def needs_parsing(body: bytes, content_type: str) -> bool:
     """False for a bare image, which costs nothing; the rest belongs in a thread."""
     return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
@@ -161,26 +160,10 @@ def _from_json(body: bytes) -> Inputs:
             "the body is no image of a known format, no multipart form and no JSON; "
             'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
         )
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"broken JSON: {error}") from error
+    content = load_json(body)
     if not isinstance(content, dict) or "images" not in content:
         raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
     images = content.pop("images")
     if not isinstance(images, list):
         raise MalformedBody('"images" must be a list of base64 strings or data URIs')
-    return Inputs([_from_text(item) for item in images], content)
-
-
-def _from_text(item: object) -> Item:
-    """One image of a JSON body: base64 (with or without line breaks and padding) or a base64 data URI."""
-    if not isinstance(item, str):
-        return MalformedBody("an image must be a base64 string or a data URI")
-    if _URL.match(item):
-        return UrlNotSupported("URLs are not fetched; send the image's bytes, base64 or a data URI")
-    text = _SPACE.sub("", _DATA_URI.sub("", item, count=1)).translate(_URL_SAFE).rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error as error:
-        return MalformedBody(f"not base64: {error}")
+    return Inputs([from_text(item) for item in images], content)

@@ -9,25 +9,28 @@ from typing import Literal
 import numpy as np
 
 Pooling = Literal["cls", "mean"]
+Part = Literal["scores", "cls", "mean"]
 Memory = Literal["allocated", "reserved", "total"]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a request wants of each of its images: class scores, or an embedding."""
+    """What a request wants of each of its images: class scores, an embedding, or both."""
 
     op: Literal["classify", "embed"]
     pooling: Pooling = "cls"
+    embedding_too: bool = False  # behind the scores
 
     @property
-    def part(self) -> Literal["scores", "cls", "mean"]:
-        """The row of a forward pass that answers it."""
-        return "scores" if self.op == "classify" else self.pooling
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a forward pass whose rows, put end to end, answer it."""
+        scores: tuple[Part, ...] = ("scores",) if self.op == "classify" else ()
+        return (*scores, self.pooling) if self.op == "embed" or self.embedding_too else scores
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer for one image: softmax scores (classes,) or an embedding (D,), float32, and what it took."""
+    """One image's answer: softmax scores (classes,), an embedding (D,), or both end to end; float32."""
 
     values: np.ndarray
     queue_s: float

@@ -171,7 +171,7 @@ def _load_model(settings: Settings, device: str) -> Vim:
 def _run(runner: Runner, pixels: Pixels, batch: RunBatch) -> BatchDone | BatchFailed:
     start = time.perf_counter()
     try:
-        wanted = {task.part for task in batch.tasks}
+        wanted = {part for task in batch.tasks for part in task.parts}
         parts = {part: part in wanted for part in ("scores", "cls", "mean")}
         rows = runner.run(pixels.gather(list(batch.slots)), **parts)
     except Exception as error:  # the service goes on: this batch alone is answered with the failure
@@ -184,7 +184,7 @@ def _run(runner: Runner, pixels: Pixels, batch: RunBatch) -> BatchDone | BatchFa
 
 def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
     return tuple(
-        getattr(rows, task.part)[i] if finite else None
+        np.concatenate([getattr(rows, part)[i] for part in task.parts]) if finite else None
         for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
     )
 

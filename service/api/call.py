@@ -1,0 +1,50 @@
+"""What every contract does with a request between parsing and rendering: read the body, run the images, keep the log.
+
+Limits, deadlines, batching, leaving clients and errors are the same whichever contract a request speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+
+from service import inputs
+from service.engine import Answer, Engine
+from service.items import Item
+from service.jobs import Task
+
+
+def engine_of(request: Request) -> Engine:
+    """The application's engine."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def model_of(request: Request) -> dict[str, Any]:
+    """What `/info` says of the model. Raises NotReady before it is loaded."""
+    model: dict[str, Any] = engine_of(request).loaded.info["model"]
+    return model
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body, within VIM_MAX_BODY_BYTES. Raises BodyTooLarge, EmptyBody."""
+    body = await inputs.read_body(request, engine_of(request).settings.max_body_bytes)
+    request.state.bytes = len(body)
+    return body
+
+
+async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s: float | None = None) -> Answer:
+    """Run the images. `timeout_s` is what the contract itself says of a deadline; the shortest of all counts.
+
+    Raises ServiceError for the request as a whole, ClientDisconnect when the client leaves.
+    """
+    engine = engine_of(request)
+    allowed_s = inputs.timeout_s(request, engine.settings.request_timeout_ms)
+    deadline = request.state.started + min(allowed_s, timeout_s or allowed_s)
+    answer = await inputs.unless_gone(request, engine.infer(images, task, deadline))
+    request.state.timings = answer.timings
+    request.state.images = len(images)
+    request.state.failed_images = answer.failed
+    return answer
