@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import native, ops
+from service.api import native, ops, page
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -49,7 +49,7 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan)
     app.state.engine = engine
-    for router in (native.router, ops.router):
+    for router in (native.router, ops.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):

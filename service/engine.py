@@ -105,6 +105,11 @@ class Engine:
             raise NotReady(self.fleet.reason, retry_after_s=1)
         return self.fleet.loaded
 
+    @property
+    def waiting(self) -> int:
+        """Images admitted and not yet answered."""
+        return self._arena.in_use
+
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
         return Preprocess.from_dict(self.loaded.preprocess)

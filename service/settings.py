@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     drain_timeout_ms: int = Field(
         default=25_000, ge=0, description="How long accepted work may take to finish after that."
     )
+    page: bool = Field(default=True, description="Whether browsers get the demo page at /.")
     threads: int | None = Field(
         default=None, ge=1, description="Threads for decoding and for torch; unset: the CPU quota."
     )

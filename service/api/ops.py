@@ -46,7 +46,9 @@ async def info(request: Request) -> Response:
     """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
     engine: Engine = request.app.state.engine
     return JsonResponse(
-        engine.fleet.info | {"state": engine.fleet.state, "limits": _limits(engine), "version": __version__}
+        engine.fleet.info
+        | {"state": engine.fleet.state, "queue": {"images": engine.waiting}, "limits": _limits(engine)}
+        | {"version": __version__}
     )
 
 
@@ -63,6 +65,7 @@ def _limits(engine: Engine) -> dict[str, Any]:
     return {
         "max_batch": engine.fleet.max_batch,
         "max_body_bytes": settings.max_body_bytes,
+        "max_images": settings.max_images,
         "max_pixels": settings.max_pixels,
         "queue_images": settings.queue_images,
         "request_timeout_ms": settings.request_timeout_ms,

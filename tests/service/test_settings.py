@@ -46,6 +46,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "offline": False,
         "drain_delay_ms": 0,
         "drain_timeout_ms": 25_000,
+        "page": True,
         "threads": None,
         "log_level": "info",
     }

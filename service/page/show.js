@@ -1,0 +1,99 @@
+// What an answer looks like: bars, stages, the vector, errors, the status strip.
+
+export const $ = (id) => document.getElementById(id);
+export const percent = (value) => `${(100 * value).toFixed(1)} %`;
+
+export function element(name, text = "", attributes = {}) {
+  const made = Object.assign(document.createElement(name), { textContent: text });
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+export function bars(predictions) {
+  const rows = predictions.map(({ label, score }) => {
+    const [row, bar] = [element("li"), element("i", "", { "aria-hidden": "true" })];
+    bar.style.setProperty("--share", `${100 * score}%`);
+    row.append(element("b", label), element("span", percent(score)), bar);
+    return row;
+  });
+  $("bars").replaceChildren(...rows);
+}
+
+const pair = (name, value) => {
+  const row = element("div");
+  row.append(element("dt", name), element("dd", value));
+  return row;
+};
+
+export function timing({ times, batch }, seconds) {
+  const total = times.find(([name]) => name === "total")?.[1] ?? 0;
+  const parts = times.filter(([name]) => name !== "total");
+  const track = element("div", "", { class: "track", "aria-hidden": "true" });
+  for (const [i, [, milliseconds]] of parts.entries()) {
+    const part = element("i");
+    part.style.setProperty("--part", Math.max(milliseconds, 0.001));
+    part.style.setProperty("--shade", 1 - 0.7 * (i / parts.length));
+    track.append(part);
+  }
+  const list = element("dl");
+  list.append(...parts.map(([name, value]) => pair(name, `${value.toFixed(1)} ms`)));
+  list.append(pair("in the server", `${total.toFixed(1)} ms`), pair("with the network", `${(1000 * seconds).toFixed(0)} ms`));
+  list.append(pair("batch", batch));
+  $("timing").replaceChildren(track, list);
+}
+
+export function vector(values) {
+  const canvas = $("vector");
+  canvas.width = values.length;
+  canvas.height = 1;
+  const most = Math.max(...values.map(Math.abs));
+  const to = canvas.getContext("2d");
+  values.forEach((value, i) => {
+    to.fillStyle = `hsl(${value < 0 ? 205 : 22} 75% 50% / ${Math.abs(value) / most})`;
+    to.fillRect(i, 0, 1, 1);
+  });
+  canvas.setAttribute("aria-label", `Embedding of ${values.length} numbers`);
+  $("vector-note").textContent = `${values.length} numbers of unit length, one stripe each: orange above zero, blue below.`;
+}
+
+let ticking = 0;
+
+/** Show a problem; with Retry-After it counts down, then calls `again` where there is one. */
+export function problem(error, again) {
+  clearInterval(ticking);
+  const box = $("error");
+  const line = element("span", error.message);
+  const facts = [error.status || "", error.code, error.requestId && `request ${error.requestId}`].filter(Boolean);
+  const count = element("small", "", { id: "countdown" });
+  box.replaceChildren(line, element("small", facts.join(" · ")), count);
+  box.hidden = false;
+  if (!error.retryAfter || !again) return;
+  let left = error.retryAfter;
+  const tick = () => {
+    count.textContent = left > 0 ? `Trying again in ${left} s` : "Trying again…";
+    if (left-- > 0) return;
+    clearInterval(ticking);
+    again();
+  };
+  tick();
+  ticking = setInterval(tick, 1000);
+}
+
+export function noProblem() {
+  clearInterval(ticking);
+  $("error").hidden = true;
+}
+
+export function status(info) {
+  const set = (name, text) => (document.querySelector(`[data-status="${name}"]`).textContent = text);
+  document.querySelector('[data-status="state"]').dataset.ok = info?.state === "ready" ? "yes" : "no";
+  set("state", info?.state ?? "unreachable");
+  if (!info?.model) return;
+  set("model", info.model.name);
+  set("fingerprint", info.model.fingerprint);
+  set("device", info.device.name);
+  set("scan", info.scan.name);
+  set("dtype", info.dtype);
+  set("queue", `${info.queue.images} of ${info.limits.queue_images}`);
+  $("version").textContent = `Version ${info.version}.`;
+}
