@@ -12,6 +12,7 @@ import os
 import numpy as np
 
 from service.errors import QueueFull, TooManyImages
+from service.jobs import RequestClass
 
 
 class Pixels:
@@ -39,6 +40,7 @@ class Arena:
         self.slots = slots
         self._free = list(range(slots - 1, -1, -1))
         self._holders = [0] * slots
+        self._class_of: dict[int, RequestClass] = {}  # of the slots in use
         self._pixels: Pixels | None = None
 
     def map(self, size: int) -> None:
@@ -67,7 +69,11 @@ class Arena:
         """Number of slots held: images admitted and not yet answered."""
         return self.slots - len(self._free)
 
-    def acquire(self, count: int, retry_after_s: float = 1.0) -> list[int]:
+    def in_use_by(self, request_class: RequestClass) -> int:
+        """The same, of one class."""
+        return sum(one == request_class for one in self._class_of.values())
+
+    def acquire(self, count: int, retry_after_s: float = 1.0, request_class: RequestClass = "interactive") -> list[int]:
         """Take `count` slots, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
         if count > self.slots:
             raise TooManyImages(f"{count} images in one request; the limit is {self.slots} (VIM_QUEUE_IMAGES)")
@@ -79,6 +85,7 @@ class Arena:
         taken = [self._free.pop() for _ in range(count)]
         for slot in taken:
             self._holders[slot] = 1
+            self._class_of[slot] = request_class
         return taken
 
     def hold(self, slot: int) -> None:
@@ -91,6 +98,7 @@ class Arena:
         assert self._holders[slot] >= 0
         if self._holders[slot] == 0:
             self._free.append(slot)
+            del self._class_of[slot]
 
     def close(self) -> None:
         """Close the memory file; the kernel frees it when the last process that maps it is gone."""

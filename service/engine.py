@@ -11,7 +11,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,11 +29,12 @@ from service.errors import (
 )
 from service.fleet import WORKER, Fleet
 from service.items import Image, Item
-from service.jobs import Job, Result, Task, Timings
+from service.jobs import Job, RequestClass, Result, Task, Timings
 from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
 from service.settings import Settings
+from service.threads import Threads
 
 log = logging.getLogger("vim.engine")
 
@@ -62,10 +62,11 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self._arena = Arena(settings.queue_images)
+        metrics.queue_depth(self._arena.in_use_by)
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
-        self._threads = ThreadPoolExecutor(settings.threads or cpus.available_cpus(), thread_name_prefix="decode")
+        self._threads = Threads(settings.threads or cpus.available_cpus())
         self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
@@ -95,7 +96,7 @@ class Engine:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
         await self.fleet.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         self._arena.close()
 
     @property
@@ -116,18 +117,21 @@ class Engine:
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    async def infer(self, items: Sequence[Item], task: Task, deadline: float) -> Answer:
+    async def infer(
+        self, items: Sequence[Item], task: Task, deadline: float, request_class: RequestClass = "interactive"
+    ) -> Answer:
         """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome.
 
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, what still waits is dropped.
         """
         self.check(task)
-        slots = self._arena.acquire(len(items), self._batcher.seconds_for(self._arena.in_use))
+        slots = self._arena.acquire(len(items), self._batcher.seconds_for(self._arena.in_use), request_class)
         self._count_requests(+1)
         start = time.monotonic()
         try:
             async with asyncio.timeout(deadline - start):
-                done = await _gather([self._one(item, slot, task) for item, slot in zip(items, slots, strict=True)])
+                pairs = zip(items, slots, strict=True)
+                done = await _gather([self._one(item, slot, task, request_class) for item, slot in pairs])
         except TimeoutError:
             setting = f"X-Request-Timeout-Ms, or {self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
             raise DeadlineExceeded(f"no answer within the time allowed: {setting}") from None
@@ -135,25 +139,26 @@ class Engine:
             for slot in slots:
                 self._arena.release(slot)
             self._count_requests(-1)
-        self._count(done, task)
+        self._count(done, task, request_class)
         return _answer(done, time.monotonic() - start)
 
     def _count_requests(self, change: int) -> None:
         self._requests += change
         self._idle.clear() if self._requests else self._idle.set()
-        self.metrics.queue_depth(self._arena.in_use)
 
-    def _count(self, done: list[tuple[Outcome, Timings]], task: Task) -> None:
+    def _count(self, done: list[tuple[Outcome, Timings]], task: Task, request_class: RequestClass) -> None:
         """Images that succeeded, and the errors of those that did not; a request that fails whole counts once."""
         failed = [outcome for outcome, _ in done if isinstance(outcome, ServiceError)]
-        self.metrics.images(task.op, len(done) - len(failed))
+        self.metrics.images(task.op, request_class, len(done) - len(failed))
         if len(failed) < len(done):
             for error in failed:
                 self.metrics.refused(error)
 
-    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def in_thread(
+        self, work: Callable[..., T], *arguments: Any, request_class: RequestClass = "interactive"
+    ) -> T:
         """Run something that would block the event loop in the decode threads."""
-        return await asyncio.wrap_future(self._threads.submit(work, *arguments))
+        return await self._threads.run(request_class, work, *arguments)
 
     def check(self, task: Task) -> None:
         """Raise what would stop such a request at the door: NotReady, Draining, NoClassifier."""
@@ -164,26 +169,24 @@ class Engine:
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
-    async def _one(self, item: Item, slot: int, task: Task) -> tuple[Outcome, Timings]:
+    async def _one(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> tuple[Outcome, Timings]:
         if isinstance(item, ServiceError):
             return item, Timings()
         try:
-            times = await self._decode(item, slot)
+            times = await self._decode(item, slot, request_class)
             self._quarantine.check(self._arena.pixels.slot(slot), time.monotonic())
-            result = await self._queue(slot, task)
+            result = await self._queue(slot, task, request_class)
         except ServiceError as error:
             return error, Timings()
         timings = Timings(times.decode_s, times.preprocess_s, result.queue_s, result.infer_s, 0.0, result.batch_size)
         return result, timings
 
-    async def _decode(self, image: Image, slot: int) -> images.DecodeTimes:
-        """Decode in a thread. The thread holds the slot itself: it cannot be interrupted once it runs."""
-        self._arena.hold(slot)
-        loop = asyncio.get_running_loop()
+    async def _decode(self, image: Image, slot: int, request_class: RequestClass) -> images.DecodeTimes:
+        """Decode in a thread, which holds the slot itself until it has ended."""
         view = self._arena.pixels.slot(slot)
-        work = self._threads.submit(self._decode_in_thread, image, view)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._arena.release, slot))
-        times = await asyncio.wrap_future(work)
+        self._arena.hold(slot)
+        release = functools.partial(self._arena.release, slot)
+        times = await self._threads.run(request_class, self._decode_in_thread, image, view, ended=release)
         self.metrics.stage("decode", times.decode_s)
         self.metrics.stage("preprocess", times.preprocess_s)
         return times
@@ -192,8 +195,8 @@ class Engine:
         with self.metrics.decoding():
             return images.prepare(image, view, self._preprocess, self._limits)
 
-    async def _queue(self, slot: int, task: Task) -> Result:
-        job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future())
+    async def _queue(self, slot: int, task: Task, request_class: RequestClass) -> Result:
+        job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future(), request_class)
         self._batcher.put(job)
         self.fleet.arrived.set()
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.images import sniff
 from service.items import Item, from_text
+from service.jobs import RequestClass
 
 Options = TypeVar("Options", bound=BaseModel)
 T = TypeVar("T")
@@ -66,6 +67,14 @@ def timeout_s(request: Request, longest_ms: int) -> float:
     if not given.isascii() or not given.isdigit() or int(given[:12]) < 1:
         raise InvalidOptions(f"X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1; got {given!r}")
     return min(int(given[:12]), longest_ms) / 1000
+
+
+def request_class(request: Request) -> RequestClass:
+    """Its class, as `X-Request-Class` says; interactive when it says nothing. Raises InvalidOptions."""
+    given = request.headers.get("x-request-class", "interactive").strip().lower()
+    if given not in get_args(RequestClass):
+        raise InvalidOptions(f"X-Request-Class must be one of {', '.join(get_args(RequestClass))}; got {given[:100]!r}")
+    return cast(RequestClass, given)
 
 
 async def _gone(request: Request) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 Pooling = Literal["cls", "mean"]
 Part = Literal["scores", "cls", "mean"]
 Memory = Literal["allocated", "reserved", "total"]
+RequestClass = Literal["interactive", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Job:
     task: Task
     enqueued_at: float
     done: asyncio.Future[Result] = field(repr=False)
+    request_class: RequestClass = "interactive"
     deaths_alone: int = 0  # device processes that died with this image alone in flight
 
     def answer(self, result: Result) -> None:

@@ -6,8 +6,9 @@ all known at start-up, and begin at zero so that rate() works from the first hit
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from service.errors import ServiceError
-from service.jobs import Memory
+from service.jobs import Memory, RequestClass
 
 Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
@@ -75,8 +76,10 @@ REQUESTS = Metric("vim_requests_total", "counter", ("api", "op", "model", "code"
 REQUEST_SECONDS = Metric(
     "vim_request_duration_seconds", "histogram", ("api", "op"), "From the request's first byte to its answer."
 )
-IMAGES = Metric("vim_images_total", "counter", ("op",), "Images answered with a result.")
-QUEUE_SECONDS = Metric("vim_queue_wait_seconds", "histogram", (), "How long a decoded image waited for the device.")
+IMAGES = Metric("vim_images_total", "counter", ("op", "class"), "Images answered with a result.")
+QUEUE_SECONDS = Metric(
+    "vim_queue_wait_seconds", "histogram", ("class",), "How long a decoded image waited for the device."
+)
 STAGE_SECONDS = Metric(
     "vim_stage_duration_seconds",
     "histogram",
@@ -85,7 +88,7 @@ STAGE_SECONDS = Metric(
 )
 BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass.")
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
-QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", (), "Images admitted and not yet answered.")
+QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
 QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
 BATCH_LIMIT = Metric(
     "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
@@ -178,9 +181,9 @@ class Metrics:
         self._requests.labels(api, op, known, str(code)).inc()
         self._request_seconds.labels(api, op).observe(seconds)
 
-    def images(self, op: Op, count: int) -> None:
+    def images(self, op: Op, request_class: RequestClass, count: int) -> None:
         """So many images were answered with a result."""
-        self._images.labels(op).inc(count)
+        self._images.labels(op, request_class).inc(count)
 
     def stage(self, stage: Stage, seconds: float) -> None:
         """A stage of the work took so long."""
@@ -190,17 +193,18 @@ class Metrics:
         """Times a stage while the context lasts."""
         return self._stage_seconds.labels(stage).time()
 
-    def batch(self, size: int, waits: Iterable[float], seconds: float) -> None:
-        """A forward pass ended: its size, how long each of its images had waited, and its duration."""
+    def batch(self, waits: Sequence[tuple[RequestClass, float]], seconds: float) -> None:
+        """A forward pass ended: the class of each of its images and how long it had waited, and its duration."""
         self._batches.inc()
-        self._batch_size.observe(size)
+        self._batch_size.observe(len(waits))
         self.stage("infer", seconds)
-        for wait in waits:
-            self._queue_seconds.observe(wait)
+        for request_class, wait in waits:
+            self._queue_seconds.labels(request_class).observe(wait)
 
-    def queue_depth(self, images: int) -> None:
-        """So many images are admitted and unanswered now."""
-        self._queue_depth.set(images)
+    def queue_depth(self, images: Callable[[RequestClass], int]) -> None:
+        """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
+        for one in get_args(RequestClass):
+            self._queue_depth.labels(one).set_function(functools.partial(images, one))
 
     def inflight_batches(self, change: int) -> None:
         """So many batches more, or fewer, are with the devices."""
@@ -263,8 +267,10 @@ class Metrics:
             self._request_seconds.labels(api, op)
             for code in _CODES:
                 self._requests.labels(api, op, self._model, str(code))
+        for op, request_class in itertools.product(get_args(Op), get_args(RequestClass)):
+            self._images.labels(op, request_class)
         for metric, kind in (
-            (self._images, Op),
+            (self._queue_seconds, RequestClass),
             (self._stage_seconds, Stage),
             (self._rejected, Reason),
             (self._batch_retries, Retry),

@@ -83,6 +83,7 @@ def log_fields(scope: Scope, op: Op, status: int, seconds: float) -> dict[str, o
         "request_id": state["request_id"],
         "trace_id": trace_id(Headers(scope=scope)),
         "op": op,
+        "class": state.get("request_class"),
         "status": status,
         "outcome": state.get("code", "ok"),
         "bytes": state.get("bytes"),

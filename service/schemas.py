@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from service.jobs import RequestClass
 
 
 class ClassifyOptions(BaseModel):
@@ -125,13 +127,31 @@ def _form_body(options: type[BaseModel]) -> dict[str, Any]:
     return {"type": "object", "required": ["image"], "properties": properties}
 
 
+_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": "X-Request-Class",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "enum": list(get_args(RequestClass)), "default": "interactive"},
+        "description": "`bulk` for work that nobody is waiting for: it fills what interactive requests leave.",
+    },
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 1},
+        "description": "Milliseconds for an answer, at most the server's own limit; then 504.",
+    },
+]
+
+
 def operation(options: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI description of what goes in: query options, and the three forms of a body."""
     schema = options.model_json_schema()
     parameters = [
         {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
         for name, one in schema["properties"].items()
-    ]
+    ] + _HEADERS
     content = {
         "image/*": {"schema": _BINARY},
         "application/octet-stream": {"schema": _BINARY},

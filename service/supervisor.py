@@ -165,7 +165,7 @@ class Supervisor:
                 shared.arrived.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(shared.arrived.wait(), wait)
-            if batch := tuple(shared.batcher.take(self.limit)):
+            if batch := tuple(shared.batcher.take(self.limit, time.monotonic())):
                 return batch
 
     @contextlib.contextmanager
@@ -199,7 +199,8 @@ class Supervisor:
         self._in_a_row = 0
         waits = [start - job.enqueued_at for job in batch]
         self._shared.batcher.ran(len(batch), done.seconds)
-        self._shared.metrics.batch(len(batch), waits, done.seconds)
+        classes = [job.request_class for job in batch]
+        self._shared.metrics.batch(list(zip(classes, waits, strict=True)), done.seconds)
         for job, row, wait in zip(batch, done.rows, waits, strict=True):
             if row is None:
                 job.fail(NonFiniteOutput("the model gave NaN or infinity for this image"))

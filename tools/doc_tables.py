@@ -19,7 +19,7 @@ from model.names import RELEASED
 from service import metrics
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
-from service.jobs import Memory
+from service.jobs import Memory, RequestClass
 from service.settings import Settings, allowed, variable
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -38,6 +38,9 @@ _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_device_memory_bytes", "kind"): Memory,
     ("vim_batch_retries_total", "reason"): metrics.Retry,
     ("vim_images_total", "op"): metrics.Op,
+    ("vim_images_total", "class"): RequestClass,
+    ("vim_queue_wait_seconds", "class"): RequestClass,
+    ("vim_queue_depth", "class"): RequestClass,
 }
 
 

@@ -5,8 +5,8 @@ Limits, deadlines, batching, leaving clients and errors are the same whichever c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -14,6 +14,8 @@ from service import inputs
 from service.engine import Answer, Engine
 from service.items import Item
 from service.jobs import Task
+
+T = TypeVar("T")
 
 
 def engine_of(request: Request) -> Engine:
@@ -29,10 +31,16 @@ def model_of(request: Request) -> dict[str, Any]:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, within VIM_MAX_BODY_BYTES. Raises BodyTooLarge, EmptyBody."""
+    """The whole body, within VIM_MAX_BODY_BYTES. Raises BodyTooLarge, EmptyBody; InvalidOptions (class)."""
+    request.state.request_class = inputs.request_class(request)
     body = await inputs.read_body(request, engine_of(request).settings.max_body_bytes)
     request.state.bytes = len(body)
     return body
+
+
+async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -> T:
+    """Run something that would block the event loop, such as parsing a body, in its class's turn."""
+    return await engine_of(request).in_thread(work, *arguments, request_class=request.state.request_class)
 
 
 async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s: float | None = None) -> Answer:
@@ -43,7 +51,8 @@ async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s:
     engine = engine_of(request)
     allowed_s = inputs.timeout_s(request, engine.settings.request_timeout_ms)
     deadline = request.state.started + min(allowed_s, timeout_s or allowed_s)
-    answer = await inputs.unless_gone(request, engine.infer(images, task, deadline))
+    work = engine.infer(images, task, deadline, request.state.request_class)
+    answer = await inputs.unless_gone(request, work)
     request.state.timings = answer.timings
     request.state.images = len(images)
     request.state.failed_images = answer.failed

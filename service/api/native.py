@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service import inputs, outputs
-from service.api.call import engine_of, infer, model_of, read_body
+from service.api.call import engine_of, in_thread, infer, model_of, read_body
 from service.inputs import Inputs
 from service.jobs import Task
 from service.schemas import PROBLEMS, ClassifyOptions, ClassifyResponse, EmbedOptions, EmbedResponse, operation
@@ -55,4 +55,4 @@ async def _read(request: Request) -> Inputs:
     content_type = request.headers.get("content-type", "")
     if not inputs.needs_parsing(body, content_type):
         return Inputs([body], {})
-    return await engine.in_thread(inputs.parse, body, content_type, engine.settings.max_images)
+    return await in_thread(request, inputs.parse, body, content_type, engine.settings.max_images)

@@ -24,6 +24,8 @@ def faulty_run(self: Runner, pixels: np.ndarray, **parts: Any) -> Rows:
     """`Runner.run`, after the faults that the pixels ask for."""
     if pixels.any() and len(pixels) > int(os.environ.get("FAULTY_ROOM", "1000")):  # the warm-up's pixels are all zero
         raise MemoryError(f"no room for {len(pixels)} images")
+    if pixels.any():
+        time.sleep(float(os.environ.get("FAULTY_BATCH_S", "0")))
     if _holds(pixels, SEGFAULT).any():
         os.kill(os.getpid(), signal.SIGSEGV)
     if _holds(pixels, HANG).any():

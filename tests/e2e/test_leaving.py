@@ -66,7 +66,7 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
 
         assert VANISHING == metric(server, 'vim_rejected_total{reason="client_gone"}')
         assert 2 == metric(server, "vim_batch_size_sum") - ran_before
-        assert 0 == metric(server, "vim_queue_depth")
+        assert 0 == metric(server, 'vim_queue_depth{class="interactive"}')
         assert VANISHING == server.log.count('"outcome": "client_gone"')
 
 

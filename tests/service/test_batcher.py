@@ -25,9 +25,9 @@ def test_takes_the_oldest_up_to_the_limit() -> None:
     for one in jobs:
         batcher.put(one)
 
-    assert jobs[:3] == batcher.take(3)
-    assert jobs[3:] == batcher.take(3)
-    assert [] == batcher.take(3)
+    assert jobs[:3] == batcher.take(3, 0.0)
+    assert jobs[3:] == batcher.take(3, 0.0)
+    assert [] == batcher.take(3, 0.0)
 
 
 def test_goes_at_once_by_default() -> None:
@@ -66,7 +66,7 @@ def test_a_discarded_job_never_runs() -> None:
 
     assert batcher.discard(gone)
     assert not batcher.discard(gone)
-    assert [stays] == batcher.take(8)
+    assert [stays] == batcher.take(8, 0.0)
     assert not batcher.discard(stays)
 
 

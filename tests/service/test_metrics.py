@@ -11,17 +11,18 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from service.errors import InferenceFailed, NotFound, RequestError, all_errors
+from service.jobs import RequestClass
 from service.metrics import _REASONS, METRICS, Metric, Metrics, Reason
 
 DOCUMENTED = {
     "vim_requests_total": ("api", "op", "model", "code"),
     "vim_request_duration_seconds": ("api", "op"),
-    "vim_images_total": ("op",),
-    "vim_queue_wait_seconds": (),
+    "vim_images_total": ("op", "class"),
+    "vim_queue_wait_seconds": ("class",),
     "vim_stage_duration_seconds": ("stage",),
     "vim_batch_size": (),
     "vim_batches_total": (),
-    "vim_queue_depth": (),
+    "vim_queue_depth": ("class",),
     "vim_queue_capacity": (),
     "vim_inflight_batches": (),
     "vim_decode_busy": (),
@@ -113,37 +114,41 @@ def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
         assert value(metrics, "vim_rejected_total", reason=reason) == 0
     for kind in ("allocated", "reserved", "total"):
         assert value(metrics, "vim_device_memory_bytes", kind=kind) == 0
-    assert value(metrics, "vim_images_total", op="classify") == 0
+    for request_class in get_args(RequestClass):
+        assert value(metrics, "vim_images_total", op="classify", **{"class": request_class}) == 0
+        assert value(metrics, "vim_queue_wait_seconds_count", **{"class": request_class}) == 0
     assert value(two, "vim_request_duration_seconds_count", api="openai", op="embed") == 0
 
 
 def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> None:
     """Mean batch size = images / batches."""
-    metrics.batch(3, [0.0, 0.001, 0.5], 0.2)
-    metrics.batch(1, [0.0], 0.1)
+    metrics.batch([("interactive", 0.0), ("interactive", 0.001), ("bulk", 0.5)], 0.2)
+    metrics.batch([("interactive", 0.0)], 0.1)
 
     assert value(metrics, "vim_batches_total") == 2
     assert value(metrics, "vim_batch_size_sum") == 4
     assert value(metrics, "vim_batch_size_bucket", le="2.0") == 1
-    assert value(metrics, "vim_queue_wait_seconds_count") == 4
+    assert value(metrics, "vim_queue_wait_seconds_count", **{"class": "interactive"}) == 3
+    assert value(metrics, "vim_queue_wait_seconds_sum", **{"class": "bulk"}) == 0.5
     assert value(metrics, "vim_stage_duration_seconds_sum", stage="infer") == pytest.approx(0.3)
 
 
 def test_gauges_show_the_present(metrics: Metrics) -> None:
     """Queue, device, readiness and memory."""
-    metrics.queue_depth(7)
+    metrics.queue_depth({"interactive": 7, "bulk": 4}.__getitem__)
     metrics.inflight_batches(2)
     metrics.ready(True)
     metrics.device_memory("allocated", 1 << 30)
-    metrics.images("classify", 3)
+    metrics.images("classify", "bulk", 3)
     metrics.stage("decode", 0.01)
 
-    assert value(metrics, "vim_queue_depth") == 7
+    assert value(metrics, "vim_queue_depth", **{"class": "interactive"}) == 7
+    assert value(metrics, "vim_queue_depth", **{"class": "bulk"}) == 4
     assert value(metrics, "vim_queue_capacity") == 256
     assert value(metrics, "vim_inflight_batches") == 2
     assert value(metrics, "vim_ready") == 1
     assert value(metrics, "vim_device_memory_bytes", kind="allocated") == 1 << 30
-    assert value(metrics, "vim_images_total", op="classify") == 3
+    assert value(metrics, "vim_images_total", op="classify", **{"class": "bulk"}) == 3
     assert value(metrics, "vim_stage_duration_seconds_count", stage="decode") == 1
 
 
@@ -217,9 +222,9 @@ def test_the_content_type_follows_the_accept_header(metrics: Metrics) -> None:
 def test_two_servers_share_nothing(metrics: Metrics) -> None:
     """No global registry."""
     other = Metrics(model="demo", queue_capacity=1)
-    metrics.queue_depth(5)
+    metrics.images("embed", "bulk", 5)
 
-    assert value(other, "vim_queue_depth") == 0
+    assert value(other, "vim_images_total", op="embed", **{"class": "bulk"}) == 0
     assert value(other, "vim_queue_capacity") == 1
 
 

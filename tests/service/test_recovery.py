@@ -27,7 +27,7 @@ def run_until_settled(batcher: Batcher, poison: set[int], failure: Failure) -> t
     failed: set[int] = set()
     ran: set[int] = set()
     batches = 0
-    while batch := batcher.take(32):
+    while batch := batcher.take(32, 0.0):
         batches += 1
         assert batches < 1000
         if not poison & {job.slot for job in batch}:
@@ -101,7 +101,7 @@ def test_groups_given_back_run_first_and_apart() -> None:
 
     assert 7 == len(batcher)
     assert 0 == batcher.due_in(8, now=0)
-    assert [list(suspects[:2]), [suspects[2]], list(fresh)] == [batcher.take(8) for _ in range(3)]
+    assert [list(suspects[:2]), [suspects[2]], list(fresh)] == [batcher.take(8, 0.0) for _ in range(3)]
 
 
 def test_a_group_larger_than_the_limit_is_cut() -> None:
@@ -109,7 +109,7 @@ def test_a_group_larger_than_the_limit_is_cut() -> None:
     batcher, group = Batcher(), jobs(5)
     batcher.give_back([group])
 
-    assert [2, 2, 1] == [len(batcher.take(2)) for _ in range(3)]
+    assert [2, 2, 1] == [len(batcher.take(2, 0.0)) for _ in range(3)]
 
 
 def test_a_group_whose_clients_left_is_skipped() -> None:
@@ -120,7 +120,7 @@ def test_a_group_whose_clients_left_is_skipped() -> None:
         job.done.cancel()
     batcher.put(fresh[0])
 
-    assert list(fresh) == batcher.take(8)
+    assert list(fresh) == batcher.take(8, 0.0)
 
 
 def test_quarantine_knows_pixels_for_a_while() -> None:

@@ -16,7 +16,7 @@ from service.batcher import Batcher
 from service.canary import Canary
 from service.device import BatchError, DeviceLost
 from service.errors import InferenceFailed, NonFiniteOutput
-from service.jobs import Job, Task
+from service.jobs import Job, RequestClass, Task
 from service.messages import BatchDone, Loaded, Ready
 from service.metrics import Metrics
 from service.recovery import Quarantine
@@ -114,11 +114,14 @@ async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings
         arena.close()
 
 
-def submit(supervisor: Supervisor, count: int) -> list[asyncio.Future[Any]]:
+def submit(
+    supervisor: Supervisor, count: int, request_class: RequestClass = "interactive"
+) -> list[asyncio.Future[Any]]:
     """Queue jobs in slots of their own."""
     shared = supervisor._shared
     loop = asyncio.get_running_loop()
-    queued = [Job(slot, Task("embed"), loop.time(), loop.create_future()) for slot in shared.arena.acquire(count)]
+    slots = shared.arena.acquire(count)
+    queued = [Job(slot, Task("embed"), loop.time(), loop.create_future(), request_class) for slot in slots]
     for job in queued:
         shared.batcher.put(job)
     shared.arrived.set()
@@ -203,6 +206,24 @@ async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPa
         assert isinstance(answers[0], NonFiniteOutput)
         assert 3 == sum(hasattr(answer, "values") for answer in answers)
         assert [4] == script.batches
+
+
+async def test_an_interactive_image_is_in_the_batch_after_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much bulk waits; and bulk neither slows that batch nor is forgotten after it."""
+    batches: list[list[RequestClass]] = []
+    late: list[asyncio.Future[Any]] = []
+
+    def recorded(batch: Sequence[Job]) -> BatchDone:
+        batches.append([job.request_class for job in batch])
+        if len(batches) == 1:
+            late.extend(submit(supervisor, 1))
+        return rows(batch)
+
+    async with supervised(monkeypatch, Script(recorded)) as supervisor:
+        await outcomes(submit(supervisor, 15, "bulk"))
+        await outcomes(late)
+
+    assert [["bulk"] * 8, ["interactive"], ["bulk"] * 7] == batches
 
 
 async def test_restarts_in_a_row_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,67 @@
+"""Interactive and bulk requests on one server: who waits for whom, counted in batches. Longer: `make chaos`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.server import serving
+from tests.e2e.traffic import Bulk, Client, samples
+from tests.tiny import photo, write_tiny_model
+
+BULK_CLIENTS, MAX_BATCH, TURNS = 48, 4, 15
+BULK_DEPTH = 'vim_queue_depth{class="bulk"}'
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+async def batches_passed(url: str) -> tuple[list[float], list[float]]:
+    """For interactive requests amid bulk: batches that ran from sending to answer, and how much bulk was queued."""
+    passed, queued = [], []
+    client = Client(url)
+    async with httpx.AsyncClient(base_url=url, timeout=60) as probe, Bulk(url, BULK_CLIENTS) as bulk:
+        while (await samples(probe))[BULK_DEPTH] < BULK_CLIENTS // 2:
+            await asyncio.sleep(0.05)
+        for _ in range(TURNS):
+            before = await samples(probe)
+            assert 200 == (await client.post()).status
+            after = await samples(probe)
+            passed.append(after["vim_batches_total"] - before["vim_batches_total"])
+            queued.append(before[BULK_DEPTH])
+        await client.close()
+    assert {200} == {reply.status for reply in bulk.replies}
+    return passed, queued
+
+
+def test_an_interactive_request_passes_all_bulk_but_one_batch(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch that runs, its own, and one that ends between a sample and a request; far more bulk is queued."""
+    monkeypatch.setenv("FAULTY_BATCH_S", "0.1")
+    with serving(tmp_path, faulty=True, model=tiny, max_batch=MAX_BATCH, queue_images=128) as server:
+        passed, queued = asyncio.run(batches_passed(server.url))
+
+    assert sorted(passed)[TURNS // 2] <= 3
+    assert max(passed) < min(queued) / MAX_BATCH
+
+
+def test_a_class_is_counted_and_logged(tmp_path: Path, tiny: Path) -> None:
+    """In the metrics and in the request's line; a word that is no class is refused before the body is looked at."""
+    with serving(tmp_path, model=tiny) as server, server.client() as client:
+        lazy = client.post("/v1/classify", content=photo(), headers={"X-Request-Class": "bulk"})
+        wrong = client.post("/v1/classify", content=b"", headers={"X-Request-Class": "urgent"})
+        page = client.get("/metrics").text
+
+        assert 200 == lazy.status_code
+        assert (422, "invalid_options") == (wrong.status_code, wrong.json()["code"])
+        assert "X-Request-Class must be one of interactive, bulk" in wrong.json()["detail"]
+        assert 'vim_images_total{class="bulk",op="classify"} 1.0' in page
+        assert 'vim_queue_wait_seconds_count{class="bulk"} 1.0' in page
+        assert '"class": "bulk"' in server.log
