@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import native, ops, page
+from service.api import native, oip, ops, page
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -26,7 +26,7 @@ from service.errors import (
 )
 from service.fleet import WORKER
 from service.metrics import Metrics
-from service.middleware import OPERATIONS, Observe
+from service.middleware import APIS, Observe, operation_of
 from service.outputs import JsonResponse
 from service.settings import Settings
 
@@ -38,7 +38,9 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     `worker` is the module that runs as the device process; tests put faulty ones there.
     """
-    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images, devices=settings.devices)
+    metrics = Metrics(
+        model=settings.served_name, queue_capacity=settings.queue_images, apis=APIS, devices=settings.devices
+    )
     engine = Engine(settings, metrics, worker)
 
     @asynccontextmanager
@@ -49,7 +51,8 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan)
     app.state.engine = engine
-    for router in (native.router, ops.router, page.router):
+    app.state.statistics = {}
+    for router in (native.router, oip.router, ops.router, page.router):
         app.include_router(router)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
@@ -71,7 +74,7 @@ async def _client_gone(request: Request, _: Exception) -> Response:
 
 def _answer(request: Request, error: Exception) -> Response:
     known = _translate(error)
-    if request.url.path in OPERATIONS:  # a probe that is told "not ready" is no rejection
+    if operation_of(request.scope):  # a probe that is told "not ready" is no rejection
         request.app.state.engine.metrics.refused(known)
     request.state.code = known.code
     body = problem(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))

@@ -7,13 +7,16 @@ ServiceError
  │    ├── EmptyBody              400 empty_body
  │    ├── MalformedBody          400 malformed_body
  │    ├── UrlNotSupported        400 url_not_supported
+ │    ├── UnsupportedInput       400 unsupported_input
  │    ├── NotFound               404 not_found
+ │    ├── UnknownModel           404 model_not_found
  │    ├── NoClassifier           404 no_classifier
  │    ├── MethodNotAllowed       405 method_not_allowed
  │    ├── BodyTooLarge           413 body_too_large
  │    ├── TooManyPixels          413 too_many_pixels
  │    ├── TooManyImages          413 too_many_images
  │    ├── UnsupportedImage       415 unsupported_image
+ │    ├── UnsupportedEncoding    415 unsupported_encoding
  │    └── InvalidOptions         422 invalid_options
  ├── Refusal                     the request is fine, the moment is not: try again
  │    ├── QueueFull              429 queue_full
@@ -95,10 +98,22 @@ class UrlNotSupported(RequestError):
     status, code = 400, "url_not_supported"
 
 
+class UnsupportedInput(RequestError):
+    """Well formed, but this model cannot do it: text, floating-point pixels, another dimension."""
+
+    status, code = 400, "unsupported_input"
+
+
 class NotFound(RequestError):
-    """No such path or model."""
+    """No such path."""
 
     status, code = 404, "not_found"
+
+
+class UnknownModel(RequestError):
+    """The request names a model, or a version of it, that is not served here."""
+
+    status, code = 404, "model_not_found"
 
 
 class NoClassifier(RequestError):
@@ -135,6 +150,12 @@ class UnsupportedImage(RequestError):
     """The bytes are no image of an accepted format, or the image is damaged."""
 
     status, code = 415, "unsupported_image"
+
+
+class UnsupportedEncoding(RequestError):
+    """The body's `Content-Encoding` is neither gzip nor deflate."""
+
+    status, code = 415, "unsupported_encoding"
 
 
 class InvalidOptions(RequestError):

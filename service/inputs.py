@@ -109,11 +109,16 @@ def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
         found = Inputs([body], {})
     else:
         found = _from_json(body)
-    if not found.images:
-        raise EmptyBody("the request holds no image")
-    if len(found.images) > max_images:
-        raise TooManyImages(f"{len(found.images)} images in one request; the limit is {max_images} (VIM_MAX_IMAGES)")
+    check_count(len(found.images), max_images)
     return found
+
+
+def check_count(images: int, max_images: int) -> None:
+    """Raise EmptyBody or TooManyImages for a request of so many images."""
+    if not images:
+        raise EmptyBody("the request holds no image")
+    if images > max_images:
+        raise TooManyImages(f"{images} images in one request; the limit is {max_images} (VIM_MAX_IMAGES)")
 
 
 def load_json(body: bytes) -> Any:

@@ -45,6 +45,9 @@ _REASONS: dict[str, Reason] = {
     "empty_body": "invalid",
     "malformed_body": "invalid",
     "url_not_supported": "invalid",
+    "unsupported_input": "invalid",
+    "unsupported_encoding": "unsupported",
+    "model_not_found": "invalid",
     "invalid_options": "invalid",
     "no_classifier": "invalid",
 }

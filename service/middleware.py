@@ -25,8 +25,17 @@ log = logging.getLogger("vim.request")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# Route template -> (api, op) labels; everything else is "other", so that labels stay bounded.
+# Paths that answer images -> (api, op) labels, which stay few. Where a request itself says what it wants, the contract
+# puts the op into `request.state.op` once it knows.
 OPERATIONS: dict[str, tuple[str, Op]] = {"/v1/classify": ("native", "classify"), "/v1/embed": ("native", "embed")}
+_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
+APIS = (*sorted({api for api, _ in OPERATIONS.values()}), "oip")
+
+
+def operation_of(scope: Scope) -> tuple[str, Op] | None:
+    """The labels of a request that answers images; None for all others."""
+    found = ("oip", "classify") if _INFER.fullmatch(scope["path"]) else OPERATIONS.get(scope["path"])
+    return found and (found[0], scope["state"].get("op", found[1]))
 
 
 class Observe:
@@ -65,16 +74,17 @@ class Observe:
                 raise
             await self._answer(Request(scope), error)(scope, receive, observed)
         finally:
-            if scope["path"] in OPERATIONS:
-                self._record(scope, status, time.monotonic() - start)
+            if labels := operation_of(scope):
+                self._record(scope, labels, status, time.monotonic() - start)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        api, op = OPERATIONS[scope["path"]]
-        self._metrics.request(api, op, self._model, status, seconds)
-        log.info("%s %d", scope["path"], status, extra={"fields": log_fields(scope, op, status, seconds)})
+    def _record(self, scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> None:
+        api, op = labels
+        model = "other" if scope["state"].get("code") == "model_not_found" else self._model
+        self._metrics.request(api, op, model, status, seconds)
+        log.info("%s %d", scope["path"][:200], status, extra={"fields": log_fields(scope, labels, status, seconds)})
 
 
-def log_fields(scope: Scope, op: Op, status: int, seconds: float) -> dict[str, object]:
+def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> dict[str, object]:
     """What the request's log line says: id, sizes, every stage's milliseconds, batch size, outcome."""
     state = scope["state"]
     timings = state.get("timings")
@@ -82,7 +92,8 @@ def log_fields(scope: Scope, op: Op, status: int, seconds: float) -> dict[str, o
     fields = {
         "request_id": state["request_id"],
         "trace_id": trace_id(Headers(scope=scope)),
-        "op": op,
+        "api": labels[0],
+        "op": labels[1],
         "class": state.get("request_class"),
         "status": status,
         "outcome": state.get("code", "ok"),

@@ -55,7 +55,7 @@ def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, 
     values = normalised(outcome.values) if options.normalize else outcome.values
     return {
         "index": index,
-        "embedding": _encoded(values) if options.encoding == "base64" else values,
+        "embedding": as_base64(values) if options.encoding == "base64" else values,
         "dim": len(values),
         "pooling": options.pooling,
         "normalized": options.normalize,
@@ -67,20 +67,26 @@ def raw_embeddings(answer: Answer, normalize: bool, model: dict[str, Any]) -> Re
 
     There is no place for an error in it, so any bad image fails the request, naming its index.
     """
-    rows = [_row(index, outcome, normalize) for index, outcome in enumerate(answer.outcomes)]
-    body = np.stack(rows).astype("<f4")
+    found = [normalised(row) if normalize else row for row in rows(answer)]
+    body = np.stack(found).astype("<f4")
     shape = ",".join(map(str, body.shape))
     headers = {"X-Shape": shape, "X-Model-Name": model["name"], "X-Model-Fingerprint": model["fingerprint"]}
     return Response(body.tobytes(), media_type=OCTETS, headers=headers)
 
 
-def _row(index: int, outcome: Outcome, normalize: bool) -> np.ndarray:
+def rows(answer: Answer) -> list[np.ndarray]:
+    """Every image's values, for contracts with no place for an error: raises the first one, naming its image."""
+    return [_row(index, outcome, len(answer.outcomes)) for index, outcome in enumerate(answer.outcomes)]
+
+
+def _row(index: int, outcome: Outcome, count: int) -> np.ndarray:
     if isinstance(outcome, ServiceError):
-        raise outcome.about(f"image {index}")
-    return normalised(outcome.values) if normalize else outcome.values
+        raise outcome.about(f"image {index}") if count > 1 else outcome
+    return outcome.values
 
 
-def _encoded(values: np.ndarray) -> str:
+def as_base64(values: np.ndarray) -> str:
+    """Little-endian float32 as base64."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
 

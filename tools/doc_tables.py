@@ -114,7 +114,7 @@ def endpoints(app: FastAPI) -> list[tuple[str, str, str]]:
         (method, str(route.path), _PAGES.get(str(route.path)) or _summary(route.endpoint))
         for route in iter_route_contexts(app.routes)
         for method in sorted((route.methods or set()) - {"HEAD"})
-        if route.path not in _HELPERS
+        if (route.include_in_schema or route.path in _PAGES) and route.path not in _HELPERS
     ]
     return sorted(found, key=lambda one: one[1] in _PAGES)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from service import inputs
+from service import compression, inputs
 from service.engine import Answer, Engine
 from service.items import Item
 from service.jobs import Task
@@ -31,11 +31,18 @@ def model_of(request: Request) -> dict[str, Any]:
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, within VIM_MAX_BODY_BYTES. Raises BodyTooLarge, EmptyBody; InvalidOptions (class)."""
+    """The whole body, unpacked if it is compressed, within VIM_MAX_BODY_BYTES before and after.
+
+    Raises BodyTooLarge, EmptyBody, UnsupportedEncoding, MalformedBody; InvalidOptions (class).
+    """
     request.state.request_class = inputs.request_class(request)
-    body = await inputs.read_body(request, engine_of(request).settings.max_body_bytes)
+    limit = engine_of(request).settings.max_body_bytes
+    body = await inputs.read_body(request, limit)
     request.state.bytes = len(body)
-    return body
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in compression.IDENTITY:
+        return body
+    return await in_thread(request, compression.inflate, body, encoding, limit)
 
 
 async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -> T:
