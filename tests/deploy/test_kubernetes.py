@@ -1,0 +1,186 @@
+"""The Kubernetes manifests: valid as kustomize renders them, and true to what the service does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.app import create_app
+from service.metrics import METRICS
+from service.settings import Settings
+from tests.deploy.dockerfile import ROOT, tool
+from tools.doc_tables import endpoints
+
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+OVERLAYS = ("cpu", "gpu")
+COMPONENTS = ("podmonitor", "keda", "prometheus-adapter")
+KUBECTL = shutil.which("kubectl")
+VALIDATE = tool("kubernetes-validate")
+needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="no kubectl (Debian: kubernetes-client)")
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Every document of a YAML stream."""
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def read(name: str) -> dict[str, Any]:
+    """The only document of a file below deploy/kubernetes."""
+    (found,) = documents((KUBERNETES / name).read_text())
+    return found
+
+
+def rendered(folder: Path) -> str:
+    """What `kubectl apply -k` would send."""
+    run = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Every pod with its server container."""
+    deployment = read("base/deployment.yaml")["spec"]["template"]["spec"]
+    kserve = read("kserve/inferenceservice.yaml")["spec"]["predictor"]
+    for name, pod in (("deployment", deployment), ("kserve", kserve)):
+        (container,) = pod["containers"]
+        yield name, pod, container
+
+
+POD = pytest.mark.parametrize(("pod", "container"), [(p, c) for _, p, c in pods()], ids=[n for n, _, _ in pods()])
+
+
+@needs_kubectl
+@pytest.mark.skipif(VALIDATE is None, reason="kubernetes-validate is not installed (extra: deploy)")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_valid(overlay: str, tmp_path: Path) -> None:
+    """Strictly: no unknown field."""
+    file = tmp_path / "all.yaml"
+    file.write_text(rendered(KUBERNETES / "overlays" / overlay))
+    run = subprocess.run([str(VALIDATE), "--strict", str(file)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} == {
+        one["kind"] for one in documents(file.read_text())
+    }
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_everything_selects_the_pods(overlay: str) -> None:
+    """Deployment, Service, disruption budget and network policy agree on one label."""
+    label = {"app.kubernetes.io/name": "vision-mamba"}
+    found = {one["kind"]: one["spec"] for one in documents(rendered(KUBERNETES / "overlays" / overlay))}
+
+    assert label == found["Deployment"]["selector"]["matchLabels"]
+    assert label == found["Deployment"]["template"]["metadata"]["labels"]
+    assert label == found["Service"]["selector"]
+    assert label == found["PodDisruptionBudget"]["selector"]["matchLabels"]
+    assert label == found["NetworkPolicy"]["podSelector"]["matchLabels"]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> None:
+    """Its resource appears; an autoscaler takes the fixed number of replicas away."""
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "cpu"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write(f"components:\n  - ../../components/{component}\n")
+    found = {one["kind"]: one for one in documents(rendered(overlay))}
+
+    assert found.keys() & {"PodMonitor", "ScaledObject", "HorizontalPodAutoscaler"}
+    assert (component == "podmonitor") == ("replicas" in found["Deployment"]["spec"])
+
+
+@POD
+def test_settings_are_settings(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """What a manifest sets, the server takes; also with the overlay's additions."""
+    overlay = read("overlays/gpu/deployment.yaml")["spec"]["template"]["spec"]["containers"][0]
+    environ = {one["name"]: one["value"] for one in [*container["env"], *overlay["env"]]}
+
+    Settings.load(environ)
+    assert pod["enableServiceLinks"] is False
+
+
+@POD
+def test_probes_ask_what_exists(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """On the port where the container listens."""
+    paths = {path for method, path, _ in endpoints(create_app(Settings())) if method == "GET"}
+    (port,) = container["ports"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["path"] in paths
+        assert asked["port"] in (port["name"], port["containerPort"])
+    assert "/livez" == container["livenessProbe"]["httpGet"]["path"]
+    assert "/readyz" == container["readinessProbe"]["httpGet"]["path"]
+
+
+@POD
+def test_there_is_time_to_drain(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """Grace is longer than preStop, the drain's limits and the device process's end together."""
+    settings = Settings()
+    sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    drain = (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000
+
+    assert pod["terminationGracePeriodSeconds"] > sleep + drain + 5
+
+
+@POD
+def test_a_pod_has_no_more_rights_than_it_needs(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """The user of the Dockerfile, a read-only root, no capability, no token."""
+    security = container["securityContext"]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert f"USER {pod['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    assert security["readOnlyRootFilesystem"] is True
+    assert ["ALL"] == security["capabilities"]["drop"]
+    assert security["allowPrivilegeEscalation"] is False
+    assert pod["automountServiceAccountToken"] is False
+    assert {"/cache", "/tmp"} == {one["mountPath"] for one in container["volumeMounts"]}
+
+
+def test_the_autoscalers_agree() -> None:
+    """KEDA and the plain autoscaler hold the same metric at the same value between the same bounds."""
+    keda, plain = (
+        read("components/keda/scaledobject.yaml")["spec"],
+        read("components/prometheus-adapter/autoscaler.yaml")["spec"],
+    )
+    (trigger,), (metric,) = keda["triggers"], plain["metrics"]
+
+    assert "prometheus" == trigger["type"]
+    assert trigger["metadata"]["threshold"] == metric["pods"]["target"]["averageValue"]
+    assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (plain["minReplicas"], plain["maxReplicas"])
+    assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == plain["behavior"]
+    name = metric["pods"]["metric"]["name"]
+    assert name in {one.name for one in METRICS}
+    assert name in trigger["metadata"]["query"]
+    (rule,) = read("components/prometheus-adapter/rules.yaml")["rules"]["custom"]
+    assert name == rule["name"]["matches"]
+
+
+def test_custom_resources_have_the_fields_that_their_operators_read() -> None:
+    """No schema of theirs is to be had offline."""
+    monitor = read("components/podmonitor/podmonitor.yaml")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert ("monitoring.coreos.com/v1", "http", "/metrics") == (
+        monitor["apiVersion"],
+        endpoint["port"],
+        endpoint["path"],
+    )
+    assert ("keda.sh/v1alpha1", "vision-mamba") == (
+        read("components/keda/scaledobject.yaml")["apiVersion"],
+        read("components/keda/scaledobject.yaml")["spec"]["scaleTargetRef"]["name"],
+    )
+    service = read("kserve/inferenceservice.yaml")
+    assert "serving.kserve.io/v1beta1" == service["apiVersion"]
+    assert "kserve-container" == service["spec"]["predictor"]["containers"][0]["name"]
+
+
+def test_the_service_is_not_called_vim() -> None:
+    """Such a Service would put VIM_PORT into the pods beside it."""
+    assert not read("base/service.yaml")["metadata"]["name"].startswith("vim")
