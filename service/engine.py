@@ -66,7 +66,9 @@ class Engine:
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
-        self._threads = Threads(settings.threads or cpus.available_cpus())
+        decoders = settings.threads or cpus.available_cpus()
+        metrics.decode_threads(decoders)
+        self._threads = Threads(decoders)
         self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
         self._main: asyncio.Task[None] | None = None
         self._closed = False

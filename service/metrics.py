@@ -109,6 +109,7 @@ DEVICE_LOST = Metric(
 QUARANTINED = Metric("vim_quarantined_images_total", "counter", (), "Images that killed a device process twice, alone.")
 INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or handed to it.")
 DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
+DECODE_THREADS = Metric("vim_decode_threads", "gauge", (), "Threads that decode.")
 REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
 MODEL_INFO = Metric(
     "vim_model_info", "gauge", ("model", "version", "device", "dtype"), "Always 1; the labels say what is served."
@@ -134,6 +135,7 @@ METRICS: tuple[Metric, ...] = (
     QUEUE_CAPACITY,
     INFLIGHT,
     DECODING,
+    DECODE_THREADS,
     REJECTED,
     MODEL_INFO,
     READY,
@@ -165,6 +167,7 @@ class Metrics:
         self._queue_depth = QUEUE_DEPTH.gauge(registry)
         self._inflight = INFLIGHT.gauge(registry)
         self._decoding = DECODING.gauge(registry)
+        self._decode_threads = DECODE_THREADS.gauge(registry)
         self._rejected = REJECTED.counter(registry)
         self._model_info = MODEL_INFO.gauge(registry)
         self._ready = READY.gauge(registry)
@@ -177,6 +180,10 @@ class Metrics:
         for device in devices:
             self._device_up.labels(device)
             self._device_lost.labels(device)
+
+    def decode_threads(self, count: int) -> None:
+        """So many threads decode."""
+        self._decode_threads.set(count)
 
     def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
         """A request was answered. A model name that is not the served one counts as `other`."""

@@ -27,6 +27,7 @@ DOCUMENTED = {
     "vim_inflight_batches": (),
     "vim_decode_busy": (),
     "vim_rejected_total": ("reason",),
+    "vim_decode_threads": (),
     "vim_model_info": ("model", "version", "device", "dtype"),
     "vim_ready": (),
     "vim_model_load_seconds": (),

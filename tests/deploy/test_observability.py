@@ -1,0 +1,171 @@
+"""Prometheus, its rules and the dashboard: checked by the real tools, and asked of a real server under load."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from service.metrics import METRICS
+from tests.deploy.dockerfile import ROOT
+from tests.e2e.server import serving
+from tests.tiny import photo, write_tiny_model
+
+FOLDER = ROOT / "deploy" / "observability"
+PROMTOOL, PROMETHEUS = shutil.which("promtool"), shutil.which("prometheus")
+needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool (Debian: prometheus)")
+PATIENCE_S = 90
+_COMPARISON = re.compile(r"\s(==|>|<)\s[\d.]+$")
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every rule of every group."""
+    groups = yaml.safe_load((FOLDER / "rules" / "vim.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> list[dict[str, Any]]:
+    """The panels."""
+    file = FOLDER / "grafana" / "dashboards" / "vision-mamba.json"
+    panels: list[dict[str, Any]] = json.loads(file.read_text())["panels"]
+    return panels
+
+
+def expressions() -> dict[str, str]:
+    """What each rule and panel asks; of an alert what it compares, since it answers only when it fires."""
+    asked = {rule.get("record") or rule["alert"]: _COMPARISON.sub("", rule["expr"].strip()) for rule in rules()}
+    for panel in dashboard():
+        for target in panel["targets"]:
+            asked[f"{panel['title']} {target['refId']}"] = target["expr"].replace("$job", ".*")
+    return asked
+
+
+@needs_promtool
+@pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules rules/tests.yml"])
+def test_promtool_agrees(command: str) -> None:
+    """The rules' own unit tests included."""
+    run = subprocess.run([str(PROMTOOL), *command.split()], cwd=FOLDER, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_alert_is_tested_and_has_a_runbook_entry() -> None:
+    """Under its own heading."""
+    headings = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    tested = (FOLDER / "rules" / "tests.yml").read_text()
+    alerts = [rule for rule in rules() if "alert" in rule]
+
+    assert headings == {rule["alert"] for rule in alerts}
+    for rule in alerts:
+        assert f"docs/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+        assert f"alertname: {rule['alert']}" in tested
+
+
+def test_only_metrics_that_exist_are_asked_for() -> None:
+    """Ours by the list of metrics, the recorded ones by the rules."""
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    known = {one.name for one in METRICS}
+    for title, expression in expressions().items():
+        for name in re.findall(r"\b(?:job:)?vim_\w+(?::\w+)?", expression):
+            plain = re.sub(r"_(bucket|sum|count)$", "", name)
+            assert name in recorded or plain in known, f"{title}: {name}"
+
+
+def test_panels_do_not_overlap_and_name_their_source() -> None:
+    """On Grafana's grid of 24 columns."""
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard():
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells
+        assert panel["description"]
+        assert "prometheus" == panel["datasource"]["uid"]
+    sources = yaml.safe_load((FOLDER / "grafana" / "datasources" / "prometheus.yml").read_text())
+    assert ["prometheus"] == [one["uid"] for one in sources["datasources"]]
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
+    """Debian's Prometheus with our configuration, but for the address and shorter intervals."""
+    config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(FOLDER / "rules" / "vim.yml")]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    log = (directory / "prometheus.log").open("wb")
+    arguments = {
+        "config.file": directory / "prometheus.yml",
+        "storage.tsdb.path": directory / "data",
+        "web.listen-address": "127.0.0.1:0",
+    }
+    process = subprocess.Popen([str(PROMETHEUS), *(f"--{k}={v}" for k, v in arguments.items())], stderr=log)
+    try:
+        with httpx.Client(base_url=_address(directory / "prometheus.log"), timeout=10) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def _address(log: Path) -> str:
+    """Where it says that it listens: it was told to take a free port."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if found := re.search(r'msg="Listening on" address=(127\.0\.0\.1:[1-9]\d*)', log.read_text()):
+            return f"http://{found[1]}"
+        time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+def _load(url: str, stop: threading.Event) -> None:
+    """Good requests, a bad one, and one that cannot be answered in time."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        while not stop.is_set():
+            for path in ("/v1/classify", "/v1/embed"):
+                client.post(path, content=photo())
+            client.post("/v1/classify", content=b"no image")
+            client.post("/v1/classify", content=photo(size=(3000, 2000)), headers={"X-Request-Timeout-Ms": "1"})
+
+
+def _answers(client: httpx.Client, expression: str) -> list[Any]:
+    answer = client.get("/api/v1/query", params={"query": expression}).json()
+    assert "success" == answer["status"], f"{expression}: {answer}"
+    found: list[Any] = answer["data"]["result"]
+    return found
+
+
+@pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus (Debian: prometheus)")
+def test_every_expression_returns_data_from_a_server_under_load(tmp_path: Path) -> None:
+    """Rules and panels alike, asked of a real Prometheus that scrapes a real server."""
+    waiting = expressions()
+    stop = threading.Event()
+    with (
+        serving(tmp_path, model=write_tiny_model(tmp_path / "tiny")) as server,
+        prometheus(tmp_path, server.url.removeprefix("http://")) as client,
+    ):
+        load = threading.Thread(target=_load, args=(server.url, stop))
+        load.start()
+        deadline = time.monotonic() + PATIENCE_S
+        while waiting and time.monotonic() < deadline:
+            time.sleep(1)
+            waiting = {title: one for title, one in waiting.items() if not _answers(client, one)}
+        stop.set()
+        load.join()
+    assert {} == waiting
