@@ -54,6 +54,12 @@ class Answer:
         """How many images have an error instead of a result."""
         return sum(isinstance(outcome, ServiceError) for outcome in self.outcomes)
 
+    @property
+    def batches(self) -> list[int]:
+        """Sizes of the forward passes that ran its images; the images of one share its duration, measured once."""
+        results = (outcome for outcome in self.outcomes if isinstance(outcome, Result))
+        return list({result.infer_s: result.batch_size for result in results}.values())
+
 
 class Engine:
     """Owns the arena, the queue, the decode threads and the fleet of device processes of one application."""

@@ -102,7 +102,8 @@ def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]
     if len(errors) == len(answer.outcomes):
         raise errors[0].with_items(results) if len(errors) > 1 else errors[0]
     identity = {"name": model["name"], "fingerprint": model["fingerprint"]}
-    return JsonResponse({"model": identity, "results": results, "timings_ms": timings_ms(answer.timings)})
+    times = timings_ms(answer.timings)
+    return JsonResponse({"model": identity, "results": results, "timings_ms": times, "batches": answer.batches})
 
 
 def _failed(index: int, error: ServiceError) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class ClassifyResponse(BaseModel):
     model: ModelIdentity
     results: list[Classified]
     timings_ms: dict[str, float]
+    batches: list[int] = Field(description="Sizes of the forward passes that ran these images.")
 
 
 class EmbedResponse(BaseModel):
@@ -87,6 +88,7 @@ class EmbedResponse(BaseModel):
     model: ModelIdentity
     results: list[Embedded]
     timings_ms: dict[str, float]
+    batches: list[int] = Field(description="Sizes of the forward passes that ran these images.")
 
 
 class Problem(BaseModel):

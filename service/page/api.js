@@ -29,10 +29,10 @@ export async function classifyMany(blobs, classes) {
   const form = new FormData();
   blobs.forEach((blob, i) => form.append("image", blob, `${i}.jpg`));
   const answer = await post(`v1/classify?top_k=${classes}`, form, BULK);
-  const { results, timings_ms: timings } = await answer.json();
+  const { results, batches } = await answer.json();
   const failed = results.find((one) => one.error);
   if (failed) throw new Problem(failed.error.message, { code: failed.error.code });
-  return { scores: results.map(byClass), timings };
+  return { scores: results.map(byClass), batches };
 }
 
 export async function info() {

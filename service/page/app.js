@@ -63,7 +63,7 @@ async function look() {
     const count = found.drops.length + 1;
     $("look-note").textContent =
       `Covering the most telling part lowers “${now.best.label}” from ${percent(found.whole)} to ${percent(lowest)}. ` +
-      `${count} pictures in one request, ${found.seconds.toFixed(1)} s, in batches of ${(found.timings.batch_sizes ?? [found.timings.batch_size]).join(" + ")}.`;
+      `${count} pictures in one request, ${found.seconds.toFixed(1)} s, in batches of ${found.batches.join(" + ")}.`;
   } catch (error) {
     $("look-note").textContent = "";
     problem(error, error.retryAfter ? look : null);

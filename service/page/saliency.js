@@ -12,17 +12,17 @@ export function gridFor(info) {
   return divisors[0] >= 4 ? divisors[0] : most;
 }
 
-/** -> {grid, drops, whole, index, timings, seconds}: per cell how far the score of class `index` falls. */
+/** -> {grid, drops, whole, index, batches, seconds}: per cell how far the score of class `index` falls. */
 export async function look(bitmap, info, index) {
   const { resize, size, mean } = info.preprocess;
   const grid = gridFor(info);
   const grey = `rgb(${mean.map((value) => Math.round(255 * value)).join(" ")})`;
   const blobs = await covered(bitmap, { side: resize * 2, share: size / resize, grid, grey });
   const started = performance.now();
-  const { scores, timings } = await classifyMany(blobs, info.model.classes);
+  const { scores, batches } = await classifyMany(blobs, info.model.classes);
   const seconds = (performance.now() - started) / 1000;
   const [whole, ...parts] = scores.map((one) => one.get(index));
-  return { grid, whole, index, timings, seconds, drops: parts.map((score) => whole - score) };
+  return { grid, whole, index, batches, seconds, drops: parts.map((score) => whole - score) };
 }
 
 /** Draw the drops over the picture, the largest opaque; cells that do not matter stay clear. */

@@ -106,6 +106,23 @@ def test_the_gallery_puts_the_nearest_first_and_survives_a_reload(page: Page, pi
     expect(page.locator("#gallery li")).to_have_count(0)
 
 
+def test_where_it_looked_is_one_request_of_many_pictures(page: Page, pictures: list[Path]) -> None:
+    """Every part of the grid and the whole, in the bulk class, with the sizes of the batches."""
+    _choose(page, pictures[0])
+    with page.expect_request(lambda one: one.method == "POST" and "classify" in one.url) as asked:
+        page.click("#look")
+    expect(page.locator("#heat")).to_be_visible()
+
+    assert "bulk" == asked.value.headers["x-request-class"]
+    note = page.locator("#look-note").inner_text()
+    count = int(note.split(" pictures in one request")[0].split()[-1])
+    sizes = [int(size) for size in note.rstrip(".").split("batches of ")[1].split(" + ")]
+    assert (count - 1) == round((count - 1) ** 0.5) ** 2
+    assert count == sum(sizes)
+    page.click("#look-off")
+    expect(page.locator("#heat")).to_be_hidden()
+
+
 def test_an_error_says_what_is_wrong_with_its_request_id(page: Page, tmp_path: Path) -> None:
     """A file that is no image."""
     path = tmp_path / "letter.jpg"

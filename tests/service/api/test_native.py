@@ -167,6 +167,15 @@ async def test_a_bad_image_harms_nobody_in_flight(client: httpx.AsyncClient) -> 
         )
 
 
+async def test_the_answer_names_the_batches_that_ran_its_images(client: httpx.AsyncClient) -> None:
+    """A lone request shares them with nobody, so their sizes add up to its images; a failed one was in none."""
+    files = [("image", photo(seed)) for seed in range(20)]
+    body = (await client.post("/v1/classify", files=[*files, ("image", b"no image")])).json()
+
+    assert 20 == sum(body["batches"])
+    assert max(body["batches"]) == body["timings_ms"]["batch_size"] <= 8
+
+
 async def test_concurrent_requests_share_batches(client: httpx.AsyncClient) -> None:
     """Classify and embed in one forward pass; every caller gets its own image's answer."""
     alone = {
