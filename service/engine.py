@@ -33,6 +33,7 @@ from service.jobs import Job, RequestClass, Result, Task, Timings
 from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
+from service.room import Room
 from service.settings import Settings
 from service.threads import Threads
 
@@ -72,10 +73,11 @@ class Engine:
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
-        decoders = settings.threads or cpus.available_cpus()
+        decoders, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
         metrics.decode_threads(decoders)
-        self._threads = Threads(decoders)
-        self._limits = images.DecodeLimits(max_pixels=settings.max_pixels)
+        self.threads = Threads(decoders, patience_s)
+        self._room = Room(settings.max_decode_bytes, patience_s)
+        self._limits = images.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._requests = 0
@@ -104,7 +106,7 @@ class Engine:
             self._main.cancel()
             await asyncio.gather(self._main, return_exceptions=True)
         await self.fleet.close()
-        self._threads.close()
+        self.threads.close()
         self._arena.close()
 
     @property
@@ -166,7 +168,7 @@ class Engine:
         self, work: Callable[..., T], *arguments: Any, request_class: RequestClass = "interactive"
     ) -> T:
         """Run something that would block the event loop in the decode threads."""
-        return await self._threads.run(request_class, work, *arguments)
+        return await self.threads.run(request_class, work, *arguments)
 
     def check(self, task: Task) -> None:
         """Raise what would stop such a request at the door: NotReady, Draining, NoClassifier."""
@@ -194,14 +196,14 @@ class Engine:
         view = self._arena.pixels.slot(slot)
         self._arena.hold(slot)
         release = functools.partial(self._arena.release, slot)
-        times = await self._threads.run(request_class, self._decode_in_thread, image, view, ended=release)
+        times = await self.threads.run(request_class, self._decode_in_thread, image, view, ended=release)
         self.metrics.stage("decode", times.decode_s)
         self.metrics.stage("preprocess", times.preprocess_s)
         return times
 
     def _decode_in_thread(self, image: Image, view: np.ndarray) -> images.DecodeTimes:
         with self.metrics.decoding():
-            return images.prepare(image, view, self._preprocess, self._limits)
+            return images.prepare(image, view, self._preprocess, self._limits, self._room.hold)
 
     async def _queue(self, slot: int, task: Task, request_class: RequestClass) -> Result:
         job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future(), request_class)

@@ -14,6 +14,7 @@ ServiceError
  │    ├── MethodNotAllowed       405 method_not_allowed
  │    ├── BodyTooLarge           413 body_too_large
  │    ├── TooManyPixels          413 too_many_pixels
+ │    ├── ImageTooComplex        413 image_too_complex
  │    ├── TooManyImages          413 too_many_images
  │    ├── UnsupportedImage       415 unsupported_image
  │    ├── UnsupportedEncoding    415 unsupported_encoding
@@ -138,6 +139,14 @@ class TooManyPixels(RequestError):
     """An image's width times height exceeds `VIM_MAX_PIXELS`; refused before decoding."""
 
     status, code = 413, "too_many_pixels"
+
+
+class ImageTooComplex(RequestError):
+    """An image has so many scans, strips or chunks, or needs so much memory (`VIM_MAX_DECODE_BYTES`), that decoding
+    it would take too long or too much; refused before decoding.
+    """
+
+    status, code = 413, "image_too_complex"
 
 
 class TooManyImages(RequestError):

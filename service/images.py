@@ -1,8 +1,8 @@
 """One encoded image -> the model's pixels, in a slot of shared memory. The service uses Pillow here and nowhere else.
 
-Bytes are believed in nothing: the format is sniffed and must be an accepted one, the size is read from the header and
-checked before a pixel is decoded, and whatever Pillow raises becomes a ServiceError that shows nothing of the inside.
-What the model's pixels are, `model.preprocess` knows; when to decode, the engine.
+Bytes are believed in nothing: the format is sniffed and must be an accepted one, size and structure are read from the
+header (`structure`) and checked before Pillow sees the file, and whatever Pillow raises becomes a ServiceError that
+shows nothing of the inside. What the model's pixels are, `model.preprocess` knows; when to decode, the engine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from PIL import (
     _imaging,
 )
 
-from service.errors import EmptyBody, TooManyPixels, UnsupportedImage
+from service import structure
+from service.errors import EmptyBody, ImageTooComplex, TooManyPixels, UnsupportedImage
+from service.shape import MOST_SCAN_PIXELS, Shape
 
 Pixels = NDArray[np.uint8]
 
@@ -88,16 +90,16 @@ _PILLOW_RAISES = (
     struct.error,
     zlib.error,
 )
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels decides, before decoding
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What an image may cost."""
+    """What an image may cost; `max_bytes` is memory, for all images that are being decoded together."""
 
     max_pixels: int
+    max_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,24 @@ class DecodeTimes:
     preprocess_s: float
 
 
+Hold = Callable[[int], contextlib.AbstractContextManager[object]]
+
+
+def _at_once(_: int) -> contextlib.AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
 def prepare(
-    image: bytes | Pixels, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits
+    image: bytes | Pixels,
+    out: Pixels,
+    preprocess: Callable[[Image.Image], Pixels],
+    limits: DecodeLimits,
+    hold: Hold = _at_once,
 ) -> DecodeTimes:
     """As `decode`, of an encoded image or of its pixels: uint8 (H, W, 3), RGB."""
-    return (
-        decode(image, out, preprocess, limits) if isinstance(image, bytes) else _place(image, out, preprocess, limits)
-    )
+    if isinstance(image, bytes):
+        return decode(image, out, preprocess, limits, hold)
+    return _place(image, out, preprocess, limits)
 
 
 def _place(
@@ -133,21 +146,31 @@ def _place(
     raise UnsupportedImage(f"pixels of {width} x {height} cannot be preprocessed")
 
 
-def decode(data: bytes, out: Pixels, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits) -> DecodeTimes:
+def decode(
+    data: bytes,
+    out: Pixels,
+    preprocess: Callable[[Image.Image], Pixels],
+    limits: DecodeLimits,
+    hold: Hold = _at_once,
+) -> DecodeTimes:
     """Decode the first frame, preprocess it and copy the pixels to `out`, which stays untouched on any error.
 
-    Raises EmptyBody, UnsupportedImage, TooManyPixels. Safe to call from many threads.
+    `hold(bytes)` is entered while so much memory is in use. Raises EmptyBody, UnsupportedImage, TooManyPixels,
+    ImageTooComplex, and what `hold` raises. Safe to call from many threads.
     """
     name = _accepted(data)
+    shape = _measured(name, data)
+    _check(name, shape, limits)
     _silence_warnings()
-    try:
-        pixels, times = _decode(data, name, preprocess, limits)
-    except _PILLOW_RAISES as error:
-        log.debug("%s refused: %s", name, type(error).__name__)
-        reason = _reason(error)
-    else:
-        _copy(pixels, out)
-        return times
+    with hold(shape.bytes):
+        try:
+            pixels, times = _decode(data, name, preprocess, shape)
+        except _PILLOW_RAISES as error:
+            log.debug("%s refused: %s", name, type(error).__name__)
+            reason = _reason(error)
+        else:
+            _copy(pixels, out)
+            return times
     # Raised out here the answer has no Pillow traceback, which would keep the image and its bytes alive.
     raise _unsupported(f"the {name} image is {reason}")
 
@@ -183,13 +206,45 @@ def _accepted(data: bytes) -> str:
     return name
 
 
+def _measured(name: str, data: bytes) -> Shape:
+    try:
+        return structure.measure(name, data)
+    except (struct.error, IndexError, OverflowError):  # the last of offsets that no file has
+        raise _unsupported(f"the {name} image is truncated") from None
+
+
+def _check(name: str, shape: Shape, limits: DecodeLimits) -> None:
+    _check_area(shape.width, shape.height, limits)
+    if shape.scans * shape.pixels > MOST_SCAN_PIXELS:
+        raise ImageTooComplex(
+            f"the {name} image has too many scans for {shape.width} x {shape.height} pixels, which would take too "
+            "long; save it with fewer scans, or not progressive"
+        )
+    if shape.bytes > limits.max_bytes:
+        raise ImageTooComplex(
+            f"decoding this {name} image of {shape.width} x {shape.height} pixels takes up to {shape.bytes} bytes of "
+            f"memory; the limit is {limits.max_bytes} (VIM_MAX_DECODE_BYTES)"
+        )
+
+
+def _check_area(width: int, height: int, limits: DecodeLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"the image has {width} x {height} = {width * height} pixels; "
+            f"the limit is {limits.max_pixels} (VIM_MAX_PIXELS)"
+        )
+
+
 def _decode(
-    data: bytes, name: str, preprocess: Callable[[Image.Image], Pixels], limits: DecodeLimits
+    data: bytes, name: str, preprocess: Callable[[Image.Image], Pixels], shape: Shape
 ) -> tuple[Pixels, DecodeTimes]:
     start = time.perf_counter()
     with Image.open(io.BytesIO(data), formats=(name.upper(),)) as image:
-        _check_size(image, limits)
+        if image.width * image.height > shape.pixels:
+            raise ValueError("Pillow finds a larger picture than its header was read to claim")
         image.load()
+        if len(image.info.get("exif", b"")) > structure.MOST_EXIF_BYTES:
+            del image.info["exif"]
         decoded = time.perf_counter()
         pixels = _preprocessed(image, preprocess)
     return pixels, DecodeTimes(decoded - start, time.perf_counter() - decoded)
@@ -214,21 +269,6 @@ def _copy(pixels: Pixels, out: Pixels) -> None:
     if pixels.shape != out.shape:  # numpy would broadcast
         raise RuntimeError(f"preprocessing gave {pixels.shape}, the slot holds {out.shape}")
     out[...] = pixels
-
-
-def _check_size(image: Image.Image, limits: DecodeLimits) -> None:
-    tags = getattr(image, "tag_v2", {})
-    # A TIFF of 16x16 pixels may be stored as one tile of 20,000x20,000, which libtiff unpacks whole.
-    for width, height in (image.size, (tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))):
-        _check_area(width, height, limits)
-
-
-def _check_area(width: int, height: int, limits: DecodeLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise TooManyPixels(
-            f"the image has {width} x {height} = {width * height} pixels; "
-            f"the limit is {limits.max_pixels} (VIM_MAX_PIXELS)"
-        )
 
 
 def _reason(error: Exception) -> str:

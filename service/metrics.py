@@ -38,6 +38,7 @@ _REASONS: dict[str, Reason] = {
     "deadline_exceeded": "deadline",
     "body_too_large": "too_large",
     "too_many_pixels": "too_large",
+    "image_too_complex": "too_large",
     "too_many_images": "too_large",
     "draining": "draining",
     "not_ready": "not_ready",

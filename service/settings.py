@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Largest width times height of an image; beyond that 413, before decoding.",
     )
+    max_decode_bytes: int = Field(
+        1 << 30,
+        ge=1,
+        description="Most memory for decoding, all images under way together; one that alone needs more gets 413.",
+    )
     request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; beyond that 504.")
     watchdog_ms: int | None = Field(
         None,

@@ -7,6 +7,9 @@ them are decoded.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +21,22 @@ BULK_SHARE = 8  # of so many places that are given while both classes wait, bulk
 
 T = TypeVar("T")
 
+log = logging.getLogger("vim.threads")
+
 
 def _nothing() -> None:
     """Nobody has to be told."""
 
 
 class Threads:
-    """Runs work that would block the event loop, so many pieces at once."""
+    """Runs work that would block the event loop, so many pieces at once; `patience_s` is how long one may take."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, patience_s: float) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._gate = Gate(count)
+        self._count = count
+        self._patience_s = patience_s
+        self._since: dict[int, float] = {}  # thread -> when it began what it does now
 
     async def run(
         self, request_class: RequestClass, work: Callable[..., T], *arguments: Any, ended: Callable[[], None] = _nothing
@@ -43,7 +51,7 @@ class Threads:
         except asyncio.CancelledError:
             ended()
             raise
-        running = self._pool.submit(work, *arguments)
+        running = self._pool.submit(self._timed, work, *arguments)
 
         def settle() -> None:
             self._gate.leave()
@@ -52,6 +60,23 @@ class Threads:
         loop = asyncio.get_running_loop()
         running.add_done_callback(lambda _: loop.call_soon_threadsafe(settle))
         return await asyncio.wrap_future(running)
+
+    @property
+    def overdue(self) -> bool:
+        """Is every thread at one piece of work for longer than it may take?"""
+        latest = time.monotonic() - self._patience_s
+        began = list(self._since.values())
+        return len(began) == self._count and all(one < latest for one in began)
+
+    def _timed(self, work: Callable[..., T], *arguments: Any) -> T:
+        thread, start = threading.get_ident(), time.monotonic()
+        self._since[thread] = start
+        try:
+            return work(*arguments)
+        finally:
+            del self._since[thread]
+            if (seconds := time.monotonic() - start) > self._patience_s:
+                log.warning("a thread was busy with one task for %.1f s, longer than a request may last", seconds)
 
     def close(self) -> None:
         """Start nothing more; what runs is not waited for."""

@@ -30,14 +30,16 @@ async def livez(request: Request) -> dict[str, str]:
 @router.get("/readyz", responses={503: PROBLEMS[503]})
 @router.get("/health", responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> dict[str, str]:
-    """200 once the model is loaded, self-tested and warm; 503 before that, while draining, and while a device process
-    is being replaced.
+    """200 once the model is loaded, self-tested and warm; 503 before that, while draining, while a device process is
+    being replaced, and while every decoding thread is overdue.
     """
     engine: Engine = request.app.state.engine
     if engine.fleet.state == "draining":
         raise Draining(engine.fleet.reason, retry_after_s=1)
     if engine.fleet.state != "ready":
         raise NotReady(engine.fleet.reason, retry_after_s=1)
+    if engine.threads.overdue:
+        raise NotReady("every decoding thread is busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
     return {"status": "ready"}
 
 

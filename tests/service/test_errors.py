@@ -21,6 +21,7 @@ STATUS = {
     "method_not_allowed": 405,
     "body_too_large": 413,
     "too_many_pixels": 413,
+    "image_too_complex": 413,
     "too_many_images": 413,
     "unsupported_image": 415,
     "unsupported_encoding": 415,

@@ -38,6 +38,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "max_images": 64,
         "max_body_bytes": 20 * 1024 * 1024,
         "max_pixels": 100_000_000,
+        "max_decode_bytes": 1 << 30,
         "request_timeout_ms": 30_000,
         "watchdog_ms": None,
         "max_restarts": 5,

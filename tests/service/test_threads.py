@@ -12,6 +12,8 @@ from service.threads import BULK_SHARE, Gate, Threads
 
 pytestmark = pytest.mark.anyio
 
+SOON_S = 10.0
+
 
 async def line_up(gate: Gate, *classes: RequestClass) -> tuple[list[int], list[asyncio.Task[None]]]:
     """Let these wait in order; the list fills with their numbers as they enter."""
@@ -81,7 +83,7 @@ async def test_those_who_left_lose_no_place() -> None:
 
 async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
     """It keeps its place, and what it holds, until it has ended."""
-    threads, begin, go, ended = Threads(1), threading.Event(), threading.Event(), asyncio.Event()
+    threads, begin, go, ended = Threads(1, SOON_S), threading.Event(), threading.Event(), asyncio.Event()
 
     def work() -> int:
         begin.set()
@@ -103,7 +105,7 @@ async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
 
 async def test_work_that_never_began_has_ended_too() -> None:
     """Its caller left while it waited; whatever it held is let go."""
-    threads, go, ended = Threads(1), threading.Event(), asyncio.Event()
+    threads, go, ended = Threads(1, SOON_S), threading.Event(), asyncio.Event()
     first = asyncio.create_task(threads.run("bulk", go.wait, 10))
     await asyncio.sleep(0)
     second = asyncio.create_task(threads.run("bulk", int, "7", ended=ended.set))
@@ -114,4 +116,22 @@ async def test_work_that_never_began_has_ended_too() -> None:
     assert ended.is_set()
     go.set()
     assert await asyncio.wait_for(first, 10)
+    threads.close()
+
+
+async def test_overdue_means_every_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """One that is free, or not yet late, is enough; a late one is logged when it ends."""
+    threads, go = Threads(2, 0.05), threading.Event()
+    first = asyncio.create_task(threads.run("bulk", go.wait, 10))
+    await asyncio.sleep(0.1)
+    assert not threads.overdue
+    second = asyncio.create_task(threads.run("bulk", go.wait, 10))
+    async with asyncio.timeout(10):
+        while not threads.overdue:
+            await asyncio.sleep(0.01)
+    go.set()
+    assert [True, True] == await asyncio.gather(first, second)
+
+    assert not threads.overdue
+    assert "longer than a request may last" in caplog.text
     threads.close()

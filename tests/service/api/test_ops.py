@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from service import images
 from service.app import create_app
+from service.errors import UnsupportedImage
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo, write_tiny_model
 
@@ -93,6 +96,33 @@ async def test_a_deadline_is_answered_504_and_frees_the_slot(tiny_model: Path) -
 
         assert (504, "deadline_exceeded") == (response.status_code, response.json()["code"])
         await _drained(app)
+
+
+async def test_decodes_past_their_deadline(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """504 at once; while every thread is overdue the server is alive but not ready, and afterwards it is again."""
+    release = threading.Event()
+
+    def endless(*_: object) -> None:
+        release.wait(30)
+        raise UnsupportedImage("at last")
+
+    app = create_app(settings_for(tiny_model, request_timeout_ms=300))
+    async with running(app) as client:
+        monkeypatch.setattr(images, "decode", endless)
+        response = await client.post("/v1/classify", content=photo())
+        async with asyncio.timeout(10):
+            while (ready := await client.get("/readyz")).status_code == 200:
+                await asyncio.sleep(0.01)
+        alive = await client.get("/livez")
+        busy = (await client.get("/metrics")).text
+        release.set()
+        await _drained(app)
+
+        assert (504, "deadline_exceeded") == (response.status_code, response.json()["code"])
+        assert (503, "not_ready", 200) == (ready.status_code, ready.json()["code"], alive.status_code)
+        assert "decoding thread" in ready.json()["detail"]
+        assert "vim_decode_busy 1.0" in busy
+        assert 200 == (await client.get("/readyz")).status_code
 
 
 async def _drained(app: FastAPI) -> None:
