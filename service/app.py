@@ -57,7 +57,9 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
-    app.add_middleware(Observe, metrics=metrics, model=settings.served_name, answer=_answer)
+    app.add_middleware(
+        Observe, metrics=metrics, model=settings.served_name, answer=_answer, unanswered=engine.unanswered
+    )
     return app
 
 

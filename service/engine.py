@@ -36,6 +36,7 @@ from service.recovery import Quarantine
 from service.room import Room
 from service.settings import Settings
 from service.threads import Threads
+from service.unanswered import Unanswered
 
 log = logging.getLogger("vim.engine")
 
@@ -80,6 +81,7 @@ class Engine:
         self._limits = images.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
+        self.unanswered = Unanswered()
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -91,9 +93,16 @@ class Engine:
         self._main = asyncio.create_task(self.fleet.run(), name="fleet")
 
     def abandon(self) -> None:
-        """Answer all that is not finished with 503: the time for finishing is over."""
+        """Answer all that is not finished with 503: the time for finishing is over, or there is nothing to do it."""
+        self._closed = True
+        self.unanswered.end(self._ended())
         for job in [*self._batcher.take_all(), *self.fleet.running]:
-            job.fail(Draining("the service shut down before this image had its turn", retry_after_s=1))
+            job.fail(self._ended())
+
+    def _ended(self) -> ServiceError:
+        if self.fleet.failure:
+            return NotReady(self.fleet.reason)
+        return Draining("the service shut down before this request had its turn", retry_after_s=1)
 
     async def close(self) -> None:
         """Finish what was accepted, within the drain time-out, then end the device processes."""

@@ -46,6 +46,7 @@ class Fleet:
         self._batcher = batcher
         self._canary: Canary
         self._draining = False
+        self._given_up = 0  # devices that could not be brought back
         self._started_at = 0.0
         shared = Shared(
             settings=settings,
@@ -61,17 +62,29 @@ class Fleet:
         self._supervisors = [Supervisor(shared, name) for name in settings.devices]
 
     async def run(self) -> None:
-        """Start every device and keep it running, until cancelled or until one cannot be brought back."""
+        """Start every device and keep it running, until cancelled or until too few can be brought back."""
         self._started_at = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
                 for supervisor in self._supervisors:
-                    group.create_task(supervisor.run(), name=f"supervise {supervisor.name}")
+                    group.create_task(self._keep(supervisor), name=f"supervise {supervisor.name}")
         except* (DeviceLost, RestartsExhausted) as lost:
             self._fail(str(lost.exceptions[0]))
         except* Exception:
             log.exception("the engine stopped")
             self._fail("the engine stopped; the log has the details")
+
+    async def _keep(self, supervisor: Supervisor) -> None:
+        """With VIM_READY_DEVICES=any the service outlives a device, while another is left."""
+        try:
+            await supervisor.run()
+        except (DeviceLost, RestartsExhausted) as lost:
+            self._given_up += 1
+            if self._settings.ready_devices == "all" or self._given_up == len(self._supervisors):
+                raise
+            supervisor.last_reason = str(lost)
+            log.error("%s is given up: %s; the service goes on without it", supervisor.name, lost)
+            await supervisor.close()
 
     async def close(self) -> None:
         """End the device processes."""

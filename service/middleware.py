@@ -5,6 +5,7 @@ Never looks at a body: the log knows sizes and times, not contents.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.jobs import Timings
 from service.metrics import Metrics, Op
 from service.outputs import timings_ms
+from service.unanswered import Unanswered
 
 log = logging.getLogger("vim.request")
 
@@ -42,12 +44,18 @@ class Observe:
     """Pure ASGI: no body is buffered and no task is added. `answer` turns an unforeseen exception into a response."""
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, model: str, answer: Callable[[Request, Exception], Response]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        model: str,
+        answer: Callable[[Request, Exception], Response],
+        unanswered: Unanswered,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._model = model
         self._answer = answer
+        self._unanswered = unanswered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -59,11 +67,13 @@ class Observe:
         state["request_id"] = request_id(Headers(scope=scope))
         state["started"] = start
         status = 0
+        task = self._unanswered.enter()
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                self._unanswered.leave(task)
                 _add_headers(MutableHeaders(scope=message), state)
             await send(message)
 
@@ -73,7 +83,13 @@ class Observe:
             if status:
                 raise
             await self._answer(Request(scope), error)(scope, receive, observed)
+        except asyncio.CancelledError:
+            if status or self._unanswered.verdict is None:
+                raise
+            task.uncancel()
+            await self._answer(Request(scope), self._unanswered.verdict)(scope, receive, observed)
         finally:
+            self._unanswered.leave(task)
             if labels := operation_of(scope):
                 self._record(scope, labels, status, time.monotonic() - start)
 

@@ -3,6 +3,9 @@
 Plain uvicorn closes its listener at the first signal and then dies of it. Here SIGTERM (or SIGINT) first turns
 readiness off while still listening, for VIM_DRAIN_DELAY_MS, so that load balancers look away; then the listener closes,
 accepted work is finished, and the exit status is 0. A second signal ends the process at once.
+
+From the signal on every answer says `Connection: close`, so that clients look for another server by themselves; and a
+request that is on its way over an open connection when the listener closes is still taken for a moment.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 
 import uvicorn
@@ -21,6 +25,7 @@ from service.engine import Engine
 from service.fleet import WORKER
 from service.settings import Settings
 
+LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
 ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
 
 log = logging.getLogger("vim.server")
@@ -51,7 +56,20 @@ class Server(uvicorn.Server):
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
         self._engine.fleet.drain()
+        self._say_goodbye()
         asyncio.get_running_loop().call_later(self._engine.settings.drain_delay_ms / 1000, self._stop)
+
+    def _say_goodbye(self) -> None:
+        goodbye = (b"connection", b"close")
+        self.config.encoded_headers.append(goodbye)  # for when uvicorn makes the default headers anew, every second
+        self.server_state.default_headers.append(goodbye)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the listener, then what is idle; uvicorn does both in one instant."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LINGER_S)
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         """From here uvicorn waits for its connections; when the time for that is over they get their 503."""
@@ -60,7 +78,9 @@ class Server(uvicorn.Server):
 
     def _give_up(self) -> None:
         self.failed = True
+        self._say_goodbye()
         self._stop()
+        self._engine.abandon()
 
 
 def serve(settings: Settings, worker: str = WORKER) -> int:

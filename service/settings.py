@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     max_restarts: int = Field(
         5, ge=0, description="Restarts of a device process, with no batch run in between, before the service gives up."
     )
-    ready_devices: Literal["all", "any"] = Field("all", description="How many device processes make the server ready.")
+    ready_devices: Literal["all", "any"] = Field(
+        "all", description="How many device processes make the server ready, and keep it going."
+    )
     cache_dir: Path = Field(default=Path("~/.cache/vim-server"), description="Where downloads are kept.")
     offline: bool = Field(default=False, description="Never touch the network.")
     drain_delay_ms: int = Field(default=0, ge=0, description="How long to listen on, not ready, after SIGTERM.")

@@ -194,6 +194,9 @@ class Supervisor:
         except DeviceLost:
             self._recover(batch, "device_lost")
             raise
+        except asyncio.CancelledError:  # the service ends: whoever ends it answers these with the waiting ones
+            self._shared.batcher.give_back((batch,))
+            raise
 
     def _settle(self, batch: tuple[Job, ...], done: BatchDone, start: float) -> None:
         self._in_a_row = 0

@@ -1,11 +1,12 @@
 """The device process: owns torch and one device, runs the batches it is handed. Speaks only to its parent.
 
 A fresh interpreter, never a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends when the
-parent's end of the socket closes, however the parent died.
+parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs and looks at no socket.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -43,6 +44,7 @@ log = logging.getLogger("vim.worker")
 # On a CPU the model yields to decoding and to the event loop: images then gather into larger batches, and probes and
 # refusals stay quick. On a GPU there is nothing to yield.
 NICENESS = 10
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so images would keep their own sizes
 
 
@@ -193,6 +195,7 @@ def main(socket_descriptor: int, arena_descriptor: int) -> int:
     """Entry point of the process; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     worker = Worker(socket.socket(fileno=socket_descriptor), arena_descriptor)
     try:
         worker.serve()

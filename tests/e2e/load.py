@@ -3,53 +3,105 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
-from tests.tiny import photo
+from tests.e2e.mixture import Call, content_of, differences, mixture
 
-TOLERANCE = 1e-5
-Predictions = list[dict[str, Any]]
+PATIENCE_S = 120
 
 
 @dataclass
 class Ledger:
-    """Status codes, wrong answers, and connections that broke before an answer."""
+    """What was sent and what came back: the status that was due, another, a wrong answer, none at all."""
 
+    sent: int = 0
+    good: int = 0  # 200, and the answer of the undisturbed run
+    refused: int = 0  # requests that are bad themselves, answered with the error that is due
+    unexpected: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)  # id of the request -> what happened to its connection
+    turned_away: int = 0  # no connection: nobody listens
     statuses: Counter[int] = field(default_factory=Counter)
-    wrong: int = 0
-    broken: list[str] = field(default_factory=list)
     slowest_s: float = 0.0
+    gap_s: float = 0.0  # longest time without a good answer for anyone
+    _last: float = 0.0
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
-        return f"{counts}, {len(self.broken)} lost, {self.wrong} wrong"
+        return (
+            f"{self.sent} sent: {self.good} x 200, {self.refused} refused as due, {self.lost} lost, "
+            f"{len(self.wrong)} wrong"
+        )
+
+    @property
+    def lost(self) -> int:
+        """Requests without the answer that was due: none, or another status."""
+        return len(self.broken) + self.turned_away + len(self.unexpected)
 
     @property
     def clean(self) -> bool:
-        """Every request answered 200, and rightly."""
-        return set(self.statuses) <= {200} and not self.wrong and not self.broken
+        """Every request was answered as is due, and rightly."""
+        return not self.lost and not self.wrong and self.sent == self.good + self.refused
+
+    @property
+    def complaints(self) -> str:
+        """The first few things that went wrong, for people."""
+        return "; ".join([*self.unexpected, *self.wrong, *self.broken.values()][:5])
+
+    def answered(self, call: Call, answer: httpx.Response, expected: Any, seconds: float) -> None:
+        """Enter an answer."""
+        self.statuses[answer.status_code] += 1
+        self.slowest_s = max(self.slowest_s, seconds)
+        if answer.status_code != call.status:
+            self.unexpected.append(f"{call.name}: {answer.status_code} {answer.text[:200]}")
+        elif found := next(differences(content_of(answer), expected), None):
+            self.wrong.append(f"{call.name}: {found}")
+        elif call.status != 200:
+            self.refused += 1
+        else:
+            self.good += 1
+            self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.gap_s = max(self.gap_s, now - (self._last or now))
+        self._last = now
+
+
+async def undisturbed(url: str, calls: Sequence[Call]) -> dict[str, Any]:
+    """What a server that nothing happens to answers to each call, by name."""
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+        answers = {call.name: await _post(client, call) for call in calls}
+    assert {call.name: call.status for call in calls} == {name: one.status_code for name, one in answers.items()}
+    return {name: content_of(answer) for name, answer in answers.items()}
 
 
 class Load:
-    """Clients that each send their next photograph as soon as they have an answer, until told to stop."""
+    """Clients that each send their next request as soon as they have an answer, until told to stop.
 
-    def __init__(self, url: str, clients: int = 8, photographs: int = 6) -> None:
+    Half of them keep their connections. `expected` is what an undisturbed server answers; else this one is asked.
+    """
+
+    def __init__(self, url: str, clients: int = 8, expected: dict[str, Any] | None = None) -> None:
         self.ledger = Ledger()
         self._url = url
         self._clients = clients
-        self._bodies = [photo(seed) for seed in range(photographs)]
-        self._expected: list[Predictions] = []
+        self._calls = mixture()
+        self._expected = expected
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._ids = itertools.count()
 
     async def __aenter__(self) -> Load:
-        async with self._client() as client:
-            self._expected = [await _classify(client, body) for body in self._bodies]
+        if self._expected is None:
+            self._expected = await undisturbed(self._url, self._calls)
         self._tasks = [asyncio.create_task(self._loop(number)) for number in range(self._clients)]
         return self
 
@@ -61,39 +113,41 @@ class Load:
         self.stop()
         await asyncio.gather(*self._tasks)
 
-    def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self._url, timeout=120)
-
     async def _loop(self, number: int) -> None:
-        async with self._client() as client:
-            turn = number
+        order = random.Random(number)
+        kept = {} if number % 2 else {"Connection": "close"}
+        async with httpx.AsyncClient(base_url=self._url, timeout=PATIENCE_S, headers=kept) as client:
             while not self._stopping:
-                turn += 1
-                await self._one(client, turn % len(self._bodies))
+                await self._one(client, order.choice(self._calls))
 
-    async def _one(self, client: httpx.AsyncClient, index: int) -> None:
+    async def _one(self, client: httpx.AsyncClient, call: Call) -> None:
+        name = f"load-{next(self._ids)}"
         start = time.monotonic()
+        self.ledger.sent += 1
         try:
-            answer = await client.post("/v1/classify", content=self._bodies[index])
-        except httpx.HTTPError as error:
-            self.ledger.broken.append(repr(error))
+            answer = await _post(client, call, name)
+        except httpx.ConnectError:
+            self.ledger.turned_away += 1
             await asyncio.sleep(0.05)
-            return
-        self.ledger.slowest_s = max(self.ledger.slowest_s, time.monotonic() - start)
-        self.ledger.statuses[answer.status_code] += 1
-        if answer.status_code == 200 and not same(answer.json()["results"][0]["predictions"], self._expected[index]):
-            self.ledger.wrong += 1
+        except httpx.HTTPError as error:
+            self.ledger.broken[name] = f"{call.name}: {error!r}"
+            await asyncio.sleep(0.05)
+        else:
+            assert self._expected is not None
+            self.ledger.answered(call, answer, self._expected[call.name], time.monotonic() - start)
 
 
-async def _classify(client: httpx.AsyncClient, body: bytes) -> Predictions:
-    answer = (await client.post("/v1/classify", content=body)).raise_for_status()
-    found: Predictions = answer.json()["results"][0]["predictions"]
-    return found
+async def _post(client: httpx.AsyncClient, call: Call, request_id: str = "undisturbed") -> httpx.Response:
+    headers = call.headers | {"X-Request-ID": request_id}
+    return await client.post(call.path, content=call.content, headers=headers)
 
 
-def same(found: Predictions, expected: Predictions) -> bool:
-    """Same classes, scores within 1e-5."""
-    return all(
-        one["index"] == other["index"] and abs(one["score"] - other["score"]) <= TOLERANCE
-        for one, other in zip(found, expected, strict=True)
-    )
+async def endless_upload(url: str) -> httpx.Response:
+    """A body that begins and never ends; the answer that comes all the same."""
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n\xff\xd8\xff")
+    status, *_ = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    body = await reader.read()
+    writer.close()
+    return httpx.Response(int(status.split()[1]), content=body)

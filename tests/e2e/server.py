@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import psutil
+
+from tests.e2e.faults import PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90
@@ -23,18 +25,24 @@ _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 class Server:
-    """`python -m service serve` with its log in a file; `faulty` puts the device process of the fault tests in."""
+    """`python -m service serve` with its log in a file.
 
-    def __init__(self, log: Path, *, faulty: bool = False, **settings: object) -> None:
+    `faults` puts the device process of the fault tests in, with these orders from `tests.e2e.faults`.
+    """
+
+    def __init__(self, log: Path, *, faults: Mapping[str, object] | None = None, **settings: object) -> None:
         self.log_file = log
-        module = "tests.e2e.faulty_server" if faulty else "service"
+        module = "service" if faults is None else "tests.e2e.faulty_server"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
         variables = {f"VIM_{name.upper()}": str(value) for name, value in settings.items()}
+        variables |= {PREFIX + name: str(value) for name, value in (faults or {}).items()}
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "serve"],
                 cwd=ROOT,
-                env=clean | {"VIM_PORT": "0", "VIM_DEVICE": "cpu", "VIM_THREADS": "1"} | variables,
+                env=clean
+                | {"VIM_PORT": "0", "VIM_DEVICE": "cpu", "VIM_THREADS": "1", "VIM_REQUEST_TIMEOUT_MS": "120000"}
+                | variables,
                 stderr=stderr,
                 start_new_session=True,
             )
@@ -47,7 +55,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it listens; waits until it does."""
-        port = self._wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None))
+        port = self.wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None))
         return f"http://127.0.0.1:{port}"
 
     def client(self) -> httpx.Client:
@@ -57,12 +65,24 @@ class Server:
     def wait_until_ready(self) -> None:
         """Wait for /readyz."""
         with self.client() as client:
-            self._wait_for(lambda: client.get("/readyz").status_code == 200)
+            self.wait_for(lambda: client.get("/readyz").status_code == 200)
 
     def device_pid(self) -> int:
         """The process id of the device process."""
         (device,) = self.children()
         return device
+
+    def status_of(self, path: str) -> int:
+        """The status of a GET on a connection of its own."""
+        return httpx.get(self.url + path, timeout=60).status_code
+
+    def signal_device(self, number: signal.Signals, pid: int | None = None) -> None:
+        """Send a signal to this device process, or else to the first."""
+        os.kill(pid or self.children()[0], number)
+
+    def requests_seen(self) -> set[str]:
+        """Ids of the requests whose headers it has read, from its log: each gets a line, whatever becomes of it."""
+        return set(re.findall(r'"request_id": "([^"]+)"', self.log))
 
     def children(self) -> list[int]:
         """Process ids of its living children."""
@@ -88,7 +108,8 @@ class Server:
         """Wait for its end."""
         return self.process.wait(timeout)
 
-    def _wait_for(self, condition: Callable[[], T]) -> T:
+    def wait_for(self, condition: Callable[[], T]) -> T:
+        """Poll until it is true; fails when the server ends or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log}"
@@ -99,9 +120,9 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, *, faulty: bool = False, **settings: object) -> Iterator[Server]:
+def serving(directory: Path, *, faults: Mapping[str, object] | None = None, **settings: object) -> Iterator[Server]:
     """A ready server; killed afterwards if it is still there."""
-    server = Server(directory / "server.log", faulty=faulty, **settings)
+    server = Server(directory / "server.log", faults=faults, **settings)
     try:
         server.wait_until_ready()
         yield server

@@ -6,20 +6,14 @@ import asyncio
 from pathlib import Path
 
 import httpx
-import pytest
 
+from tests.e2e.faults import BATCH_S
 from tests.e2e.server import serving
 from tests.e2e.traffic import Bulk, Client, samples
-from tests.tiny import photo, write_tiny_model
+from tests.tiny import photo
 
 BULK_CLIENTS, MAX_BATCH, TURNS = 48, 4, 15
 BULK_DEPTH = 'vim_queue_depth{class="bulk"}'
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 async def batches_passed(url: str) -> tuple[list[float], list[float]]:
@@ -40,12 +34,9 @@ async def batches_passed(url: str) -> tuple[list[float], list[float]]:
     return passed, queued
 
 
-def test_an_interactive_request_passes_all_bulk_but_one_batch(
-    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interactive_request_passes_all_bulk_but_one_batch(tmp_path: Path, tiny: Path) -> None:
     """The batch that runs, its own, and one that ends between a sample and a request; far more bulk is queued."""
-    monkeypatch.setenv("FAULTY_BATCH_S", "0.1")
-    with serving(tmp_path, faulty=True, model=tiny, max_batch=MAX_BATCH, queue_images=128) as server:
+    with serving(tmp_path, faults={BATCH_S: 0.1}, model=tiny, max_batch=MAX_BATCH, queue_images=128) as server:
         passed, queued = asyncio.run(batches_passed(server.url))
 
     assert sorted(passed)[TURNS // 2] <= 3

@@ -16,13 +16,7 @@ import psutil
 import pytest
 
 from tests.e2e.server import ROOT, gone, serving
-from tests.tiny import photo, write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+from tests.tiny import photo
 
 
 @pytest.fixture

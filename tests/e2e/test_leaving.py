@@ -11,18 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.faulty_worker import SLOW
+from tests.e2e.faults import SLOW, plain
 from tests.e2e.server import Server, serving
-from tests.e2e.test_recovery import plain
-from tests.tiny import photo, write_tiny_model
+from tests.tiny import photo
 
 VANISHING = 30
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def metric(server: Server, name: str) -> float:
@@ -53,7 +46,7 @@ def send_and_vanish(server: Server) -> None:
 
 def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny: Path) -> None:
     """They are counted, and their slots are free at once."""
-    with serving(tmp_path, faulty=True, model=tiny) as server:
+    with serving(tmp_path, faults={}, model=tiny) as server:
         ran_before = metric(server, "vim_batch_size_sum")
         busy = occupy(server)
         leavers = [threading.Thread(target=send_and_vanish, args=(server,)) for _ in range(VANISHING)]
@@ -72,7 +65,7 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
 
 def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None:
     """504 when it has passed; the image is not run afterwards. A longer one than the server's is cut."""
-    with serving(tmp_path, faulty=True, model=tiny, request_timeout_ms=10_000) as server:
+    with serving(tmp_path, faults={}, model=tiny, request_timeout_ms=10_000) as server:
         ran_before = metric(server, "vim_batch_size_sum")
         busy = occupy(server)
         start = time.monotonic()

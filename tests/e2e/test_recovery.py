@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import shutil
 import signal
@@ -11,25 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
-from tests.e2e.faulty_worker import HANG, NOT_FINITE, RAISE, SEGFAULT
+from tests.e2e.faults import HANG, NOT_FINITE, RAISE, ROOM, SEGFAULT, plain
 from tests.e2e.load import Load
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
-def plain(colour: tuple[int, int, int]) -> bytes:
-    """An image of one colour."""
-    encoded = io.BytesIO()
-    Image.new("RGB", (80, 80), colour).save(encoded, "PNG")
-    return encoded.getvalue()
 
 
 async def wait_for_restarts(server: Server, count: int) -> None:
@@ -59,7 +44,7 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
             await asyncio.sleep(0.5)
             assert 200 == (await probe.get("/readyz")).status_code
 
-        assert load.ledger.clean, load.ledger
+        assert load.ledger.clean, load.ledger.complaints
         assert load.ledger.statuses[200] > 8
 
     with serving(tmp_path, model=tiny, watchdog_ms=1500) as server:
@@ -80,17 +65,17 @@ def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[
             answer = await client.post("/v1/classify", content=plain(colour))
             await asyncio.sleep(0.3)
 
-        assert load.ledger.clean, load.ledger
+        assert load.ledger.clean, load.ledger.complaints
         return answer
 
-    with serving(tmp_path, faulty=True, model=tiny) as server:
+    with serving(tmp_path, faults={}, model=tiny) as server:
         answer = asyncio.run(scenario(server))
         assert (500, code) == (answer.status_code, answer.json()["code"])
 
 
 def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
     """Sent again, it is refused without another death."""
-    with serving(tmp_path, faulty=True, model=tiny) as server, server.client() as client:
+    with serving(tmp_path, faults={}, model=tiny) as server, server.client() as client:
         assert 500 == client.post("/v1/classify", content=plain(SEGFAULT)).status_code
         restarts = server.devices()[0]["restarts"]
         again = client.post("/v1/classify", content=plain(SEGFAULT))
@@ -104,22 +89,22 @@ def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
 def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path) -> None:
     """504 for it; the device process is replaced and the next image answered."""
     hurry = {"X-Request-Timeout-Ms": "3500"}
-    with serving(tmp_path, faulty=True, model=tiny, watchdog_ms=3000) as server, server.client() as client:
+    with serving(tmp_path, faults={}, model=tiny, watchdog_ms=3000) as server, server.client() as client:
         assert 504 == client.post("/v1/classify", content=plain(HANG), headers=hurry).status_code
         assert 200 == client.post("/v1/classify", content=photo()).status_code
         assert server.devices()[0]["restarts"] >= 1
 
 
-def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
     """Batches that do not fit are halved and answered; the metric shows the largest that is tried now."""
-    monkeypatch.setenv("FAULTY_ROOM", "3")
 
     async def scenario(server: Server) -> None:
         async with Load(server.url, clients=16) as load:
             await asyncio.sleep(1.5)
-        assert load.ledger.clean, load.ledger
+        assert load.ledger.clean, load.ledger.complaints
+        assert server.info()["limits"]["max_batch"] <= 3
 
-    with serving(tmp_path, faulty=True, model=tiny) as server:
+    with serving(tmp_path, faults={ROOM: 3}, model=tiny) as server:
         asyncio.run(scenario(server))
 
 

@@ -14,13 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.server import Server, gone, serving
-from tests.tiny import photo, write_tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+from tests.tiny import photo
 
 
 def test_answers_a_photograph_and_keeps_torch_out_of_the_http_process(tmp_path: Path, tiny: Path) -> None:
@@ -85,10 +79,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
         assert 128 + signal.SIGTERM == server.exit_status(timeout=3)
 
 
-def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path) -> None:
-    """Not even when the parent is killed."""
+@pytest.mark.parametrize("hangs", [False, True])
+def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path, hangs: bool) -> None:
+    """Not even when the parent is killed, and not even one that hangs."""
     with serving(tmp_path, model=tiny) as server:
         device = server.device_pid()
+        if hangs:
+            os.kill(device, signal.SIGSTOP)
         server.signal(signal.SIGKILL)
         server.exit_status()
         assert gone(device, within_s=5)

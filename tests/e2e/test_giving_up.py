@@ -1,0 +1,132 @@
+"""What cannot be mended: the device process does not come back, or comes back wrong. Truth first, then the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.faults import DOWN, IMAGE_S, NAN_CANARY, STICKY, STICKY_ONCE, WRONG_CANARY, plain
+from tests.e2e.load import Load, endless_upload
+from tests.e2e.server import Server, serving
+from tests.tiny import photo
+
+Moment = tuple[float, httpx.Response]
+
+
+async def timed(request: Coroutine[Any, Any, httpx.Response]) -> Moment:
+    """The answer, and when it came."""
+    answer = await request
+    return time.monotonic(), answer
+
+
+async def first_unready(client: httpx.AsyncClient) -> float:
+    """When /readyz first said so."""
+    while (await client.get("/readyz")).status_code == 200:
+        await asyncio.sleep(0.02)
+    return time.monotonic()
+
+
+async def end_of_the_device(server: Server, down: Path) -> tuple[float, list[Moment]]:
+    """Requests running, waiting and arriving; the device process dies and cannot start again."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        posts = [client.post("/v1/classify", content=photo(seed)) for seed in range(30)]
+        moments = [asyncio.create_task(timed(request)) for request in (*posts, endless_upload(server.url))]
+        await asyncio.sleep(0.5)
+        _write(down, "cpu")
+        server.signal_device(signal.SIGKILL)
+        unready = await first_unready(client)
+        return unready, await asyncio.gather(*moments)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, tiny: Path) -> None:
+    """Not ready first, then 503 for what runs, waits or arrives, then exit status 1 for the orchestrator."""
+    down = tmp_path / "down"
+    with serving(tmp_path, faults={DOWN: down, IMAGE_S: 0.1}, model=tiny, max_restarts=2) as server:
+        unready, moments = asyncio.run(end_of_the_device(server, down))
+        statuses = [answer.status_code for _, answer in moments]
+        refused = [(when, answer) for when, answer in moments if answer.status_code != 200]
+
+        assert {200, 503} == set(statuses)
+        assert 503 == statuses[-1]
+        assert {"not_ready"} == {answer.json()["code"] for _, answer in refused}
+        assert all("2 restarts in a row failed" in answer.json()["detail"] for _, answer in refused)
+        assert unready < min(when for when, _ in refused)
+        assert 1 == server.exit_status()
+        assert "ended with status 3" in server.log
+
+
+def test_a_device_that_comes_back_wrong_never_serves(tmp_path: Path, tiny: Path) -> None:
+    """Alive and quick, but another answer to the known image: replaced, again and again, until the server ends."""
+    wrong = tmp_path / "wrong"
+    with (
+        serving(tmp_path, faults={WRONG_CANARY: wrong}, model=tiny, max_restarts=1) as server,
+        server.client() as client,
+    ):
+        expected = client.post("/v1/embed", content=photo()).json()["results"]
+        wrong.touch()
+        server.signal_device(signal.SIGKILL)
+        answer = client.post("/v1/embed", content=photo())
+
+        assert 503 == answer.status_code, (answer.json(), expected)
+        assert 1 == server.exit_status()
+        assert 1 == server.log.count("is up after")
+        assert 2 == server.log.count("the canary image's answer is off by")
+
+
+def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) -> None:
+    """The canary lets it serve again once its answers are right, and not before."""
+    wrong = tmp_path / "wrong"
+    with serving(tmp_path, faults={WRONG_CANARY: wrong}, model=tiny) as server, server.client() as client:
+        expected = client.post("/v1/embed", content=photo()).json()["results"]
+        wrong.touch()
+        server.signal_device(signal.SIGKILL)
+        server.wait_for(lambda: "the canary image's answer is off by" in server.log)
+        assert 503 == client.get("/readyz").status_code
+        wrong.unlink()
+
+        assert expected == client.post("/v1/embed", content=photo()).json()["results"]
+
+
+def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: Path) -> None:
+    """There is no golden answer to be had: exit status 1, and never ready."""
+    broken = tmp_path / "broken"
+    broken.touch()
+    server = Server(tmp_path / "server.log", faults={NAN_CANARY: broken}, model=tiny)
+
+    assert 1 == server.exit_status(timeout=90)
+    assert "the canary image's answer is not finite" in server.log
+    assert "is up after" not in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_sticky_device_error_costs_the_process_not_the_requests(tmp_path: Path, tiny: Path, once: bool) -> None:
+    """A device that is beyond use ends its process. Did the image do it again, alone, it alone gets a 500."""
+
+    async def scenario(server: Server) -> httpx.Response:
+        async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            await asyncio.sleep(0.3)
+            answer = await client.post("/v1/classify", content=plain(STICKY))
+        assert load.ledger.clean, load.ledger.complaints
+        return answer
+
+    faults = {STICKY_ONCE: tmp_path / "once"} if once else {}
+    with serving(tmp_path, faults=faults, model=tiny) as server:
+        answer = asyncio.run(scenario(server))
+        (device,) = server.devices()
+
+        assert (200 if once else 500) == answer.status_code
+        assert device["up"]
+        assert "the device process ended with status 1" == device["last_reason"]
+        assert "an illegal memory access" in server.log

@@ -1,0 +1,90 @@
+"""The end on request: what was accepted is answered, what cannot be finished is told so, and the status is 0."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.faults import HANG, plain
+from tests.e2e.load import Load, endless_upload
+from tests.e2e.server import Server, serving
+from tests.tiny import photo
+
+
+async def terminate(server: Server, clients: int) -> Load:
+    """SIGTERM at a random moment; the clients go on sending until nobody listens any more."""
+    async with Load(server.url, clients) as load:
+        await asyncio.sleep(random.uniform(0.1, 1.0))
+        server.signal(signal.SIGTERM)
+        await asyncio.to_thread(server.exit_status, 60)
+    return load
+
+
+@pytest.mark.parametrize("delay_ms", [0, 5, 700])
+def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, delay_ms: int) -> None:
+    """Accepted is what the server's log knows of: headers read. What came too late finds no connection."""
+    with serving(tmp_path, model=tiny, drain_delay_ms=delay_ms) as server:
+        load = asyncio.run(terminate(server, clients=8))
+
+        assert 0 == server.exit_status()
+        assert load.ledger.good > 0
+        assert load.ledger.turned_away > 0, "the load ended before the listener did"
+        assert not load.ledger.unexpected + load.ledger.wrong, load.ledger.complaints
+        assert not load.ledger.broken.keys() & server.requests_seen(), load.ledger.complaints
+
+
+def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) -> None:
+    """On the device, in the queue, or still being uploaded; the exit status is 0 all the same."""
+
+    async def scenario(server: Server) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            posts = [client.post("/v1/classify", content=body) for body in [plain(HANG), photo(1), photo(2)]]
+            requests = [asyncio.create_task(request) for request in (*posts, endless_upload(server.url))]
+            await asyncio.sleep(1)
+            server.signal(signal.SIGTERM)
+            return await asyncio.gather(*requests)
+
+    with serving(tmp_path, faults={}, model=tiny, drain_timeout_ms=1000, watchdog_ms=50_000) as server:
+        answers = asyncio.run(scenario(server))
+        start = time.monotonic()
+
+        assert [(503, "draining")] * 4 == [(answer.status_code, answer.json()["code"]) for answer in answers]
+        assert 0 == server.exit_status(timeout=30)
+        assert time.monotonic() - start < 10  # compose gives 40 s, for a drain of 25 s
+        assert "Traceback" not in server.log
+
+
+def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path, tiny: Path) -> None:
+    """The replacement is waited for, within the drain time."""
+
+    async def scenario(server: Server) -> Load:
+        async with Load(server.url) as load:
+            await asyncio.sleep(0.5)
+            server.signal_device(signal.SIGKILL)
+            await asyncio.sleep(0.1)
+            server.signal(signal.SIGTERM)
+            await asyncio.to_thread(server.exit_status, 60)
+        return load
+
+    with serving(tmp_path, model=tiny) as server:
+        load = asyncio.run(scenario(server))
+
+        assert 0 == server.exit_status()
+        assert not load.ledger.unexpected + load.ledger.wrong, load.ledger.complaints
+        assert not load.ledger.broken.keys() & server.requests_seen(), load.ledger.complaints
+
+
+def test_sigterm_while_the_model_is_being_loaded(tmp_path: Path, tiny: Path) -> None:
+    """Nothing to finish: it ends, with status 0."""
+    server = Server(tmp_path / "server.log", model=tiny)
+    assert server.url
+    server.signal(signal.SIGTERM)
+
+    assert 0 == server.exit_status()
+    assert "Traceback" not in server.log
