@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import native, oip, ops, page
+from service.api import huggingface, native, oip, openai, ops, page, weaviate
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -52,8 +53,9 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan)
     app.state.engine = engine
     app.state.statistics = {}
-    for router in (native.router, oip.router, ops.router, page.router):
-        app.include_router(router)
+    app.state.created = int(time.time())
+    for contract in (native, openai, oip, huggingface, weaviate, ops, page):
+        app.include_router(contract.router)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
@@ -79,7 +81,8 @@ def _answer(request: Request, error: Exception) -> Response:
     if operation_of(request.scope):  # a probe that is told "not ready" is no rejection
         request.app.state.engine.metrics.refused(known)
     request.state.code = known.code
-    body = problem(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
+    render = openai.problem if openai.speaks(request.url.path) else problem
+    body = render(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
     return JsonResponse(body, known.status, headers(known))
 
 

@@ -129,6 +129,19 @@ def load_json(body: bytes) -> Any:
         raise MalformedBody(f"broken JSON: {error}") from error
 
 
+def json_object(body: bytes) -> dict[str, Any]:
+    """The object that a JSON body holds, whatever its Content-Type says. Raises UnsupportedImage, MalformedBody."""
+    if body.lstrip()[:1] not in (b"{", b"["):
+        raise UnsupportedImage(
+            "the body is no image of a known format, no multipart form and no JSON; "
+            'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
+        )
+    content = load_json(body)
+    if not isinstance(content, dict):
+        raise MalformedBody("the JSON body must be an object")
+    return content
+
+
 def needs_parsing(body: bytes, content_type: str) -> bool:
     """False for a bare image, which costs nothing; the rest belongs in a thread."""
     return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
@@ -169,13 +182,8 @@ def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
 
 
 def _from_json(body: bytes) -> Inputs:
-    if body.lstrip()[:1] not in (b"{", b"["):
-        raise UnsupportedImage(
-            "the body is no image of a known format, no multipart form and no JSON; "
-            'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
-        )
-    content = load_json(body)
-    if not isinstance(content, dict) or "images" not in content:
+    content = json_object(body)
+    if "images" not in content:
         raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
     images = content.pop("images")
     if not isinstance(images, list):

@@ -29,13 +29,25 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Paths that answer images -> (api, op) labels, which stay few. Where a request itself says what it wants, the contract
 # puts the op into `request.state.op` once it knows.
-OPERATIONS: dict[str, tuple[str, Op]] = {"/v1/classify": ("native", "classify"), "/v1/embed": ("native", "embed")}
+OPERATIONS: dict[str, tuple[str, Op]] = {
+    "/v1/classify": ("native", "classify"),
+    "/v1/embed": ("native", "embed"),
+    "/v1/embeddings": ("openai", "embed"),
+    "/embeddings": ("openai", "embed"),
+    "/": ("huggingface", "classify"),
+    "/predict": ("huggingface", "classify"),
+    "/vectorize": ("weaviate", "embed"),
+    "/vectors": ("weaviate", "embed"),
+    "/vectors/": ("weaviate", "embed"),
+}
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 APIS = (*sorted({api for api, _ in OPERATIONS.values()}), "oip")
 
 
 def operation_of(scope: Scope) -> tuple[str, Op] | None:
     """The labels of a request that answers images; None for all others."""
+    if scope["path"] == "/" and scope["method"] != "POST":
+        return None
     found = ("oip", "classify") if _INFER.fullmatch(scope["path"]) else OPERATIONS.get(scope["path"])
     return found and (found[0], scope["state"].get("op", found[1]))
 

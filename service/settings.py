@@ -30,6 +30,7 @@ _EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 _WORDS = {
+    "model_name": "a text without slashes",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
     "cache_dir": "a directory (~ needs a home directory)",
 }
@@ -50,7 +51,11 @@ class Settings(BaseSettings):
         description="demo, a released name such as vim-tiny, a hub reference owner/name[@revision][:file], "
         "a directory, a .safetensors or a .pth file.",
     )
-    model_name: str = Field(default="", description="Name in answers and metrics; empty: derived from VIM_MODEL.")
+    model_name: str = Field(
+        default="",
+        pattern=r"^[^/]*$",
+        description="Name in answers, metrics and paths; empty: derived from VIM_MODEL.",
+    )
     weights: Literal["model", "model_ema"] = Field(
         default="model", description="Which weights of a training checkpoint."
     )

@@ -30,6 +30,12 @@ def model_of(request: Request) -> dict[str, Any]:
     return model
 
 
+def model_headers(request: Request) -> dict[str, str]:
+    """Whose answer it is, for contracts with no place for it in the body."""
+    model = model_of(request)
+    return {"X-Model-Name": model["name"], "X-Model-Fingerprint": model["fingerprint"]}
+
+
 async def read_body(request: Request) -> bytes:
     """The whole body, unpacked if it is compressed, within VIM_MAX_BODY_BYTES before and after.
 

@@ -20,7 +20,7 @@ from service.api import call, ops
 from service.api.statistics import Statistics
 from service.engine import Answer
 from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
-from service.items import Item
+from service.items import Item, whole
 from service.jobs import Task
 from service.outputs import OCTETS, JsonResponse, normalised, rows
 from service.schemas import PROBLEMS
@@ -165,7 +165,7 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     return response
 
 
-def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) -> tuple[RequestHeader, list[Item]]:
+def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) -> tuple[RequestHeader, Sequence[Item]]:
     header, given = tensors.parse(body, json_size, "image")
     if [one.name for one in given] != ["image"]:
         names = ", ".join(repr(one.name[:100]) for one in given)
@@ -176,7 +176,7 @@ def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) 
     _check_type(given[0], served)
     images = tensors.images_of(given[0])
     inputs.check_count(len(images), max_images)
-    return header, images
+    return header, whole(images)
 
 
 def _check_type(tensor: Tensor, served: Served) -> None:

@@ -1,0 +1,89 @@
+"""Hugging Face's image classification: `POST /` and `/predict`, as huggingface_hub and @huggingface/inference send it.
+
+The body is the image itself, mostly without a Content-Type, or JSON with base64 as soon as there are parameters.
+JavaScript's client drops the parameters, so they may stand in the query as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from service import inputs, outputs
+from service.api import call
+from service.errors import MalformedBody, UnsupportedInput
+from service.inputs import Inputs
+from service.items import from_text, whole
+from service.jobs import Task
+from service.outputs import JsonResponse
+
+router = APIRouter(tags=["hugging face"])
+
+
+class Parameters(BaseModel):
+    """Parameters of image classification."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int | None = Field(None, ge=1, description="How many classes to return; unset: five.")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(None, description="`softmax` only.")
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_JSON = {
+    "schema": {
+        "type": "object",
+        "required": ["inputs"],
+        "properties": {"inputs": {"type": "string"}, "parameters": {"type": "object"}},
+    }
+}
+_EXTRA = {
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
+        for name, one in Parameters.model_json_schema()["properties"].items()
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {"image/*": _BINARY, "application/octet-stream": _BINARY, "application/json": _JSON},
+    },
+}
+TOP_K = 5
+
+
+@router.post("/", response_class=Response, openapi_extra=_EXTRA)
+@router.post("/predict", response_class=Response, openapi_extra=_EXTRA)
+async def predict(request: Request) -> Response:
+    """Hugging Face's image classification of a bare image or `{"inputs": base64}`: `[{"label", "score"}, ...]`."""
+    engine = call.engine_of(request)
+    engine.check(Task("classify"))
+    body = await call.read_body(request)
+    content_type = request.headers.get("content-type", "")
+    found, many = await call.in_thread(request, _parse, body, content_type, engine.settings.max_images)
+    wanted = inputs.validate(Parameters, request.query_params, found.fields)
+    if wanted.function_to_apply in ("sigmoid", "none"):
+        raise UnsupportedInput(f"function_to_apply {wanted.function_to_apply!r} is not supported; scores are softmax")
+    answer = await call.infer(request, whole(found.images), Task("classify"))
+    with engine.metrics.timed("postprocess"):
+        labels = engine.loaded.labels
+        lists = [outputs.top_k(row, wanted.top_k or TOP_K, labels) for row in outputs.rows(answer)]
+        flat = [[{"label": one["label"], "score": one["score"]} for one in best] for best in lists]
+        return JsonResponse(flat if many else flat[0], headers=call.model_headers(request))
+
+
+def _parse(body: bytes, content_type: str, max_images: int) -> tuple[Inputs, bool]:
+    """The images, their parameters, and whether a list is wanted for each image."""
+    if not inputs.needs_parsing(body, content_type):
+        return Inputs([body], {}), False
+    if content_type.strip().lower().startswith("multipart/"):
+        found = inputs.parse(body, content_type, max_images)
+        return found, len(found.images) > 1
+    content = inputs.json_object(body)
+    images, parameters = content.get("inputs"), content.get("parameters") or {}
+    if not isinstance(images, str | list) or not isinstance(parameters, dict):
+        raise MalformedBody('the JSON body must be {"inputs": base64, "parameters": {...}}')
+    texts: list[Any] = images if isinstance(images, list) else [images]
+    inputs.check_count(len(texts), max_images)
+    return Inputs([from_text(text) for text in texts], parameters), isinstance(images, list)

@@ -1,0 +1,167 @@
+"""OpenAI's embeddings, for images: /v1/embeddings, /v1/models, and errors in the shape that its clients read.
+
+Images come in every spelling that OpenAI-like clients use (infinity, Jina, vLLM); `service.items` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from service import inputs, outputs
+from service.api import call
+from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
+from service.items import Item, from_any, from_message, whole
+from service.jobs import Task
+from service.outputs import JsonResponse
+
+router = APIRouter(tags=["openai"])
+
+_ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
+_UNNAMED = (None, "", "default/not-specified")  # the last is infinity-client's
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+Encoding = Literal["float", "base64"]
+
+
+class EmbeddingsRequest(BaseModel):
+    """What is understood of a request; clients send more, which is ignored. Aliases are Jina's words."""
+
+    model: str | None = None
+    input: Any = None
+    messages: list[dict[str, Any]] | None = None
+    modality: str = "image"
+    encoding_format: Encoding | None = None
+    embedding_type: Encoding | None = None
+    encoding_type: Encoding | None = None
+    dimensions: int | None = None
+    normalized: bool = True
+
+    @property
+    def encoding(self) -> Encoding:
+        """However it was spelt."""
+        return self.encoding_format or self.embedding_type or self.encoding_type or "float"
+
+
+_ITEM = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_BODY = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "model": {"type": "string"},
+        "input": {"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM}]},
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer"},
+        "normalized": {"type": "boolean", "default": True},
+    },
+}
+_EXTRA = {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}}
+
+
+@router.post("/v1/embeddings", response_class=Response, openapi_extra=_EXTRA)
+@router.post("/embeddings", response_class=Response, openapi_extra=_EXTRA)
+async def embeddings(request: Request) -> Response:
+    """OpenAI's embeddings: `input` is an image, or a list, as data URIs, base64 or `{"image": ...}`; no text."""
+    engine = call.engine_of(request)
+    engine.check(Task("embed"))
+    body = await call.read_body(request)
+    wanted, images = await call.in_thread(request, _parse, body, engine.settings.max_images)
+    _check(request, wanted)
+    answer = await call.infer(request, images, Task("embed"))
+    with engine.metrics.timed("postprocess"):
+        return _render(request, outputs.rows(answer), wanted)
+
+
+@router.get("/v1/models", response_class=Response)
+async def models(request: Request) -> Response:
+    """The one model that is served, in OpenAI's list."""
+    return JsonResponse({"object": "list", "data": [_model(request)]})
+
+
+@router.get("/v1/models/{model}", response_class=Response)
+async def one_model(request: Request, model: str) -> Response:
+    """The same model by its id."""
+    _check_model(request, model)
+    return JsonResponse(_model(request))
+
+
+def speaks(path: str) -> bool:
+    """Does this path answer errors in OpenAI's shape?"""
+    return any(path == root or path.startswith(root + "/") for root in _ROOTS)
+
+
+def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str, Any]:
+    """The error's body: OpenAI's object, and `detail` beside it, where Jina's clients look."""
+    kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    body: dict[str, Any] = {
+        "error": {"message": error.detail, "type": kind, "param": None, "code": error.code},
+        "detail": error.detail,
+        "status": error.status,
+        "instance": instance,
+        "request_id": request_id,
+    }
+    return body if error.retry_after_s is None else body | {"retry_after_s": error.retry_after_s}
+
+
+def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
+    wanted = inputs.validate(EmbeddingsRequest, {}, inputs.json_object(body))
+    found = _images(wanted)
+    inputs.check_count(len(found), max_images)
+    return wanted, whole(found)
+
+
+def _images(wanted: EmbeddingsRequest) -> list[Item]:
+    if (wanted.messages is None) == (wanted.input is None):
+        raise InvalidOptions("give either input or messages")
+    if wanted.messages is not None:
+        return [from_message({"content": _contents(wanted.messages)})]
+    given = wanted.input if isinstance(wanted.input, list) else [wanted.input]
+    return [from_any(item) for item in given]
+
+
+def _contents(messages: Sequence[dict[str, Any]]) -> list[Any]:
+    """All parts of a conversation: it has one embedding, so it may hold one image."""
+    contents = [message.get("content") for message in messages]
+    return [part for content in contents for part in (content if isinstance(content, list) else [content])]
+
+
+def _check(request: Request, wanted: EmbeddingsRequest) -> None:
+    if wanted.model not in _UNNAMED:
+        _check_model(request, str(wanted.model))
+    if wanted.modality != "image":
+        raise UnsupportedInput(f"modality {wanted.modality[:20]!r} is not supported: this is a vision-only model")
+    dim = call.model_of(request)["embedding_dim"]
+    if wanted.dimensions not in (None, dim):
+        raise UnsupportedInput(f"embeddings of this model have {dim} dimensions, not {wanted.dimensions}")
+
+
+def _check_model(request: Request, name: str) -> None:
+    served = call.engine_of(request).settings.served_name
+    if name != served:
+        raise UnknownModel(f"the model {name[:100]!r} does not exist here; there is {served!r}")
+
+
+def _render(request: Request, rows: Sequence[np.ndarray], wanted: EmbeddingsRequest) -> Response:
+    vectors = [outputs.normalised(row) if wanted.normalized else row for row in rows]
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": outputs.as_base64(one) if wanted.encoding == "base64" else one,
+        }
+        for index, one in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": len(data), "total_tokens": len(data)}  # images; clients want whole numbers here
+    content = {"object": "list", "data": data, "model": call.model_of(request)["name"], "usage": usage}
+    return JsonResponse(content, headers=call.model_headers(request))
+
+
+def _model(request: Request) -> dict[str, Any]:
+    created = request.app.state.created
+    name = call.engine_of(request).settings.served_name
+    return {"id": name, "object": "model", "created": created, "owned_by": "vim-server"}

@@ -1,0 +1,95 @@
+"""What Weaviate asks of its vectorizer containers: /vectorize (multi2vec-clip) and /vectors (img2vec-neural).
+
+Weaviate's img2vec-neural sends no Content-Type; bodies are read as JSON whatever the header says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import __version__, inputs, outputs
+from service.api import call, ops
+from service.errors import MalformedBody, UnsupportedInput
+from service.items import Item, from_text, whole
+from service.jobs import Task
+from service.outputs import JsonResponse
+
+router = APIRouter(tags=["weaviate"])
+
+
+def _extra(properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "array", "items": _TEXT}
+
+
+@router.post("/vectorize", response_class=Response, openapi_extra=_extra({"images": _TEXTS, "texts": _TEXTS}))
+async def vectorize(request: Request) -> Response:
+    """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`; there is no text tower, so `texts` are refused."""
+    content = await _content(request)
+    if content.get("texts"):
+        raise UnsupportedInput("texts are not supported: this is a vision-only model; configure imageFields only")
+    images = content.get("images") or []
+    if not isinstance(images, list):
+        raise MalformedBody('"images" must be a list of base64 strings')
+    vectors = await _vectors(request, images)
+    return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=call.model_headers(request))
+
+
+@router.post("/vectors", response_class=Response, openapi_extra=_extra({"id": _TEXT, "image": _TEXT}))
+@router.post("/vectors/", response_class=Response, include_in_schema=False)
+async def vectors(request: Request) -> Response:
+    """Weaviate's img2vec-neural: the `vector` of one base64 `image`."""
+    content = await _content(request)
+    (vector,) = await _vectors(request, [content.get("image")])
+    body = {"id": content.get("id"), "vector": vector, "dim": len(vector)}
+    return JsonResponse(body, headers=call.model_headers(request))
+
+
+@router.get("/meta", response_class=Response)
+async def meta(request: Request) -> Response:
+    """What Weaviate shows of its module: the model, its fingerprint and dimension."""
+    model = call.model_of(request)
+    known = {key: model[key] for key in ("name", "fingerprint", "embedding_dim")}
+    return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
+
+
+@router.get("/.well-known/live", status_code=204, response_class=Response)
+async def live(request: Request) -> Response:
+    """As `/livez`, with 204."""
+    await ops.livez(request)
+    return Response(status_code=204)
+
+
+@router.get("/.well-known/ready", status_code=204, response_class=Response)
+async def ready(request: Request) -> Response:
+    """As `/readyz`, with 204."""
+    await ops.readyz(request)
+    return Response(status_code=204)
+
+
+async def _content(request: Request) -> dict[str, Any]:
+    call.engine_of(request).check(Task("embed"))
+    body = await call.read_body(request)
+    return await call.in_thread(request, inputs.json_object, body)
+
+
+async def _vectors(request: Request, texts: Sequence[Any]) -> list[np.ndarray]:
+    engine = call.engine_of(request)
+    inputs.check_count(len(texts), engine.settings.max_images)
+    images = await call.in_thread(request, _images, texts)
+    answer = await call.infer(request, images, Task("embed"))
+    with engine.metrics.timed("postprocess"):
+        return [outputs.normalised(row) for row in outputs.rows(answer)]
+
+
+def _images(texts: Sequence[Any]) -> Sequence[Item]:
+    return whole([from_text(text) for text in texts])
