@@ -1,0 +1,279 @@
+"""How many servers for a load, and when to start more: a discrete-event simulation of a fleet.
+
+    python -m tools.simulate_fleet --profile docs/sizing/vim-tiny-cpu.json --out docs/sizing
+
+Every server is this one's queue: an idle device takes what waits, up to the largest batch; a full queue refuses. The
+profile holds what was measured: seconds of a forward pass by batch size (`/info`, batch_seconds) and from a pod's
+creation to ready. Arrivals are Poisson; the balancer looks at two servers and takes the less busy one, which is close
+to least requests. The autoscaler is Kubernetes': every 15 s it wants ceil(images in the fleet / threshold) servers, by
+the mean of the last 30 s; it lets be what is within a tenth, doubles at most, and removes one a minute after five
+minutes of less (`deploy/kubernetes/components/keda`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+POLL_S = 15.0
+SETTLE_S = 300.0
+REMOVE_EVERY_S = 60.0
+MEAN_OVER_S = 30
+TOLERANCE = 0.1
+BINS = 400  # of the latency histogram: 1 ms to 1000 s, 66 to a decade
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A server as measured."""
+
+    name: str
+    pass_s: Floats  # [b]: seconds of a forward pass of b images, b = 0 .. largest batch
+    start_s: float  # from the order to ready
+    queue: int  # images admitted at most
+    source: str
+
+    @classmethod
+    def read(cls, path: Path) -> Profile:
+        """From JSON: name, batch_seconds {size: seconds}, start_seconds, queue_images, measured (where and when)."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = sorted((int(size), float(seconds)) for size, seconds in values["batch_seconds"].items())
+        sizes, seconds = (np.array(column, float) for column in zip(*known, strict=True))
+        every = np.interp(np.arange(sizes[-1] + 1), sizes, seconds)
+        return cls(values["name"], every, values["start_seconds"], values["queue_images"], values["measured"])
+
+    @property
+    def capacity(self) -> float:
+        """Images a second at the largest batch."""
+        return (len(self.pass_s) - 1) / float(self.pass_s[-1])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """An autoscaler: images waiting or running for each server, and between how many servers it moves."""
+
+    threshold: float
+    least: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the clients and the owner saw."""
+
+    p50_s: float
+    p99_s: float
+    refused: float  # share of the images
+    servers: float  # mean number that was paid for, starting ones included
+    peak: int
+
+
+def simulate(profile: Profile, scaling: Scaling, rates: Floats, seed: int = 0) -> Outcome:
+    """Images arrive at `rates` a second, one entry for each second. Starts with the servers that the first rate needs.
+
+    Raises ValueError when the bounds are no range.
+    """
+    if not 1 <= scaling.least <= scaling.most:
+        raise ValueError(f"the number of servers cannot lie between {scaling.least} and {scaling.most}")
+    needed = int(np.ceil(rates[0] / profile.capacity / 0.7))
+    first = min(max(needed, scaling.least), scaling.most)
+    rng = np.random.default_rng(seed)
+    arrivals = np.sort(np.concatenate([i + rng.random(n) for i, n in enumerate(rng.poisson(rates))]))
+    bounds = np.array([scaling.threshold, scaling.least, scaling.most, first], float)
+    counts, refused, paid, peak = _run(
+        arrivals, float(len(rates)), profile.pass_s, profile.start_s, profile.queue, bounds
+    )
+    return Outcome(
+        _quantile(counts, 0.5), _quantile(counts, 0.99), refused / max(1, len(arrivals)), paid / len(rates), int(peak)
+    )
+
+
+def _quantile(counts: NDArray[np.int64], share: float) -> float:
+    if not counts.sum():
+        return float("nan")
+    bin_ = int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
+    return float(10 ** (6 * (bin_ + 1) / BINS - 3))
+
+
+@njit(cache=True)
+def _serve(s: int, now: float, state: Any, waiting: Any, pass_s: Any, counts: Any) -> None:
+    """Run every batch of server `s` that starts before `now`. state[s]: head, length, free at."""
+    largest, room = len(pass_s) - 1, waiting.shape[1]
+    while state[s, 1] > 0:
+        head, length = int(state[s, 0]), int(state[s, 1])
+        start = max(state[s, 2], waiting[s, head])
+        if start >= now:
+            return
+        size = 0
+        while size < min(length, largest) and waiting[s, (head + size) % room] <= start:
+            size += 1
+        done = start + pass_s[size]
+        for i in range(size):
+            latency = done - waiting[s, (head + i) % room]
+            place = int((np.log10(max(latency, 1e-3)) + 3) / 6 * BINS)
+            counts[min(place, BINS - 1)] += 1
+        state[s, 0], state[s, 1], state[s, 2], state[s, 3] = (head + size) % room, length - size, done, size
+
+
+@njit(cache=True)
+def _load(s: int, now: float, state: Any) -> Any:
+    """Images of server `s` that wait or run."""
+    return state[s, 1] + (state[s, 3] if state[s, 2] > now else 0.0)
+
+
+@njit(cache=True)
+def _run(arrivals: Any, end: float, pass_s: Any, start_s: float, room: int, bounds: Any) -> Any:
+    threshold, least, most, first = bounds[0], int(bounds[1]), int(bounds[2]), int(bounds[3])
+    np.random.seed(0)  # numba's own generator
+    state = np.zeros((most, 4))
+    ready = np.full(most, np.inf)  # when a server begins to take images; they are numbered in the order of their start
+    ready[:first] = 0.0
+    waiting = np.zeros((most, room))
+    counts = np.zeros(BINS, np.int64)
+    ordered, refused, paid, peak = first, 0, 0.0, first
+    second, low_since, removed = 1.0, 0.0, -REMOVE_EVERY_S
+    samples = np.zeros(MEAN_OVER_S)
+    for now in arrivals:
+        while second <= now:
+            at = int(second)
+            samples[at % MEAN_OVER_S] = 0.0
+            for s in range(ordered):
+                _serve(s, second, state, waiting, pass_s, counts)
+                samples[at % MEAN_OVER_S] += _load(s, second, state)
+            paid += ordered
+            second += 1.0
+            if at % POLL_S:
+                continue
+            total = samples.sum() / min(at, MEAN_OVER_S)
+            wanted = min(max(int(np.ceil(total / threshold)), least), most, 2 * ordered)
+            near = abs(total / (threshold * ordered) - 1) <= TOLERANCE
+            if wanted >= ordered or near:
+                low_since = second
+            if wanted > ordered and not near:
+                ready[ordered:wanted] = second + start_s
+                ordered = wanted
+            elif second - low_since >= SETTLE_S and second - removed >= REMOVE_EVERY_S:
+                ordered -= 1
+                _serve(ordered, np.inf, state, waiting, pass_s, counts)  # drains: takes no more, finishes what it has
+                ready[ordered], removed = np.inf, second
+            peak = max(peak, ordered)
+        up = ordered
+        while up > 1 and ready[up - 1] > now:
+            up -= 1
+        s, other = np.random.randint(up), np.random.randint(up)
+        for one in (s, other):
+            _serve(one, now, state, waiting, pass_s, counts)
+        if _load(other, now, state) < _load(s, now, state):
+            s = other
+        if _load(s, now, state) >= room:
+            refused += 1
+            continue
+        length = int(state[s, 1])
+        waiting[s, (int(state[s, 0]) + length) % room] = now
+        state[s, 1] = length + 1
+    for s in range(ordered):
+        _serve(s, np.inf, state, waiting, pass_s, counts)
+    paid += ordered * (end - (second - 1.0))
+    return counts, refused, paid, peak
+
+
+def steady(rate: float, seconds: int = 600) -> Floats:
+    """The same load throughout."""
+    return np.full(seconds, rate)
+
+
+def jump(rate: float, factor: float = 3, seconds: int = 1800) -> Floats:
+    """`factor` times the load from a third to two thirds of the time."""
+    rates = steady(rate, seconds)
+    rates[seconds // 3 : 2 * seconds // 3] *= factor
+    return rates
+
+
+def by_load(profile: Profile, scaling: Scaling, loads: Iterable[float], images: int) -> list[dict[str, float]]:
+    """Steady loads; short enough at high ones that about `images` arrive, but never under five minutes."""
+    rows = []
+    for load in loads:
+        seconds = int(min(1800, max(300, images / load)))
+        most = max(scaling.most, int(np.ceil(2 * load / profile.capacity)))
+        outcome = simulate(profile, replace(scaling, most=most), steady(load, seconds))
+        rows.append({"images_per_s": load} | vars(outcome))
+    return rows
+
+
+def by_threshold(
+    profile: Profile, scaling: Scaling, thresholds: Sequence[float], rate: float
+) -> list[dict[str, float]]:
+    """A threefold jump of the load under different thresholds."""
+    most = max(scaling.most, int(np.ceil(6 * rate / profile.capacity)))
+    outcomes = [(t, simulate(profile, replace(scaling, threshold=t, most=most), jump(rate))) for t in thresholds]
+    return [{"threshold": t} | vars(outcome) for t, outcome in outcomes]
+
+
+def plot(path: Path, profile: Profile, loads: list[dict[str, float]], thresholds: list[dict[str, float]]) -> None:
+    """Two pictures side by side: steady loads, and a jump under different thresholds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.loglog([row["images_per_s"] for row in loads], [1000 * row["p99_s"] for row in loads], "o-", label="p99, ms")
+    left.loglog([row["images_per_s"] for row in loads], [row["servers"] for row in loads], "s--", label="servers")
+    left.set(title="Steady load, autoscaled", xlabel="images/s")
+    for key, factor, label in (("p99_s", 1, "p99, s"), ("refused", 100, "refused, %"), ("servers", 1, "mean servers")):
+        right.plot(
+            [row["threshold"] for row in thresholds], [factor * row[key] for row in thresholds], "o-", label=label
+        )
+    right.set_xscale("log", base=2)
+    right.set(title="Three times the load at once", xlabel="threshold: images in the queue for each server")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(
+        f"Simulated: {profile.name}, {profile.capacity:.0f} images/s a server, {profile.start_s:.0f} s to start"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def table(rows: list[dict[str, float]]) -> str:
+    """The same as Markdown."""
+    first = next(iter(rows[0]))
+    lines = [
+        f"| {first.replace('_per_', '/')} | p50 | p99 | refused | mean servers | most |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        times = f"{1000 * row['p50_s']:.0f} ms | {1000 * row['p99_s']:.0f} ms"
+        lines.append(f"| {row[first]:,g} | {times} | {row['refused']:.2%} | {row['servers']:.1f} | {row['peak']:,} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Simulate, print two tables, write them as JSON and as a picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", type=Path, required=True, help="JSON: what was measured of a server")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON and the picture")
+    parser.add_argument("--threshold", type=float, default=16, help="images for each server that scaling aims at")
+    parser.add_argument("--rate", type=float, default=100, help="images a second before the jump")
+    parser.add_argument("--images", type=float, default=3e6, help="images to simulate at the highest loads")
+    args = parser.parse_args()
+    profile, scaling = Profile.read(args.profile), Scaling(args.threshold, 2, 20)
+    loads = by_load(profile, scaling, [1, 10, 100, 1000, 10_000, 100_000], args.images)
+    thresholds = by_threshold(profile, scaling, [2, 4, 8, 16, 32, 64], args.rate)
+    print(f"{table(loads)}\n\n{table(thresholds)}")
+    result = {"profile": profile.name, "measured": profile.source, "steady": loads, "jump": thresholds}
+    stem = args.out / f"{args.profile.stem}.result"
+    stem.with_suffix(".result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plot(stem.with_suffix(".png"), profile, loads, thresholds)
+
+
+if __name__ == "__main__":
+    main()
