@@ -12,6 +12,7 @@ ServiceError
  │    ├── UnknownModel           404 model_not_found
  │    ├── NoClassifier           404 no_classifier
  │    ├── MethodNotAllowed       405 method_not_allowed
+ │    ├── BodyTimeout            408 body_timeout
  │    ├── BodyTooLarge           413 body_too_large
  │    ├── TooManyPixels          413 too_many_pixels
  │    ├── ImageTooComplex        413 image_too_complex
@@ -127,6 +128,12 @@ class MethodNotAllowed(RequestError):
     """The path exists, but not for this HTTP method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive within `VIM_BODY_TIMEOUT_MS`."""
+
+    status, code = 408, "body_timeout"
 
 
 class BodyTooLarge(RequestError):

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service import multipart
 from service.errors import (
+    BodyTimeout,
     BodyTooLarge,
     EmptyBody,
     InvalidOptions,
@@ -30,6 +31,12 @@ from service.jobs import RequestClass
 
 Options = TypeVar("Options", bound=BaseModel)
 T = TypeVar("T")
+
+# A value of 20 MB costs 20 MB as one text and a gigabyte as ten million empty lists.
+MOST_LISTS = 2_000_000  # pixels written as nested lists have one for each
+MOST_VALUES = 1000  # of a body whose images are texts
+MOST_FIELD_BYTES = 1000  # of an option in a form
+_LONGEST_NAME = 100  # of an option, in an answer
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
 
@@ -82,22 +89,32 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
     """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit.
 
-    Raises BodyTooLarge, EmptyBody; ClientDisconnect when the client leaves in the middle.
+    Raises BodyTooLarge, EmptyBody, BodyTimeout; ClientDisconnect when the client leaves in the middle.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(f"{declared} bytes", max_bytes)
+    if declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise _too_large(f"{declared[:20]} bytes", max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _streamed(request, max_bytes)
+    except TimeoutError:
+        setting = f"{round(1000 * timeout_s)} ms (VIM_BODY_TIMEOUT_MS)"
+        raise BodyTimeout(f"the body did not arrive within {setting}") from None
+    if not body:
+        raise EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
+    return body
+
+
+async def _streamed(request: Request, max_bytes: int) -> bytes:
     parts, received = [], 0
     async for part in request.stream():
         received += len(part)
         if received > max_bytes:
             raise _too_large(f"more than {max_bytes} bytes", max_bytes)
         parts.append(part)
-    if not received:
-        raise EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
     return b"".join(parts)
 
 
@@ -108,7 +125,7 @@ def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
     elif sniff(body) is not None:
         found = Inputs([body], {})
     else:
-        found = _from_json(body)
+        found = _from_json(body, max_images)
     check_count(len(found.images), max_images)
     return found
 
@@ -122,7 +139,9 @@ def check_count(images: int, max_images: int) -> None:
 
 
 def load_json(body: bytes) -> Any:
-    """The value that a JSON text stands for. Raises MalformedBody."""
+    """The value that a JSON text stands for. Raises MalformedBody, also for one of very many values."""
+    if body.count(b"[") + body.count(b"{") > MOST_LISTS:
+        raise MalformedBody(f"the JSON body holds more than {MOST_LISTS} lists and objects")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -150,7 +169,8 @@ def needs_parsing(body: bytes, content_type: str) -> bool:
 def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
     """Options from the query and the body. Raises InvalidOptions naming each wrong one; no option is ignored."""
     if twice := sorted(query.keys() & fields.keys()):
-        raise InvalidOptions(f"given in the query and in the body: {', '.join(twice)}")
+        names = ", ".join(name[:_LONGEST_NAME] for name in twice)
+        raise InvalidOptions(f"given in the query and in the body: {names}")
     try:
         return schema.model_validate({**query, **fields})
     except ValidationError as error:
@@ -158,7 +178,10 @@ def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[st
 
 
 def _invalid(error: ValidationError) -> InvalidOptions:
-    found = [{"loc": ".".join(map(str, e["loc"])), "msg": _message(e["type"], e["msg"])} for e in error.errors()]
+    found = [
+        {"loc": ".".join(map(str, e["loc"]))[:_LONGEST_NAME], "msg": _message(e["type"], e["msg"])}
+        for e in error.errors()
+    ]
     return InvalidOptions("; ".join(f"{e['loc']}: {e['msg']}" for e in found), errors=found)
 
 
@@ -176,16 +199,23 @@ def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
     for part in multipart.parts(body, content_type, max_images):
         if part.is_file or part.name in IMAGE_FIELDS:
             images.append(part.data)
+        elif len(part.data) > MOST_FIELD_BYTES:
+            raise MalformedBody(f"the option {part.name[:_LONGEST_NAME]!r} has more than {MOST_FIELD_BYTES} bytes")
         else:
             fields[part.name] = part.data.decode("utf-8", "replace")
     return Inputs(images, fields)
 
 
-def _from_json(body: bytes) -> Inputs:
+def _from_json(body: bytes, max_images: int) -> Inputs:
+    if body.count(b",") > MOST_VALUES + 2 * max_images:  # base64 has none, a data URI has one
+        raise MalformedBody(
+            f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options"
+        )
     content = json_object(body)
     if "images" not in content:
         raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
     images = content.pop("images")
     if not isinstance(images, list):
         raise MalformedBody('"images" must be a list of base64 strings or data URIs')
+    check_count(len(images), max_images)
     return Inputs([from_text(item) for item in images], content)

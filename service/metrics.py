@@ -32,10 +32,11 @@ Retry = Literal["error", "out_of_memory", "device_lost"]
 LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
-_CODES = (200, 400, 404, 405, 413, 415, 422, 429, 500, 503, 504)
+_CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
 _REASONS: dict[str, Reason] = {
     "queue_full": "queue_full",
     "deadline_exceeded": "deadline",
+    "body_timeout": "deadline",
     "body_too_large": "too_large",
     "too_many_pixels": "too_large",
     "image_too_complex": "too_large",

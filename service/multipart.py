@@ -31,8 +31,8 @@ def parts(body: bytes, content_type: str, max_images: int) -> list[Part]:
     if not boundary:
         raise MalformedBody("multipart/form-data without a boundary; let your HTTP client write the Content-Type")
     collector = _Collector(max_images)
-    parser = MultipartParser(boundary, collector.callbacks())
     try:
+        parser = MultipartParser(boundary, collector.callbacks())
         parser.write(body)
         parser.finalize()
     except ValueError as error:  # the library's parse errors are ValueErrors

@@ -168,5 +168,5 @@ def operation(options: type[BaseModel]) -> dict[str, Any]:
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 404, 413, 415, 422, 429, 500, 503, 504)
+    status: {"model": Problem} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 }

@@ -23,6 +23,7 @@ import uvicorn
 from service.app import create_app
 from service.engine import Engine
 from service.fleet import WORKER
+from service.protocol import protocol
 from service.settings import Settings
 
 LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
@@ -91,7 +92,7 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=protocol(settings.header_timeout_ms / 1000),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         description="Most memory for decoding, all images under way together; one that alone needs more gets 413.",
     )
     request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; beyond that 504.")
+    header_timeout_ms: int = Field(
+        10_000, ge=1, description="Longest time for a request's header to arrive, or for a new connection to send one."
+    )
+    body_timeout_ms: int = Field(30_000, ge=1, description="Longest time for a body to arrive; beyond that 408.")
     watchdog_ms: int | None = Field(
         None,
         ge=1,

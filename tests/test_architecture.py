@@ -25,7 +25,7 @@ ALLOWED = {
     ("huggingface_hub", "httpx2"): r"model\.hub",
     ("httpx",): r"service\.commands\.remote",
     ("prometheus_client",): r"service\.metrics",
-    ("uvicorn",): r"service\.server",
+    ("uvicorn",): r"service\.(server|protocol)",
     ("pydantic_settings",): r"service\.settings",
     ("python_multipart",): r"service\.multipart",
     ("orjson",): r"service\.(inputs|outputs)",

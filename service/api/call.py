@@ -39,11 +39,12 @@ def model_headers(request: Request) -> dict[str, str]:
 async def read_body(request: Request) -> bytes:
     """The whole body, unpacked if it is compressed, within VIM_MAX_BODY_BYTES before and after.
 
-    Raises BodyTooLarge, EmptyBody, UnsupportedEncoding, MalformedBody; InvalidOptions (class).
+    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; InvalidOptions (class).
     """
     request.state.request_class = inputs.request_class(request)
-    limit = engine_of(request).settings.max_body_bytes
-    body = await inputs.read_body(request, limit)
+    settings = engine_of(request).settings
+    limit = settings.max_body_bytes
+    body = await inputs.read_body(request, limit, settings.body_timeout_ms / 1000)
     request.state.bytes = len(body)
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding in compression.IDENTITY:

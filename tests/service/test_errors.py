@@ -19,6 +19,7 @@ STATUS = {
     "model_not_found": 404,
     "no_classifier": 404,
     "method_not_allowed": 405,
+    "body_timeout": 408,
     "body_too_large": 413,
     "too_many_pixels": 413,
     "image_too_complex": 413,

@@ -73,10 +73,18 @@ def test_order_and_options_of_a_form_are_kept() -> None:
 
 def test_a_bad_item_is_an_error_in_its_place() -> None:
     """The others are not touched; a URL is never fetched."""
-    items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", TEXT]
+    items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", "Größe", TEXT]
     found = inputs.parse(body_of({"images": items}), "", max_images=9).images
+    kinds = [bytes, MalformedBody, MalformedBody, UrlNotSupported, MalformedBody, bytes]
 
-    assert [bytes, MalformedBody, MalformedBody, UrlNotSupported, bytes] == [type(item) for item in found]
+    assert kinds == [type(item) for item in found]
+
+
+def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
+    """Four million times `data:` in one text would otherwise keep a thread busy for minutes."""
+    found = inputs.parse(body_of({"images": ["data:" * 1_000_000]}), "", max_images=1).images
+
+    assert [MalformedBody] == [type(item) for item in found]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +104,12 @@ def test_a_bad_item_is_an_error_in_its_place() -> None:
         (form(*[('name="f"; filename="a"', PHOTO)] * 5), BOUNDARY, TooManyImages),
         (form(*[('name="f"', b"x")] * 1000), BOUNDARY, TooManyImages),
         (body_of({"images": [TEXT] * 5}), "", TooManyImages),
+        (PHOTO, f"multipart/form-data; boundary={'a' * 60_000}", MalformedBody),
+        (form(('name="f"; filename="a"', PHOTO), ('name="top_k"', b"3" * 2000)), BOUNDARY, MalformedBody),
+        (b'{"images": [' + b"[]," * 9000 + b"[]]}", "", MalformedBody),
+        (b'{"images": [], "a": ' + b'{"a":' * inputs.MOST_LISTS, "", MalformedBody),
     ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_bad_bodies_have_their_own_errors(body: bytes, content_type: str, error: type[ServiceError]) -> None:
     """Never an unforeseen exception."""
@@ -119,6 +132,14 @@ def test_every_wrong_option_is_named() -> None:
         inputs.validate(ClassifyOptions, {"top_k": "0"}, {"topk": 4})
     assert ["top_k", "topk"] == sorted(error["loc"] for error in refusal.value.errors)
     assert "topk: unknown option" in refusal.value.detail
+
+
+def test_a_long_name_is_cut_in_the_answer() -> None:
+    """A megabyte that came in does not go out three times."""
+    with pytest.raises(InvalidOptions) as refusal:
+        inputs.validate(ClassifyOptions, {}, {"x" * 1_000_000: 1})
+
+    assert len(refusal.value.detail) < 200
 
 
 def test_a_bare_image_needs_no_thread() -> None:

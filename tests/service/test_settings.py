@@ -40,6 +40,8 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "max_pixels": 100_000_000,
         "max_decode_bytes": 1 << 30,
         "request_timeout_ms": 30_000,
+        "header_timeout_ms": 10_000,
+        "body_timeout_ms": 30_000,
         "watchdog_ms": None,
         "max_restarts": 5,
         "ready_devices": "all",

@@ -151,6 +151,23 @@ async def test_limits_on_bytes_and_pixels_name_setting_and_value(tiny_model: Pat
     assert "6000" in pixels.json()["detail"].replace(",", "")
 
 
+async def test_a_body_that_does_not_arrive_is_answered_408(tiny_model: Path) -> None:
+    """Whoever sends a byte now and then holds nothing but his connection, and that not for long."""
+    app = create_app(settings_for(tiny_model, body_timeout_ms=100))
+    over = asyncio.Event()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield photo()[:100]
+        await over.wait()
+
+    async with running(app) as client:
+        response = await client.post("/v1/classify", content=trickle())
+        over.set()
+
+    assert (408, "body_timeout") == (response.status_code, response.json()["code"])
+    assert "100 ms (VIM_BODY_TIMEOUT_MS)" in response.json()["detail"]
+
+
 async def test_a_model_without_a_head_embeds_only(tmp_path: Path) -> None:
     """classify is 404 no_classifier."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "headless", num_classes=0)))

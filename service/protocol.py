@@ -1,0 +1,124 @@
+"""uvicorn's HTTP/1.1 protocol with the timers that it lacks, so that no connection is held for nothing.
+
+uvicorn closes a connection that is idle after an answer, and no other. Here one is closed as well when a request's
+header is not complete in time (nothing at all included), when what is not body grows too large, when the rest of a
+request that has already been answered does not end, and when a client does not read its answer.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle, Transport
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MOST_HEADER_BYTES = 65_536
+_SAYS = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `header_timeout_s` is for each request's header, `write_timeout_s` for a client that stops
+    reading its answer.
+    """
+
+    header_timeout_s = 10.0
+    write_timeout_s = 30.0
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._late: TimerHandle | None = None
+        self._unread: TimerHandle | None = None
+        self._in_header = False
+        self._overhead = 0  # bytes of this request that are not body
+        self._body = 0
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """The first header is awaited from here on."""
+        super().connection_made(transport)
+        self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No timer outlives its connection."""
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; then see that a request is under way, or time runs."""
+        self._overhead += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._overhead > MOST_HEADER_BYTES + self._body:
+            self._refuse("431 Request Header Fields Too Large")
+        elif self.cycle is None or self.cycle.response_complete:
+            self._await_header()
+
+    def on_message_begin(self) -> None:
+        """A request line begins."""
+        super().on_message_begin()
+        self._in_header = True
+        self._await_header()
+
+    def on_headers_complete(self) -> None:
+        """From here on the application has its own limits of time."""
+        self._in_header = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Counted apart: the application limits it."""
+        self._overhead -= len(body)
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The next request is counted anew."""
+        self._overhead = self._body = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Of a request that was answered before its end the rest is read for a while, so that the answer arrives."""
+        answered_early = self.cycle.more_body
+        super().on_response_complete()
+        if answered_early and not self.transport.is_closing():
+            self._await_header()
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the answer is written."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
+
+    def _await_header(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(self.header_timeout_s, self._on_late)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _on_late(self) -> None:
+        self._late = None
+        if self._in_header:
+            self._refuse("408 Request Timeout")
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: str) -> None:
+        """Without a body: nobody who sends such a request reads it."""
+        if self._in_header:
+            self.transport.write(_SAYS.format(status=status).encode("ascii"))
+        self.transport.close()
+
+
+def protocol(header_timeout_s: float) -> type[Protocol]:
+    """The class with this time-out, as uvicorn wants it: it makes the connections itself."""
+    return type("Protocol", (Protocol,), {"header_timeout_s": header_timeout_s})

@@ -1,0 +1,159 @@
+"""Connections that send nothing, half a header, a slow body or too much: closed in time, and nobody else notices."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.e2e import raw
+from tests.e2e.server import Server, serving
+from tests.tiny import photo, write_tiny_model
+
+HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 1.5, 1.0
+IDLE = 100
+# A busy machine is late; a server without timers never comes.
+PATIENCE_S = 20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that is impatient."""
+    folder = tmp_path_factory.mktemp("slow")
+    with serving(
+        folder,
+        model=write_tiny_model(folder / "tiny"),
+        header_timeout_ms=int(1000 * HEADER_TIMEOUT_S),
+        body_timeout_ms=int(1000 * BODY_TIMEOUT_S),
+        max_body_bytes=100_000,
+    ) as running:
+        yield running
+
+
+def classify(server: Server) -> int:
+    """The status of an ordinary request."""
+    return httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=30).status_code
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"\r\n", b""),
+        (b"POST /v1/clas", b"HTTP/1.1 408 "),
+        (b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-A", b"HTTP/1.1 408 "),
+    ],
+    ids=["nothing", "a line break", "half a line", "half a header"],
+)
+def test_a_header_that_does_not_come_ends_the_connection(server: Server, sent: bytes, answer: bytes) -> None:
+    """Not before its time, and without a word to whoever said none."""
+    with raw.connect(server) as connection:
+        connection.sendall(sent)
+        received, seconds = raw.ended_after(connection)
+
+        assert received.startswith(answer)
+        assert bool(answer) == bool(received)
+        assert 0.5 * HEADER_TIMEOUT_S < seconds < PATIENCE_S
+
+
+def test_the_second_header_of_a_connection_has_its_time_too(server: Server) -> None:
+    """After an answer the connection may be idle for long, but not in the middle of a header."""
+    with raw.connect(server) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET /li")
+        received, _ = raw.ended_after(connection)
+
+        assert received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_idle_connection_is_kept_after_an_answer(server: Server) -> None:
+    """Clients that reuse connections are not punished."""
+    with raw.connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            connection.settimeout(HEADER_TIMEOUT_S + 1)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+            connection.settimeout(30)
+
+
+def test_a_slow_body_is_answered_408_and_closed(server: Server) -> None:
+    """The application answers; the connection ends although the client goes on sending."""
+    with raw.connect(server) as connection:
+        connection.sendall(raw.post("/v1/classify", length=1000) + b"x")
+        received, seconds = raw.ended_after(connection)
+
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert b"VIM_BODY_TIMEOUT_MS" in received
+        assert BODY_TIMEOUT_S < seconds < PATIENCE_S
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_body_is_refused_before_its_end(server: Server, declared: bool) -> None:
+    """By its Content-Length at once, without one as soon as the limit is passed; then the connection ends."""
+    head = raw.post("/v1/classify", length=10_000_000)
+    if not declared:
+        head = head.replace(b"Content-Length: 10000000", b"Transfer-Encoding: chunked") + b"30D40\r\n"
+    with raw.connect(server) as connection:
+        connection.sendall(head + (b"" if declared else b"x" * 150_000))
+        received, _ = raw.ended_after(connection)
+
+        assert received.startswith(b"HTTP/1.1 413 ")
+        assert b"100000 (VIM_MAX_BODY_BYTES)" in received
+
+
+def flood(connection: socket.socket, part: bytes, times: int) -> None:
+    """Send the same again and again."""
+    for _ in range(times):
+        connection.sendall(part)
+
+
+def test_a_header_of_a_gigabyte_is_refused(server: Server) -> None:
+    """While it arrives: nothing else limits it."""
+    with raw.connect(server) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nX-Long: ")
+        with pytest.raises(ConnectionError):
+            flood(connection, b"x" * 16_384, 65_536)
+
+
+def test_trailers_without_end_are_cut_off(server: Server) -> None:
+    """They come after a chunked body, and nobody reads them."""
+    head = raw.post("/v1/classify", length=1).replace(b"Content-Length: 1", b"Transfer-Encoding: chunked")
+    with raw.connect(server) as connection:
+        connection.sendall(head + b"1\r\nx\r\n0\r\n")
+        with pytest.raises(ConnectionError):
+            flood(connection, b"X-Trailer: " + b"x" * 1000 + b"\r\n", 1_000_000)
+
+
+def test_idle_connections_harm_nobody_and_are_freed(server: Server) -> None:
+    """A hundred of them and as many half headers; answers meanwhile, and the descriptors come back."""
+    assert 200 == classify(server)
+    before = raw.descriptors(server)
+    held: list[socket.socket] = []
+    try:
+        for turn in range(2 * IDLE):
+            held.append(raw.connect(server))
+            if turn % 2:
+                held[-1].sendall(b"POST /v1/classify HTTP/1.1\r\nHost")
+        assert raw.until(lambda: raw.descriptors(server) >= before + IDLE)
+        assert [200] * 5 == [classify(server) for _ in range(5)]
+
+        assert raw.until(lambda: raw.descriptors(server) <= before + 2, within_s=PATIENCE_S)
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_a_client_that_does_not_read_keeps_nobody_waiting(server: Server) -> None:
+    """It asks a thousand times and takes no answer; others get theirs."""
+    with raw.connect(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(1)
+        with pytest.raises(TimeoutError):
+            flood(connection, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n", 1_000_000)
+
+        assert 200 == classify(server)
