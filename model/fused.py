@@ -21,7 +21,7 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 # Name of the scan -> module.
-_MODULES: dict[str, str] = {}
+_MODULES = {"numba": "model.cpu_layers"}
 
 
 def fuse(vim: Vim) -> None:

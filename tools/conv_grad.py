@@ -14,7 +14,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tools.vectors import LANES, add, fma, load, mul, sigmoid, splat, store, sub
+from model.vectors import LANES, add, fma, load, mul, sigmoid, splat, store, sub
 
 _F = np.float32
 

@@ -3,7 +3,7 @@
 The signature is the project's scan seam (see `model/scan`): everything in token order, direction 0 runs from the
 first token to the last and direction 1 from the last to the first, and the result is already gated by silu(z).
 The backward pass keeps no states: it recomputes them, a block of channels at a time, into a buffer that fits the L2
-cache. Channels are the vector lanes (`tools/vectors.py`); A is transposed once so that they lie side by side.
+cache. Channels are the vector lanes (`model/vectors.py`); A is transposed once so that they lie side by side.
 The kernels use one core and release the GIL: training runs one part of a batch in each of several threads, which waits
 once a step instead of once an operation and so suffers far less from other work on the same cores.
 """
@@ -19,7 +19,21 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from tools.vectors import LANES, add, exp2, fma, load, mul, prefetch, sigmoid, softplus, splat, store, sub, total
+from model.vectors import (
+    LANES,
+    add,
+    exp2_of_product,
+    fma,
+    load,
+    mul,
+    prefetch,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    sub,
+    total,
+)
 
 _F = np.float32
 _LOG2E = _F(1.4426950408889634)
@@ -102,7 +116,7 @@ def _kernels(states: int) -> _Kernels:
                     dx = mul(step, x)
                     acc = mul(x, skip)
                     for n in range(N):
-                        decay = exp2(mul(step, load(a, n * W)))
+                        decay = exp2_of_product(step, load(a, n * W))
                         new = fma(load(h, n * W), decay, mul(dx, splat(B[s, b, t, n])))
                         store(h, n * W, new)
                         acc = fma(new, splat(C[s, b, t, n]), acc)
@@ -161,7 +175,7 @@ def _kernels(states: int) -> _Kernels:
                         store(steps, k * W, step)
                         dx = mul(step, load(u, at))
                         for n in range(N):
-                            decay = exp2(mul(step, load(a, n * W)))
+                            decay = exp2_of_product(step, load(a, n * W))
                             store(decays, (k * N + n) * W, decay)
                             new = fma(load(states_before, (k * N + n) * W), decay, mul(dx, splat(B[s, b, t, n])))
                             store(states_before, ((k + 1) * N + n) * W, new)

@@ -52,6 +52,7 @@ class ScanChoice:
 # one that also defines `causal_conv` (see `model.conv`) brings its own convolution.
 _MODULES = {
     "mamba_ssm": "model.scan.mamba_ssm",
+    "numba": "model.scan.lanes",
     "torch": "model.scan.stepwise",
     "reference": "model.scan.reference",
 }

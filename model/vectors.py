@@ -1,7 +1,11 @@
-"""Explicit float32 vectors inside numba kernels: `load(array, index)` gives LANES neighbours as one LLVM vector.
+"""Explicit float32 vectors inside numba kernels: `load(place, index)` gives LANES neighbours as one LLVM vector.
 
 LLVM's own vectoriser cannot prove that a kernel's scratch arrays do not overlap and guards every short loop at run
-time; spelled out like this the scan runs several times faster. Arrays are C-contiguous and indexed as if flat.
+time; spelled out like this the scan runs several times faster. A place is a C-contiguous array, indexed as if flat, or
+the address of its first number. Nothing is checked here: whoever starts a kernel checks shapes.
+
+The width is 512 bits everywhere: where registers are narrower LLVM takes two or four of them, which also hides latency.
+NaN goes through every function; there is no fast-math.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, _FLOATS)  # type: ignore[no-untyped-call]
 
 
-def _intrinsic(function: Callable[..., Any]) -> Any:
+def emitted(function: Callable[..., Any]) -> Any:
     """`intrinsic` without its stub, whose signature still has the typing context."""
     return intrinsic(function)
 
@@ -51,9 +55,12 @@ def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
     return builder.call(function, args)
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(_FLOATS))
+def _address(context: Any, builder: Any, place_type: Any, place: Any, index: Any, kind: Any) -> Any:
+    if isinstance(place_type, types.Integer):
+        data = builder.inttoptr(place, ir.PointerType(ir.FloatType()))
+    else:
+        data = context.make_array(place_type)(context, builder, place).data
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(kind))
 
 
 def _elementwise(build: Callable[..., Any], arity: int) -> Any:
@@ -61,10 +68,10 @@ def _elementwise(build: Callable[..., Any], arity: int) -> Any:
         return build(builder, *args)
 
     if arity == 1:
-        return _intrinsic(lambda typing_context, a: (_vector(_vector), codegen))
+        return emitted(lambda typing_context, a: (_vector(_vector), codegen))
     if arity == 2:
-        return _intrinsic(lambda typing_context, a, b: (_vector(_vector, _vector), codegen))
-    return _intrinsic(lambda typing_context, a, b, c: (_vector(_vector, _vector, _vector), codegen))
+        return emitted(lambda typing_context, a, b: (_vector(_vector, _vector), codegen))
+    return emitted(lambda typing_context, a, b, c: (_vector(_vector, _vector, _vector), codegen))
 
 
 _SUFFIX = f"v{LANES}f32"
@@ -73,61 +80,62 @@ sub = _elementwise(lambda builder, a, b: builder.fsub(a, b), 2)
 mul = _elementwise(lambda builder, a, b: builder.fmul(a, b), 2)
 div = _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
 fma = _elementwise(lambda builder, a, b, c: _call(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
-floor = _elementwise(lambda builder, a: _call(builder, f"llvm.floor.{_SUFFIX}", _FLOATS, a), 1)
 negate_abs = _elementwise(lambda builder, a: builder.fneg(_call(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
-maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b), 2)
-minimum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b), 2)
-one_where_positive = _elementwise(
-    lambda builder, a, b: builder.select(
-        builder.fcmp_ordered(">=", a, _constant(_FLOATS, 0.0)), _constant(_FLOATS, 1.0), b
-    ),
-    2,
-)
+# NaN in the first argument is kept.
+maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
+minimum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
+
+# Added to a number of less than 2**22 in size, it leaves the nearest whole number in the lowest bits.
+_MAGIC = 1.5 * 2.0**23
+_LEAST_EXPONENT = -126.0
 
 
-def _two_to_whole(builder: Any, whole: Any) -> Any:
-    exponent = builder.add(builder.fptosi(whole, _INTS), _constant(_INTS, 127))
-    return builder.bitcast(builder.shl(exponent, _constant(_INTS, 23)), _FLOATS)
+def _scale(builder: Any, p: Any, magic_whole: Any) -> Any:
+    """p * 2**whole, as an addition to the exponent's bits; 0 where that would be below the smallest normal number."""
+    shifted = builder.shl(builder.bitcast(magic_whole, _INTS), _constant(_INTS, 23))
+    scaled = builder.bitcast(builder.add(builder.bitcast(p, _INTS), shifted), _FLOATS)
+    too_small = builder.fcmp_ordered("<", magic_whole, _constant(_FLOATS, _MAGIC + _LEAST_EXPONENT))
+    return builder.select(too_small, _constant(_FLOATS, 0.0), scaled)
 
 
-two_to_whole = _elementwise(_two_to_whole, 1)
+_scaled = _elementwise(_scale, 2)
 
 
-@_intrinsic
-def load(typing_context: Any, array: Any, index: Any) -> Any:
+@emitted
+def load(typing_context: Any, place: Any, index: Any) -> Any:
     """LANES neighbours starting at this flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args), align=4, typ=_FLOATS)
+        return builder.load(_address(context, builder, signature.args[0], *args, _FLOATS), align=4, typ=_FLOATS)
 
-    return _vector(array, index), codegen
+    return _vector(place, index), codegen
 
 
-@_intrinsic
-def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
+@emitted
+def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
     """Write a vector to a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=4)
+        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2], _FLOATS), align=4)
         return context.get_dummy_value()
 
-    return types.none(array, index, vector), codegen
+    return types.none(place, index, vector), codegen
 
 
-@_intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+@emitted
+def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
     """Ask for a flat index's cache line ahead of time; any index will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = builder.bitcast(_address(context, builder, signature.args[0], *args), ir.IntType(8).as_pointer())
+        address = _address(context, builder, signature.args[0], *args, ir.IntType(8))
         hints = [ir.IntType(32)(hint) for hint in (0, 3, 1)]  # read, keep, data
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
         return context.get_dummy_value()
 
-    return types.none(array, index), codegen
+    return types.none(place, index), codegen
 
 
-@_intrinsic
+@emitted
 def splat(typing_context: Any, value: Any) -> Any:
     """The same number in every lane."""
 
@@ -138,7 +146,17 @@ def splat(typing_context: Any, value: Any) -> Any:
     return _vector(types.float32), codegen
 
 
-@_intrinsic
+@emitted
+def scalar(typing_context: Any, place: Any, index: Any) -> Any:
+    """One number at a flat index."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature.args[0], *args, ir.FloatType()))
+
+    return types.float32(place, index), codegen
+
+
+@emitted
 def total(typing_context: Any, vector: Any) -> Any:
     """The sum of the lanes."""
 
@@ -153,17 +171,31 @@ def total(typing_context: Any, vector: Any) -> Any:
 
 
 @njit(inline="always")
-def exp2(x: Any) -> Any:
-    """2**x up to 126: the whole part into the exponent bits, a degree-5 polynomial for the rest."""
-    x = maximum(x, splat(_F(-126.0)))
-    whole = floor(x)
-    f = sub(x, whole)
-    p = fma(f, splat(_F(1.8775767e-3)), splat(_F(8.9893397e-3)))
-    p = fma(p, f, splat(_F(5.5826318e-2)))
-    p = fma(p, f, splat(_F(2.4015361e-1)))
-    p = fma(p, f, splat(_F(6.9315308e-1)))
+def spread(place: Any, index: Any) -> Any:
+    """The number at a flat index, in every lane."""
+    return splat(scalar(place, index))
+
+
+@njit(inline="always")
+def exp2_of_product(a: Any, b: Any) -> Any:
+    """2**(a b) for a b of at most 127; relative error 2e-7, and 0 below 2**-126.
+
+    The nearest whole number goes into the exponent's bits, a degree-5 polynomial gives the rest.
+    """
+    magic_whole = fma(a, b, splat(_F(_MAGIC)))
+    f = fma(a, b, sub(splat(_F(_MAGIC)), magic_whole))
+    p = fma(f, splat(_F(1.326472731307149e-3)), splat(_F(9.671512991189957e-3)))
+    p = fma(p, f, splat(_F(5.550733581185341e-2)))
+    p = fma(p, f, splat(_F(2.4022242426872253e-1)))
+    p = fma(p, f, splat(_F(6.931470036506653e-1)))
     p = fma(p, f, splat(_F(1.0)))
-    return mul(p, two_to_whole(whole))
+    return _scaled(p, magic_whole)
+
+
+@njit(inline="always")
+def exp2(x: Any) -> Any:
+    """2**x, as above."""
+    return exp2_of_product(x, splat(_F(1.0)))
 
 
 @njit(inline="always")
