@@ -114,7 +114,7 @@ class _Encoder:
             return self.vim.encode(tokens)
         images, length, width = tokens.shape
         residual = tokens.detach().to(torch.float32, copy=True).contiguous().view(-1, width)
-        buffers = _Buffers(self.config, len(residual), len(self.layers[0].select) if self.layers else 0)
+        buffers = _Buffers(self.config, len(residual), len(self.layers[0].select))
         hidden: Tensor | None = None
         for layer in self.layers:
             self._normalise(hidden, residual, layer.norm, buffers.normed)

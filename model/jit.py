@@ -20,10 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
 import torch
 from llvmlite import ir
 from numba import cfunc, types
-from numba.core import config
 from numba.core.errors import NumbaError
 from torch import Tensor
 
@@ -98,7 +98,7 @@ def fields(count: int) -> Any:
 
     @emitted
     def read(typing_context: Any, table: Any) -> Any:
-        kind = types.UniTuple(types.int64, 1 + count)
+        kind = types.UniTuple(types.int64, 1 + count)  # type: ignore[no-untyped-call]
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             start = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -123,19 +123,20 @@ def _compiled(function: Callable[[Any], None]) -> Any:
 
 
 def _code(function: Callable[[Any], None], *, cache: bool) -> Any:
-    return cfunc(_SIGNATURE, cache=cache, error_model="numpy", nopython=True)(function)
+    return cfunc(_SIGNATURE, cache=cache, error_model="numpy")(function)
 
 
 @contextlib.contextmanager
 def _cache_directory() -> Iterator[None]:
-    """Point numba at NUMBA_CACHE_DIR, or a default, and there at a directory of this version."""
-    before: str = config.CACHE_DIR
-    base = Path(before or os.path.expanduser(_DEFAULT_CACHE))
-    config.CACHE_DIR = str(base / _version())
+    """Point numba at NUMBA_CACHE_DIR, or a default, and there at a directory of this version; nowhere else."""
+    config: Any = numba.config
+    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
+    base = Path(config.CACHE_DIR or os.path.expanduser(_DEFAULT_CACHE))
+    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(base / _version()), "UserProvidedCacheLocator"
     try:
         yield
     finally:
-        config.CACHE_DIR = before
+        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
 
 
 @cache

@@ -106,7 +106,9 @@ def load(typing_context: Any, place: Any, index: Any) -> Any:
     """LANES neighbours starting at this flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args, _FLOATS), align=4, typ=_FLOATS)
+        return builder.load(
+            _address(context, builder, signature.args[0], args[0], args[1], _FLOATS), align=4, typ=_FLOATS
+        )
 
     return _vector(place, index), codegen
 
@@ -116,7 +118,7 @@ def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
     """Write a vector to a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2], _FLOATS), align=4)
+        builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _FLOATS), align=4)
         return context.get_dummy_value()
 
     return types.none(place, index, vector), codegen
@@ -127,7 +129,7 @@ def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
     """Ask for a flat index's cache line ahead of time; any index will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *args, ir.IntType(8))
+        address = _address(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
         hints = [ir.IntType(32)(hint) for hint in (0, 3, 1)]  # read, keep, data
         _call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
         return context.get_dummy_value()
@@ -151,7 +153,7 @@ def scalar(typing_context: Any, place: Any, index: Any) -> Any:
     """One number at a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_address(context, builder, signature.args[0], *args, ir.FloatType()))
+        return builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
 
     return types.float32(place, index), codegen
 

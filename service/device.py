@@ -128,11 +128,15 @@ class Device:
         return subprocess.Popen(
             [sys.executable, "-m", self._module, str(descriptor), str(self._arena_descriptor)],
             cwd=ROOT,
-            env=os.environ | cpus.thread_environment(threads) | cpus.heap_environment(),
+            env=self._compiled_code() | os.environ | cpus.thread_environment(threads) | cpus.heap_environment(),
             pass_fds=(descriptor, self._arena_descriptor),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
         )
+
+    def _compiled_code(self) -> dict[str, str]:
+        """Where numba keeps it, unless the environment says otherwise: the next start then need not compile."""
+        return {"NUMBA_CACHE_DIR": str(self._settings.cache_dir / "numba")}
 
     def check(self) -> None:
         """Raise DeviceLost if the process has ended, also when it was idle."""

@@ -112,7 +112,9 @@ class Settings(BaseSettings):
     ready_devices: Literal["all", "any"] = Field(
         "all", description="How many device processes make the server ready, and keep it going."
     )
-    cache_dir: Path = Field(default=Path("~/.cache/vim-server"), description="Where downloads are kept.")
+    cache_dir: Path = Field(
+        default=Path("~/.cache/vim-server"), description="Where downloads and compiled code are kept."
+    )
     offline: bool = Field(default=False, description="Never touch the network.")
     drain_delay_ms: int = Field(default=0, ge=0, description="How long to listen on, not ready, after SIGTERM.")
     drain_timeout_ms: int = Field(

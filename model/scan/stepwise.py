@@ -1,4 +1,4 @@
-"""The CPU default in plain torch (`scan="torch"`): both directions side by side, one fused in-place step a token.
+"""The scan in plain torch (`scan="torch"`): both directions side by side, one fused in-place step a token.
 
 Decays and inputs of a chunk of tokens are computed in one vectorised pass, the recurrence itself is one `addcmul` a
 token, and the outputs of the chunk are one batched product. Images are taken in groups and tokens in chunks so that the

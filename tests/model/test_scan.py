@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.errors import ScanError
-from model.scan import ScanChoice, choose, names_on, reference, stepwise
+from model.scan import ScanChoice, choose, lanes, names_on, reference, stepwise
 from model.selftest import choose_verified, largest_error
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_auto_says_what_it_chose_and_why() -> None:
     """`/info` and the log show it."""
     choice = choose("auto", CPU)
 
-    assert choice.name == "torch"
+    assert choice.name == "numba"
     assert "fastest" in choice.why
 
 
@@ -117,13 +117,15 @@ def test_selftest_passes_the_scans_there_are() -> None:
 
 def test_selftest_refuses_wrong_numbers_by_name_and_passes_them_over_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explicit scan is an error; auto takes the next one and says so."""
-    monkeypatch.setattr(stepwise, "scan", wrong_scan)
+    for module in (lanes, stepwise):
+        monkeypatch.setattr(module, "scan", wrong_scan)
     config = VimConfig(embed_dim=24)
 
     with pytest.raises(ScanError, match="wrong numbers"):
         choose_verified("torch", config, CPU, torch.float32)
     choice = choose_verified("auto", config, CPU, torch.float32)
     assert choice.name == "reference"
+    assert "numba: failed its self-test" in choice.why
     assert "torch: failed its self-test" in choice.why
 
 

@@ -1,0 +1,106 @@
+"""All layers as one function on a CPU give what the composed layers give, for every wiring it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.cpu_layers import unsupported
+from model.fused import fuse
+from model.scan import choose
+from model.vim import Vim
+from tests.tiny import CONFIG, tiny_vim
+
+CPU = torch.device("cpu")
+
+
+def images(count: int = 2) -> Tensor:
+    """Seeded images for the tiny model."""
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def fused(vim: Vim) -> Vim:
+    """The same model with its layers as one function."""
+    vim.use_scan(choose("numba", CPU))
+    fuse(vim)
+    assert vim.encoder is not None
+    return vim
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bimamba": "v1"},
+        {"bimamba": "none"},
+        {"divide_out": False},
+        {"layer_scale": True},
+        {"projection_bias": True},
+        {"conv_bias": False},
+        {"flip": True},
+        {"class_token": "double"},
+        {"class_token": "none", "pool": "mean"},
+        {"depth": 1},
+        {"d_state": 5, "d_conv": 3},
+        {"embed_dim": 48, "dt_rank": 7},
+    ],
+    ids=str,
+)
+def test_equals_the_composed_layers(changes: dict[str, Any]) -> None:
+    """All tokens, to float32's rounding."""
+    vim = tiny_vim(CONFIG.replace(**changes))
+    vim.use_scan(choose("torch", CPU))
+    expected = vim.forward_tokens(images())
+
+    torch.testing.assert_close(fused(vim).forward_tokens(images()), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_an_image_does_not_see_its_company() -> None:
+    """Alone or in a batch of seven."""
+    vim = fused(tiny_vim())
+    together = vim.forward_tokens(images(7))
+
+    torch.testing.assert_close(vim.forward_tokens(images(7)[3:4]), together[3:4], rtol=1e-5, atol=1e-5)
+
+
+def test_one_pass_does_not_write_into_the_result_of_another() -> None:
+    """Nor into the tokens that it was given."""
+    vim = fused(tiny_vim())
+    assert vim.encoder is not None
+    tokens = vim._embed(images())
+    given = tokens.clone()
+    first = vim.encoder(tokens)
+    kept = first.clone()
+    vim.encoder(2 * tokens)
+
+    torch.testing.assert_close(first, kept, rtol=0, atol=0)
+    torch.testing.assert_close(tokens, given, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"norm": "layer"}, "norm is layer"),
+        ({"rope": True}, "positions are rotary"),
+        ({"bidirectional_layers": True, "bimamba": "none"}, "layers run in pairs"),
+        ({"embed_dim": 40}, "embed_dim 40 is no multiple of 16"),
+    ],
+)
+def test_what_is_not_done_is_said(changes: dict[str, Any], reason: str) -> None:
+    """`/info` shows the reason; the composed layers then run."""
+    assert reason == unsupported(tiny_vim(CONFIG.replace(**changes)))
+
+
+def test_other_precisions_are_composed() -> None:
+    """The kernels compute in float32."""
+    assert "dtype is bfloat16" == unsupported(tiny_vim().cast(torch.bfloat16))
+
+
+def test_gradients_are_left_to_the_composed_layers() -> None:
+    """Someone may fine-tune a loaded model."""
+    vim = fused(tiny_vim()).requires_grad_(True)
+
+    assert vim.forward_tokens(images()).requires_grad
