@@ -2,13 +2,55 @@
 
 export function snippets({ base, op, topK, model }) {
   const question = op === "classify" ? `classify?top_k=${topK}` : "embed";
-  return [curl, javascript].flatMap((make) => make({ base, op, topK, model, question }) || []);
+  return [curl, huggingface, openai, triton, javascript].flatMap((make) => make({ base, op, topK, model, question }) || []);
 }
 
 const curl = ({ base, question }) => ({
   name: "curl",
   needs: "",
   code: `curl --data-binary @photo.jpg '${base}/v1/${question}'`,
+});
+
+const huggingface = ({ base, op, topK }) => op === "classify" && ({
+  name: "huggingface_hub",
+  needs: "pip install huggingface_hub",
+  code: `from huggingface_hub import InferenceClient
+
+client = InferenceClient("${base}")
+for found in client.image_classification("photo.jpg", top_k=${topK}):
+    print(found.label, found.score)
+`,
+});
+
+const openai = ({ base, op, model }) => op === "embed" && ({
+  name: "openai",
+  needs: "pip install openai",
+  code: `import base64
+
+from openai import OpenAI
+
+client = OpenAI(base_url="${base}/v1", api_key="none")
+with open("photo.jpg", "rb") as file:
+    image = "data:image/jpeg;base64," + base64.b64encode(file.read()).decode()
+answer = client.embeddings.create(model="${model}", input=image)
+print(len(answer.data[0].embedding))
+`,
+});
+
+const triton = ({ base, op, topK, model }) => ({
+  name: "tritonclient",
+  needs: "pip install tritonclient[http]",
+  code: `import numpy as np
+import tritonclient.http as triton
+
+client = triton.InferenceServerClient("${base.replace(/^https?:\/\//, "")}"${base.startsWith("https") ? ", ssl=True" : ""})
+with open("photo.jpg", "rb") as file:
+    image = triton.InferInput("image", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[file.read()]], dtype=object))
+output = triton.InferRequestedOutput("${op === "classify" ? "scores" : "embedding"}"${op === "classify" ? `, class_count=${topK}` : ""})
+answer = client.infer("${model}", [image], outputs=[output])
+print(answer.as_numpy("${op === "classify" ? "scores" : "embedding"}"))
+`,
 });
 
 const javascript = ({ base, op, question }) => ({
