@@ -32,7 +32,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
     info = (await client.get("/info")).json()
 
     assert ("tiny", 7, 32) == (info["model"]["name"], info["model"]["classes"], info["model"]["embedding_dim"])
-    assert "torch" == info["scan"]["name"]
+    assert ("numba", "fused") == (info["scan"]["name"], info["scan"]["path"])
     assert "fastest" in info["scan"]["why"]
     assert {"type": "cpu", "name": "cpu", "threads": 1} == info["device"]
     assert "friendly" == info["preprocess"]["mode"]
