@@ -3,7 +3,7 @@
     python -m tests.e2e.chaos [--minutes 10] [--only NAME ...] [--json FILE]
 
 Each line starts its own server on 127.0.0.1 and ends it; every good answer is compared with that of a server that was
-left in peace. Exit status 1 when a line does not hold.
+left in peace. Exit status 1 when a line does not hold. In FILE a line replaces the one of the same name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.e2e.bench import Bench, Line
@@ -33,29 +33,28 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     lines = []
-    loads = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.prepare(Path(folder), options.minutes)
         for name in options.only:
             lines.append(asyncio.run(SCENARIOS[name](bench)))
-            loads.append(os.getloadavg()[0])
             print(f"{'ok  ' if lines[-1].held else 'FAIL'}  {lines[-1].name:44}  {lines[-1].says}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(report(lines, options.minutes, loads), indent=2) + "\n")
+            if options.json:
+                enter(options.json, name, lines[-1])
     return 0 if all(line.held for line in lines) else 1
 
 
-def report(lines: list[Line], minutes: float, loads: list[float]) -> dict[str, object]:
-    """Where, when and on what it was run, and every line."""
+def enter(file: Path, scenario: str, line: Line) -> None:
+    """Put a line into the file, with when and on what it was run."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "date": date.today().isoformat(),
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[scenario] = asdict(line) | {
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU only",
-        "load_average": [round(load, 1) for load in loads],
-        "minutes": minutes,
-        "lines": [asdict(line) for line in lines],
+        "load_average": [round(load, 1) for load in os.getloadavg()],
     }
+    ordered = {name: known[name] for name in SCENARIOS if name in known}
+    file.write_text(json.dumps(ordered, indent=2) + "\n")
 
 
 if __name__ == "__main__":

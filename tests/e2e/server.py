@@ -76,6 +76,13 @@ class Server:
         """The status of a GET on a connection of its own."""
         return httpx.get(self.url + path, timeout=60).status_code
 
+    def metric(self, name: str) -> float:
+        """One sample of /metrics."""
+        page = httpx.get(f"{self.url}/metrics", timeout=60).text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
+        assert found is not None, name
+        return float(found.group(1))
+
     def signal_device(self, number: signal.Signals, pid: int | None = None) -> None:
         """Send a signal to this device process, or else to the first."""
         os.kill(pid or self.children()[0], number)

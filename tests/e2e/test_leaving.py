@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -16,13 +15,6 @@ from tests.e2e.server import Server, serving
 from tests.tiny import photo
 
 VANISHING = 30
-
-
-def metric(server: Server, name: str) -> float:
-    """One sample of /metrics."""
-    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
-    assert found is not None, name
-    return float(found.group(1))
 
 
 def occupy(server: Server) -> threading.Thread:
@@ -47,7 +39,7 @@ def send_and_vanish(server: Server) -> None:
 def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny: Path) -> None:
     """They are counted, and their slots are free at once."""
     with serving(tmp_path, faults={}, model=tiny) as server:
-        ran_before = metric(server, "vim_batch_size_sum")
+        ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
         leavers = [threading.Thread(target=send_and_vanish, args=(server,)) for _ in range(VANISHING)]
         for thread in leavers:
@@ -57,16 +49,16 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
         busy.join()
         assert 200 == httpx.post(f"{server.url}/v1/classify", content=photo()).status_code
 
-        assert VANISHING == metric(server, 'vim_rejected_total{reason="client_gone"}')
-        assert 2 == metric(server, "vim_batch_size_sum") - ran_before
-        assert 0 == metric(server, 'vim_queue_depth{class="interactive"}')
+        assert VANISHING == server.metric('vim_rejected_total{reason="client_gone"}')
+        assert 2 == server.metric("vim_batch_size_sum") - ran_before
+        assert 0 == server.metric('vim_queue_depth{class="interactive"}')
         assert VANISHING == server.log.count('"outcome": "client_gone"')
 
 
 def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None:
     """504 when it has passed; the image is not run afterwards. A longer one than the server's is cut."""
     with serving(tmp_path, faults={}, model=tiny, request_timeout_ms=10_000) as server:
-        ran_before = metric(server, "vim_batch_size_sum")
+        ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
         start = time.monotonic()
         hurried = httpx.post(
@@ -79,7 +71,7 @@ def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None
         assert (504, "deadline_exceeded") == (hurried.status_code, hurried.json()["code"])
         assert waited < 1.9
         assert 200 == patient.status_code
-        assert 2 == metric(server, "vim_batch_size_sum") - ran_before
+        assert 2 == server.metric("vim_batch_size_sum") - ran_before
 
 
 @pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "٣"])

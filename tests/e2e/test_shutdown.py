@@ -44,9 +44,11 @@ def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) ->
 
     async def scenario(server: Server) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-            posts = [client.post("/v1/classify", content=body) for body in [plain(HANG), photo(1), photo(2)]]
-            requests = [asyncio.create_task(request) for request in (*posts, endless_upload(server.url))]
-            await asyncio.sleep(1)
+            hanging = asyncio.create_task(client.post("/v1/classify", content=plain(HANG)))
+            await asyncio.to_thread(server.wait_for, lambda: server.metric("vim_inflight_batches"))
+            posts = [client.post("/v1/classify", content=photo(seed)) for seed in range(2)]
+            requests = [hanging, *map(asyncio.create_task, (*posts, endless_upload(server.url)))]
+            await asyncio.sleep(0.5)
             server.signal(signal.SIGTERM)
             return await asyncio.gather(*requests)
 
@@ -54,7 +56,9 @@ def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) ->
         answers = asyncio.run(scenario(server))
         start = time.monotonic()
 
-        assert [(503, "draining")] * 4 == [(answer.status_code, answer.json()["code"]) for answer in answers]
+        assert [(503, "draining")] * 4 == [(one.status_code, one.json().get("code")) for one in answers], [
+            one.text for one in answers
+        ]
         assert 0 == server.exit_status(timeout=30)
         assert time.monotonic() - start < 10  # compose gives 40 s, for a drain of 25 s
         assert "Traceback" not in server.log
