@@ -6,15 +6,18 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api import huggingface, native, oip, openai, ops, page, weaviate
+from service.access import Gate, known_keys
+from service.api import docs, huggingface, native, oip, openai, ops, page, weaviate
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -46,23 +49,43 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        end = metrics.serve(settings.host, settings.metrics_port) if settings.metrics_port else _nothing
         engine.start()
         yield
         await engine.close()
+        end()
 
-    app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.engine = engine
     app.state.statistics = {}
     app.state.created = int(time.time())
-    for contract in (native, openai, oip, huggingface, weaviate, ops, page):
+    for contract in (native, openai, oip, huggingface, weaviate, ops, page, docs):
         app.include_router(contract.router)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
+    if known := known_keys(settings):
+        app.add_middleware(Gate, known=known, refuse=lambda scope, error: _answer(Request(scope), error))
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **_cors(settings.cors_origins))
     app.add_middleware(
         Observe, metrics=metrics, model=settings.served_name, answer=_answer, unanswered=engine.unanswered
     )
     return app
+
+
+def _nothing() -> None:
+    """There is no second port to close."""
+
+
+def _cors(origins: str) -> dict[str, Any]:
+    """Without credentials: a key is sent by the page's own script, never by the browser on its own."""
+    return {
+        "allow_origins": [origin.strip() for origin in origins.split(",")],
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["*"],
+        "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Shape", "X-Model-Fingerprint"],
+    }
 
 
 async def _handle(request: Request, error: Exception) -> Response:

@@ -20,7 +20,7 @@ from service.commands.progress import Progress
 from service.commands.run import Place, answer, describe
 from service.errors import SettingsError
 from service.jobs import Pooling
-from service.settings import Settings
+from service.settings import CLIENT_KEY, Settings, variable
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
@@ -119,6 +119,9 @@ def _add_embed(commands: Any) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", type=_url, help="ask the server there instead of loading the model")
+    parser.add_argument(
+        "--key", type=_key, help=f"API key of that server; others here can see it, better set {CLIENT_KEY}"
+    )
     parser.add_argument("--json", action="store_true", help="for programs; see above")
 
 
@@ -145,6 +148,12 @@ def _url(text: str) -> str:
     return text
 
 
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise argparse.ArgumentTypeError("an API key is printable ASCII")
+    return text
+
+
 def _out(text: str) -> Path:
     try:
         return npy_path(text)
@@ -154,6 +163,7 @@ def _out(text: str) -> Path:
 
 def _serve(_: argparse.Namespace) -> int:
     settings = Settings.load()
+    os.environ.pop(variable("api_keys"), None)  # children inherit the environment
     log.configure(settings.log_level)
     from service.server import serve
 
@@ -184,7 +194,8 @@ def _info(options: argparse.Namespace) -> int:
 def _place(options: argparse.Namespace) -> Place:
     """With --url the settings are the server's affair, and ours are not even read."""
     if options.url is not None:
-        return Place(options.url, None, options.batch)
+        key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
+        return Place(options.url, None, options.batch, key)
     settings = Settings.load()
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
     return Place(None, settings, options.batch)

@@ -8,6 +8,7 @@ ServiceError
  │    ├── MalformedBody          400 malformed_body
  │    ├── UrlNotSupported        400 url_not_supported
  │    ├── UnsupportedInput       400 unsupported_input
+ │    ├── Unauthorized           401 unauthorized
  │    ├── NotFound               404 not_found
  │    ├── UnknownModel           404 model_not_found
  │    ├── NoClassifier           404 no_classifier
@@ -104,6 +105,12 @@ class UnsupportedInput(RequestError):
     """Well formed, but this model cannot do it: text, floating-point pixels, another dimension."""
 
     status, code = 400, "unsupported_input"
+
+
+class Unauthorized(RequestError):
+    """The server wants an API key (`VIM_API_KEYS`), and the request shows none of them."""
+
+    status, code = 401, "unauthorized"
 
 
 class NotFound(RequestError):
@@ -257,7 +264,9 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def headers(error: ServiceError) -> dict[str, str]:
-    """The answer's extra headers: `Retry-After` in whole seconds (RFC 9110), at least one."""
+    """The answer's extra headers: `Retry-After` in whole seconds, at least one; how to show a key (RFC 9110)."""
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
     if error.retry_after_s is None:
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}

@@ -162,7 +162,9 @@ class Fleet:
         info = self.info
         version, device = info["model"]["fingerprint"], info["device"]["name"]
         self._metrics.model_loaded(version=version, device=device, dtype=info["dtype"], seconds=seconds)
-        address = f"http://{self._settings.host}:{self._settings.port or 'PORT'}"
+        address = (
+            f"{'https' if self._settings.tls_cert else 'http'}://{self._settings.host}:{self._settings.port or 'PORT'}"
+        )
         hint = f"curl --data-binary @photo.jpg {address}/v1/classify"
         log.info("ready in %.1f s: %s; try: %s", seconds, info["model"]["name"], hint)
 

@@ -6,6 +6,7 @@ Reads the settings that the server reads, so that it asks where the server liste
 from __future__ import annotations
 
 import http.client
+import ssl
 import sys
 
 from service.errors import SettingsError
@@ -24,11 +25,14 @@ def main() -> int:
         return _unhealthy(str(error))
     if settings.port == 0:
         return _unhealthy("VIM_PORT=0 takes a free port, which only the log tells; give it a number")
-    return _ask(_REACHABLE.get(settings.host, settings.host), settings.port)
+    return _ask(_REACHABLE.get(settings.host, settings.host), settings.port, encrypted=settings.tls_cert is not None)
 
 
-def _ask(host: str, port: int) -> int:
+def _ask(host: str, port: int, *, encrypted: bool) -> int:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    if encrypted:  # the certificate names the server as others call it, not this address
+        unchecked = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=unchecked)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()

@@ -13,7 +13,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
@@ -24,7 +32,15 @@ from service.jobs import Memory, RequestClass
 Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
 Reason = Literal[
-    "queue_full", "deadline", "too_large", "draining", "client_gone", "not_ready", "unsupported", "invalid"
+    "queue_full",
+    "deadline",
+    "too_large",
+    "draining",
+    "client_gone",
+    "not_ready",
+    "unsupported",
+    "invalid",
+    "unauthorized",
 ]
 Retry = Literal["error", "out_of_memory", "device_lost"]
 
@@ -43,6 +59,7 @@ _REASONS: dict[str, Reason] = {
     "too_many_images": "too_large",
     "draining": "draining",
     "not_ready": "not_ready",
+    "unauthorized": "unauthorized",
     "unsupported_image": "unsupported",
     "empty_body": "invalid",
     "malformed_body": "invalid",
@@ -268,6 +285,19 @@ class Metrics:
     def device_memory(self, kind: Memory, size: int) -> None:
         """The device's memory of this kind, in bytes."""
         self._memory.labels(kind).set(size)
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Answer scrapers on a port of their own, in a thread; returns what ends it. Raises OSError."""
+        registry = CollectorRegistry()
+        registry.register(_Page(self._registry))
+        server, thread = start_http_server(port, host, registry)
+
+        def end() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return end
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page for a scraper's Accept header, and its Content-Type."""

@@ -16,12 +16,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 
 import uvicorn
 
 from service.app import create_app
 from service.engine import Engine
+from service.errors import SettingsError
 from service.fleet import WORKER
 from service.protocol import protocol
 from service.settings import Settings
@@ -84,8 +86,19 @@ class Server(uvicorn.Server):
         self._engine.abandon()
 
 
+def _check_certificate(settings: Settings) -> None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return
+    try:
+        # Without a password of ours OpenSSL would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
+    except OSError as error:
+        raise SettingsError(f"VIM_TLS_CERT and VIM_TLS_KEY cannot be used: {error.strerror or error}") from None
+
+
 def serve(settings: Settings, worker: str = WORKER) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until told to stop; returns the exit status. Raises SettingsError before that."""
+    _check_certificate(settings)
     app = create_app(settings, worker)
     config = uvicorn.Config(
         app,
@@ -97,6 +110,8 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,  # longer than the usual idle time-out of a load balancer in front
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
     )
     server = Server(config, app.state.engine)

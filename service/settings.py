@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service import keys
 from service.errors import SettingsError
 
 _PREFIX = "VIM_"
@@ -27,12 +28,17 @@ _LINK_PORT = re.compile(r"VIM(_\w+)?_PORT")
 _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 # The editor Vim sets these in its :terminal.
 _EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
+CLIENT_KEY = "VIM_CLIENT_KEY"  # of the commands with --url; no setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 _WORDS = {
     "model_name": "a text without slashes",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
     "cache_dir": "a directory (~ needs a home directory)",
+    "tls_cert": "a file",
+    "tls_key": "a file",
+    "api_keys": f"keys, each of {keys.LOOKS}",
+    "api_keys_file": "a file",
 }
 
 
@@ -45,6 +51,20 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls_cert: Path | None = Field(
+        None, description="Certificate (chain), PEM; with VIM_TLS_KEY the server speaks HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="The certificate's private key, PEM, without a passphrase.")
+    api_keys: tuple[str, ...] = Field(
+        (), description="API keys, separated by commas; every path but the probes then wants one (401)."
+    )
+    api_keys_file: Path | None = Field(None, description="A file with more of them, one a line; # begins a comment.")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Serves /metrics there, without a key, and not on VIM_PORT."
+    )
+    cors_origins: str = Field(
+        "", description="Origins, separated by commas, whose pages may use the API; * allows all; empty: none."
+    )
     model: str = Field(
         default="demo",
         min_length=1,
@@ -169,6 +189,12 @@ class Settings(BaseSettings):
     def _plain(cls, value: Any) -> Any:
         return re.sub(r"\s", "", value).lower() if isinstance(value, str) else value
 
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _digests(cls, value: Any) -> Any:
+        """Only digests are kept: settings are shown, compared and sent to the device process."""
+        return keys.digests(value.split(",")) if isinstance(value, str) else value
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -191,6 +217,8 @@ class Settings(BaseSettings):
                 f"{variable('max_batch')}={self.max_batch} exceeds {variable('queue_images')}={self.queue_images}: "
                 "such a batch could never fill"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(f"{variable('tls_cert')} and {variable('tls_key')} belong together: set both or neither")
         return self
 
 
@@ -218,7 +246,7 @@ def _allowed(info: FieldInfo) -> str:
 
 def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, text in environ.items():
-        if name.startswith(_PREFIX) and name not in _EDITOR and not _is_service_link(name, text):
+        if name.startswith(_PREFIX) and name not in {*_EDITOR, CLIENT_KEY} and not _is_service_link(name, text):
             yield name, text
 
 
@@ -236,5 +264,7 @@ def _invalid(detail: Any, given: Mapping[str, str]) -> str:
     if not detail["loc"]:
         return str(detail["ctx"]["error"])
     field = detail["loc"][0]
+    if field == "api_keys":
+        return f"{variable(field)} must be {allowed(field)}"  # what was given may be a key
     text = given.get(field, str(detail["input"]))
     return f"{variable(field)} must be {allowed(field)}, got {text[:100]!r}"

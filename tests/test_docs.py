@@ -22,7 +22,7 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md"]
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 # VIM_ variables in the documents that are not ours, and are named for that.
-FOREIGN = {"VIM_SERVICE_HOST"}
+FOREIGN = {"VIM_CLIENT_KEY", "VIM_SERVICE_HOST"}
 
 
 def name_of(path: Path) -> str:

@@ -26,11 +26,11 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 # FastAPI's own pages have no docstring of ours.
 _PAGES = {
-    "/docs": "Interactive documentation; the page loads Swagger UI from a public CDN.",
-    "/redoc": "The same as one page; loads ReDoc from a public CDN.",
+    "/docs": "Interactive documentation (Swagger UI), with nothing from elsewhere.",
+    "/redoc": "The same as one page (ReDoc).",
     "/openapi.json": "The OpenAPI document, for client generators.",
 }
-_HELPERS = {"/docs/oauth2-redirect"}
+_HELPERS = {"/docs/{name}"}
 _WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", Failure: "read the server's log"}
 _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_stage_duration_seconds", "stage"): metrics.Stage,
@@ -156,7 +156,7 @@ def _summary(documented: object) -> str:
 
 
 def _default(value: object) -> str:
-    if value is None or value == "":
+    if value in (None, "", ()):
         return "unset"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

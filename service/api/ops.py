@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.engine import Engine
-from service.errors import Draining, NotReady
+from service.errors import Draining, NotFound, NotReady
 from service.outputs import JsonResponse
 from service.schemas import PROBLEMS
 
@@ -58,6 +58,8 @@ async def info(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics, in the format that the Accept header asks for."""
     engine: Engine = request.app.state.engine
+    if engine.settings.metrics_port is not None:
+        raise NotFound("metrics have a port of their own (VIM_METRICS_PORT)")
     body, content_type = engine.metrics.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 

@@ -27,7 +27,7 @@ _FIRST_WAIT_S = 0.25
 _LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
 _FORM_BYTES = 1024  # what a form adds to its file, generously
 _BUSY = {429, 503}
-_NOT_THIS_IMAGE = {"no_classifier", "not_found", "method_not_allowed"}
+_NOT_THIS_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
 _TIMEOUT = httpx.Timeout(120, connect=10, pool=None)
 
 
@@ -70,10 +70,13 @@ class Remote:
 
 
 @asynccontextmanager
-async def remote(url: str, in_flight: int | None) -> AsyncIterator[Backend]:
-    """Ask who is there. Raises CommandError when nobody answers as this server does."""
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT) as client:
+async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
+    """Ask who is there. Raises CommandError when nobody answers as this server does, or it wants another key."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
         response = await _send(client, client.build_request("GET", "info"), 1)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise CommandError(f"{client.base_url} refuses {'this' if key else 'to answer without an'} API key (--key)")
         try:
             backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT)
             Model.of(backend.info["model"])

@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.commands import Ask, Backend, CommandError, Failed, Model, Outcome
 from service.commands.files import File, read
@@ -23,13 +23,14 @@ class Place:
     url: str | None
     settings: Settings | None
     batch: int | None = None
+    key: str = field(default="", repr=False)
 
     def connect(self, images: int) -> AbstractAsyncContextManager[Backend]:
         """A backend for so many images; 0 when it is only asked what it is."""
         if self.url is not None:
             from service.commands.remote import remote
 
-            return remote(self.url, self.batch)
+            return remote(self.url, self.batch, self.key)
         assert self.settings is not None
         from service.commands.local import local, settings_for
 

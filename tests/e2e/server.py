@@ -21,7 +21,7 @@ from tests.e2e.faults import PREFIX
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 90
 T = TypeVar("T")
-_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
+_ADDRESS = re.compile(r"running on (https?://127\.0\.0\.1:\d+)")
 
 
 class Server:
@@ -55,12 +55,12 @@ class Server:
     @property
     def url(self) -> str:
         """Where it listens; waits until it does."""
-        port = self.wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None))
-        return f"http://127.0.0.1:{port}"
+        return str(self.wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None)))
 
     def client(self) -> httpx.Client:
         """A client of it."""
-        return httpx.Client(base_url=self.url, timeout=60)
+        verify = self.url.startswith("http:")  # a test's certificate is its own
+        return httpx.Client(base_url=self.url, timeout=60, verify=verify)
 
     def wait_until_ready(self) -> None:
         """Wait for /readyz."""

@@ -15,6 +15,7 @@ STATUS = {
     "malformed_body": 400,
     "url_not_supported": 400,
     "unsupported_input": 400,
+    "unauthorized": 401,
     "not_found": 404,
     "model_not_found": 404,
     "no_classifier": 404,

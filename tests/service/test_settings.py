@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,12 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert Settings.load({}).model_dump() == {
         "host": "127.0.0.1",
         "port": 8000,
+        "tls_cert": None,
+        "tls_key": None,
+        "api_keys": (),
+        "api_keys_file": None,
+        "metrics_port": None,
+        "cors_origins": "",
         "model": "demo",
         "model_name": "",
         "weights": "model",
@@ -156,6 +164,35 @@ def test_every_mistake_has_its_line() -> None:
 def test_a_long_value_is_cut() -> None:
     """Whatever was pasted there by mistake stays out of the log."""
     assert len(refusal(VIM_PORT="x" * 10_000)) < 250
+
+
+def test_of_api_keys_only_digests_are_kept() -> None:
+    """Whatever shows settings, and whoever is sent them, sees no key."""
+    key = "correct-horse-battery"
+    settings = Settings.load({"VIM_API_KEYS": f"{key}, {key[::-1]}"})
+
+    assert [sha256(one.encode()).hexdigest() for one in (key, key[::-1])] == list(settings.api_keys)
+    assert key not in repr(settings)
+    assert key.encode() not in pickle.dumps(settings)
+
+
+@pytest.mark.parametrize("value", ["short-key", "a key with blanks in it", ",,", "schlüssel-mit-umlaut", "x" * 201])
+def test_a_text_that_is_no_key_is_refused_without_being_shown(value: str) -> None:
+    """Logs are read by many."""
+    message = refusal(VIM_API_KEYS=value)
+
+    assert message.startswith("VIM_API_KEYS must be keys, each of 16 to 200")
+    assert value not in message.removeprefix("VIM_API_KEYS must be keys, each of ") or value == ",,"
+
+
+def test_certificate_and_key_belong_together() -> None:
+    """One alone would serve plain HTTP where TLS was meant."""
+    assert "set both or neither" in refusal(VIM_TLS_CERT="/x.pem")
+
+
+def test_the_clients_key_is_no_setting() -> None:
+    """It may be in the environment of someone who also serves."""
+    assert Settings.load({"VIM_CLIENT_KEY": "k" * 20}) == Settings()
 
 
 def test_a_batch_larger_than_the_queue_is_refused() -> None:

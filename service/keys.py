@@ -1,0 +1,32 @@
+"""API keys as digests: what a key may look like, and whether a given one is among those that open the service."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+
+LOOKS = "16 to 200 printable ASCII characters, no blanks or commas"
+_KEY = re.compile(r"[!-+\--~]{16,200}")
+
+
+def digests(texts: Iterable[str]) -> tuple[str, ...]:
+    """SHA-256 of each key, in hex: keys are long and random, so no salt is needed.
+
+    Raises ValueError for a text that is no key, and where there is none at all: that would leave the door open.
+    """
+    keys = [text.strip() for text in texts if text.strip()]
+    if not keys or not all(_KEY.fullmatch(key) for key in keys):
+        raise ValueError
+    return tuple(_digest(key.encode("ascii")) for key in keys)
+
+
+def admits(known: Iterable[str], key: bytes) -> bool:
+    """Is the key one of these digests? Takes the same time whichever it is, and however much of it is right."""
+    given = _digest(key)
+    return sum(hmac.compare_digest(given, digest) for digest in known) > 0  # any() would stop early
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()

@@ -1,0 +1,82 @@
+"""Keys and TLS with a real server: what gets in, what does not, and what the commands do with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.server import ROOT, Server, serving
+from tests.tiny import photo, write_tiny_model
+
+KEY = "a-key-of-the-e2e-test"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A certificate for 127.0.0.1, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    made = {"tls_cert": folder / "cert.pem", "tls_key": folder / "key.pem"}
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=vim -addext subjectAltName=IP:127.0.0.1"
+    files = ["-out", str(made["tls_cert"]), "-keyout", str(made["tls_key"])]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return made
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """One of our programs, with nothing of VIM_ but this."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=120)
+
+
+def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Path]) -> None:
+    """The server, its health check, and a command that asks it with and without a key."""
+    settings = {**certificate, "api_keys": KEY, "model": write_tiny_model(tmp_path / "tiny")}
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    trusted = {"SSL_CERT_FILE": str(certificate["tls_cert"])}
+    with serving(tmp_path, **settings) as server, server.client() as client:
+        refused = client.post("/v1/classify", content=photo())
+        good = client.post("/v1/classify", content=photo(), headers={"Authorization": f"Bearer {KEY}"})
+        ask = ("service", "classify", str(tmp_path / "photo.jpg"), "--url", server.url, "--json")
+        with_key, without = run(*ask, VIM_CLIENT_KEY=KEY, **trusted), run(*ask, **trusted)
+        mistrusted = run(*ask, VIM_CLIENT_KEY=KEY)
+        health = {f"VIM_{name.upper()}": str(value) for name, value in settings.items() if name != "model"}
+        healthy = run("service.healthcheck", VIM_PORT=server.url.rsplit(":", 1)[1], **health)
+        child = psutil.Process(server.device_pid())
+
+        assert (401, 200) == (refused.status_code, good.status_code)
+        assert "max-age" in good.headers["Strict-Transport-Security"]
+        assert 0 == with_key.returncode, with_key.stderr
+        assert good.json()["results"][0]["predictions"][0]["label"] in with_key.stdout
+        assert (1, 1) == (without.returncode, mistrusted.returncode)
+        assert "API key" in without.stderr
+        assert "certificate" in mistrusted.stderr.lower()
+        assert 0 == healthy.returncode, healthy.stderr
+        assert KEY not in " ".join([*child.cmdline(), *child.environ().values(), server.log])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"api_keys": "short"}, "VIM_API_KEYS must be keys"),
+        ({"api_keys_file": "/nowhere/keys"}, "VIM_API_KEYS_FILE: /nowhere/keys cannot be read"),
+        ({"tls_cert": "/nowhere/cert.pem"}, "set both or neither"),
+        ({"tls_cert": "/nowhere/cert.pem", "tls_key": "/nowhere/key.pem"}, "VIM_TLS_CERT and VIM_TLS_KEY cannot be"),
+    ],
+)
+def test_a_door_that_cannot_be_closed_is_not_opened(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+    """Exit status 2 and one line; never a server without the protection that was asked for."""
+    server = Server(tmp_path / "server.log", **settings)
+
+    assert 2 == server.exit_status(60)
+    assert says in server.log
+    assert "Traceback" not in server.log
