@@ -1,17 +1,13 @@
-"""Machine code for this CPU: compiled by numba when first needed, kept on disk, run by torch's own threads.
+"""Machine code for this CPU: compiled by numba when first needed, and kept on disk. No torch.
 
 A kernel is a function of one address, that of a table of int64: the next job, the number of jobs, and the kernel's own
-fields. Each thread takes jobs from the table until none is left, so a thread that is late or disturbed costs one job,
-not its share. The threads are those of torch's OpenMP, hence as many as torch may use; where torch has no OpenMP the
-calling thread does everything. Kernels may be started from several threads at once.
-
-Which numbers a kernel computes is `model.kernels`; this module is the only one that touches numba's cache.
+fields. Which numbers kernels compute is `model.kernels` and `model.resize_kernel`; who runs their jobs is `model.team`.
+This module is the only one that touches numba's cache.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import logging
 import os
@@ -21,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import torch
 from llvmlite import ir
 from numba import cfunc, types
 from numba.core.errors import NumbaError
-from torch import Tensor
 
 from model.vectors import emitted
 
@@ -37,49 +31,6 @@ _SIGNATURE = types.void(types.intp)
 _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # numba notices a change of the file that a kernel stands in, but not of these, which are compiled into every kernel.
 _COMPILED_IN = ("jit.py", "vectors.py")
-
-Field = Tensor | int | None
-
-
-class Kernel:
-    """A compiled function and the means to run it on all threads."""
-
-    def __init__(self, function: Callable[[Any], None]) -> None:
-        self._code = _compiled(function)
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address)
-
-    def __call__(self, jobs: int, *fields: Field) -> None:
-        """Run all jobs. A tensor stands for its address, None for 0; shapes and layouts are the caller's business."""
-        if jobs == 0:
-            return
-        places = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]
-        table = (ctypes.c_int64 * (FIELDS + len(fields)))(0, jobs, *places)
-        threads = min(torch.get_num_threads(), jobs)
-        team = _team()
-        if team is None or threads <= 1:
-            self._alone(table)
-        else:
-            team(self._code.address, table, threads, 0)
-
-    @property
-    def from_cache(self) -> bool:
-        """Was the machine code on disk?"""
-        return bool(self._code.cache_hits)
-
-
-@cache
-def _team() -> Any:
-    """`void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)` of torch's OpenMP.
-
-    LLVM's and Intel's OpenMP have it too.
-    """
-    try:
-        function = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    function.restype = None
-    return function
 
 
 @emitted
@@ -110,9 +61,13 @@ def fields(count: int) -> Any:
     return read
 
 
-def _compiled(function: Callable[[Any], None]) -> Any:
+def compiled(function: Callable[[Any], None], cache_dir: Path | None = None) -> Any:
+    """numba's CFunc of a kernel, from the disk (`cache_dir`, else NUMBA_CACHE_DIR, else a default) or compiled now.
+
+    Raises RuntimeError.
+    """
     try:
-        with _cache_directory():
+        with _kept_below(cache_dir):
             return _code(function, cache=True)
     except Exception as error:  # an unwritable or damaged cache costs a compilation, not the start
         log.warning("compiled code cannot be kept or read (%s: %s)", type(error).__name__, error)
@@ -127,11 +82,11 @@ def _code(function: Callable[[Any], None], *, cache: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _cache_directory() -> Iterator[None]:
-    """Point numba at NUMBA_CACHE_DIR, or a default, and there at a directory of this version; nowhere else."""
+def _kept_below(cache_dir: Path | None) -> Iterator[None]:
+    """Point numba at a directory of this version, and nowhere else."""
     config: Any = numba.config
     before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
-    base = Path(config.CACHE_DIR or os.path.expanduser(_DEFAULT_CACHE))
+    base = cache_dir or Path(config.CACHE_DIR or os.path.expanduser(_DEFAULT_CACHE))
     config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(base / _version()), "UserProvidedCacheLocator"
     try:
         yield

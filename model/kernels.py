@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from model.jit import Kernel, fields, take_job
+from model.jit import fields, take_job
+from model.team import Kernel
 from model.vectors import (
     LANES,
     add,

@@ -51,11 +51,22 @@ class Preprocess:
         source = _Source(image, self.mode)
         if self.resize is None:
             return np.array(source.read((0, 0, *source.size)))
-        across, down = self._axes(source.size, self.resize)
+        across, down = self.axes(source.size)
+        return self.padded(resize_window(source.read, across, down), across, down)
+
+    def padded(self, window: Pixels, across: Axis, down: Axis) -> Pixels:
+        """The window of a resized image, centred on black where the image is smaller than the crop."""
+        if window.shape[:2] == (self.size, self.size):
+            return window
         pixels = np.zeros((self.size, self.size, 3), np.uint8)
         left, top = _padding(across, self.size), _padding(down, self.size)
-        pixels[top : top + down.wanted, left : left + across.wanted] = resize_window(source.read, across, down)
+        pixels[top : top + down.wanted, left : left + across.wanted] = window
         return pixels
+
+    def plain_axes(self, image: Image.Image) -> tuple[Axis, Axis] | None:
+        """The two axes if the image is resized as it is stored, in RGB or grey; None if it is turned or left alone."""
+        turned = self.mode == "friendly" and _orientation(image) in _TURNS
+        return None if turned or self.resize is None or image.mode not in ("RGB", "L") else self.axes(image.size)
 
     @property
     def resize(self) -> int | None:
@@ -80,7 +91,13 @@ class Preprocess:
             )
         return recipe
 
-    def _axes(self, size: tuple[int, int], short: int) -> tuple[Axis, Axis]:
+    def axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+        """Across and down: how an image of (width, height) is resized, and which window of it is wanted.
+
+        Only for recipes that resize.
+        """
+        assert self.resize is not None
+        short = self.resize
         long = int(short * max(size) / min(size))
         width, height = (short, long) if size[0] <= size[1] else (long, short)
         return _centered(size[0], width, self.size), _centered(size[1], height, self.size)

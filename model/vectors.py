@@ -26,18 +26,21 @@ _INTS = ir.VectorType(ir.IntType(32), LANES)
 _LOG2E = _F(1.4426950408889634)
 
 
-class _Vector(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{LANES}")
+def register(name: str, kind: ir.VectorType) -> types.Type:
+    """A type for numba whose values are LLVM vectors of this kind."""
+
+    class Vector(types.Type):
+        pass
+
+    @register_model(Vector)
+    class VectorModel(models.PrimitiveModel):
+        def __init__(self, manager: Any, fe_type: Any) -> None:
+            super().__init__(manager, fe_type, kind)  # type: ignore[no-untyped-call]
+
+    return Vector(name=name)
 
 
-_vector = _Vector()
-
-
-@register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, fe_type: Any) -> None:
-        super().__init__(manager, fe_type, _FLOATS)  # type: ignore[no-untyped-call]
+_vector: Any = register(f"float32x{LANES}", _FLOATS)
 
 
 def emitted(function: Callable[..., Any]) -> Any:

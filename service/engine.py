@@ -30,6 +30,7 @@ from service.errors import (
 from service.fleet import WORKER, Fleet
 from service.items import Image, Item
 from service.jobs import Job, RequestClass, Result, Task, Timings
+from service.jpeg import Jpegs
 from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
@@ -78,6 +79,7 @@ class Engine:
         metrics.decode_threads(decoders)
         self.threads = Threads(decoders, patience_s)
         self._room = Room(settings.max_decode_bytes, patience_s)
+        self._jpegs: Jpegs | None = None
         self._limits = images.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
@@ -90,6 +92,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin loading in the background; `fleet.state` tells when requests are served."""
+        if self.settings.decode != "pillow":
+            self._jpegs = Jpegs(self.settings.cache_dir, scale=self.settings.decode == "fast")
         self._main = asyncio.create_task(self.fleet.run(), name="fleet")
 
     def abandon(self) -> None:
@@ -212,7 +216,7 @@ class Engine:
 
     def _decode_in_thread(self, image: Image, view: np.ndarray) -> images.DecodeTimes:
         with self.metrics.decoding():
-            return images.prepare(image, view, self._preprocess, self._limits, self._room.hold)
+            return images.prepare(image, view, self._preprocess, self._limits, self._room.hold, self._jpegs)
 
     async def _queue(self, slot: int, task: Task, request_class: RequestClass) -> Result:
         job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future(), request_class)

@@ -33,8 +33,10 @@ from PIL import (
     _imaging,
 )
 
+from model.preprocess import Preprocess
 from service import structure
 from service.errors import EmptyBody, ImageTooComplex, TooManyPixels, UnsupportedImage
+from service.jpeg import Jpegs
 from service.shape import MOST_SCAN_PIXELS, Shape
 
 Pixels = NDArray[np.uint8]
@@ -123,10 +125,11 @@ def prepare(
     preprocess: Callable[[Image.Image], Pixels],
     limits: DecodeLimits,
     hold: Hold = _at_once,
+    jpegs: Jpegs | None = None,
 ) -> DecodeTimes:
     """As `decode`, of an encoded image or of its pixels: uint8 (H, W, 3), RGB."""
     if isinstance(image, bytes):
-        return decode(image, out, preprocess, limits, hold)
+        return decode(image, out, preprocess, limits, hold, jpegs)
     return _place(image, out, preprocess, limits)
 
 
@@ -152,11 +155,12 @@ def decode(
     preprocess: Callable[[Image.Image], Pixels],
     limits: DecodeLimits,
     hold: Hold = _at_once,
+    jpegs: Jpegs | None = None,
 ) -> DecodeTimes:
     """Decode the first frame, preprocess it and copy the pixels to `out`, which stays untouched on any error.
 
-    `hold(bytes)` is entered while so much memory is in use. Raises EmptyBody, UnsupportedImage, TooManyPixels,
-    ImageTooComplex, and what `hold` raises. Safe to call from many threads.
+    `jpegs` does what it can, Pillow the rest. `hold(bytes)` is entered while so much memory is in use. Raises
+    EmptyBody, UnsupportedImage, TooManyPixels, ImageTooComplex, and what `hold` raises. Safe to call from many threads.
     """
     name = _accepted(data)
     shape = _measured(name, data)
@@ -164,7 +168,7 @@ def decode(
     _silence_warnings()
     with hold(shape.bytes):
         try:
-            pixels, times = _decode(data, name, preprocess, shape)
+            pixels, times = _decode(data, name, preprocess, shape, jpegs)
         except _PILLOW_RAISES as error:
             log.debug("%s refused: %s", name, type(error).__name__)
             reason = _reason(error)
@@ -236,12 +240,14 @@ def _check_area(width: int, height: int, limits: DecodeLimits) -> None:
 
 
 def _decode(
-    data: bytes, name: str, preprocess: Callable[[Image.Image], Pixels], shape: Shape
+    data: bytes, name: str, preprocess: Callable[[Image.Image], Pixels], shape: Shape, jpegs: Jpegs | None
 ) -> tuple[Pixels, DecodeTimes]:
     start = time.perf_counter()
     with Image.open(io.BytesIO(data), formats=(name.upper(),)) as image:
         if image.width * image.height > shape.pixels:
             raise ValueError("Pillow finds a larger picture than its header was read to claim")
+        if jpegs and isinstance(preprocess, Preprocess) and (found := jpegs.pixels(data, image, preprocess)):
+            return found[0], DecodeTimes(found[1] - start, time.perf_counter() - found[1])
         image.load()
         if len(image.info.get("exif", b"")) > structure.MOST_EXIF_BYTES:
             del image.info["exif"]

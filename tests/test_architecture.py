@@ -22,6 +22,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 ALLOWED = {
     ("torch", "safetensors", "numba", "triton"): r"model\..+|service\.worker",
     ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.images",
+    ("simplejpeg",): r"service\.jpeg",
     ("huggingface_hub", "httpx2"): r"model\.hub",
     ("httpx",): r"service\.commands\.remote",
     ("prometheus_client",): r"service\.metrics",

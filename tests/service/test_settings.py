@@ -40,6 +40,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "scan": "auto",
         "image_size": None,
         "preprocess": "friendly",
+        "decode": "exact",
         "max_batch": None,
         "max_wait_ms": 0,
         "queue_images": 256,

@@ -1,0 +1,140 @@
+"""vim-tiny on this machine's CPU beside the reference loop, plain torch and DeiT-tiny: ratios from interleaved turns.
+
+    python -m bench.cpu --out bench/results/cpu.json
+
+Each round runs every model once, one after the other, so that all see the same machine; a ratio is the median of the
+rounds' ratios. Weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+from service import cpus
+
+if __name__ == "__main__":  # before torch is imported, as in the device process
+    os.environ.update(cpus.thread_environment(cpus.available_cpus()))
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bench.deit import DeiTTiny
+from bench.model import random_model
+from model.config import VimConfig
+from model.fused import fuse
+from model.scan import choose
+from model.vim import Vim
+
+ROOT = Path(__file__).resolve().parents[1]
+Forward = Callable[[Tensor], Tensor]
+
+
+def vim_tiny(side: int, scan: str) -> Vim:
+    """With its layers as one function, where the scan has one."""
+    vim = random_model(VimConfig(image_size=(side, side)), scan)
+    vim.use_scan(choose(scan, torch.device("cpu")))
+    fuse(vim)
+    return vim
+
+
+def turns(runs: dict[str, tuple[Forward, Tensor]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
+    """Milliseconds an image of each run, in turns; the first `warm` rounds are not counted."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.inference_mode():
+        for turn in range(rounds + warm):
+            for name, (forward, images) in runs.items():
+                start = time.perf_counter()
+                forward(images)
+                if turn >= warm:
+                    times[name].append(1000 * (time.perf_counter() - start) / len(images))
+    return times
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Median of the rounds' ratios."""
+    return round(statistics.median(a / b for a, b in zip(over, under, strict=True)), 2)
+
+
+def compare(runs: dict[str, tuple[Forward, Tensor]], rounds: int) -> dict[str, object]:
+    """All against the run called numba: medians, fastest turns, and how many times as long the others take."""
+    times = turns(runs, rounds)
+    return {
+        "load": round(os.getloadavg()[0], 1),
+        "median_ms": {name: round(statistics.median(values), 1) for name, values in times.items()},
+        "fastest_ms": {name: round(min(values), 1) for name, values in times.items()},
+        "times_numba": {name: ratio(values, times["numba"]) for name, values in times.items() if name != "numba"},
+    }
+
+
+def at_size(side: int, batch: int, scans: list[str], rounds: int) -> dict[str, object]:
+    """The scans named, numba and DeiT-tiny at one image size."""
+    images = torch.randn(batch, 3, side, side)
+    runs: dict[str, tuple[Forward, Tensor]] = {name: (vim_tiny(side, name), images) for name in ["numba", *scans]}
+    return compare(runs | {"deit": (DeiTTiny(side).eval(), images)}, rounds)
+
+
+def growth(rounds: int) -> float:
+    """How many times as long 785 tokens (448 px) take as 197 (224 px), about four times as many."""
+    small, large = (vim_tiny(side, "numba") for side in (224, 448))
+    times = turns({"224": (small, torch.randn(1, 3, 224, 224)), "448": (large, torch.randn(1, 3, 448, 448))}, rounds)
+    return ratio(times["448"], times["224"])
+
+
+_LOAD = """
+import resource, sys, time
+import torch, model
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.perf_counter()
+model.load(sys.argv[1])
+print(time.perf_counter() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+"""
+
+
+def loading() -> dict[str, float]:
+    """vim-base from a .safetensors in a fresh process: seconds, and megabytes by which it grows at its peak."""
+    base = VimConfig(embed_dim=768, d_state=16)
+    with tempfile.TemporaryDirectory() as directory:
+        base.save(Path(directory) / "config.json")
+        save_file(dict(random_model(base, "torch").state_dict()), Path(directory) / "model.safetensors")
+        command = [sys.executable, "-c", _LOAD, directory]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, megabytes = map(float, done.stdout.split())
+    return {"seconds": round(seconds, 2), "megabytes": round(megabytes)}
+
+
+def main() -> None:
+    """Measure, print, and write JSON when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    few = max(2, options.rounds // 3)
+    result = {
+        "date": date.today().isoformat(),
+        "machine": f"{cpus.available_cpus()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before",
+        "threads": torch.get_num_threads(),
+        "224 px, batch 1": at_size(224, 1, ["torch", "reference"], options.rounds),
+        "224 px, batch 8": at_size(224, 8, ["torch", "reference"], few),
+        "1024 px, batch 1": at_size(1024, 1, [], few),
+        "time for 4 x the tokens": growth(options.rounds),
+        "vim-base from safetensors": loading(),
+    }
+    print(json.dumps(result, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The fast way for JPEG files gives the pixels that Pillow gives, and leaves to it what is not plain."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.preprocess import Preprocess
+from service import images
+from service.errors import UnsupportedImage
+from service.images import DecodeLimits
+from service.jpeg import Jpegs
+
+JPEGS = Jpegs()
+RECIPE = Preprocess(mode="friendly")
+LIMITS = DecodeLimits(10**8)
+
+
+def jpeg(size: tuple[int, int] = (420, 300), mode: str = "RGB", seed: int = 0, **options: Any) -> bytes:
+    """Soft noise as a JPEG file."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode).save(encoded, "JPEG", **options)
+    return encoded.getvalue()
+
+
+def decoded(data: bytes, jpegs: Jpegs | None, recipe: Preprocess = RECIPE) -> np.ndarray:
+    """The model's pixels by the service's own path."""
+    out = np.zeros((recipe.size, recipe.size, 3), np.uint8)
+    images.decode(data, out, recipe, LIMITS, jpegs=jpegs)
+    return out
+
+
+def taken(data: bytes, recipe: Preprocess = RECIPE) -> bool:
+    """Did the fast way do it?"""
+    with Image.open(io.BytesIO(data)) as image:
+        return JPEGS.pixels(data, image, recipe) is not None
+
+
+@pytest.mark.parametrize("size", [(420, 300), (300, 421), (1999, 1333), (100, 80), (224, 224)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 90, "subsampling": 0},
+        {"quality": 75, "subsampling": 1},
+        {"quality": 60, "subsampling": 2},
+        {"progressive": True},
+        {"mode": "L"},
+        {"keep_rgb": True},
+        {"restart_marker_rows": 1},
+    ],
+    ids=str,
+)
+def test_plain_files_are_equal_pixel_for_pixel(size: tuple[int, int], options: dict[str, Any]) -> None:
+    """Whatever the subsampling, in colour or grey, baseline or progressive."""
+    data = jpeg(size, **options)
+
+    assert taken(data)
+    np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
+
+
+def test_what_is_not_plain_is_left_to_pillow() -> None:
+    """CMYK, photographs to be turned, a size that is not resized: same pixels, by the other way."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data, recipe in (
+        (jpeg(mode="CMYK"), RECIPE),
+        (jpeg(exif=exif), RECIPE),
+        (jpeg((2000, 150)), RECIPE),
+    ):
+        assert not taken(data, recipe)
+        np.testing.assert_array_equal(decoded(data, JPEGS, recipe), decoded(data, None, recipe))
+    assert not taken(jpeg(), Preprocess(size=32))
+    assert taken(jpeg(exif=exif), Preprocess(mode="reference"))
+
+
+def test_damaged_files_have_one_answer() -> None:
+    """What libjpeg warns about, Pillow decides on: refused, or the same pixels."""
+    data = jpeg((600, 400))
+    stray = data[:1000] + b"\xff\xd5" + data[1000:]
+    for damaged in (data[:-2], data[: len(data) // 2], stray):
+        assert answer(damaged, None) == answer(damaged, JPEGS)
+
+
+def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
+    """Pixels, or the refusal."""
+    try:
+        return decoded(data, jpegs).tobytes()
+    except UnsupportedImage as error:
+        return error.detail
+
+
+def test_scaling_while_decoding_is_near_and_only_for_large_files() -> None:
+    """Below twice the wanted size the pixels stay exact; above, few differ by much."""
+    scaled = Jpegs(scale=True)
+    small, large = jpeg((500, 400)), jpeg((3000, 2000))
+
+    np.testing.assert_array_equal(decoded(small, scaled), decoded(small, None))
+    difference = np.abs(decoded(large, scaled).astype(int) - decoded(large, None))
+    assert 0 < difference.max()
+    assert difference.mean() < 1
+
+
+def test_without_a_compiler_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The service starts, and says so in its log."""
+    monkeypatch.setattr("model.resize_kernel.Resize.__init__", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    jpegs = Jpegs(tmp_path)
+
+    np.testing.assert_array_equal(decoded(jpeg(), jpegs), decoded(jpeg(), None))
