@@ -55,8 +55,8 @@ class Preprocess:
         return self.padded(resize_window(source.read, across, down), across, down)
 
     def padded(self, window: Pixels, across: Axis, down: Axis) -> Pixels:
-        """The window of a resized image, centred on black where the image is smaller than the crop."""
-        if window.shape[:2] == (self.size, self.size):
+        """The window of a resized image, centred on black where the image is smaller than the crop; C-contiguous."""
+        if window.shape[:2] == (self.size, self.size) and window.flags.writeable and window.flags.c_contiguous:
             return window
         pixels = np.zeros((self.size, self.size, 3), np.uint8)
         left, top = _padding(across, self.size), _padding(down, self.size)
