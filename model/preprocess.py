@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from model.config import reject_unknown
 from model.errors import ConfigError
-from model.resize import Axis, Box, Pixels, resize_window
+from model.resize import UPRIGHT, Axis, Box, Pixels, Turn, resize_window
 
 Mode = Literal["reference", "friendly"]
 UNTOUCHED = 32  # the reference neither resizes nor crops for input sizes up to this
@@ -63,10 +63,11 @@ class Preprocess:
         pixels[top : top + down.wanted, left : left + across.wanted] = window
         return pixels
 
-    def plain_axes(self, image: Image.Image) -> tuple[Axis, Axis] | None:
-        """The two axes if the image is resized as it is stored, in RGB or grey; None if it is turned or left alone."""
-        turned = self.mode == "friendly" and _orientation(image) in _TURNS
-        return None if turned or self.resize is None or image.mode not in ("RGB", "L") else self.axes(image.size)
+    def plain_turn(self, image: Image.Image) -> Turn | None:
+        """How an RGB or grey image is turned before it is resized; None for images that take more, or no resize."""
+        if self.resize is None or image.mode not in ("RGB", "L"):
+            return None
+        return _TURNS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
 
     @property
     def resize(self) -> int | None:
@@ -151,7 +152,7 @@ class _Source:
     def read(self, box: Box) -> Image.Image:
         part = self._image.crop(self._turn.source_box(box, self._image.size) if self._turn else box)
         rgb = self._rgb(part)
-        return rgb.transpose(self._turn.method) if self._turn else rgb
+        return rgb.transpose(self._turn.method) if self._turn and self._turn.method is not None else rgb
 
     def _rgb(self, part: Image.Image) -> Image.Image:
         if self._white is None:
@@ -161,32 +162,14 @@ class _Source:
         return _on_white(part) if part.mode in _CLEAR and part.has_transparency_data else _plain_rgb(part)
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """What an EXIF orientation asks for, and where a box of the turned image lies in the stored one."""
-
-    method: Image.Transpose
-    swaps: bool = False
-    from_right: bool = False
-    from_bottom: bool = False
-
-    def source_box(self, box: Box, size: tuple[int, int]) -> Box:
-        left, top, right, bottom = (box[1], box[0], box[3], box[2]) if self.swaps else box
-        if self.from_right:
-            left, right = size[0] - right, size[0] - left
-        if self.from_bottom:
-            top, bottom = size[1] - bottom, size[1] - top
-        return left, top, right, bottom
-
-
 _TURNS = {
-    2: _Turn(Image.Transpose.FLIP_LEFT_RIGHT, from_right=True),
-    3: _Turn(Image.Transpose.ROTATE_180, from_right=True, from_bottom=True),
-    4: _Turn(Image.Transpose.FLIP_TOP_BOTTOM, from_bottom=True),
-    5: _Turn(Image.Transpose.TRANSPOSE, swaps=True),
-    6: _Turn(Image.Transpose.ROTATE_270, swaps=True, from_bottom=True),
-    7: _Turn(Image.Transpose.TRANSVERSE, swaps=True, from_right=True, from_bottom=True),
-    8: _Turn(Image.Transpose.ROTATE_90, swaps=True, from_right=True),
+    2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, from_right=True),
+    3: Turn(Image.Transpose.ROTATE_180, from_right=True, from_bottom=True),
+    4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, from_bottom=True),
+    5: Turn(Image.Transpose.TRANSPOSE, swaps=True),
+    6: Turn(Image.Transpose.ROTATE_270, swaps=True, from_bottom=True),
+    7: Turn(Image.Transpose.TRANSVERSE, swaps=True, from_right=True, from_bottom=True),
+    8: Turn(Image.Transpose.ROTATE_90, swaps=True, from_right=True),
 }
 _BROKEN_EXIF = (struct.error, SyntaxError, ValueError, TypeError, LookupError, OSError)  # raised by Pillow's parser
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}

@@ -75,6 +75,28 @@ class Axis:
         return (np.arange(self.first, self.last, dtype=np.float64) + 0.5) * self._scale()
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an EXIF orientation asks for."""
+
+    method: Image.Transpose | None
+    swaps: bool = False
+    from_right: bool = False
+    from_bottom: bool = False
+
+    def source_box(self, box: Box, size: tuple[int, int]) -> Box:
+        """Where a box of the turned image lies in the stored one of (width, height)."""
+        left, top, right, bottom = (box[1], box[0], box[3], box[2]) if self.swaps else box
+        if self.from_right:
+            left, right = size[0] - right, size[0] - left
+        if self.from_bottom:
+            top, bottom = size[1] - bottom, size[1] - top
+        return left, top, right, bottom
+
+
+UPRIGHT = Turn(None)
+
+
 def resize_window(read: Callable[[Box], Image.Image], across: Axis, down: Axis) -> Pixels:
     """The wanted (rows, columns, 3) of a resized image; `read` returns a box of the source as RGB."""
     strips = _horizontal(read, across, down.reach())

@@ -17,7 +17,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from model.jit import compiled, fields
-from model.resize import PRECISION_BITS, Axis, Pixels
+from model.resize import PRECISION_BITS, UPRIGHT, Axis, Pixels, Turn
 from model.vectors import emitted, register
 
 LANES = 16  # bytes: four pixels of four channels
@@ -29,55 +29,86 @@ _vector = register("int32x16", _INTS)
 
 def can(across: Axis, down: Axis) -> bool:
     """Whether these axes are for this module: others are too short for its vectors, or mostly thrown away."""
-    return not any(axis.outgrown or axis.source < _taps(axis).weights.shape[1] for axis in (across, down))
+    return not any(axis.outgrown or axis.source < _taps(axis).taps for axis in (across, down))
 
 
 class Resize:
     """The compiled resize. Making it takes the compiler or its kept code (`model.jit`). Raises RuntimeError."""
 
     def __init__(self, cache_dir: Path | None = None) -> None:
-        self._code = compiled(_kernel(), cache_dir)
-        self._run = self._code.ctypes
+        self._code = compiled(_straight(), cache_dir), compiled(_swapped(), cache_dir)
+        self._straight, self._swapped = (code.ctypes for code in self._code)
 
-    def __call__(self, pixels: Pixels, across: Axis, down: Axis) -> Pixels:
-        """The wanted (rows, columns, 3) of a resized image (H, W, 4), whose fourth channel is not looked at.
+    def __call__(self, pixels: Pixels, across: Axis, down: Axis, turn: Turn = UPRIGHT) -> Pixels:
+        """The wanted (rows, columns, 3) of a resized image, stored as (H, W, 4), whose fourth channel is not looked at.
 
-        The axes are such that `can` is true. Releases the GIL.
+        The axes are those of the image after its turn, and such that `can` is true. Releases the GIL.
         """
-        if pixels.shape != (down.source, across.source, 4) or not can(across, down):
+        stored = (across.source, down.source) if turn.swaps else (down.source, across.source)
+        if pixels.shape != (*stored, 4) or not can(across, down):
             raise ValueError(f"pixels of shape {pixels.shape} cannot be resized by {across} and {down}")
-        pixels = np.ascontiguousarray(pixels)
-        columns = -(-across.wanted // GROUP) * GROUP
-        wide, tall = _taps(across), _taps(down)
-        first, stop = int(tall.starts[0]), int(tall.starts[-1]) + tall.weights.shape[1]
+        by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
+        run = self._through_columns if turn.swaps else self._through_rows
+        return run(np.ascontiguousarray(pixels), _taps(across, by_x), _taps(down, by_y))
+
+    def _through_rows(self, pixels: Pixels, wide: _Taps, tall: _Taps) -> Pixels:
+        columns = -(-len(wide.starts) // GROUP) * GROUP
+        first, stop = tall.reach
         between = np.zeros((stop - first, columns, 4), np.uint8)
-        window = np.empty((down.wanted, columns, 3), np.uint8)
-        arrays = (pixels, wide.starts, wide.spread, tall.starts, tall.weights, between, window)
-        taps = wide.weights.shape[1], tall.weights.shape[1]
-        sizes = (across.source, across.wanted, *taps, first, stop - first, columns, down.wanted)
-        table = (ctypes.c_int64 * (2 + len(arrays) + len(sizes)))(0, 0, *(a.ctypes.data for a in arrays), *sizes)
-        self._run(ctypes.addressof(table))
-        return window[:, : across.wanted] if columns != across.wanted else window
+        window = np.empty((len(tall.starts), columns, 3), np.uint8)
+        _call(
+            self._straight,
+            (pixels, wide.starts, wide.spread, tall.starts, tall.weights, between, window),
+            (pixels.shape[1], len(wide.starts), wide.taps, tall.taps, first, stop - first, columns, len(tall.starts)),
+        )
+        return window[:, : len(wide.starts)] if columns != len(wide.starts) else window
+
+    def _through_columns(self, pixels: Pixels, wide: _Taps, tall: _Taps) -> Pixels:
+        first, stop = tall.reach
+        between = np.empty((len(wide.starts), stop - first, 4), np.uint8)
+        window = np.empty((len(tall.starts), len(wide.starts), 3), np.uint8)
+        _call(
+            self._swapped,
+            (pixels, wide.starts, wide.weights, tall.starts, tall.spread, between, window),
+            (pixels.shape[1], len(wide.starts), wide.taps, tall.taps, first, stop - first, len(tall.starts)),
+        )
+        return window
+
+
+def _call(function: Any, arrays: tuple[NDArray[Any], ...], sizes: tuple[int, ...]) -> None:
+    table = (ctypes.c_int64 * (2 + len(arrays) + len(sizes)))(0, 0, *(a.ctypes.data for a in arrays), *sizes)
+    function(ctypes.addressof(table))
 
 
 class _Taps(NamedTuple):
     """Pillow's coefficients of an axis: equally many for each wanted pixel, from `starts` on, the needless ones 0."""
 
     starts: NDArray[np.int64]
-    weights: NDArray[np.int32]  # (wanted, taps), taps a multiple of GROUP
+    weights: NDArray[np.int32]  # (wanted, count), count a multiple of GROUP
     spread: NDArray[np.int32]  # each weight once for each channel
+    reach: tuple[int, int]  # the source pixels that are read, as [first, stop)
+
+    @property
+    def taps(self) -> int:
+        """How many for each wanted pixel."""
+        return int(self.weights.shape[1])
 
 
 @lru_cache(maxsize=512)
-def _taps(axis: Axis) -> _Taps:
+def _taps(axis: Axis, mirrored: bool = False) -> _Taps:
     weights = axis.weights()
     missing = -weights.shape[1] % GROUP
     weights = np.pad(weights, ((0, 0), (0, missing)))
+    count = weights.shape[1]
     wanted_starts = axis.bounds()[0]
-    starts = np.maximum(0, np.minimum(wanted_starts, axis.source - weights.shape[1]))
+    starts = np.maximum(0, np.minimum(wanted_starts, axis.source - count))
     for row, shift in enumerate(wanted_starts - starts):
         weights[row] = np.roll(weights[row], shift)  # what is rolled around are zeros
-    return _Taps(starts, np.ascontiguousarray(weights), np.repeat(weights, 4, axis=1))
+    if mirrored:  # sums of whole numbers do not depend on their order
+        starts, weights = axis.source - starts - count, weights[:, ::-1]
+    weights = np.ascontiguousarray(weights)
+    reach = int(starts.min()), int(starts.max()) + count
+    return _Taps(np.ascontiguousarray(starts), weights, np.repeat(weights, 4, axis=1), reach)
 
 
 @emitted
@@ -138,16 +169,48 @@ def _picked(builder: Any, vector: Any, lanes: list[int]) -> Any:
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
 
 
+def _one_pixel(builder: Any, sums: Any) -> Any:
+    """Four neighbours' parts added up: four bytes."""
+    eight = builder.add(_picked(builder, sums, [*range(8)]), _picked(builder, sums, [*range(8, 16)]))
+    four = builder.add(_picked(builder, eight, [*range(4)]), _picked(builder, eight, [*range(4, 8)]))
+    half = ir.Constant(four.type, [1 << (PRECISION_BITS - 1)] * 4)
+    return _clipped(builder, builder.add(four, half), 4)
+
+
 @emitted
 def _put_pixel(typing_context: Any, place: Any, sums: Any) -> Any:
     """The sum of four neighbours' parts as one pixel of four bytes, at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        eight = builder.add(_picked(builder, args[1], [*range(8)]), _picked(builder, args[1], [*range(8, 16)]))
-        four = builder.add(_picked(builder, eight, [*range(4)]), _picked(builder, eight, [*range(4, 8)]))
-        half = ir.Constant(four.type, [1 << (PRECISION_BITS - 1)] * 4)
-        pixel = _clipped(builder, builder.add(four, half), 4)
+        pixel = _one_pixel(builder, args[1])
         builder.store(pixel, _at(builder, args[0], pixel.type), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, _vector), codegen
+
+
+@emitted
+def _put_colours(typing_context: Any, place: Any, sums: Any) -> Any:
+    """The same as three bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pixel = _one_pixel(builder, args[1])
+        for i in range(3):
+            byte = builder.extract_element(pixel, ir.IntType(32)(i))
+            address = builder.add(args[0], args[0].type(i))
+            builder.store(byte, _at(builder, address, byte.type), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, _vector), codegen
+
+
+@emitted
+def _put_whole(typing_context: Any, place: Any, sums: Any) -> Any:
+    """Four pixels of four bytes, at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pixels = _clipped(builder, args[1], LANES)
+        builder.store(pixels, _at(builder, args[0], pixels.type), align=1)
         return context.get_dummy_value()
 
     return types.none(types.int64, _vector), codegen
@@ -166,18 +229,29 @@ def _put_pixels(typing_context: Any, place: Any, sums: Any) -> Any:
     return types.none(types.int64, _vector), codegen
 
 
-_fields: Any = fields(15)
+@emitted
+def _int64(typing_context: Any, place: Any) -> Any:
+    """The number at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_at(builder, args[0], ir.IntType(64)), align=8, typ=ir.IntType(64))
+
+    return types.int64(types.int64), codegen
 
 
-def _kernel() -> Any:
-    """The function of a table's address that is compiled."""
+_straight_fields: Any = fields(15)
+_swapped_fields: Any = fields(14)
+
+
+def _straight() -> Any:
+    """First along the stored rows, then along the columns."""
     G = GROUP
 
     def resize(table: Any) -> None:
         (
             _, source, x_starts, x_weights, y_starts, y_weights, between, window,
             width, wanted, x_taps, y_taps, first, rows, columns, height,
-        ) = _fields(table)  # fmt: skip
+        ) = _straight_fields(table)  # fmt: skip
         for r in range(rows):
             row = source + (first + r) * width * 4
             for x in range(wanted):
@@ -197,11 +271,28 @@ def _kernel() -> Any:
     return resize
 
 
-@emitted
-def _int64(typing_context: Any, place: Any) -> Any:
-    """The number at an address."""
+def _swapped() -> Any:
+    """The same for an image whose rows are the stored columns: the first pass goes along those."""
+    G = GROUP
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_at(builder, args[0], ir.IntType(64)), align=8, typ=ir.IntType(64))
+    def resize_turned(table: Any) -> None:
+        (
+            _, source, x_starts, x_weights, y_starts, y_weights, between, window,
+            width, wanted, x_taps, y_taps, first, columns, height,
+        ) = _swapped_fields(table)  # fmt: skip
+        for x in range(wanted):
+            top = source + (_int64(x_starts + 8 * x) * width + first) * 4
+            for group in range(0, columns, G):
+                at = min(group, columns - G)  # the last one overlaps its neighbour
+                sums = _half()
+                for k in range(x_taps):
+                    sums = _weigh_by_one(sums, top + (k * width + at) * 4, x_weights + 4 * (x * x_taps + k))
+                _put_whole(between + (x * columns + at) * 4, sums)
+            for y in range(height):
+                place = between + (x * columns + _int64(y_starts + 8 * y) - first) * 4
+                sums = _nothing()
+                for k in range(0, y_taps, G):
+                    sums = _weigh(sums, place + 4 * k, y_weights + 16 * (y * y_taps + k))
+                _put_colours(window + (y * wanted + x) * 3, sums)
 
-    return types.int64(types.int64), codegen
+    return resize_turned

@@ -2,7 +2,7 @@
 
 simplejpeg decodes, `model.resize_kernel` computes the wanted window alone. The file's structure and size have been
 checked before (`images`). What is not plain is left to Pillow: files that libjpeg warns about, other colours than RGB
-and grey, photographs to be turned, shapes that the kernel does not take.
+and grey, shapes that the kernel does not take.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Jpegs:
     def pixels(self, data: bytes, image: Any, recipe: Preprocess) -> tuple[Pixels, float] | None:
         """The pixels of a PIL image, opened and not yet decoded, and when that was done; None: Pillow's business."""
         self._loaded.wait()
-        if self._resize is None or image.format != "JPEG" or recipe.plain_axes(image) is None:
+        if self._resize is None or image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
         decoded = self._decoded(data, recipe)
         if decoded is None:
@@ -47,8 +47,9 @@ class Jpegs:
         from model.resize_kernel import can
 
         at = time.perf_counter()
-        axes = recipe.axes((decoded.shape[1], decoded.shape[0]))
-        return (recipe.padded(self._resize(decoded, *axes), *axes), at) if can(*axes) else None
+        height, width, _ = decoded.shape
+        axes = recipe.axes((height, width) if turn.swaps else (width, height))
+        return (recipe.padded(self._resize(decoded, *axes, turn), *axes), at) if can(*axes) else None
 
     def _decoded(self, data: bytes, recipe: Preprocess) -> Pixels | None:
         """(H, W, 4), or None where libjpeg has something to say."""
