@@ -43,9 +43,11 @@ def spread(recoveries: Sequence[Recovery]) -> str:
     """How long the replacements took, beside their own start-up."""
     seconds = [one.seconds for one in recoveries]
     starts = [one.start_up_s for one in recoveries]
+    excess = [one.excess_s for one in recoveries]
     return (
         f"recovery {statistics.median(seconds):.1f} s median, {max(seconds):.1f} s worst; logged start-up "
-        f"{statistics.median(starts):.1f} s median; at most {max(one.excess_s for one in recoveries):.2f} s beyond it"
+        f"{statistics.median(starts):.1f} s median; beyond it {statistics.median(excess):.2f} s median, "
+        f"{max(excess):.2f} s worst; noticed after {max(one.noticed - one.struck for one in recoveries):.2f} s at worst"
     )
 
 
@@ -152,20 +154,22 @@ async def exhausted(bench: Bench) -> Line:
 
 async def random_faults(bench: Bench, model: str) -> Line:
     """Kills, crashes and stops at random moments, for minutes."""
-    end = time.monotonic() + 60 * bench.minutes
     with bench.server(f"random_{model}", model, watchdog_ms=5000) as server:
         async with bench.load(server, model) as load:
             await asyncio.sleep(2 * WARM_S)
-            before, recoveries, most = Vitals.of(server), [], 0.0
+            before, recoveries, memory = Vitals.of(server), [], []
+            end = time.monotonic() + 60 * bench.minutes
             while time.monotonic() < end:
                 await asyncio.sleep(random.uniform(0.1, 5))
                 number = random.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])
-                recoveries.append(await strike(server, load, number))
-                most = max(most, Vitals.of(server).megabytes)
+                recoveries.append((number, await strike(server, load, number)))
+                memory.append(Vitals.of(server).megabytes)
         after = Vitals.of(server)
     held = load.ledger.clean and after.steady(before, GROWTH_MB)
     says = f"{len(recoveries)} faults in {bench.minutes:g} min; {counted(load.ledger)}; {after.grown(before)}, "
-    says += f"at most {most:.0f} MB; slowest answer {load.ledger.slowest_s:.1f} s"
+    says += f"median in the first half {statistics.median(memory[: len(memory) // 2]):.0f} MB, in the second "
+    says += f"{statistics.median(memory[len(memory) // 2 :]):.0f} MB; slowest answer {load.ledger.slowest_s:.1f} s; "
+    says += spread([one for number, one in recoveries if number != signal.SIGSTOP])  # that is for the watchdog
     return Line(f"faults at random moments, {model}", held, says)
 
 
