@@ -21,10 +21,10 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # Libraries -> the modules that may import them.
 ALLOWED = {
     ("torch", "safetensors", "numba", "triton"): r"model\..+|service\.worker",
-    ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.images",
+    ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.(images|client)",
     ("simplejpeg",): r"service\.jpeg",
     ("huggingface_hub", "httpx2"): r"model\.hub",
-    ("httpx",): r"service\.commands\.remote",
+    ("httpx",): r"service\.(client|commands\.remote)",
     ("prometheus_client",): r"service\.metrics",
     ("uvicorn",): r"service\.(server|protocol)",
     ("pydantic_settings",): r"service\.settings",

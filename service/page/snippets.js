@@ -2,13 +2,27 @@
 
 export function snippets({ base, op, topK, model }) {
   const question = op === "classify" ? `classify?top_k=${topK}` : "embed";
-  return [curl, huggingface, openai, triton, javascript].flatMap((make) => make({ base, op, topK, model, question }) || []);
+  return [curl, ours, huggingface, openai, triton, javascript].flatMap((make) => make({ base, op, topK, model, question }) || []);
 }
 
 const curl = ({ base, question }) => ({
   name: "curl",
   needs: "",
   code: `curl --data-binary @photo.jpg '${base}/v1/${question}'`,
+});
+
+const ours = ({ base, op, topK }) => ({
+  name: "Python",
+  needs: "Run it in this project's folder, or copy service/client.py: it needs httpx and numpy.",
+  code: `from service.client import Client
+
+with Client("${base}") as client:
+    ${op === "classify"
+    ? `for prediction in client.classify("photo.jpg", top_k=${topK}).predictions:
+        print(prediction.label, prediction.score)`
+    : `vector = client.embed("photo.jpg")  # numpy, float32
+    print(vector.shape)`}
+`,
 });
 
 const huggingface = ({ base, op, topK }) => op === "classify" && ({

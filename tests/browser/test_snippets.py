@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.server import ROOT
 from tests.tiny import photo
 
 pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
 from playwright.sync_api import Page, expect
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}  # for our own client
 COMMANDS = {"curl": ["sh", "-e"], "JavaScript": ["node", "--input-type=module"]}
 
 
@@ -28,8 +31,8 @@ def _copied(page: Page, op: str, name: str) -> str:
 
 
 SNIPPETS = {
-    "classify": ["curl", "huggingface_hub", "tritonclient", "JavaScript"],
-    "embed": ["curl", "openai", "tritonclient", "JavaScript"],
+    "classify": ["curl", "Python", "huggingface_hub", "tritonclient", "JavaScript"],
+    "embed": ["curl", "Python", "openai", "tritonclient", "JavaScript"],
 }
 
 
@@ -44,13 +47,15 @@ def test_every_client_that_can_ask_this_is_offered(page: Page, op: str) -> None:
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in SNIPPETS.items() for name in names])
 def test_a_snippet_runs_as_copied(page: Page, tmp_path: Path, op: str, name: str) -> None:
     """With this page's address, model and options; classify prints the best label, embed something about the vector."""
-    if name not in COMMANDS:
+    if name not in COMMANDS and name != "Python":
         pytest.importorskip(name, reason="pip install '.[browser]'")
     (tmp_path / "photo.jpg").write_bytes(photo())
     page.select_option("#top_k", "3")
     code = _copied(page, op, name)
     command = COMMANDS.get(name, [sys.executable, "-"])
-    ran = subprocess.run(command, input=code, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run(
+        command, input=code, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+    )
 
     assert 0 == ran.returncode, f"{code}\n{ran.stderr}"
     best = httpx.post(f"{page.url}v1/classify", content=photo()).json()["results"][0]["predictions"][0]["label"]
