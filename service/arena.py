@@ -1,7 +1,8 @@
 """Decoded pixels in memory shared with the device processes: one slot an image, uint8 (size, size, 3).
 
 The memory is an anonymous file (memfd): no name to leak, no /dev/shm limit, and a restarted device process maps the
-same pixels. Slots are also the admission limit: a request takes one for every image before any byte is decoded.
+same pixels. Slots are also the admission limit: a request takes one for every image before any byte is decoded
+(`admission` says who may).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 
 import numpy as np
 
-from service.errors import QueueFull, TooManyImages
 from service.jobs import RequestClass
 
 
@@ -41,6 +41,7 @@ class Arena:
         self._free = list(range(slots - 1, -1, -1))
         self._holders = [0] * slots
         self._class_of: dict[int, RequestClass] = {}  # of the slots in use
+        self._in_use: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}
         self._pixels: Pixels | None = None
 
     def map(self, size: int) -> None:
@@ -71,18 +72,13 @@ class Arena:
 
     def in_use_by(self, request_class: RequestClass) -> int:
         """The same, of one class."""
-        return sum(one == request_class for one in self._class_of.values())
+        return self._in_use[request_class]
 
-    def acquire(self, count: int, retry_after_s: float = 1.0, request_class: RequestClass = "interactive") -> list[int]:
-        """Take `count` slots, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
-        if count > self.slots:
-            raise TooManyImages(f"{count} images in one request; the limit is {self.slots} (VIM_QUEUE_IMAGES)")
-        if count > len(self._free):
-            raise QueueFull(
-                f"queue full: {self.in_use} of {self.slots} images admitted (VIM_QUEUE_IMAGES), {count} more wanted",
-                retry_after_s=retry_after_s,
-            )
+    def acquire(self, count: int, request_class: RequestClass = "interactive") -> list[int]:
+        """Take `count` free slots; there must be so many."""
+        assert count <= len(self._free)
         taken = [self._free.pop() for _ in range(count)]
+        self._in_use[request_class] += count
         for slot in taken:
             self._holders[slot] = 1
             self._class_of[slot] = request_class
@@ -98,7 +94,7 @@ class Arena:
         assert self._holders[slot] >= 0
         if self._holders[slot] == 0:
             self._free.append(slot)
-            del self._class_of[slot]
+            self._in_use[self._class_of.pop(slot)] -= 1
 
     def close(self) -> None:
         """Close the memory file; the kernel frees it when the last process that maps it is gone."""

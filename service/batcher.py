@@ -18,7 +18,6 @@ group is interactive if one of its jobs is.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
@@ -95,9 +94,10 @@ class Batcher:
         known = self._seconds_per_image
         self._seconds_per_image = per_image if not known else known + RATE_SMOOTHING * (per_image - known)
 
-    def seconds_for(self, images: int) -> int:
-        """Whole seconds, at least one, until `images` will have run at the measured rate."""
-        return max(1, math.ceil(images * self._seconds_per_image))
+    @property
+    def seconds_per_image(self) -> float:
+        """What an image costs a device at the measured rate; 0 before anything ran."""
+        return self._seconds_per_image
 
     def _queue_of(self, job: Job) -> dict[Job, int]:
         return self._bulk if job.request_class == "bulk" else self._interactive

@@ -18,6 +18,7 @@ import numpy as np
 
 from model.preprocess import Preprocess
 from service import cpus, images
+from service.admission import Admission
 from service.arena import Arena
 from service.batcher import Batcher
 from service.errors import (
@@ -71,13 +72,15 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self._arena = Arena(settings.queue_images)
-        metrics.queue_depth(self._arena.in_use_by)
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
-        decoders, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
-        metrics.decode_threads(decoders)
-        self.threads = Threads(decoders, patience_s)
+        threads, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
+        self.threads = Threads(threads, patience_s)
+        self.admission = Admission(settings, self._arena, threads, self._device_s)
+        metrics.decode_threads(threads)
+        metrics.queue_depth(self._arena.in_use_by)
+        metrics.body_bytes(self.admission.bytes_in_use)
         self._room = Room(settings.max_decode_bytes, patience_s)
         self._jpegs: Jpegs | None = None
         self._limits = images.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
@@ -134,6 +137,9 @@ class Engine:
         """Images admitted and not yet answered."""
         return self._arena.in_use
 
+    def _device_s(self) -> float:
+        return self._batcher.seconds_per_image / len(self.settings.devices)
+
     @functools.cached_property
     def _preprocess(self) -> Preprocess:
         return Preprocess.from_dict(self.loaded.preprocess)
@@ -148,7 +154,7 @@ class Engine:
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, what still waits is dropped.
         """
         self.check(task)
-        slots = self._arena.acquire(len(items), self._batcher.seconds_for(self._arena.in_use), request_class)
+        slots = self.admission.take_slots(request_class, len(items))
         self._count_requests(+1)
         start = time.monotonic()
         try:
@@ -212,6 +218,7 @@ class Engine:
         times = await self.threads.run(request_class, self._decode_in_thread, image, view, ended=release)
         self.metrics.stage("decode", times.decode_s)
         self.metrics.stage("preprocess", times.preprocess_s)
+        self.admission.decoded(times.decode_s + times.preprocess_s)
         return times
 
     def _decode_in_thread(self, image: Image, view: np.ndarray) -> images.DecodeTimes:

@@ -22,7 +22,9 @@ ServiceError
  │    ├── UnsupportedEncoding    415 unsupported_encoding
  │    └── InvalidOptions         422 invalid_options
  ├── Refusal                     the request is fine, the moment is not: try again
- │    ├── QueueFull              429 queue_full
+ │    ├── Overload               429 or 503, as VIM_OVERLOAD_STATUS says
+ │    │    ├── QueueFull         429 queue_full
+ │    │    └── MemoryFull        429 memory_full
  │    ├── NotReady               503 not_ready
  │    ├── Draining               503 draining
  │    └── DeadlineExceeded       504 deadline_exceeded
@@ -48,7 +50,7 @@ _TYPE = "urn:problem-type:vim-server:"
 class ServiceError(Exception):
     """Anything a client is told instead of a result. `detail` is shown to the client: no paths, no internals."""
 
-    status: ClassVar[int]
+    status: int
     code: ClassVar[str]
 
     def __init__(
@@ -187,10 +189,20 @@ class InvalidOptions(RequestError):
     status, code = 422, "invalid_options"
 
 
-class QueueFull(Refusal):
-    """As many images are waiting as `VIM_QUEUE_IMAGES` allows."""
+class Overload(Refusal):
+    """More comes in than can be answered. The status is what `VIM_OVERLOAD_STATUS` says: 429 unless it is set."""
+
+
+class QueueFull(Overload):
+    """As many images are waiting as `VIM_QUEUE_IMAGES` allows, or for bulk `VIM_BULK_PERCENT` of them."""
 
     status, code = 429, "queue_full"
+
+
+class MemoryFull(Overload):
+    """As many bytes of bodies are in memory as `VIM_QUEUE_BYTES` allows, or for bulk `VIM_BULK_PERCENT` of them."""
+
+    status, code = 429, "memory_full"
 
 
 class NotReady(Refusal):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from service import multipart
+from service.admission import Body
 from service.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -89,17 +90,19 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: Request, max_bytes: int, account: Body, timeout_s: float) -> bytes:
     """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit.
 
-    Raises BodyTooLarge, EmptyBody, BodyTimeout; ClientDisconnect when the client leaves in the middle.
+    Raises BodyTooLarge, EmptyBody, BodyTimeout; before the first byte, and while they arrive, what `account` raises;
+    ClientDisconnect when the client leaves in the middle.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(f"{declared[:20]} bytes", max_bytes)
+    account.expect(int(declared[:20]) if declared.isdigit() else 0)
     try:
         async with asyncio.timeout(timeout_s):
-            body = await _streamed(request, max_bytes)
+            body = await _streamed(request, max_bytes, account)
     except TimeoutError:
         setting = f"{round(1000 * timeout_s)} ms (VIM_BODY_TIMEOUT_MS)"
         raise BodyTimeout(f"the body did not arrive within {setting}") from None
@@ -108,11 +111,11 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
     return body
 
 
-async def _streamed(request: Request, max_bytes: int) -> bytes:
-    parts, received = [], 0
+async def _streamed(request: Request, max_bytes: int, account: Body) -> bytes:
+    parts = []
     async for part in request.stream():
-        received += len(part)
-        if received > max_bytes:
+        account.receive(len(part))
+        if account.size > max_bytes:
             raise _too_large(f"more than {max_bytes} bytes", max_bytes)
         parts.append(part)
     return b"".join(parts)

@@ -33,6 +33,7 @@ Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
 Reason = Literal[
     "queue_full",
+    "memory_full",
     "deadline",
     "too_large",
     "draining",
@@ -51,6 +52,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 _CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
 _REASONS: dict[str, Reason] = {
     "queue_full": "queue_full",
+    "memory_full": "memory_full",
     "deadline_exceeded": "deadline",
     "body_timeout": "deadline",
     "body_too_large": "too_large",
@@ -112,6 +114,7 @@ BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
 QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
 QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
+BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies in memory.")
 BATCH_LIMIT = Metric(
     "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
 )
@@ -152,6 +155,7 @@ METRICS: tuple[Metric, ...] = (
     QUARANTINED,
     QUEUE_DEPTH,
     QUEUE_CAPACITY,
+    BODY_BYTES,
     INFLIGHT,
     DECODING,
     DECODE_THREADS,
@@ -184,6 +188,7 @@ class Metrics:
         self._device_lost = DEVICE_LOST.counter(registry)
         self._quarantined = QUARANTINED.counter(registry)
         self._queue_depth = QUEUE_DEPTH.gauge(registry)
+        self._body_bytes = BODY_BYTES.gauge(registry)
         self._inflight = INFLIGHT.gauge(registry)
         self._decoding = DECODING.gauge(registry)
         self._decode_threads = DECODE_THREADS.gauge(registry)
@@ -234,6 +239,11 @@ class Metrics:
         """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
         for one in get_args(RequestClass):
             self._queue_depth.labels(one).set_function(functools.partial(images, one))
+
+    def body_bytes(self, size: Callable[[RequestClass], int]) -> None:
+        """Ask this, whenever a page is made, how many bytes of bodies of a class are in memory."""
+        for one in get_args(RequestClass):
+            self._body_bytes.labels(one).set_function(functools.partial(size, one))
 
     def inflight_batches(self, change: int) -> None:
         """So many batches more, or fewer, are with the devices."""

@@ -1,6 +1,7 @@
 """Around every request: its id, its outcome in the metrics and in one log line, where the time went in `Server-Timing`.
 
-Never looks at a body: the log knows sizes and times, not contents.
+Never looks at a body: the log knows sizes and times, not contents. But when the request has ended, whatever way, the
+memory of its body is counted as free.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.admission import Body
 from service.jobs import Timings
 from service.metrics import Metrics, Op
 from service.outputs import timings_ms
@@ -102,6 +104,8 @@ class Observe:
             await self._answer(Request(scope), self._unanswered.verdict)(scope, receive, observed)
         finally:
             self._unanswered.leave(task)
+            if isinstance(body := state.get("body"), Body):
+                body.let_go()
             if labels := operation_of(scope):
                 self._record(scope, labels, status, time.monotonic() - start)
 

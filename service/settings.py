@@ -109,6 +109,13 @@ class Settings(BaseSettings):
     )
     max_wait_ms: int = Field(default=0, ge=0, description="How long an idle device waits for a batch to fill.")
     queue_images: int = Field(default=256, ge=1, description="Most images waiting or running; beyond that 429.")
+    queue_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Most bytes of request bodies in memory; beyond that 429."
+    )
+    bulk_percent: int = Field(
+        50, ge=1, le=100, description="How much of these two bulk requests may fill; the rest is for interactive ones."
+    )
+    overload_status: Literal["429", "503"] = Field("429", description="Status of refusals for lack of room.")
     max_images: int = Field(64, ge=1, description="Most images in one request; beyond that 413.")
     max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1, description="Largest request body; beyond that 413.")
     max_pixels: int = Field(

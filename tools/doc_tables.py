@@ -41,6 +41,7 @@ _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_images_total", "class"): RequestClass,
     ("vim_queue_wait_seconds", "class"): RequestClass,
     ("vim_queue_depth", "class"): RequestClass,
+    ("vim_body_bytes", "class"): RequestClass,
 }
 
 

@@ -39,17 +39,21 @@ def model_headers(request: Request) -> dict[str, str]:
 async def read_body(request: Request) -> bytes:
     """The whole body, unpacked if it is compressed, within VIM_MAX_BODY_BYTES before and after.
 
-    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; InvalidOptions (class).
+    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; QueueFull and MemoryFull where
+    there is no room for it; InvalidOptions (class).
     """
-    request.state.request_class = inputs.request_class(request)
-    settings = engine_of(request).settings
-    limit = settings.max_body_bytes
-    body = await inputs.read_body(request, limit, settings.body_timeout_ms / 1000)
+    engine, request_class = engine_of(request), inputs.request_class(request)
+    request.state.request_class = request_class
+    account = request.state.body = engine.admission.body(request_class)  # the middleware lets go of it
+    limit = engine.settings.max_body_bytes
+    body = await inputs.read_body(request, limit, account, engine.settings.body_timeout_ms / 1000)
     request.state.bytes = len(body)
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding in compression.IDENTITY:
         return body
-    return await in_thread(request, compression.inflate, body, encoding, limit)
+    unpacked = await in_thread(request, compression.inflate, body, encoding, limit)
+    account.receive(max(0, len(unpacked) - account.size))
+    return unpacked
 
 
 async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -> T:

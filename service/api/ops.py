@@ -72,5 +72,7 @@ def _limits(engine: Engine) -> dict[str, Any]:
         "max_images": settings.max_images,
         "max_pixels": settings.max_pixels,
         "queue_images": settings.queue_images,
+        "queue_bytes": settings.queue_bytes,
+        "bulk_percent": settings.bulk_percent,
         "request_timeout_ms": settings.request_timeout_ms,
     }

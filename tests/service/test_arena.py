@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from service.arena import Arena, Pixels
-from service.errors import QueueFull, TooManyImages
 
 
 @pytest.fixture
@@ -37,20 +36,16 @@ def test_the_memory_has_no_name(arena: Arena) -> None:
     assert os.readlink(f"/proc/self/fd/{arena.descriptor}").startswith("/memfd:")
 
 
-def test_refuses_when_full_and_takes_all_or_none(arena: Arena) -> None:
-    """A request for three of two free slots takes none of them."""
+def test_slots_are_counted_by_class_until_they_are_free(arena: Arena) -> None:
+    """Also while only a thread or a device holds them."""
+    (lazy,) = arena.acquire(1, "bulk")
     arena.acquire(2)
+    arena.hold(lazy)
+    arena.release(lazy)
 
-    with pytest.raises(QueueFull, match="2 of 4 images admitted.*VIM_QUEUE_IMAGES") as refusal:
-        arena.acquire(3, retry_after_s=9)
-    assert refusal.value.retry_after_s == 9
-    assert arena.in_use == 2
-
-
-def test_what_can_never_fit_is_another_error(arena: Arena) -> None:
-    """Retrying would not help, so it is no 429."""
-    with pytest.raises(TooManyImages, match="limit is 4"):
-        arena.acquire(5)
+    assert (2, 1, 3) == (arena.in_use_by("interactive"), arena.in_use_by("bulk"), arena.in_use)
+    arena.release(lazy)
+    assert (2, 0, 2) == (arena.in_use_by("interactive"), arena.in_use_by("bulk"), arena.in_use)
 
 
 def test_a_slot_is_free_when_its_last_holder_lets_go(arena: Arena) -> None:

@@ -70,12 +70,13 @@ def test_a_discarded_job_never_runs() -> None:
     assert not batcher.discard(stays)
 
 
-def test_retry_after_follows_the_measured_rate() -> None:
-    """Whole seconds, at least one, also before anything was measured."""
+def test_the_cost_of_an_image_is_measured() -> None:
+    """Nothing at first; then the running mean of batches, the newest weighing most."""
     batcher = Batcher()
-    assert 1 == batcher.seconds_for(256)
+    assert 0 == batcher.seconds_per_image
+    batcher.ran(1, seconds=0.5)
+    assert 0.5 == batcher.seconds_per_image
     for _ in range(50):
         batcher.ran(8, seconds=0.8)
 
-    assert 26 == batcher.seconds_for(256)
-    assert 1 == batcher.seconds_for(1)
+    assert 0.1 == pytest.approx(batcher.seconds_per_image, abs=1e-4)

@@ -24,6 +24,7 @@ DOCUMENTED = {
     "vim_batches_total": (),
     "vim_queue_depth": ("class",),
     "vim_queue_capacity": (),
+    "vim_body_bytes": ("class",),
     "vim_inflight_batches": (),
     "vim_decode_busy": (),
     "vim_rejected_total": ("reason",),

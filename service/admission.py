@@ -1,0 +1,136 @@
+"""Who may come in: images and bytes of bodies, counted before anything is decoded, and what a refusal says.
+
+An image counts while anybody holds its slot (`arena`), a byte from its arrival until its request has ended. Bulk may
+fill a part of both, so that there is room for interactive whatever bulk does. Nothing here waits: what does not fit is
+refused at once, and told when to come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from service.arena import Arena
+from service.errors import BodyTooLarge, MemoryFull, Overload, QueueFull, TooManyImages
+from service.jobs import RequestClass
+from service.settings import Settings
+
+log = logging.getLogger("vim.admission")
+
+LONGEST_RETRY_S = 30
+SMOOTHING = 0.1  # weight of the newest image in the running cost of decoding
+LOG_EVERY_S = 10.0
+
+
+class Admission:
+    """Counts what is in the service, by class. `device_s` tells the measured seconds an image costs the devices."""
+
+    def __init__(self, settings: Settings, arena: Arena, threads: int, device_s: Callable[[], float]) -> None:
+        self._settings = settings
+        self._arena = arena
+        self._threads = threads
+        self._device_s = device_s
+        self._decode_s = 0.0
+        self._held: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}
+        self._refused = 0
+        self._logged_at = -math.inf
+
+    def bytes_in_use(self, request_class: RequestClass) -> int:
+        """Bytes of bodies in memory."""
+        return self._held[request_class]
+
+    def body(self, request_class: RequestClass) -> Body:
+        """The account of one request's body."""
+        return Body(self, request_class)
+
+    def check(self, request_class: RequestClass, size: int) -> None:
+        """At the door: raise what would refuse one image in so many bytes, now or for ever."""
+        self._check_images(request_class, 1)
+        self._check_bytes(request_class, size, size)
+
+    def take_slots(self, request_class: RequestClass, count: int) -> list[int]:
+        """Slots for so many images, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
+        self._check_images(request_class, count)
+        return self._arena.acquire(count, request_class)
+
+    def take_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
+        """So many bytes more, of a body that is so long now. Raises BodyTooLarge or MemoryFull, and counts nothing."""
+        self._check_bytes(request_class, size, body)
+        self._held[request_class] += size
+
+    def free_bytes(self, request_class: RequestClass, size: int) -> None:
+        """So many bytes fewer."""
+        self._held[request_class] -= size
+
+    def decoded(self, seconds: float) -> None:
+        """Learn what an image costs a decode thread."""
+        self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds until all that is admitted now is answered, at the pace of the slowest stage; 1 to 30."""
+        pace_s = max(self._device_s(), self._decode_s / self._threads)
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self._arena.in_use * pace_s)))
+
+    def _part(self, request_class: RequestClass, whole: int) -> int:
+        return whole if request_class == "interactive" else max(1, whole * self._settings.bulk_percent // 100)
+
+    def _check_images(self, request_class: RequestClass, count: int) -> None:
+        arena, limit = self._arena, self._part(request_class, self._arena.slots)
+        bulk, setting = arena.in_use_by("bulk"), _named("VIM_QUEUE_IMAGES", request_class)
+        if count > limit:
+            raise TooManyImages(f"{count} images in one request; the limit is {limit} ({setting})")
+        if count > arena.slots - arena.in_use or (request_class == "bulk" and count > limit - bulk):
+            used = f"{arena.in_use} of {arena.slots} images admitted, {bulk} of them bulk"
+            self._refuse(QueueFull, f"queue full: {used}; for {request_class} {limit} at most ({setting})")
+
+    def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
+        whole = self._settings.queue_bytes
+        limit, setting = self._part(request_class, whole), _named("VIM_QUEUE_BYTES", request_class)
+        if body > limit:
+            raise BodyTooLarge(f"the body has {body} bytes or more; the limit is {limit} ({setting})")
+        total, bulk = sum(self._held.values()), self._held["bulk"]
+        if size > whole - total or (request_class == "bulk" and size > limit - bulk):
+            used = f"bodies of {total} of {whole} bytes in memory, {bulk} of them bulk"
+            self._refuse(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
+
+    def _refuse(self, kind: type[Overload], detail: str) -> NoReturn:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:
+            log.warning("overloaded: %s; %d refused since this was last said", detail, self._refused)
+            self._logged_at, self._refused = now, 0
+        refusal = kind(detail, retry_after_s=self.retry_after_s)
+        refusal.status = int(self._settings.overload_status)
+        raise refusal
+
+
+@dataclass(slots=True)
+class Body:
+    """What one request's body has in memory."""
+
+    admission: Admission
+    request_class: RequestClass
+    size: int = 0
+
+    def expect(self, size: int) -> None:
+        """Before the first byte is read: refuse what could not be taken in. Promises nothing, and costs nothing."""
+        self.admission.check(self.request_class, size)
+
+    def receive(self, size: int) -> None:
+        """So many bytes came in. Raises BodyTooLarge or MemoryFull."""
+        self.admission.take_bytes(self.request_class, size, self.size + size)
+        self.size += size
+
+    def let_go(self) -> None:
+        """The request has ended."""
+        self.admission.free_bytes(self.request_class, self.size)
+        self.size = 0
+
+
+def _named(setting: str, request_class: RequestClass) -> str:
+    return setting if request_class == "interactive" else f"VIM_BULK_PERCENT of {setting}"
