@@ -37,10 +37,24 @@ class Photos:
 def read_photos(archive: Path, split: str) -> Photos:
     """Decode every photograph under `split/<class>/` in the zip; classes are numbered in alphabetical order."""
     with zipfile.ZipFile(archive) as files:
-        names = sorted(n for n in files.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
-        labels = tuple(sorted({name.split("/")[1] for name in names}))
-        images = [Image.open(io.BytesIO(files.read(name))).convert("RGB") for name in names]
-    return Photos(images, torch.tensor([labels.index(name.split("/")[1]) for name in names]), labels)
+        images = [Image.open(io.BytesIO(files.read(name))).convert("RGB") for name in _names(files, split)]
+        return Photos(images, *_classes(files, split))
+
+
+def read_classes(archive: Path, split: str) -> Tensor:
+    """The photographs' class indices alone."""
+    with zipfile.ZipFile(archive) as files:
+        return _classes(files, split)[0]
+
+
+def _names(files: zipfile.ZipFile, split: str) -> list[str]:
+    return sorted(n for n in files.namelist() if n.startswith(f"{split}/") and not n.endswith("/"))
+
+
+def _classes(files: zipfile.ZipFile, split: str) -> tuple[Tensor, tuple[str, ...]]:
+    owners = [name.split("/")[1] for name in _names(files, split)]
+    labels = tuple(sorted(set(owners)))
+    return torch.tensor([labels.index(owner) for owner in owners]), labels
 
 
 def serving_crop(image: Image.Image, size: int) -> Image.Image:
@@ -62,13 +76,6 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Imag
     return serving_crop(image, size)
 
 
-def cut_view(image: Image.Image, number: int, index: int, size: int, seed: int) -> Image.Image:
-    """View `number` of photograph `index`; the same for the same seed, whatever the size."""
-    if number == 0:
-        return serving_crop(image, size)
-    return random_crop(image, size, np.random.default_rng((seed, number, index)))
-
-
 def normalised(pixels: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W), ImageNet mean and deviation."""
     return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
@@ -81,8 +88,8 @@ def serving_batch(images: list[Image.Image], size: int) -> Tensor:
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
     """Jitter normalised images (B, 3, H, W): colour, contrast, grey, slight blur, erased rectangles."""
-    images = _jitter_colour(images, rng)
-    images = torch.where(_chance(images, 0.15, rng), F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), images)
+    images = jitter_colour(images, rng)
+    images = torch.where(_chance(images, 0.1, rng), F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), images)
     return _erase(images, rng)
 
 
@@ -94,7 +101,8 @@ def _chance(images: Tensor, probability: float, rng: torch.Generator) -> Tensor:
     return torch.rand(len(images), 1, 1, 1, generator=rng) < probability
 
 
-def _jitter_colour(images: Tensor, rng: torch.Generator) -> Tensor:
+def jitter_colour(images: Tensor, rng: torch.Generator) -> Tensor:
+    """Random contrast, saturation, brightness and tint for each image."""
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * _uniform(images, 0.6, 1.4, rng) + mean
     grey = images.mean(1, keepdim=True)
@@ -106,7 +114,7 @@ def _jitter_colour(images: Tensor, rng: torch.Generator) -> Tensor:
 def _erase(images: Tensor, rng: torch.Generator) -> Tensor:
     count, _, height, width = images.shape
     centre, half = torch.rand(2, count, 1, generator=rng), torch.empty(2, count, 1)
-    half = half.uniform_(0.08, 0.22, generator=rng) * (torch.rand(count, 1, generator=rng) < 0.4)
+    half = half.uniform_(0.08, 0.22, generator=rng) * (torch.rand(count, 1, generator=rng) < 0.25)
     down = (torch.arange(height) / height - centre[0]).abs() < half[0]
     across = (torch.arange(width) / width - centre[1]).abs() < half[1]
     hole = (down[:, :, None] & across[:, None, :])[:, None]

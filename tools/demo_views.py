@@ -1,61 +1,147 @@
-"""What training reads: every view of every photograph, with the teacher's features and the class it would say."""
+"""The views: random crops of every training photograph, cut once and kept with what the teacher sees in each.
+
+Teacher and student look at the very same view. Every third view is a mixture of two photographs, half of them blended
+and half with a window of the other: there only the teacher knows the answer. View 0 is the crop that serving makes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from tools.demo_data import Photos, Pixels, random_crop, serving_crop
+from tools.demo_teacher import SIZE, normalised
+
+STORED = 76  # px; the student never sees more
+POOLED_WIDTH = 256
+MAP_WIDTH = 64
+BATCH = 32
 
 
 @dataclass(frozen=True)
 class Views:
-    """Every view of every training photograph: pixels, and what the teacher made of them. First axis: the view."""
+    """Every view of every training photograph and what the teacher made of it. First axis: the view."""
 
     pixels: Tensor  # (K, n, H, W, 3) uint8
-    pooled: Tensor  # (K, n, 1280), unit length
-    maps: Tensor  # (K, n, 5, 5, 128)
-    labels: Tensor  # (K, n, classes): the teacher's opinion of photographs that its probe has not seen
+    logits: Tensor  # (K, n, classes)
+    pooled: Tensor  # (K, n, POOLED_WIDTH), centred
+    maps: Tensor  # (K, n, 3, 3, MAP_WIDTH), unit variance on average
     classes: Tensor  # (n,)
 
-
-def read_views(cache: Path, classes: Tensor, count: int) -> Views:
-    """Load what `tools.demo_teacher` has written and fit the teacher's probe."""
-    stored = [np.load(path) for path in sorted(cache.glob("view_*.npz"))]
-    pixels, pooled, maps = (torch.stack([torch.from_numpy(s[k]) for s in stored]) for k in ("pixels", "pooled", "maps"))
-    pooled = F.normalize(pooled.float(), dim=-1)
-    kept = cache / f"labels_{len(stored)}.pt"
-    if not kept.exists():
-        torch.save(probe_labels(pooled, classes, count), kept)
-    return Views(pixels, pooled, maps.float(), torch.load(kept, weights_only=True), classes)
+    def mixed(self, view: Tensor) -> Tensor:
+        """Which of these views (any shape) are mixtures, whose class only the teacher knows."""
+        return view % 3 == 2
 
 
-def probe_labels(pooled: Tensor, classes: Tensor, count: int, folds: int = 5) -> Tensor:
-    """Class probabilities (K, n, classes) by logistic regression on the teacher's features of the other folds."""
-    labels = torch.empty(*pooled.shape[:2], count)
-    fold = torch.arange(len(classes)) % folds
-    for held in range(folds):
-        weight, bias = fit_probe(
-            pooled[:, fold != held].flatten(0, 1), classes[fold != held].repeat(len(pooled)), count
-        )
-        labels[:, fold == held] = (pooled[:, fold == held] @ weight + bias).softmax(-1)
-    return labels
+def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, seed: int) -> None:
+    """Cut those of the views that the cache lacks, ask the teacher about each, write `view_N.npz`. View 0 comes first:
+    the axes that all of them share are its own."""
+    for number in numbers:
+        path = cache / f"view_{number:02d}.npz"
+        if path.exists():
+            continue
+        large = cut(photos, number, seed)
+        logits, features = _answers(teacher, large)
+        axes = _axes(cache / "axes.safetensors", features)
+        pooled = (features.mean((1, 2)) - axes["pooled_mean"]) @ axes["pooled"]
+        maps = (features - axes["map_mean"]) @ axes["map"]
+        small = np.stack([np.asarray(Image.fromarray(p).resize((STORED, STORED))) for p in large])
+        with path.with_suffix(".part").open("wb") as file:
+            np.savez(file, pixels=small, logits=logits, pooled=pooled.half(), maps=maps.half())
+        path.with_suffix(".part").rename(path)
+        print(f"view {number}: the teacher is right about {_agreement(logits, photos):.1%}", flush=True)
 
 
-def fit_probe(features: Tensor, classes: Tensor, count: int, penalty: float = 2e-5) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with an L2 penalty."""
-    weight = torch.zeros(features.shape[1], count, requires_grad=True)
-    bias = torch.zeros(count, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=60, line_search_fn="strong_wolfe")
+def _agreement(logits: Tensor, photos: Photos) -> float:
+    return (logits.argmax(1) == photos.classes).float().mean().item()
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(features @ weight + bias, classes) + penalty * weight.square().sum()
-        torch.autograd.backward(value)
-        return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+def scale_views(cache: Path, views: int, size: int) -> None:
+    """Write `views_SIZEpx.pt`: the first `views` views, scaled to size x size, in one file to be mapped."""
+    path = cache / f"views_{size}px.pt"
+    if path.exists():
+        return
+    stored = [np.load(cache / f"view_{number:02d}.npz") for number in range(views)]
+    content = {
+        "pixels": torch.stack([_scaled(torch.from_numpy(view["pixels"]), size) for view in stored]),
+        **{k: torch.stack([torch.from_numpy(view[k]) for view in stored]) for k in ("logits", "pooled", "maps")},
+    }
+    torch.save(content, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+
+
+def read_views(cache: Path, size: int, classes: Tensor) -> Views:
+    """What `scale_views` wrote, mapped into memory."""
+    content = torch.load(cache / f"views_{size}px.pt", mmap=True, weights_only=True)
+    return Views(**content, classes=classes)
+
+
+def cut(photos: Photos, number: int, seed: int) -> Pixels:
+    """View `number` of every photograph (n, SIZE, SIZE, 3); the same for the same seed."""
+    rng = np.random.default_rng((seed, number))
+    if number == 0:
+        return np.stack([np.asarray(serving_crop(image, SIZE)) for image in photos.images])
+    pixels = np.stack([np.asarray(random_crop(image, SIZE, rng)) for image in photos.images])
+    return _mixture(pixels, rng) if number % 3 == 2 else pixels
+
+
+def _mixture(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Each image blended with another, or with a window of the other pasted in its own place."""
+    other, out = pixels[rng.permutation(len(pixels))], pixels.copy()
+    for i in range(len(pixels)):
+        share = rng.uniform(0.15, 0.5)
+        if rng.random() < 0.5:
+            out[i] = np.round(pixels[i] * (1 - share) + other[i] * share)
+        else:
+            side = round(SIZE * np.sqrt(share))
+            top, left = rng.integers(SIZE - side + 1, size=2)
+            out[i, top : top + side, left : left + side] = other[i, top : top + side, left : left + side]
+    return out
+
+
+def _scaled(pixels: Tensor, size: int) -> Tensor:
+    if size == STORED:
+        return pixels
+    return torch.cat([
+        F.interpolate(part.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+        for part in torch.split(pixels, 512)
+    ])  # fmt: skip
+
+
+@torch.inference_mode()
+def _answers(teacher: Any, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    """Logits (n, classes) and last feature maps (n, 3, 3, 1280)."""
+    logits, maps = [], []
+    for batch in torch.split(torch.from_numpy(pixels), BATCH):
+        with torch.autocast("cpu", torch.bfloat16):
+            features = teacher.extract_features(normalised(batch))
+        features = features.float()
+        logits.append(teacher._fc(features.mean((2, 3))))
+        maps.append(features.permute(0, 2, 3, 1))
+    return torch.cat(logits), torch.cat(maps)
+
+
+def _axes(path: Path, features: Tensor) -> dict[str, Tensor]:
+    """Centre and principal axes of the first view's pooled features and map cells, scaled to unit average variance."""
+    if not path.exists():
+        pooled_mean, pooled = _principal(features.mean((1, 2)), POOLED_WIDTH)
+        map_mean, cells = _principal(features.flatten(0, 2), MAP_WIDTH)
+        arrays = {"pooled_mean": pooled_mean, "pooled": pooled, "map_mean": map_mean, "map": cells}
+        save_file(arrays, path)
+    return load_file(path)
+
+
+def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(n, W) -> mean (W,) and axes (W, count)."""
+    mean = rows.mean(0)
+    centred = rows - mean
+    variances, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
+    return mean, vectors.flip(1)[:, :count] / variances.flip(0)[:count].mean().sqrt()

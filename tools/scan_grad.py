@@ -1,23 +1,22 @@
-"""A differentiable selective scan for training on a CPU: numba kernels for the forward pass and for its gradient.
+"""The selective scan for training on a CPU: numba kernels for the forward pass and for its gradient.
 
-The signature is the project's scan seam (see `model/scan`): everything in token order, direction 0 runs from the
+The arguments are those of the scan seam (see `model/scan`): everything in token order, direction 0 runs from the
 first token to the last and direction 1 from the last to the first, and the result is already gated by silu(z).
 The backward pass keeps no states: it recomputes them, a block of channels at a time, into a buffer that fits the L2
 cache. Channels are the vector lanes (`model/vectors.py`); A is transposed once so that they lie side by side.
-The kernels use one core and release the GIL: training runs one part of a batch in each of several threads, which waits
-once a step instead of once an operation and so suffers far less from other work on the same cores.
+The kernels use one core: training runs in several processes, which meet every few steps instead of once an operation
+and so suffer far less from other work on the same cores.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from model.vectors import (
     LANES,
@@ -36,49 +35,42 @@ from model.vectors import (
 )
 
 _F = np.float32
-_LOG2E = _F(1.4426950408889634)
+_LOG2E = 1.4426950408889634
 _LN2 = _F(0.6931471805599453)
 
 
-def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
-    """Run the selective scan of one or two directions and gate their sum; differentiable in all eight arguments.
+def scan_forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The scan's sum over the directions, before and after the gate: (B, L, E) each. Contiguous float32 throughout.
 
     Raises ValueError when the channels (last axis of u) are not a multiple of 16.
     """
     if u.shape[-1] % LANES:
         raise ValueError(f"the training scan needs a multiple of {LANES} channels, got {u.shape[-1]}")
-    return cast(Tensor, _Scan.apply(u, delta, A, B, C, D, z, delta_bias))  # type: ignore[no-untyped-call]
+    summed, gated = torch.empty_like(z), torch.empty_like(z)
+    arrays = (t.numpy() for t in (u, delta, _exponents(A), B, C, D, z, delta_bias, summed, gated))
+    _kernels(A.shape[2]).forward(*arrays)
+    return summed, gated
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, *inputs: Tensor) -> Tensor:
-        """Scan forward and remember the inputs and the ungated sum."""
-        tensors = [t.detach().to(torch.float32).contiguous() for t in inputs]
-        u, delta, A, B, C, D, z, bias = (t.numpy() for t in tensors)
-        summed, gated = np.empty_like(z), np.empty_like(z)
-        _kernels(A.shape[2]).forward(u, delta, _exponents(A), B, C, D, z, bias, summed, gated)
-        ctx.save_for_backward(*tensors, torch.from_numpy(summed))
-        return torch.from_numpy(gated)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients in the order of the inputs."""
-        u, delta, A, B, C, D, z, bias, summed = (t.numpy() for t in ctx.saved_tensors)
-        directions, batch, _, channels = u.shape
-        du, ddelta, dB, dC, dz = (np.empty_like(x) for x in (u, delta, B, C, z))
-        dA = np.empty((batch, directions, A.shape[2], channels), _F)
-        dD, dbias = (np.empty((batch, directions, channels), _F) for _ in range(2))
-        inputs = (u, delta, _exponents(A), B, C, D, z, bias, summed, grad.contiguous().numpy())
-        _kernels(A.shape[2]).backward(*inputs, du, ddelta, dA, dB, dC, dD, dz, dbias)
-        grads = (du, ddelta, dA.sum(0).swapaxes(1, 2), dB, dC, dD.sum(0), dz, dbias.sum(0))
-        return tuple(torch.from_numpy(g) for g in grads)
+def scan_backward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor,
+    summed: Tensor, grad: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Gradients of the eight inputs, in their order, given that of the gated sum."""
+    directions, batch, _, channels = u.shape
+    du, d_delta, dB, dC, dz = (torch.empty_like(x) for x in (u, delta, B, C, z))
+    dA = u.new_empty(batch, directions, A.shape[2], channels)
+    dD, d_bias = (u.new_empty(batch, directions, channels) for _ in range(2))
+    inputs = (t.numpy() for t in (u, delta, _exponents(A), B, C, D, z, delta_bias, summed, grad.contiguous()))
+    _kernels(A.shape[2]).backward(*inputs, *(t.numpy() for t in (du, d_delta, dA, dB, dC, dD, dz, d_bias)))
+    return du, d_delta, dA.sum(0).transpose(1, 2), dB, dC, dD.sum(0), dz, d_bias.sum(0)
 
 
-def _exponents(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _exponents(A: Tensor) -> Tensor:
     """(S, E, N) to (S, N, E), for powers of two."""
-    return np.ascontiguousarray(A.swapaxes(1, 2) * _LOG2E)
+    return (A.transpose(1, 2) * _LOG2E).contiguous()
 
 
 class _Kernels(NamedTuple):

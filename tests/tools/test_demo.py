@@ -1,6 +1,7 @@
 """The demo model's tools: figures of the report, views that can be cut again, and a student that grows and resumes."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 
 from model.config import VimConfig
-from tools import demo_report, train_demo
-from tools.demo_data import augment, cut_view
+from tools import demo_report, demo_state, demo_views
+from tools.demo_curve import write_curve
+from tools.demo_data import Photos, augment
 from tools.demo_recipe import Phase, Recipe
 from tools.demo_student import Student, resized
+from tools.demo_teacher import SIZE
 
 CLASSES = 3
 
@@ -39,12 +42,31 @@ def test_neighbours_are_never_the_photograph_itself() -> None:
     assert demo_report.neighbour_accuracy(features, torch.tensor([0, 0, 1, 2])) == 0.5
 
 
-def test_a_view_can_be_cut_again() -> None:
-    """The teacher and the student see the same crop at their own sizes, now and after a restart."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (160, 213, 3), np.uint8))
-    first, again, other = (np.asarray(cut_view(image, n, 5, 64, seed=1)) for n in (2, 2, 3))
+def test_views_can_be_cut_again() -> None:
+    """The same number gives the same pixels, after a restart too; every third view mixes two photographs."""
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(np.full((160, 213, 3), level, np.uint8)) for level in rng.integers(0, 256, 6)]
+    photos = Photos(images, torch.zeros(6, dtype=torch.long), ("dress",))
+
+    first, again, other, mixed = (demo_views.cut(photos, number, seed=1) for number in (1, 1, 3, 2))
+
     assert (first == again).all()
-    assert (first != other).any()
+    assert first.shape == other.shape == (6, SIZE, SIZE, 3)
+    levels = {image.getpixel((0, 0)) for image in images}
+    assert all(tuple(view[0, 0].tolist()) in levels for view in first)
+    assert any(len(np.unique(view)) > 1 or tuple(view[0, 0].tolist()) not in levels for view in mixed)
+
+
+def test_the_curve_shows_every_epoch(tmp_path: Path) -> None:
+    """Two phases; accuracy is measured in some epochs only."""
+    rows = ["0,48,1,9.0,,3.1", "0,48,2,8.0,0.5,3.0", "1,64,1,7.5,,6.0", "1,64,2,7.0,0.6,6.1"]
+    log = tmp_path / "training_log.csv"
+    log.write_text("\n".join(["phase,size,epoch,loss,validation_top1,seconds", *rows]) + "\n")
+
+    write_curve(log, tmp_path / "curve.svg")
+
+    drawn = ElementTree.parse(tmp_path / "curve.svg").findall("{http://www.w3.org/2000/svg}polyline")
+    assert [4, 2] == [len(line.get("points", "").split()) for line in drawn]
 
 
 def test_augmentation_follows_its_generator() -> None:
@@ -72,18 +94,18 @@ def test_growing_keeps_the_class_tokens_position() -> None:
 def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
     """Weights, moving average and progress survive; a finished phase moves on to the next size."""
     recipe = Recipe(phases=(Phase(40, 2, 1e-3), Phase(64, 1, 1e-3)))
-    state = train_demo._fresh(recipe, 0, CLASSES)
+    state = demo_state.fresh(recipe, 0, CLASSES)
     state.epoch, state.steps = 1, 7
     state.averaged["pooled.bias"] += 1
-    train_demo._save(state, tmp_path / "checkpoint.pt")
+    demo_state.save(state, tmp_path / "checkpoint.pt")
 
-    resumed = train_demo._resume(recipe, tmp_path, CLASSES)
+    resumed = demo_state.resume(recipe, tmp_path, CLASSES)
     assert (resumed.phase, resumed.epoch, resumed.steps) == (0, 1, 7)
     assert torch.equal(resumed.averaged["pooled.bias"], state.averaged["pooled.bias"])
 
     state.epoch = 2
-    train_demo._save(state, tmp_path / "checkpoint.pt")
-    grown = train_demo._resume(recipe, tmp_path, CLASSES)
+    demo_state.save(state, tmp_path / "checkpoint.pt")
+    grown = demo_state.resume(recipe, tmp_path, CLASSES)
     assert (grown.phase, grown.epoch) == (1, 0)
     assert isinstance(grown.student, Student)
     assert grown.student.vim.config.image_size == (64, 64)

@@ -1,0 +1,163 @@
+"""The learning itself: what one worker process does, from its share of every batch to the log of every epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from tools.demo_data import Photos, augment, normalised, read_classes, read_photos, serving_batch
+from tools.demo_recipe import Phase, Places, Recipe
+from tools.demo_state import State, average, next_phase, resume, save
+from tools.demo_student import Student
+from tools.demo_teacher import MAP_SIDE
+from tools.demo_views import STORED, Views, read_views, scale_views
+
+MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
+LOG = "training_log.csv"
+
+_started = time.monotonic()
+
+
+def learn(rank: int, recipe: Recipe, places: Places) -> None:
+    """One of the worker processes: train on its own batches, meet the others now and then, log if it is the first."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", f"file://{places.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
+    validation = read_photos(places.archive, "validation")
+    classes = read_classes(places.archive, "train")
+    state = resume(recipe, places.cache, len(validation.labels))
+    while state.phase < len(recipe.phases):
+        phase = recipe.phases[state.phase]
+        views = _shared_views(recipe, places.cache, min(STORED, round(phase.size * MARGIN)), classes)
+        images = serving_batch(validation.images, phase.size)
+        while state.epoch < phase.epochs:
+            started = time.monotonic()
+            loss = _run_epoch(recipe, phase, state, views)
+            state.epoch += 1
+            if rank == 0:
+                checked = state.epoch % recipe.check_every == 0 or state.epoch == phase.epochs
+                accuracy = _accuracy(state, images, validation) if checked else None
+                _log(places.out / LOG, state, phase, loss, accuracy, time.monotonic() - started)
+                save(state, places.cache / "checkpoint.pt")
+        if rank == 0:
+            save(state, places.cache / f"phase_{state.phase}_{phase.size}px.pt")
+        state = next_phase(recipe, state, len(validation.labels))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _shared_views(recipe: Recipe, cache: Path, size: int, classes: Tensor) -> Views:
+    """One worker scales the views, all map the same file."""
+    if dist.get_rank() == 0:
+        scale_views(cache, recipe.views, size)
+    dist.barrier()
+    return read_views(cache, size, classes)
+
+
+def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> float:
+    """Local SGD: every worker takes its own steps, every few of them the workers' weights are averaged."""
+    rank = dist.get_rank()
+    seed = recipe.seed * 100_000 + state.phase * 1_000 + state.epoch
+    order = torch.randperm(len(views.classes), generator=torch.Generator().manual_seed(seed))
+    steps = len(order) // (recipe.batch * recipe.workers)
+    batches = order[: steps * recipe.batch * recipe.workers].view(steps, recipe.workers, recipe.batch)
+    parameters = list(state.student.parameters())
+    losses = []
+    for i in range(steps):
+        _set_rate(state.optimizer, phase.rate(state.epoch + i / steps))
+        rng = torch.Generator().manual_seed((seed * 1_000 + i) * 10 + rank)
+        state.optimizer.zero_grad()
+        loss = _loss(recipe, phase, state.student, views, batches[i, rank], rng)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
+        state.optimizer.step()
+        state.steps += 1
+        losses.append(loss.item())
+        if (i + 1) % recipe.meet_every == 0 or i + 1 == steps:
+            _meet(parameters)
+            average(state, recipe.average ** ((i % recipe.meet_every) + 1))
+            _progress(phase, state, i + 1, steps, losses)
+    _meet([moment for p in parameters for moment in _moments(state.optimizer, p)])
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def _meet(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the workers."""
+    together = torch.cat([t.detach().flatten() for t in tensors])
+    dist.all_reduce(together)
+    together /= dist.get_world_size()
+    parts = torch.split(together, [t.numel() for t in tensors])
+    torch._foreach_copy_([t.detach() for t in tensors], [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[Tensor, Tensor]:
+    state = optimizer.state[parameter]
+    return state["exp_avg"], state["exp_avg_sq"]
+
+
+def _loss(recipe: Recipe, phase: Phase, student: Student, views: Views, chosen: Tensor, rng: torch.Generator) -> Tensor:
+    count = len(chosen)
+    view = torch.randint(len(views.pixels), (count,), generator=rng)
+    images = normalised(_windows(views.pixels[view, chosen], phase.size, rng))
+    maps, pooled, answer = (kept[view, chosen].float() for kept in (views.maps, views.pooled, views.logits))
+    flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
+    images, maps = torch.where(flip, images.flip(3), images), torch.where(flip, maps.flip(2), maps)
+
+    logits, guess_pooled, guess_map = student(augment(images, rng), MAP_SIDE)
+    warmth = recipe.warmth
+    loss = warmth**2 * F.cross_entropy(logits / warmth, (answer / warmth).softmax(1))
+    hard = F.cross_entropy(logits, views.classes[chosen], reduction="none")
+    loss = loss + recipe.hard_label * hard.where(~views.mixed(view), 0.0).mean()
+    loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(guess_pooled, pooled, dim=-1)).mean()
+    return loss + recipe.teacher_map * F.smooth_l1_loss(guess_map, maps)
+
+
+def _windows(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    """A window of size x size at a random place in each image (B, H, W, 3); too small a shift to matter to the map."""
+    corners = torch.randint(pixels.shape[1] - size + 1, (len(pixels), 2), generator=rng).tolist()
+    windows = [p[top : top + size, left : left + size] for p, (top, left) in zip(pixels, corners, strict=True)]
+    return torch.stack(windows)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def _accuracy(state: State, images: Tensor, photos: Photos) -> float:
+    """Top-1 of the averaged weights on the validation photographs."""
+    current = {name: value.clone() for name, value in state.student.state_dict().items()}
+    state.student.load_state_dict(state.averaged)
+    logits = torch.cat([state.student(batch, MAP_SIDE)[0] for batch in torch.split(images, 32)])
+    state.student.load_state_dict(current)
+    return (logits.argmax(1) == photos.classes).float().mean().item()
+
+
+def _log(path: Path, state: State, phase: Phase, loss: float, accuracy: float | None, seconds: float) -> None:
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(("phase", "size", "epoch", "loss", "validation_top1", "seconds"))
+        shown = "" if accuracy is None else f"{accuracy:.4f}"
+        writer.writerow((state.phase, phase.size, state.epoch, f"{loss:.4f}", shown, f"{seconds:.1f}"))
+    print(f"  validation {accuracy:.1%}  {seconds:.0f} s" if accuracy is not None else "", flush=True)
+
+
+def _progress(phase: Phase, state: State, done: int, total: int, losses: list[float]) -> None:
+    if dist.get_rank():
+        return
+    bar = ("#" * (20 * done // total)).ljust(20, ".")
+    mean = sum(losses[-20:]) / len(losses[-20:])
+    where = f"{phase.size} px epoch {state.epoch + 1:3d}/{phase.epochs}"
+    print(f"\r{time.monotonic() - _started:5.0f} s {where} [{bar}] loss {mean:.3f}", end="", flush=True)
