@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page chaos docs lint format image image-cuda clean
+.PHONY: help install install-cuda serve test test-page chaos docs lint audit format image image-cuda clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -50,10 +50,15 @@ chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--m
 docs: $(STAMP)   ## write the README's generated tables anew
 	$(BIN)/python -m tools.doc_tables
 
-lint: $(STAMP)   ## ruff and mypy, both strict
+lint: $(STAMP)   ## ruff and mypy, both strict, and what can be said of dependencies without a network
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.audit
+
+audit: $(STAMP)  ## ask for known vulnerabilities of the pinned versions (pip-audit; needs the network)
+	$(PIP) install --quiet pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .

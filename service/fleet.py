@@ -108,13 +108,11 @@ class Fleet:
 
     @property
     def reason(self) -> str:
-        """Why it is not ready, for people."""
-        if self.failure:
-            return self.failure
-        lost = [f"{one.name}: {one.last_reason}" for one in self._supervisors if not one.up and one.last_reason]
+        """Why it is not ready, for clients; what went wrong, with its paths, is for the log."""
         return {
+            "failed": "the model cannot be served; the server's log says why",
             "draining": "the service is shutting down",
-            "recovering": f"a device process is being replaced ({'; '.join(lost)})",
+            "recovering": "a device process is being replaced",
         }.get(self.state, f"the model is being {'warmed up' if self.loaded else 'loaded'}")
 
     @property
@@ -172,6 +170,6 @@ class Fleet:
         self.failure = reason
         log.error("%s", reason)
         for job in self._batcher.take_all():
-            job.fail(NotReady(reason))
+            job.fail(NotReady(self.reason))
         self._on_change()
         self.on_failure()

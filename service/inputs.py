@@ -210,7 +210,9 @@ def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
 
 
 def _from_json(body: bytes, max_images: int) -> Inputs:
-    if body.count(b",") > MOST_VALUES + 2 * max_images:  # base64 has none, a data URI has one
+    if (
+        body.lstrip()[:1] == b"{" and body.count(b",") > MOST_VALUES + 2 * max_images
+    ):  # base64 has none, a data URI has one
         raise MalformedBody(
             f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options"
         )

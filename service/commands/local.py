@@ -105,7 +105,7 @@ async def _settled(engine: Engine) -> None:
     while engine.fleet.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
     if engine.fleet.state == "failed":
-        raise CommandError(engine.fleet.reason)
+        raise CommandError(engine.fleet.failure)
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

@@ -40,7 +40,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Path]) -> None:
     """The server, its health check, and a command that asks it with and without a key."""
-    settings = {**certificate, "api_keys": KEY, "model": write_tiny_model(tmp_path / "tiny")}
+    settings: dict[str, Any] = {**certificate, "api_keys": KEY, "model": write_tiny_model(tmp_path / "tiny")}
     (tmp_path / "photo.jpg").write_bytes(photo())
     trusted = {"SSL_CERT_FILE": str(certificate["tls_cert"])}
     with serving(tmp_path, **settings) as server, server.client() as client:

@@ -189,12 +189,14 @@ async def test_a_model_without_a_head_embeds_only(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_served_is_refused_with_the_reason(
-    tmp_path: Path, changes: dict[str, Any], reason: str
+    tmp_path: Path, changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At start-up: the engine fails, and readiness says why."""
+    """At start-up: the engine fails; the log says why, with paths, and clients are told to look there."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "odd", **changes)))
     async with running(app) as client:
-        response = await client.get("/readyz")
+        answers = [await client.get("/readyz"), await client.post("/v1/classify", content=photo())]
 
-    assert 503 == response.status_code
-    assert reason in response.json()["detail"]
+    assert reason in caplog.text
+    for answer in answers:
+        assert 503 == answer.status_code
+        assert "the model cannot be served; the server's log says why" == answer.json()["detail"]

@@ -1,0 +1,78 @@
+"""Bombs, mutated files and clients that vanish, against a real server: refused quickly, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.e2e import raw
+from tests.e2e.hostile import ATTACKS, assault, mutated
+from tests.e2e.server import Server, serving
+from tests.tiny import photo, write_tiny_model
+
+MUTATED, VANISHING = 150, 100
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as it comes, but for batches of one: answers are then the same to the bit."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with serving(folder, model=write_tiny_model(folder / "tiny"), max_batch=1) as running:
+        yield running
+
+
+def scores(server: Server) -> list[object]:
+    """What an ordinary photograph is answered with."""
+    answer = httpx.post(f"{server.url}/v1/classify?top_k=7", content=photo(), timeout=60)
+    found: list[object] = answer.json()["results"]
+    return found
+
+
+def test_bombs_are_refused_by_name_with_flat_memory(server: Server) -> None:
+    """Each with its own code; together they leave no more behind than the largest body."""
+    before = scores(server)
+    held = raw.memory_mb(server)
+    with server.client() as client:
+        answers = {attack.name: assault(client, attack)[0] for attack in ATTACKS}
+
+    assert [] == [(attack.name, answers[attack.name]) for attack in ATTACKS if answers[attack.name] not in attack.codes]
+    assert raw.memory_mb(server) - held < 150
+    assert before == scores(server)
+
+
+def test_mutated_files_between_good_ones(server: Server) -> None:
+    """No 5xx, and the good ones are answered to the bit as before. 5,000 of them: `make chaos`."""
+    before = scores(server)
+
+    async def all_of_them() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+            bodies = [body for bad in mutated(MUTATED) for body in (bad, photo())]
+            return [await client.post("/v1/classify?top_k=7", content=body) for body in bodies]
+
+    answers = asyncio.run(all_of_them())
+
+    assert not {answer.status_code for answer in answers} - {200, 400, 413, 415}
+    assert [before] * MUTATED == [answer.json()["results"] for answer in answers[1::2]]
+
+
+def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:
+    """In the header, in the body, and before the answer; descriptors, slots and answers are as before. 1,000: chaos."""
+    before, open_before = scores(server), raw.descriptors(server)
+    body = photo()
+    for turn in range(VANISHING):
+        with raw.connect(server) as connection:
+            sent = raw.post("/v1/classify", length=len(body)) + body
+            connection.sendall(sent[: (20, 200, len(sent))[turn % 3]])
+
+    assert raw.until(lambda: raw.descriptors(server) <= open_before + 2)
+    assert raw.until(lambda: _depth(server) == 0)
+    assert before == scores(server)
+
+
+def _depth(server: Server) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vim_queue_depth"))

@@ -1,0 +1,40 @@
+"""The offline half of the dependency audit: it passes here, and would not if something were wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tools import audit
+
+
+def test_the_dependencies_are_in_order() -> None:
+    """What `make lint` asks."""
+    assert [] == audit.problems()
+
+
+def test_a_range_is_no_pin(tmp_path: Path) -> None:
+    """An image built next month should be the image built today."""
+    (tmp_path / "c.txt").write_text("# why\n-c other.txt\nNumpy==2.4.6\npillow>=13\ntorch==2.13.0+cpu\n")
+    pinned, wrong = audit.pins(tmp_path / "c.txt")
+
+    assert {"numpy": "2.4.6", "torch": "2.13.0+cpu"} == pinned
+    assert ["c.txt: 'pillow>=13' is no exact version"] == wrong
+
+
+def test_what_a_dependency_brings_along_is_looked_at() -> None:
+    """And a version that is installed but not the pinned one."""
+    found = set(audit.unpinned({"httpx"}, {"httpx": "0.0.1", "anyio": "4.16.0", "idna": "3.20"}))
+
+    assert "httpcore is not pinned" in found
+    assert any(one.startswith("httpx is pinned to 0.0.1, but") for one in found)
+    assert not any(one.startswith("anyio is not") for one in found)
+
+
+def test_an_import_that_nobody_declares_is_found() -> None:
+    """The standard library and our own packages are no dependencies."""
+    source = audit.ROOT / "tools" / "audit.py"
+
+    assert [] == list(audit.undeclared({"packaging"}, iter([source])))
+    assert ["tools/audit.py imports packaging, which pyproject.toml does not declare"] == list(
+        audit.undeclared({"numpy"}, iter([source]))
+    )
