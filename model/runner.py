@@ -1,15 +1,16 @@
 """A loaded model on its device: uint8 pixels in, float32 rows out. Batch sizes and warm-up live here.
 
-Knows nothing of requests or queues; `service.worker` drives it.
+Knows nothing of requests or queues; `service.worker` drives it. `Runner` runs any device one batch after the other;
+the service has `model.cuda.runner` for a GPU, behind the same protocol.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 Array = np.ndarray
+Part = Literal["scores", "cls", "mean"]
+PARTS: tuple[Part, ...] = ("scores", "cls", "mean")
 
 CPU_MAX_BATCH = 8  # more gains no throughput on a CPU and delays everybody in the batch
 CUDA_MAX_BATCH = 64
@@ -37,8 +40,55 @@ class Rows:
     finite: Array  # (n,) bool: False where a value is NaN or infinite
 
 
+class BatchRunner(Protocol):
+    """What the service drives: `verify_scan`, `attach`, `warm_up`, then batches by the numbers of their slots."""
+
+    vim: Vim
+    max_batch: int
+    handover_s: float  # how long before a batch ends the next one should come, so that the device never waits
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be out at once."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in, once the scan is verified."""
+
+    def verify_scan(self, name: str) -> None:
+        """Run on a scan that agrees with the reference loop. Raises ScanError."""
+
+    def attach(self, slots: Array) -> None:
+        """The pixels of every batch to come: uint8 (slots, H, W, 3), shared with whoever writes them."""
+
+    def warm_up(self) -> Iterator[tuple[int, float]]:
+        """Run every batch size, yielding (size, seconds); memory may lower `max_batch`."""
+
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Any:
+        """Begin a batch of attached slots, which must not change before `collect`; returns what that takes."""
+
+    def collect(self, flight: Any) -> Rows:
+        """The rows of a batch, when they are there; batches are collected in order, from any one thread."""
+
+    def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
+        """Bytes of the device's own memory; empty where it has none."""
+
+    def recover(self) -> None:
+        """After a failed batch. Raises when the device is beyond use."""
+
+    def describe(self) -> dict[str, str]:
+        """For `/info`: how the model runs, and why so."""
+
+
 class Runner:
     """Runs batches of up to `max_batch` images of `size` x `size` pixels."""
+
+    depth = 1
+    handover_s = 0.0
 
     def __init__(self, vim: Vim, *, max_batch: int | None = None) -> None:
         self.vim = vim
@@ -54,14 +104,13 @@ class Runner:
         self.vim.use_scan(choose_verified(name, self.vim.config, self.device, self.dtype))
         fuse(self.vim)
 
-    def batch_sizes(self) -> list[int]:
-        """The sizes that are warmed up: powers of two, and the largest batch."""
-        powers = [1 << n for n in range(self.max_batch.bit_length()) if 1 << n < self.max_batch]
-        return [*powers, self.max_batch]
+    def attach(self, slots: Array) -> None:
+        """The pixels that `submit` takes: uint8 (slots, H, W, 3)."""
+        self._slots = slots
 
     def warm_up(self) -> Iterator[tuple[int, float]]:
         """Run every batch size once, yielding (size, seconds); the first that does not fit lowers `max_batch`."""
-        for size in self.batch_sizes():
+        for size in batch_sizes(self.max_batch):
             start = time.perf_counter()
             try:
                 self._warm_up(size)
@@ -91,6 +140,19 @@ class Runner:
         rows = {name: None if part is None else part.float().cpu().numpy() for name, part in parts.items()}
         return Rows(**rows, finite=_finite(rows.values()))
 
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Rows:
+        """Run a batch of attached slots to its end."""
+        scores, cls, mean = (part in parts for part in PARTS)
+        return self.run(self._slots[list(slots)], scores=scores, cls=cls, mean=mean)
+
+    def collect(self, flight: Rows) -> Rows:
+        """What `submit` returned."""
+        return flight
+
+    def describe(self) -> dict[str, str]:
+        """Nothing was chosen here."""
+        return {}
+
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
         """Bytes of the device's own memory; empty on a CPU."""
         if self.device.type != "cuda":
@@ -108,14 +170,28 @@ class Runner:
             torch.cuda.empty_cache()
 
     def _normalised(self, pixels: Array) -> Tensor:
-        """uint8 (n, H, W, 3) -> (n, 3, H, W) as the reference's ToTensor and Normalize give it."""
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        return images.float().div_(255).sub_(self._mean).div_(self._std).to(self.dtype)
+        return normalised(torch.from_numpy(pixels).to(self.device), self._mean, self._std).to(self.dtype)
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """The sizes that are warmed up: powers of two, and the largest batch."""
+    powers = [1 << n for n in range(largest.bit_length()) if 1 << n < largest]
+    return [*powers, largest]
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) as the reference's ToTensor and Normalize give it."""
+    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Did the device, or the host, run out of memory? torch's CPU allocator says so in words only."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Did the device, or the host, run out of memory? torch's CPU allocator says so in words only.
+
+    A graph that is being recorded may raise something else on the way out.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return True
+    return isinstance(error.__context__, Exception) and is_out_of_memory(error.__context__)
 
 
 def _finite(parts: Iterable[Array | None]) -> Array:

@@ -6,6 +6,7 @@ the number in the list of the reference's surprises (ARCHITECTURE.md): trained w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -161,7 +162,8 @@ class Vim(nn.Module):
         Quirk 7: a flipped sequence is read at the unflipped slots, which need not hold the class token.
         """
         if self.config.pool == "cls":
-            return tokens[:, list(self.config.class_slots)].mean(dim=1)
+            # Slices: a list of indices would be copied from the host, which no CUDA graph can record.
+            return torch.stack([tokens[:, slot] for slot in self.config.class_slots]).mean(dim=0)
         if self.config.pool == "last":
             return tokens[:, -1]
         return tokens.mean(dim=1) if self.config.pool == "mean" else tokens
@@ -171,8 +173,9 @@ class Vim(nn.Module):
         slots = self.config.class_slots
         if self.config.flip:
             slots = tuple(self.config.seq_len - 1 - slot for slot in slots)
-        patches = [t for t in range(self.config.seq_len) if t not in slots]
-        return tokens[:, patches].mean(dim=1)
+        edges = [-1, *sorted(slots), self.config.seq_len]
+        patches = [tokens[:, before + 1 : after] for before, after in itertools.pairwise(edges)]
+        return torch.cat(patches, dim=1).mean(dim=1)
 
     def forward_tokens(self, images: Tensor) -> Tensor:
         """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""

@@ -22,14 +22,15 @@ class Pixels:
         self._map = mmap.mmap(descriptor, slots * size * size * 3)
         self._slots: np.ndarray = np.frombuffer(self._map, np.uint8).reshape(slots, size, size, 3)
 
+    @property
+    def all(self) -> np.ndarray:
+        """A view of every slot: uint8 (slots, size, size, 3)."""
+        return self._slots
+
     def slot(self, index: int) -> np.ndarray:
         """A writable view of one slot: uint8 (size, size, 3)."""
         view: np.ndarray = self._slots[index]
         return view
-
-    def gather(self, indices: list[int]) -> np.ndarray:
-        """A copy of several slots: uint8 (n, size, size, 3)."""
-        return self._slots[indices]
 
 
 class Arena:

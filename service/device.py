@@ -49,7 +49,7 @@ class BatchError(Exception):
 
 
 class Device:
-    """One device process. Calls do not overlap: one batch is out at a time."""
+    """One device process. As many batches may be out as it says; they are answered in order."""
 
     def __init__(self, settings: Settings, name: str, arena_descriptor: int, module: str = "service.worker") -> None:
         self.name = name
@@ -64,7 +64,7 @@ class Device:
         self._listener: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[FromDevice] = asyncio.Queue()
         self._lost: DeviceLost | None = None
-        self._running = False
+        self._answers: dict[int, asyncio.Future[BatchDone | BatchFailed]] = {}  # of the batches that are out
 
     async def start(self) -> Loaded:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
@@ -87,21 +87,23 @@ class Device:
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         """One forward pass. Raises BatchError when it failed there, DeviceLost when the process ended or hangs."""
+        self.check()
         order = RunBatch(next(self._ids), tuple(job.slot for job in batch), tuple(job.task for job in batch))
-        self._running = True
+        ahead = list(self._answers.values())
+        future: asyncio.Future[BatchDone | BatchFailed] = asyncio.get_running_loop().create_future()
+        self._answers[order.id] = future
         self._send(order)
+        if ahead:
+            await asyncio.wait(ahead)  # its own time begins when those before it are done
         try:
-            answer = await asyncio.wait_for(self._receive(), self.watchdog_s)
+            answer = await asyncio.wait_for(future, self.watchdog_s)
         except TimeoutError:
-            self._lost = DeviceLost(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
-            raise self._lost from None
-        self._running = False
+            hang = f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s"
+            raise self._lose(hang) from None
         if isinstance(answer, BatchFailed):
             raise BatchError(answer.kind, answer.reason)
-        assert isinstance(answer, BatchDone)
-        assert answer.id == order.id
         if len(answer.rows) != len(batch):
-            raise DeviceLost(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
+            raise self._lose(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
         return answer
 
     async def close(self) -> None:
@@ -110,7 +112,7 @@ class Device:
             return
         if self._writer is not None:
             self._writer.close()
-        if self._lost is not None or self._running:
+        if self._lost is not None or self._answers:
             self._process.kill()
         try:
             await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
@@ -159,11 +161,25 @@ class Device:
         try:
             while True:
                 (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                self._inbox.put_nowait(unpack(await reader.readexactly(length)))
+                self._take(unpack(await reader.readexactly(length)))
         except (asyncio.IncompleteReadError, ConnectionError):
-            self._lost = DeviceLost(f"the device process {await self._fate()}")
-            self._inbox.put_nowait(Ended())
-            self.on_lost()
+            self._lose(f"the device process {await self._fate()}")
+
+    def _take(self, message: FromDevice) -> None:
+        if not isinstance(message, (BatchDone, BatchFailed)):
+            self._inbox.put_nowait(message)
+        elif not (answer := self._answers.pop(message.id)).done():
+            answer.set_result(message)
+
+    def _lose(self, reason: str) -> DeviceLost:
+        """Whoever waits for the process is told, and whoever asks from now on; the first reason counts."""
+        self._lost = self._lost or DeviceLost(reason)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._lost)
+        self._inbox.put_nowait(Ended())
+        self.on_lost()
+        return self._lost
 
     async def _fate(self) -> str:
         assert self._process is not None

@@ -48,7 +48,8 @@ class Fleet:
         self._draining = False
         self._given_up = 0  # devices that could not be brought back
         self._started_at = 0.0
-        shared = Shared(
+        self._group: asyncio.TaskGroup
+        self._shared = Shared(
             settings=settings,
             arena=arena,
             batcher=batcher,
@@ -59,15 +60,15 @@ class Fleet:
             on_loaded=self._on_loaded,
             on_change=self._on_change,
         )
-        self._supervisors = [Supervisor(shared, name) for name in settings.devices]
+        self._supervisors = [Supervisor(self._shared, name) for name in settings.devices]
 
     async def run(self) -> None:
         """Start every device and keep it running, until cancelled or until too few can be brought back."""
         self._started_at = time.monotonic()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as self._group:
                 for supervisor in self._supervisors:
-                    group.create_task(self._keep(supervisor), name=f"supervise {supervisor.name}")
+                    self._supervise(supervisor)
         except* (DeviceLost, RestartsExhausted) as lost:
             self._fail(str(lost.exceptions[0]))
         except* Exception:
@@ -85,6 +86,9 @@ class Fleet:
             supervisor.last_reason = str(lost)
             log.error("%s is given up: %s; the service goes on without it", supervisor.name, lost)
             await supervisor.close()
+
+    def _supervise(self, supervisor: Supervisor) -> None:
+        self._group.create_task(self._keep(supervisor), name=f"supervise {supervisor.name}")
 
     async def close(self) -> None:
         """End the device processes."""
@@ -125,7 +129,11 @@ class Fleet:
             {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
             for one in self._supervisors
         ]
-        started = {"scan": first.scan or self.loaded.info["scan"], "batch_seconds": first.batch_seconds}
+        started = {
+            "scan": first.scan or self.loaded.info["scan"],
+            "runner": first.runner,
+            "batch_seconds": first.batch_seconds,
+        }
         return self.loaded.info | started | {"devices": fates}
 
     @property
@@ -144,7 +152,16 @@ class Fleet:
             self._arena.map(loaded.size)
             self._canary = Canary(self._arena, loaded.info["dtype"])
             self.loaded = loaded
+            self._add(loaded.siblings)
         return self._canary
+
+    def _add(self, names: tuple[str, ...]) -> None:
+        """A process for every further device, where VIM_DEVICE left open how many."""
+        if names:
+            log.info("%d more devices: %s", len(names), ", ".join(names))
+        for supervisor in [Supervisor(self._shared, name) for name in names]:
+            self._supervisors.append(supervisor)
+            self._supervise(supervisor)
 
     def _enough_up(self) -> bool:
         enough = all if self._settings.ready_devices == "all" else any

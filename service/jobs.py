@@ -49,6 +49,7 @@ class Job:
     done: asyncio.Future[Result] = field(repr=False)
     request_class: RequestClass = "interactive"
     deaths_alone: int = 0  # device processes that died with this image alone in flight
+    suspect: bool = False  # its batch has failed: from then on nothing else is with the device while it is
 
     def answer(self, result: Result) -> None:
         """Give the result to whoever waits, if anyone still does."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ class Loaded:
     preprocess: dict[str, Any]
     labels: tuple[str, ...]
     info: dict[str, Any]
+    siblings: tuple[str, ...] = ()  # devices like this one that there are beside it, if none was asked for by number
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class Ready:
     batch_seconds: dict[int, float]
     scan: dict[str, str]
     memory: dict[Memory, int]  # bytes of the device's own memory; empty where it has none
+    depth: int = 1  # batches that it may have at once
+    handover_s: float = 0.0  # how long before a batch ends the next one should come
+    runner: dict[str, str] = field(default_factory=dict)  # how the model runs, and why so; for /info
 
 
 @dataclass(frozen=True, slots=True)

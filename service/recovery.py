@@ -38,16 +38,21 @@ class Verdict:
     error: ServiceError | None = None
 
 
-def judge(batch: Sequence[Job], failure: Failure) -> Verdict:
-    """Decide about a batch that failed. Jobs that nobody waits for any more are left out."""
+def judge(batch: Sequence[Job], failure: Failure, *, company: bool = False) -> Verdict:
+    """Decide about a batch that failed. Jobs that nobody waits for any more are left out.
+
+    `company`: another batch was with the device at the same time, so that its death says nothing about this one.
+    """
     waiting = tuple(job for job in batch if not job.done.done())
+    for job in waiting:
+        job.suspect = True
     if not waiting:
         return Verdict()
     if len(batch) > 1:
         return Verdict(again=halves(waiting))
     (job,) = waiting
     if failure == "device_lost":
-        job.deaths_alone += 1
+        job.deaths_alone += not company
         if job.deaths_alone < FATAL_DEATHS:
             return Verdict(again=((job,),))
     return Verdict(culprit=job, error=InferenceFailed(_EXPLAINED[failure]))

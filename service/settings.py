@@ -83,10 +83,12 @@ class Settings(BaseSettings):
         default="", description="Class names: a file, imagenet-1k or none; empty: those beside the weights, if any."
     )
     device: str = Field(
-        default="auto", description="Where to compute: auto, cpu, cuda, cuda:1, or a list: cuda:0,cuda:1."
+        default="auto",
+        description="Where to compute: auto (every GPU there is, else the CPU), cpu, cuda, cuda:1, or cuda:0,cuda:1.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Precision of the weights."
+        default="auto",
+        description="Precision of the weights; auto: float32, on a GPU the narrowest that agrees with it.",
     )
     scan: str = Field(
         default="auto", min_length=1, description="Scan implementation by name; auto takes the best that runs."

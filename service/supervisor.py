@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.arena import Arena
@@ -18,6 +18,7 @@ from service.batcher import Batcher
 from service.canary import Canary
 from service.device import BatchError, Device, DeviceLost
 from service.errors import NonFiniteOutput
+from service.handover import Flight, Handover
 from service.jobs import Job, Result
 from service.messages import BatchDone, Loaded
 from service.metrics import Metrics
@@ -62,12 +63,14 @@ class Supervisor:
         self.last_reason = ""
         self.scan: dict[str, str] = {}
         self.batch_seconds: dict[int, float] = {}
+        self.runner: dict[str, str] = {}
         self._shared = shared
         self._device: Device | None = None
         self._in_a_row = 0  # restarts since a batch last ran, or a process last stayed up for a while
         self._up_since = 0.0
         self._first_start_s = 0.0
-        self._running: tuple[Job, ...] = ()
+        self._handover = Handover()
+        self._lost: DeviceLost | None = None  # said by a batch
 
     async def run(self) -> None:
         """Serve until cancelled. Raises DeviceLost if the first start fails, RestartsExhausted later."""
@@ -86,7 +89,7 @@ class Supervisor:
     @property
     def running(self) -> tuple[Job, ...]:
         """The jobs that are on the device now."""
-        return self._running
+        return self._handover.jobs
 
     # --- starting and restarting ------------------------------------------------------------------------------
 
@@ -101,7 +104,8 @@ class Supervisor:
         ready = await device.warm_up(shared.arena.total)
         await canary.check(device)
         self.limit = min(ready.max_batch, self.limit) if self.restarts else ready.max_batch
-        self.scan, self.batch_seconds = ready.scan, ready.batch_seconds
+        self.scan, self.batch_seconds, self.runner = ready.scan, ready.batch_seconds, ready.runner
+        self._handover, self._lost = Handover(ready.depth, ready.handover_s, ready.batch_seconds), None
         for kind, size in ready.memory.items():
             shared.metrics.device_memory(kind, size)
         device.watchdog_s = self._watchdog_s()
@@ -151,56 +155,96 @@ class Supervisor:
     # --- serving ----------------------------------------------------------------------------------------------
 
     async def _serve(self, device: Device) -> None:
-        """The loop: take, run, settle."""
-        while True:
-            batch = await self._next_batch(device)
-            with self._holding(batch):
-                await self._run(device, batch)
+        """The loop: whenever the device may have a batch, take one and let it fly."""
+        flights: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                batch = await self._next_batch(device, flights)
+                task = asyncio.create_task(self._fly(device, self._begin(batch), tuple(flights)))
+                flights.add(task)
+                task.add_done_callback(flights.discard)
+        except asyncio.CancelledError:
+            for task in tuple(flights):
+                task.cancel()
+            raise
+        finally:
+            await asyncio.gather(*flights, return_exceptions=True)
+            for flight in tuple(self._handover.flights):  # cancelled before it had begun
+                self._end(flight)
 
-    async def _next_batch(self, device: Device) -> tuple[Job, ...]:
-        shared = self._shared
+    async def _next_batch(self, device: Device, flights: set[asyncio.Task[None]]) -> tuple[Job, ...]:
+        batcher = self._shared.batcher
         while True:
-            while (wait := shared.batcher.due_in(self.limit, time.monotonic())) != 0:
-                device.check()
-                shared.arrived.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(shared.arrived.wait(), wait)
-            if batch := tuple(shared.batcher.take(self.limit, time.monotonic())):
+            self._check(device)
+            now = time.monotonic()
+            room = self._handover.due_in(now, full=len(batcher) >= self.limit)
+            due = batcher.due_in(self.limit, now)
+            if room is None:
+                await asyncio.wait(flights, return_when=asyncio.FIRST_COMPLETED)
+            elif due is None or max(due, room) > 0:
+                await self._arrival(None if due is None else max(due, room))
+            elif batch := tuple(batcher.take(self.limit, now)):
                 return batch
 
-    @contextlib.contextmanager
-    def _holding(self, batch: tuple[Job, ...]) -> Iterator[None]:
+    async def _arrival(self, timeout_s: float | None) -> None:
+        self._shared.arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._shared.arrived.wait(), timeout_s)
+
+    def _check(self, device: Device) -> None:
+        """Raise DeviceLost once the process has ended, or a batch has shown that it is of no use."""
+        device.check()
+        if self._lost is not None:
+            raise self._lost
+
+    def _begin(self, batch: tuple[Job, ...]) -> Flight:
         """The device holds the batch's slots while it may read them."""
-        self._running = batch
         self._shared.metrics.inflight_batches(+1)
         for job in batch:
             self._shared.arena.hold(job.slot)
-        try:
-            yield
-        finally:
-            self._running = ()
-            self._shared.metrics.inflight_batches(-1)
-            for job in batch:
-                self._shared.arena.release(job.slot)
+        return self._handover.begin(batch, time.monotonic())
 
-    async def _run(self, device: Device, batch: tuple[Job, ...]) -> None:
-        start = time.monotonic()
+    def _end(self, flight: Flight) -> None:
+        self._handover.end(flight, time.monotonic())
+        self._shared.arrived.set()
+        self._shared.metrics.inflight_batches(-1)
+        for job in flight.jobs:
+            self._shared.arena.release(job.slot)
+
+    async def _fly(self, device: Device, flight: Flight, ahead: tuple[asyncio.Task[None], ...]) -> None:
         try:
-            self._settle(batch, await device.run(batch), start)
+            if flight.alone and ahead:
+                await asyncio.wait(ahead)
+            await self._run(device, flight)
+        except DeviceLost as lost:
+            self._lost = lost
+        finally:
+            self._end(flight)
+
+    async def _run(self, device: Device, flight: Flight) -> None:
+        try:
+            self._check(device)
+        except DeviceLost:  # while it waited for its turn: it was never with the device
+            self._shared.batcher.give_back((flight.jobs,))
+            raise
+        try:
+            self._settle(flight, await device.run(flight.jobs))
         except BatchError as error:
             if error.kind == "out_of_memory":
-                self._learn_limit(len(batch))
-            self._recover(batch, error.kind)
+                self._learn_limit(len(flight.jobs))
+            self._recover(flight, error.kind)
         except DeviceLost:
-            self._recover(batch, "device_lost")
+            self._recover(flight, "device_lost")
             raise
         except asyncio.CancelledError:  # the service ends: whoever ends it answers these with the waiting ones
-            self._shared.batcher.give_back((batch,))
+            self._shared.batcher.give_back((flight.jobs,))
             raise
 
-    def _settle(self, batch: tuple[Job, ...], done: BatchDone, start: float) -> None:
+    def _settle(self, flight: Flight, done: BatchDone) -> None:
         self._in_a_row = 0
-        waits = [start - job.enqueued_at for job in batch]
+        batch = flight.jobs
+        waits = [flight.began_at - job.enqueued_at for job in batch]
+        self._handover.ran(len(batch), done.seconds)
         self._shared.batcher.ran(len(batch), done.seconds)
         classes = [job.request_class for job in batch]
         self._shared.metrics.batch(list(zip(classes, waits, strict=True)), done.seconds)
@@ -217,9 +261,9 @@ class Supervisor:
             "%s: out of memory with %d images; batches of at most %d from now on", self.name, images, self.limit
         )
 
-    def _recover(self, batch: tuple[Job, ...], failure: Failure) -> None:
+    def _recover(self, flight: Flight, failure: Failure) -> None:
         """Give the work back to whoever is free first, or fail the one image that is to blame."""
-        verdict = judge(batch, failure)
+        verdict = judge(flight.jobs, failure, company=flight.shared)
         self._shared.metrics.batch_retried(failure, len(verdict.again))
         self._shared.batcher.give_back(verdict.again)
         self._shared.arrived.set()

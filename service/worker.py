@@ -12,22 +12,20 @@ import os
 import signal
 import socket
 import sys
-import time
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 
 from model.config import VimConfig
 from model.errors import ModelError
-from model.runner import Rows, Runner, is_out_of_memory
+from model.runner import BatchRunner, Runner
 from model.vim import Vim
 from service import log as service_log
 from service.arena import Pixels
+from service.inflight import InFlight
 from service.messages import (
     HEADER,
     Attach,
-    BatchDone,
-    BatchFailed,
     FromDevice,
     Loaded,
     Ready,
@@ -66,29 +64,42 @@ class Worker:
         attach = self._receive()
         assert isinstance(attach, Attach)
         pixels = Pixels(self._arena_descriptor, attach.slots, runner.vim.config.image_size[0])
-        self._warm_up(runner, settings)
+        runner.attach(pixels.all)
+        self._warm_up(runner)
+        in_flight = InFlight(runner, self.send)
         while (message := self._receive()) is not None:
             assert isinstance(message, RunBatch)
-            self.send(_run(runner, pixels, message))
+            in_flight.begin(message)
+        in_flight.close()
 
-    def _load(self, settings: Settings, device: str) -> Runner:
+    def _load(self, settings: Settings, device: str) -> BatchRunner:
         vim = _load_model(settings, device)
         check_servable(vim.config)
-        runner = Runner(vim, max_batch=settings.max_batch)
+        runner = runner_for(vim, settings)
+        runner.verify_scan(settings.scan)  # before anything is told of the model: it may choose the dtype
         if runner.device.type == "cpu":
             os.nice(NICENESS)
+        info, siblings = describe(runner, settings), _siblings(runner, device)
         size = vim.config.image_size[0]
-        info = describe(runner, settings)
-        self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info))
+        self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info, siblings))
         return runner
 
-    def _warm_up(self, runner: Runner, settings: Settings) -> None:
-        runner.verify_scan(settings.scan)
+    def _warm_up(self, runner: BatchRunner) -> None:
         seconds = {}
         for size, taken in runner.warm_up():
             log.info("warm-up: batch of %d in %.1f ms", size, 1000 * taken)
             seconds[size] = taken
-        self.send(Ready(runner.max_batch, seconds, _describe_scan(runner.vim), runner.memory()))
+        self.send(
+            Ready(
+                max_batch=runner.max_batch,
+                batch_seconds=seconds,
+                scan=_describe_scan(runner.vim),
+                memory=runner.memory(),
+                depth=runner.depth,
+                handover_s=runner.handover_s,
+                runner=runner.describe(),
+            )
+        )
 
     def _receive(self) -> object | None:
         header = self._stream.read(HEADER.size)
@@ -116,7 +127,27 @@ def check_servable(config: VimConfig) -> None:
         raise ModelError(f"images of {height} px and below are not resized by the reference; the service needs 33 px")
 
 
-def describe(runner: Runner, settings: Settings) -> dict[str, object]:
+def runner_for(vim: Vim, settings: Settings) -> BatchRunner:
+    """What runs this model on its device. On a GPU VIM_DTYPE=auto is decided by agreement with float32."""
+    if vim.patch_embed.proj.weight.device.type == "cpu":
+        return Runner(vim, max_batch=settings.max_batch)
+    from model.cuda.runner import CudaRunner
+    from model.cuda.torch_cuda import TorchCuda
+
+    accelerator = TorchCuda(vim.patch_embed.proj.weight.device)
+    return CudaRunner(vim, accelerator, max_batch=settings.max_batch, choose_dtype=settings.dtype == "auto")
+
+
+def _siblings(runner: BatchRunner, device: str) -> tuple[str, ...]:
+    """The other devices that there are, where none was named."""
+    import torch
+
+    if runner.device.type == "cpu" or device not in ("auto", "cuda"):
+        return ()
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()) if index != runner.device.index)
+
+
+def describe(runner: BatchRunner, settings: Settings) -> dict[str, object]:
     """What `/info` says about the model and where it runs."""
     import torch
 
@@ -142,7 +173,7 @@ def describe(runner: Runner, settings: Settings) -> dict[str, object]:
     }
 
 
-def _device_name(runner: Runner) -> str:
+def _device_name(runner: BatchRunner) -> str:
     import torch
 
     return torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else "cpu"
@@ -167,27 +198,6 @@ def _load_model(settings: Settings, device: str) -> Vim:
         image_size=settings.image_size,
         cache_dir=settings.cache_dir,
         offline=settings.offline,
-    )
-
-
-def _run(runner: Runner, pixels: Pixels, batch: RunBatch) -> BatchDone | BatchFailed:
-    start = time.perf_counter()
-    try:
-        wanted = {part for task in batch.tasks for part in task.parts}
-        parts = {part: part in wanted for part in ("scores", "cls", "mean")}
-        rows = runner.run(pixels.gather(list(batch.slots)), **parts)
-    except Exception as error:  # the service goes on: this batch alone is answered with the failure
-        log.exception("batch %d of %d images failed", batch.id, len(batch.slots))
-        runner.recover()
-        kind: Literal["error", "out_of_memory"] = "out_of_memory" if is_out_of_memory(error) else "error"
-        return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
-    return BatchDone(batch.id, _rows_of(batch, rows), time.perf_counter() - start)
-
-
-def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
-    return tuple(
-        np.concatenate([getattr(rows, part)[i] for part in task.parts]) if finite else None
-        for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
     )
 
 

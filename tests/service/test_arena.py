@@ -28,7 +28,7 @@ def test_a_second_mapping_sees_the_pixels(arena: Arena) -> None:
     arena.pixels.slot(slot)[...] = 7
     other = Pixels(arena.descriptor, arena.slots, 8)
 
-    np.testing.assert_array_equal(other.gather([slot]), np.full((1, 8, 8, 3), 7, np.uint8))
+    np.testing.assert_array_equal(other.all[[slot]], np.full((1, 8, 8, 3), 7, np.uint8))
 
 
 def test_the_memory_has_no_name(arena: Arena) -> None:

@@ -40,6 +40,9 @@ class Script:
         self.behaviours = list(behaviours)
         self.started = 0
         self.batches: list[int] = []
+        self.depth, self.largest = 1, 8
+        self.out: set[int] = set()  # the first slots of the batches that are with the device
+        self.company: list[set[int]] = []  # the same, whenever a batch came
 
     def next(self) -> Behaviour | DeviceLost:
         self.started += 1
@@ -62,15 +65,20 @@ class FakeDevice:
         return Loaded(8, {}, (), {"dtype": "float32"})
 
     async def warm_up(self, slots: int) -> Ready:
-        return Ready(8, {1: 0.001}, {"name": "torch"}, {})
+        return Ready(self.script.largest, {1: 0.001}, {"name": "torch"}, {}, depth=self.script.depth)
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         assert not isinstance(self.behaviour, DeviceLost)
         if batch[0].slot == CANARY:
             return rows(batch)
         self.script.batches.append(len(batch))
-        await asyncio.sleep(0)
-        return self.behaviour(batch)
+        self.script.out.add(batch[0].slot)
+        self.script.company.append(set(self.script.out))
+        try:
+            await asyncio.sleep(0.002)
+            return self.behaviour(batch)
+        finally:
+            self.script.out.discard(batch[0].slot)
 
     def check(self) -> None:
         """Never lost while idle."""
@@ -265,3 +273,58 @@ async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(DeviceLost, match="no such model"):
             await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
         assert 1 == script.started
+
+
+async def test_two_batches_are_with_a_device_that_takes_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full ones go at once; never more than two."""
+    script = Script(rows)
+    script.depth, script.largest = 2, 4
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 16))
+
+        assert list(range(1, 17)) == sorted(answer.values[0] for answer in answers)
+        assert 2 == max(len(company) for company in script.company)
+        assert [4, 4, 4, 4] == script.batches
+
+
+async def test_both_batches_survive_the_death_of_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ran and the one that had been handed over."""
+    script = Script(dies, rows)
+    script.depth, script.largest = 2, 4
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 16))
+
+        assert list(range(1, 17)) == sorted(answer.values[0] for answer in answers)
+        assert 1 == supervisor.restarts
+        assert () == supervisor.running
+
+
+async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has failed once flies alone, so that a death tells which image it was."""
+    script = Script(dies_of(3))
+    script.depth, script.largest = 2, 1  # every batch is one image: each would look guilty
+    async with supervised(monkeypatch, script, max_restarts=20) as supervisor:
+        answers = await outcomes(submit(supervisor, 8))
+        bad = [index for index, answer in enumerate(answers) if isinstance(answer, InferenceFailed)]
+
+        assert [3] == bad
+        with_it = [company for company in script.company if 3 in company]
+        assert 2 == len(with_it[0])
+        assert [{3}, {3}] == with_it[-2:]
+
+
+async def test_an_error_of_one_batch_leaves_the_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered from its first run."""
+
+    def fails_on_zero(batch: Sequence[Job]) -> BatchDone:
+        if batch[0].slot == 0 and len(batch) > 1:
+            raise BatchError("error", "a kernel was refused")
+        return rows(batch)
+
+    script = Script(fails_on_zero)
+    script.depth, script.largest = 2, 2
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 4))
+
+        assert all(hasattr(answer, "values") for answer in answers)
+        assert [2, 2, 1, 1] == script.batches

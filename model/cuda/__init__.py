@@ -1,0 +1,1 @@
+"""The model on a CUDA device: graphs, page-locked memory, two batches in flight, a precision chosen by measurement."""
