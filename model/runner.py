@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.fused import fuse
+from model.fused import fuse_verified
 from model.selftest import choose_verified
 from model.vim import Vim
 
@@ -102,7 +102,7 @@ class Runner:
     def verify_scan(self, name: str) -> None:
         """Replace the model's scan by one that agrees with the reference loop. Raises ScanError."""
         self.vim.use_scan(choose_verified(name, self.vim.config, self.device, self.dtype))
-        fuse(self.vim)
+        fuse_verified(self.vim)
 
     def attach(self, slots: Array) -> None:
         """The pixels that `submit` takes: uint8 (slots, H, W, 3)."""

@@ -185,8 +185,10 @@ def _describe_scan(vim: Vim) -> dict[str, str]:
 
 
 def _load_model(settings: Settings, device: str) -> Vim:
+    from model.gpu import use_cache
     from model.weights import load
 
+    use_cache(settings.cache_dir)
     return load(
         settings.model,
         weights=settings.weights,

@@ -20,7 +20,8 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 # Libraries -> the modules that may import them.
 ALLOWED = {
-    ("torch", "safetensors", "numba", "triton"): r"model\..+|service\.worker",
+    ("torch", "safetensors", "numba"): r"model\..+|service\.worker",
+    ("triton",): r"model\.gpu\..+",
     ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.(images|client)",
     ("simplejpeg",): r"service\.jpeg",
     ("huggingface_hub", "httpx2"): r"model\.hub",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.errors import ScanError
-from model.fused import fuse
+from model.fused import fuse_verified
 from model.selftest import choose_verified
 from model.vim import Vim
 
@@ -66,7 +66,7 @@ def in_precision(vim: Vim, scan: str, dtype: torch.dtype) -> Vim:
     """The same model with its weights in `dtype`, on a scan that is right in it, as fused as that goes."""
     device = vim.patch_embed.proj.weight.device
     vim.cast(dtype).use_scan(choose_verified(scan, vim.config, device, dtype))
-    fuse(vim)
+    fuse_verified(vim)
     return vim
 
 

@@ -51,6 +51,7 @@ class ScanChoice:
 # Fastest first: `auto` takes the first that supports the device. Each module defines `scan` and `unavailable(device)`;
 # one that also defines `causal_conv` (see `model.conv`) brings its own convolution.
 _MODULES = {
+    "triton": "model.scan.triton",
     "mamba_ssm": "model.scan.mamba_ssm",
     "numba": "model.scan.lanes",
     "torch": "model.scan.stepwise",

@@ -1,0 +1,52 @@
+"""Our own CUDA kernels for Vision Mamba, in Triton. Only modules of this package import triton, and only when asked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+SMALLEST_CAPABILITY = (8, 0)
+
+
+def unavailable(device: torch.device) -> str | None:
+    """None, or why the kernels cannot run on `device` and what would mend it."""
+    if device.type != "cuda":
+        return f"its kernels are for CUDA devices, not for {device.type}"
+    if torch.version.hip is not None:
+        return "its kernels are for NVIDIA's CUDA; this torch is built for AMD's ROCm"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < SMALLEST_CAPABILITY:
+        return f"the device has compute capability {capability[0]}.{capability[1]}, Triton's kernels need 8.0"
+    return _unusable()
+
+
+def _unusable() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; the CUDA builds of torch bring it along"
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
+        return "TRITON_INTERPRET is set: kernels would be interpreted on the CPU; unset it"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):
+        return "Triton needs a C compiler when a kernel first runs; install gcc, or set CC"
+    try:
+        importlib.import_module("triton")
+    except (ImportError, OSError) as error:
+        return f"triton cannot be imported: {error}"
+    return None
+
+
+def place(x: torch.Tensor) -> torch.device | int:
+    """For `torch.cuda.device`: where x lies, since Triton starts kernels on the current device; -1 is none."""
+    return x.device if x.is_cuda else -1
+
+
+def use_cache(directory: Path) -> None:
+    """Keep compiled kernels below `directory`, unless TRITON_CACHE_DIR says where; called before the first one runs.
+
+    A restart then compiles nothing, and a read-only home is no obstacle.
+    """
+    os.environ.setdefault("TRITON_CACHE_DIR", str(directory / "triton"))

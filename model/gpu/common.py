@@ -1,0 +1,59 @@
+"""What the kernels share: functions of one number, in powers of two as the hardware has them; the convolution.
+
+P holds a layer's float32 parameters, (S, 23, E): 16 rows of A log2(e), 4 taps, convolution's bias, dt's bias, D.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+SERIES_BELOW = tl.constexpr(0.03)
+LINEAR_ABOVE = tl.constexpr(20.0)  # torch's threshold
+
+TAPS = tl.constexpr(16)  # rows of P
+CONV_BIAS = tl.constexpr(20)
+DT_BIAS = tl.constexpr(21)
+SKIP = tl.constexpr(22)
+ROWS = tl.constexpr(23)
+
+
+@triton.jit
+def silu(x: tl.tensor) -> tl.tensor:
+    """X / (1 + exp(-x))."""
+    return x * (1.0 / (1.0 + tl.exp2(-x * LOG2E)))
+
+
+@triton.jit
+def softplus(x: tl.tensor) -> tl.tensor:
+    """log(1 + exp(x)); where exp(x) is small its series, because 1 + exp(x) would lose exp(x)'s digits."""
+    e = tl.exp2(tl.minimum(x, LINEAR_ABOVE) * LOG2E)
+    series = e * (1.0 + e * (-0.5 + e * (1.0 / 3.0 - 0.25 * e)))
+    return tl.where(x > LINEAR_ABOVE, x, tl.where(e < SERIES_BELOW, series, LN2 * tl.log2(1.0 + e)))
+
+
+@triton.jit
+def convolved(
+    X: tl.tensor,
+    stride: tl.tensor,
+    W: tl.tensor,
+    E: tl.tensor,
+    m: tl.tensor,
+    e: tl.tensor,
+    step: tl.tensor,
+    sign: tl.tensor,
+    live: tl.tensor,
+) -> tl.tensor:
+    """SiLU of the convolution at rows m and channels e of X (rows, stride); W is (5, E): four taps and the bias.
+
+    `step` counts the tokens of an image in the direction's order, `sign` is 1 forward and -1 backward.
+    """
+    total = tl.zeros(live.shape, dtype=tl.float32) + tl.load(W + 4 * E + e, mask=e < E, other=0.0)[None, :]
+    for back in tl.static_range(4):
+        tap = tl.load(W + (3 - back) * E + e, mask=e < E, other=0.0)
+        place = X + (m - sign * back)[:, None] * stride + e[None, :]
+        x = tl.load(place, mask=live & (step >= back)[:, None], other=0.0)
+        total += tap[None, :] * x.to(tl.float32)
+    return silu(total)

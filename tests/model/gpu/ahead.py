@@ -1,0 +1,131 @@
+"""Compiles what would be launched, for GPUs that are not here: records launches on meta tensors, then builds them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TYPES = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
+}
+OPTIONS = ("num_warps", "num_stages")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: the kernel and its arguments by name."""
+
+    kernel: JITFunction[Any]
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return str(self.kernel.__name__)
+
+    def compiled(self, capability: int) -> Built:
+        """Build it for compute capability 80 (A100), 90 (H100, H200), ..."""
+        options = {name: value for name, value in self.arguments.items() if name in OPTIONS}
+        given = {name: value for name, value in self.arguments.items() if name not in OPTIONS}
+        constant = {p.name for p in self.kernel.params if p.is_constexpr} | {
+            name for name, value in given.items() if type(value) is int and value == 1
+        }
+        names = self.kernel.arg_names
+        source = ASTSource(
+            fn=self.kernel,
+            signature={name: "constexpr" if name in constant else _type(given[name]) for name in names},
+            constexprs={(names.index(name),): given[name] for name in names if name in constant},
+            attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if _aligned(name, given, constant)},
+        )
+        kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        return Built.read(kernel.asm["cubin"], kernel.asm["ptx"], kernel.metadata.shared)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the assembler says of a kernel. A register that does not fit lies in the stack: a spill."""
+
+    registers: int
+    stack: int
+    shared: int
+    ptx: str
+    cubin: bytes
+
+    @property
+    def assembly(self) -> str:
+        """The machine code as text; takes seconds."""
+        return _tool(self.cubin, "nvdisasm", "-c")
+
+    @staticmethod
+    def read(cubin: bytes, ptx: str, shared: int) -> Built:
+        """Ask the tools in triton's wheel."""
+        usage = _tool(cubin, "cuobjdump", "-res-usage")
+        numbers = {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", usage)}
+        return Built(numbers["REG"], numbers["STACK"], shared, ptx, cubin)
+
+
+def _tool(cubin: bytes, name: str, option: str) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([BIN / name, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def innermost_loop(assembly: str) -> list[str]:
+    """The instructions of the shortest loop: from a label to the branch that goes back to it."""
+    lines = assembly.splitlines()
+    labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"\s*(\.L_\w+):", line))}
+    branches = [(i, match[1]) for i, line in enumerate(lines) if (match := re.search(r"BRA.*`\((\.L_\w+)\)", line))]
+    loops = [lines[labels[to] + 1 : i + 1] for i, to in branches if labels.get(to, i) < i - 1]
+    return [line for line in min(loops, key=len) if re.search(r"/\*[0-9a-f]+\*/", line)]
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def _aligned(name: str, given: dict[str, Any], constant: set[str]) -> bool:
+    value = given[name]
+    return isinstance(value, Tensor) or (name not in constant and isinstance(value, int) and value % 16 == 0)
+
+
+@contextmanager
+def recorded(module: ModuleType) -> Iterator[list[Launch]]:
+    """While this lasts, the module's launches are written down instead of done."""
+    launches: list[Launch] = []
+
+    class Recorder:
+        def __init__(self, kernel: JITFunction[Any]) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *values, **named: launches.append(
+                Launch(self.kernel, dict(zip(self.kernel.arg_names, values, strict=False)) | named)
+            )
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, JITFunction):
+                patch.setattr(module, name, Recorder(value))
+        yield launches
