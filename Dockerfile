@@ -78,6 +78,7 @@ COPY LICENSE ./
 COPY model ./model
 COPY service ./service
 COPY models/demo ./models/demo
+COPY examples/images ./examples/images
 RUN chmod -R u=rwX,go=rX . \
     && python -m compileall -q --invalidation-mode unchecked-hash model service
 

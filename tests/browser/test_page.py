@@ -60,7 +60,8 @@ def test_an_upload_shows_what_the_api_answers(page: Page, server: Server, pictur
     assert {"decode", "infer", "batch"} <= set(page.locator("#timing dt").all_inner_texts())
     shown = json.loads(page.locator("#raw").text_content() or "")
     assert labels == [one["label"] for one in shown["results"][0]["predictions"]]
-    expect(page.locator("#vector")).to_have_attribute("aria-label", "Embedding of 128 numbers")
+    width = server.info()["model"]["embedding_dim"]
+    expect(page.locator("#vector")).to_have_attribute("aria-label", f"Embedding of {width} numbers")
 
 
 @pytest.mark.parametrize(("kind", "target"), [("paste", "body"), ("drop", "#drop")])
@@ -79,6 +80,15 @@ def test_fewer_classes_can_be_asked_for(page: Page, pictures: list[Path]) -> Non
     page.select_option("#top_k", "3")
 
     expect(page.locator("#bars li")).to_have_count(3)
+
+
+def test_a_sample_is_one_click(page: Page) -> None:
+    """Every shipped sample has a button; a click classifies it."""
+    expect(page.locator("#samples button").first).to_be_visible()
+    assert page.locator("#samples button").count() >= 6
+    page.locator("#samples button").first.click()
+
+    assert 5 == len(_answered(page))
 
 
 def test_comparing_a_picture_with_itself_gives_one(page: Page, pictures: list[Path]) -> None:

@@ -64,6 +64,16 @@ async def test_only_the_pages_own_files_are_served(client: httpx.AsyncClient, na
         assert 404 == (await client.get(f"/{folder}/{name}")).status_code
 
 
+async def test_samples_are_listed_with_label_source_and_licence(client: httpx.AsyncClient) -> None:
+    """And each can be fetched."""
+    samples = (await client.get("/samples")).json()
+
+    assert 6 <= len(samples) <= 10
+    for one in samples:
+        assert {"file", "label", "source", "licence"} <= one.keys()
+        assert (await client.get(f"/samples/{one['file']}")).headers["content-type"].startswith("image/")
+
+
 async def test_it_can_be_switched_off(tiny_model: Path) -> None:
     """Then browsers get JSON too, and its files are gone."""
     app: FastAPI = create_app(settings_for(tiny_model, page=False))
