@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import http.client
 import io
+import itertools
 import json
 import os
 import platform
@@ -21,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -34,7 +36,10 @@ import psutil
 from PIL import Image
 
 from bench.load import closed_loop
-from service import cpus
+from model.preprocess import Preprocess
+from service import cpus, images
+from service.images import DecodeLimits
+from service.jpeg import Jpegs
 
 if TYPE_CHECKING:
     from model.runner import Runner
@@ -54,13 +59,13 @@ def photograph(seed: int, side: tuple[int, int] = (640, 480)) -> bytes:
     return encoded.getvalue()
 
 
-def in_process(source: str) -> Runner:
+def in_process(source: str, max_batch: int) -> Runner:
     """The model in this process, with the device process's own thread settings (they must be there before torch)."""
     os.environ.update(cpus.thread_environment(cpus.available_cpus()))  # the heap's must be there before Python starts
     import model
     from model.runner import Runner
 
-    return Runner(model.load(source, preprocess="friendly"))
+    return Runner(model.load(source, preprocess="friendly"), max_batch=max_batch)
 
 
 @contextmanager
@@ -90,16 +95,53 @@ def _await_ready(process: subprocess.Popen[bytes], log: io.TextIOBase, deadline:
     raise SystemExit(f"the server did not become ready:\n{log.read()}")
 
 
+def decoder(recipe: Preprocess) -> Callable[[bytes], np.ndarray]:
+    """The service's own way from bytes to pixels."""
+    jpegs, limits = Jpegs(), DecodeLimits(1 << 30)
+
+    def decode(data: bytes) -> np.ndarray:
+        out = np.empty((recipe.size, recipe.size, 3), np.uint8)
+        images.decode(data, out, recipe, limits, jpegs=jpegs)
+        return out
+
+    return decode
+
+
+def pipeline(runner: Runner, bodies: list[bytes], count: int) -> float:
+    """Images a second without a service: as many threads as CPUs decode ahead while the model runs full batches."""
+    size, decode = runner.max_batch, decoder(runner.vim.preprocess)
+    decode(bodies[0])
+    start = time.perf_counter()
+    with ThreadPoolExecutor(cpus.available_cpus()) as pool:
+        decoded = pool.map(decode, itertools.islice(itertools.cycle(bodies), count))
+        for first in range(0, count, size):
+            batch = list(itertools.islice(decoded, min(size, count - first)))
+            runner.run(np.stack(batch), scores=True, cls=False, mean=False)
+    return count / (time.perf_counter() - start)
+
+
+def efficiency(url: str, runner: Runner, clients: int, requests: int, rounds: int = 3) -> dict[str, Any]:
+    """Throughput of many clients over that of the pipeline, in turns."""
+    bodies = [photograph(seed) for seed in range(8)]
+    pairs = [(many_clients(url, clients, requests), pipeline(runner, bodies, requests)) for _ in range(rounds)]
+    ratios = [service["images_per_s"] / inside for service, inside in pairs]
+    last, inside = pairs[-1]
+    return last | {
+        "pipeline_images_per_s": round(inside, 1),
+        "service_over_pipeline": round(statistics.median(ratios), 3),
+    }
+
+
 def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
     """Alternate in-process decode + forward and a request; medians in ms."""
     body = photograph(0)
     inside, outside, queue = [], [], []
+    decode = decoder(runner.vim.preprocess)
     place = urlsplit(url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port)
     for turn in range(requests + 5):
         start = time.perf_counter()
-        pixels = runner.vim.preprocess(Image.open(io.BytesIO(body)))
-        runner.run(pixels[None], scores=True, cls=False, mean=False)
+        runner.run(decode(body)[None], scores=True, cls=False, mean=False)
         middle = time.perf_counter()
         connection.request("POST", "/v1/classify", body)
         answer = json.loads(connection.getresponse().read())
@@ -121,8 +163,8 @@ def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
 def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
     """Closed loop: `clients` clients, each with its next request as soon as it has its answer."""
     before = _batches(url)
-    images = [photograph(seed) for seed in range(8)]
-    answers = asyncio.run(closed_loop(url, "/v1/classify", images, clients, requests))
+    bodies = [photograph(seed) for seed in range(8)]
+    answers = asyncio.run(closed_loop(url, "/v1/classify", bodies, clients, requests))
     after = _batches(url)
     latencies = sorted(answers.seconds)
     return {
@@ -152,7 +194,7 @@ def main() -> None:
     parser.add_argument("--max-batch", type=int, default=32)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    runner = in_process(options.model)
+    runner = in_process(options.model, options.max_batch)
     with server(options.model, options.max_batch) as (url, pid, start_s):
         result = {
             "date": date.today().isoformat(),
@@ -161,7 +203,7 @@ def main() -> None:
             "max_batch": options.max_batch,
             "start_to_ready_s": round(start_s, 1),
             "one_client": one_client(url, runner, options.pairs),
-            "many_clients": many_clients(url, options.clients, options.requests),
+            "many_clients": efficiency(url, runner, options.clients, options.requests),
             "http_process_rss_mb": round(psutil.Process(pid).memory_info().rss / 1e6),
         }
     print(json.dumps(result, indent=2))
