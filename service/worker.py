@@ -7,6 +7,7 @@ parent's end of the socket closes. The kernel kills it when its parent dies, eve
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import os
 import signal
@@ -147,6 +148,13 @@ def _siblings(runner: BatchRunner, device: str) -> tuple[str, ...]:
     return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()) if index != runner.device.index)
 
 
+def served_fingerprint(vim: Vim, settings: Settings) -> str:
+    """The model's; another one where photographs are scaled while they are decoded, since that moves embeddings."""
+    if settings.decode != "fast":
+        return vim.fingerprint
+    return hashlib.sha256(f"{vim.fingerprint} decode=fast".encode()).hexdigest()[: len(vim.fingerprint)]
+
+
 def describe(runner: BatchRunner, settings: Settings) -> dict[str, object]:
     """What `/info` says about the model and where it runs."""
     import torch
@@ -155,7 +163,7 @@ def describe(runner: BatchRunner, settings: Settings) -> dict[str, object]:
     return {
         "model": {
             "name": settings.served_name,
-            "fingerprint": vim.fingerprint,
+            "fingerprint": served_fingerprint(vim, settings),
             "source": settings.model,
             "weights": settings.weights,
             "parameters": sum(p.numel() for p in vim.parameters()),
