@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -24,14 +25,14 @@ async def closed_loop(url: str, path: str, images: Sequence[bytes], clients: int
     """`clients` connections, each with its next request as soon as it has its answer. Raises on any other status."""
     place = urlsplit(url)
     assert place.hostname is not None
-    prepared = [_request(path, image) for image in images]
+    numbers = itertools.count()  # behind each image: identical ones in flight would be computed once
     answers = Answers()
 
     async def one_client(share: int) -> None:
         reader, writer = await asyncio.open_connection(place.hostname, place.port)
         for turn in range(share):
             start = time.perf_counter()
-            writer.write(prepared[turn % len(prepared)])
+            writer.write(_request(path, images[turn % len(images)] + next(numbers).to_bytes(8, "big")))
             answers.bodies.append(await _answer(reader))
             answers.seconds.append(time.perf_counter() - start)
         writer.close()

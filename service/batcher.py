@@ -58,6 +58,16 @@ class Batcher:
         for group in groups:
             (self._bulk_again if _is_bulk(group) else self._again).append(group)
 
+    def hurry(self, job: Job) -> None:
+        """An interactive request waits for this bulk job now: it goes where an interactive job that came now would."""
+        waited = self._bulk.pop(job, None) is not None
+        job.request_class = "interactive"
+        if waited:
+            self.put(job)
+        for group in [group for group in self._bulk_again if job in group]:
+            self._bulk_again.remove(group)
+            self._again.append(group)
+
     def discard(self, job: Job) -> bool:
         """Drop a job that nobody waits for any more; False if it is not waiting here."""
         return self._queue_of(job).pop(job, None) is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import logging
 import time
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from model.preprocess import Preprocess
-from service import cpus, images
+from service import cpus, flights, images
 from service.admission import Admission
 from service.arena import Arena
 from service.batcher import Batcher
@@ -29,6 +30,7 @@ from service.errors import (
     ServiceError,
 )
 from service.fleet import WORKER, Fleet
+from service.flights import Flight, Flights
 from service.items import Image, Item
 from service.jobs import Job, RequestClass, Result, Task, Timings
 from service.jpeg import Jpegs
@@ -44,6 +46,7 @@ log = logging.getLogger("vim.engine")
 
 T = TypeVar("T")
 Outcome = Result | ServiceError
+Landed = tuple[Outcome, Timings]  # of one image
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Engine:
         self._arena = Arena(settings.queue_images)
         self._batcher = Batcher(settings.max_wait_ms / 1000)
         self._quarantine = Quarantine()
+        self._flights: Flights[Landed] = Flights(self._batcher.hurry)
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
         threads, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
         self.threads = Threads(threads, patience_s)
@@ -175,7 +179,7 @@ class Engine:
         self._requests += change
         self._idle.clear() if self._requests else self._idle.set()
 
-    def _count(self, done: list[tuple[Outcome, Timings]], task: Task, request_class: RequestClass) -> None:
+    def _count(self, done: list[Landed], task: Task, request_class: RequestClass) -> None:
         """Images that succeeded, and the errors of those that did not; a request that fails whole counts once."""
         failed = [outcome for outcome, _ in done if isinstance(outcome, ServiceError)]
         self.metrics.images(task.op, request_class, len(done) - len(failed))
@@ -198,13 +202,29 @@ class Engine:
         if task.op == "classify" and not self.loaded.info["model"]["classes"]:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
-    async def _one(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> tuple[Outcome, Timings]:
+    async def _one(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Landed:
         if isinstance(item, ServiceError):
             return item, Timings()
+        start = time.monotonic()
+        key = (await flights.digest(item), task.parts)
+
+        def fly(flight: Flight[Landed]) -> Coroutine[Any, Any, Landed]:
+            self._arena.hold(slot)  # its first sender may leave
+            return self._fly(item, slot, task, flight)
+
+        release = functools.partial(self._arena.release, slot)
+        (outcome, timings), joined = await self._flights.share(key, request_class, fly, release)
+        if not joined:
+            return outcome, timings
+        self.metrics.joined()
+        return _shared(outcome, time.monotonic() - start)
+
+    async def _fly(self, image: Image, slot: int, task: Task, flight: Flight[Landed]) -> Landed:
+        """Decode, queue, run, for everyone who sent this image."""
         try:
-            times = await self._decode(item, slot, request_class)
+            times = await self._decode(image, slot, flight.request_class)
             self._quarantine.check(self._arena.pixels.slot(slot), time.monotonic())
-            result = await self._queue(slot, task, request_class)
+            result = await self._queue(slot, task, flight)
         except ServiceError as error:
             return error, Timings()
         timings = Timings(times.decode_s, times.preprocess_s, result.queue_s, result.infer_s, 0.0, result.batch_size)
@@ -225,8 +245,9 @@ class Engine:
         with self.metrics.decoding():
             return images.prepare(image, view, self._preprocess, self._limits, self._room.hold, self._jpegs)
 
-    async def _queue(self, slot: int, task: Task, request_class: RequestClass) -> Result:
-        job = Job(slot, task, time.monotonic(), asyncio.get_running_loop().create_future(), request_class)
+    async def _queue(self, slot: int, task: Task, flight: Flight[Landed]) -> Result:
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        flight.job = job = Job(slot, task, time.monotonic(), done, flight.request_class)
         self._batcher.put(job)
         self.fleet.arrived.set()
         try:
@@ -235,7 +256,15 @@ class Engine:
             self._batcher.discard(job)
 
 
-async def _gather(work: list[Coroutine[Any, Any, tuple[Outcome, Timings]]]) -> list[tuple[Outcome, Timings]]:
+def _shared(outcome: Outcome, waited_s: float) -> Landed:
+    """For one who joined: an error of its own, and of the flight's time what it waited itself."""
+    if isinstance(outcome, ServiceError):
+        return copy.copy(outcome), Timings()
+    infer_s = min(outcome.infer_s, waited_s)
+    return outcome, Timings(queue_s=waited_s - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
+
+
+async def _gather(work: list[Coroutine[Any, Any, Landed]]) -> list[Landed]:
     """One image needs no task of its own; cancelling a request cancels what it still waits for."""
     if len(work) == 1:
         return [await work[0]]

@@ -101,9 +101,8 @@ REQUEST_SECONDS = Metric(
     "vim_request_duration_seconds", "histogram", ("api", "op"), "From the request's first byte to its answer."
 )
 IMAGES = Metric("vim_images_total", "counter", ("op", "class"), "Images answered with a result.")
-QUEUE_SECONDS = Metric(
-    "vim_queue_wait_seconds", "histogram", ("class",), "How long a decoded image waited for the device."
-)
+JOINED = Metric("vim_joined_images_total", "counter", (), "Images that shared the work of an identical one in flight.")
+QUEUE_SECONDS = Metric("vim_queue_wait_seconds", "histogram", ("class",), "Time a decoded image waited for its turn.")
 STAGE_SECONDS = Metric(
     "vim_stage_duration_seconds",
     "histogram",
@@ -144,6 +143,7 @@ METRICS: tuple[Metric, ...] = (
     REQUESTS,
     REQUEST_SECONDS,
     IMAGES,
+    JOINED,
     QUEUE_SECONDS,
     STAGE_SECONDS,
     BATCH_SIZE,
@@ -178,6 +178,7 @@ class Metrics:
         self._requests = REQUESTS.counter(registry)
         self._request_seconds = REQUEST_SECONDS.histogram(registry)
         self._images = IMAGES.counter(registry)
+        self._joined = JOINED.counter(registry)
         self._queue_seconds = QUEUE_SECONDS.histogram(registry)
         self._stage_seconds = STAGE_SECONDS.histogram(registry)
         self._batch_size = BATCH_SIZE.histogram(registry, BATCH)
@@ -218,6 +219,10 @@ class Metrics:
     def images(self, op: Op, request_class: RequestClass, count: int) -> None:
         """So many images were answered with a result."""
         self._images.labels(op, request_class).inc(count)
+
+    def joined(self) -> None:
+        """An image shared the work of an identical one."""
+        self._joined.inc()
 
     def stage(self, stage: Stage, seconds: float) -> None:
         """A stage of the work took so long."""

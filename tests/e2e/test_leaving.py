@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.faults import SLOW, plain
 from tests.e2e.server import Server, serving
+from tests.e2e.traffic import another_photo
 from tests.tiny import photo
 
 VANISHING = 30
@@ -26,14 +27,13 @@ def occupy(server: Server) -> threading.Thread:
     return thread
 
 
-def send_and_vanish(server: Server) -> None:
+def send_and_vanish(server: Server, body: bytes, stays_s: float = 0.05) -> None:
     """A whole request, and the connection closed before the answer."""
     host, port = server.url.removeprefix("http://").split(":")
-    body = photo()
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head + body)
-        time.sleep(0.05)
+        time.sleep(stays_s)
 
 
 def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny: Path) -> None:
@@ -41,7 +41,7 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
     with serving(tmp_path, faults={}, model=tiny) as server:
         ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
-        leavers = [threading.Thread(target=send_and_vanish, args=(server,)) for _ in range(VANISHING)]
+        leavers = [threading.Thread(target=send_and_vanish, args=(server, another_photo())) for _ in range(VANISHING)]
         for thread in leavers:
             thread.start()
         for thread in leavers:
@@ -53,6 +53,22 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
         assert 2 == server.metric("vim_batch_size_sum") - ran_before
         assert 0 == server.metric('vim_queue_depth{class="interactive"}')
         assert VANISHING == server.log.count('"outcome": "client_gone"')
+
+
+def test_nobody_is_harmed_when_the_first_sender_of_an_image_leaves(tmp_path: Path, tiny: Path) -> None:
+    """Another client sent the same one: it has its answer, and the image ran once."""
+    with serving(tmp_path, faults={}, model=tiny) as server:
+        ran_before = server.metric("vim_batch_size_sum")
+        busy = occupy(server)
+        leaver = threading.Thread(target=send_and_vanish, args=(server, photo(), 0.5))
+        leaver.start()
+        answer = httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=30)
+        leaver.join()
+        busy.join()
+
+        assert 200 == answer.status_code
+        assert 1 == server.metric('vim_rejected_total{reason="client_gone"}')
+        assert 2 == server.metric("vim_batch_size_sum") - ran_before
 
 
 def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None:

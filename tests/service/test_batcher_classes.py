@@ -135,6 +135,30 @@ def test_an_empty_bulk_group_does_not_hide_the_rest() -> None:
     assert bulk == batcher.take(8, 0.0)
 
 
+def test_a_hurried_job_is_interactive_from_then_on() -> None:
+    """It goes behind the interactive jobs that were there before; one that was taken already stays taken."""
+    batcher, urgent, bulk = filled(interactive=1, bulk=3)
+    batcher.hurry(bulk[2])
+    late = job()
+    batcher.put(late)
+
+    assert [*urgent, bulk[2], late] == batcher.take(3, 0.0)
+    batcher.hurry(urgent[0])
+    batcher.hurry(bulk[2])
+    assert bulk[:2] == batcher.take(3, 0.0)
+    assert 0 == len(batcher)
+
+
+def test_a_hurried_job_takes_its_group_along() -> None:
+    """A group runs as one batch."""
+    batcher, urgent, _ = filled(interactive=1, bulk=1)
+    group = (job("bulk"), job("bulk"))
+    batcher.give_back([group])
+    batcher.hurry(group[1])
+
+    assert [list(group), urgent] == [batcher.take(2, 0.0), batcher.take(1, 0.0)]
+
+
 ARRIVALS = st.sampled_from(["interactive", "bulk"])
 EVENTS = st.lists(st.one_of(ARRIVALS, st.just("take"), st.sampled_from([0.1, 1.0, 3.0])), max_size=120)
 

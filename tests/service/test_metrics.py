@@ -18,6 +18,7 @@ DOCUMENTED = {
     "vim_requests_total": ("api", "op", "model", "code"),
     "vim_request_duration_seconds": ("api", "op"),
     "vim_images_total": ("op", "class"),
+    "vim_joined_images_total": (),
     "vim_queue_wait_seconds": ("class",),
     "vim_stage_duration_seconds": ("stage",),
     "vim_batch_size": (),
