@@ -128,7 +128,7 @@ class Load:
             answer = await _post(client, call, name)
         except httpx.ConnectError:
             self.ledger.turned_away += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
         except httpx.HTTPError as error:
             self.ledger.broken[name] = f"{call.name}: {error!r}"
             await asyncio.sleep(0.05)

@@ -98,7 +98,8 @@ async def out_of_memory(bench: Bench) -> Line:
     """Out of memory above 3 images a batch."""
     with bench.server("out_of_memory", faults={ROOM: 3}) as server:
         async with bench.load(server) as load:
-            await asyncio.sleep(WARM_S)
+            while load.ledger.good < 200:
+                await asyncio.sleep(0.1)
         limit = server.info()["limits"]["max_batch"]
     says = f"{counted(load.ledger)}; largest batch now {limit}"
     return Line("out of memory above 3 images", load.ledger.clean and limit <= 3, says)
@@ -175,21 +176,21 @@ async def random_faults(bench: Bench, model: str) -> Line:
 
 async def terminations(bench: Bench) -> Line:
     """SIGTERM at random moments under load, 20 times; the clients go on until nobody listens."""
-    loads, seen, statuses, seconds = [], [], [], []
+    loads, seen, statuses = [], [], []
     for turn in range(20):
         model, delay = ("demo" if turn % 4 == 3 else "tiny"), random.choice([0, 0, 300])
-        with bench.server(f"terminate{turn}", model, drain_delay_ms=delay) as server:
+        patience = {"drain_delay_ms": delay, "drain_timeout_ms": 150_000}  # a slow machine replaces devices slowly
+        with bench.server(f"terminate{turn}", model, **patience) as server:
             loads.append(await terminate(bench.load(server, model), server, dying=turn % 5 == 4))
-            start = time.monotonic()
-            statuses.append(server.exit_status(60))
-            seconds.append(time.monotonic() - start)
+            statuses.append(server.exit_status(180))
             seen.append(server.requests_seen())
     dropped = sum(len(load.ledger.broken.keys() & ids) for load, ids in zip(loads, seen, strict=True))
     other = [text for load in loads for text in (*load.ledger.unexpected, *load.ledger.wrong)]
     return Line(
         "SIGTERM under load, 20 times",
         not dropped and not other and set(statuses) == {0},
-        (f"{ended(loads)}, {dropped} accepted and dropped, {len(other)} other; exit statuses {sorted(set(statuses))}"),
+        f"{ended(loads)}, {dropped} accepted and dropped, {len(other)} other {other[:3] or ''}; "
+        f"exit statuses {sorted(set(statuses))}",
     )
 
 
@@ -200,7 +201,7 @@ async def terminate(load: Load, server: Server, *, dying: bool) -> Load:
         if dying:
             server.signal_device(signal.SIGKILL)
         server.signal(signal.SIGTERM)
-        await asyncio.to_thread(server.exit_status, 60)
+        await asyncio.to_thread(server.exit_status, 180)
     return load
 
 

@@ -76,7 +76,7 @@ def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path
             await asyncio.to_thread(server.exit_status, 60)
         return load
 
-    with serving(tmp_path, model=tiny) as server:
+    with serving(tmp_path, model=tiny, drain_timeout_ms=120_000) as server:
         load = asyncio.run(scenario(server))
 
         assert 0 == server.exit_status()
