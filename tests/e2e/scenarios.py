@@ -138,7 +138,9 @@ async def probes_until_two_are_up(server: Server) -> int:
 async def exhausted(bench: Bench) -> Line:
     """The device process cannot come back."""
     down = bench.directory / "down"
-    with bench.server("exhausted", faults={DOWN: down, IMAGE_S: 0.1}, max_restarts=2) as server:
+    with bench.server(
+        "exhausted", faults={DOWN: down, IMAGE_S: 0.1}, max_restarts=2, body_timeout_ms=120_000
+    ) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
             posts = [client.post("/v1/classify", content=plain((n, n, n))) for n in range(40)]
             requests = [asyncio.create_task(request) for request in (*posts, endless_upload(server.url))]

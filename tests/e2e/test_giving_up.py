@@ -52,7 +52,9 @@ def _write(path: Path, text: str) -> None:
 def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, tiny: Path) -> None:
     """Not ready first, then 503 for what runs, waits or arrives, then exit status 1 for the orchestrator."""
     down = tmp_path / "down"
-    with serving(tmp_path, faults={DOWN: down, IMAGE_S: 0.1}, model=tiny, max_restarts=2) as server:
+    with serving(
+        tmp_path, faults={DOWN: down, IMAGE_S: 0.1}, model=tiny, max_restarts=2, body_timeout_ms=120_000
+    ) as server:
         unready, moments = asyncio.run(end_of_the_device(server, down))
         statuses = [answer.status_code for _, answer in moments]
         refused = [(when, answer) for when, answer in moments if answer.status_code != 200]
