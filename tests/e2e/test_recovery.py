@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.faults import HANG, NOT_FINITE, RAISE, ROOM, SEGFAULT, plain
+from tests.e2e.faults import BATCH_S, HANG, NOT_FINITE, RAISE, ROOM, SEGFAULT, plain
 from tests.e2e.load import Load
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
@@ -104,7 +104,7 @@ def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
         assert load.ledger.clean, load.ledger.complaints
         assert server.info()["limits"]["max_batch"] <= 3
 
-    with serving(tmp_path, faults={ROOM: 3}, model=tiny) as server:
+    with serving(tmp_path, faults={ROOM: 3, BATCH_S: 0.2}, model=tiny) as server:
         asyncio.run(scenario(server))
 
 
