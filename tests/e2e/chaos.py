@@ -21,8 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.e2e.bench import Bench, Line
-from tests.e2e.scenarios import SCENARIOS
+from tests.e2e.edge import EDGE
+from tests.e2e.scenarios import SCENARIOS as FAULTS
 from tests.e2e.server import ROOT
+
+SCENARIOS = FAULTS | EDGE
 
 
 def main() -> int:
