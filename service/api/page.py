@@ -14,11 +14,12 @@ from service import __version__
 from service.engine import Engine
 from service.errors import NotFound
 from service.outputs import JsonResponse
+from service.schemas import PROBLEMS
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
 
-router = APIRouter(tags=["page"])
+router = APIRouter(tags=["page"], responses={404: PROBLEMS[404]})
 
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 _INDEX = {
