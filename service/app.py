@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.access import Gate, known_keys
-from service.api import docs, huggingface, native, oip, openai, ops, page, weaviate
+from service.api import bulk, docs, huggingface, native, oip, openai, ops, page, weaviate
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -59,7 +59,7 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app.state.engine = engine
     app.state.statistics = {}
     app.state.created = int(time.time())
-    for contract in (native, openai, oip, huggingface, weaviate, ops, page, docs):
+    for contract in (native, bulk, openai, oip, huggingface, weaviate, ops, page, docs):
         app.include_router(contract.router)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):

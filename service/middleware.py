@@ -34,6 +34,7 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPERATIONS: dict[str, tuple[str, Op]] = {
     "/v1/classify": ("native", "classify"),
     "/v1/embed": ("native", "embed"),
+    "/v1/bulk": ("native", "embed"),
     "/v1/embeddings": ("openai", "embed"),
     "/embeddings": ("openai", "embed"),
     "/": ("huggingface", "classify"),

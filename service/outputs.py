@@ -18,6 +18,11 @@ from service.schemas import EmbedOptions
 OCTETS = "application/octet-stream"
 
 
+def to_json(content: Any) -> bytes:
+    """JSON, numpy arrays included."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
 class JsonResponse(Response):
     """JSON by orjson, which writes numpy arrays without a Python object for every float."""
 
@@ -25,7 +30,7 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         """Encode; NaN and infinity would become null, so results are checked to be finite before."""
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        return to_json(content)
 
 
 def top_k(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
 from service.jobs import Memory, RequestClass
 from service.settings import Settings, allowed, variable
+from tests.clients.matrix import CLIENTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -99,6 +100,12 @@ def models_table() -> str:
     return _table(("Name", "Repository", "File"), rows)
 
 
+def clients_table() -> str:
+    """The clients that `make test-clients` runs."""
+    rows = ((f"`{one.name}`", one.version, one.calls) for one in CLIENTS)
+    return _table(("Client", "Version", "What is called"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "models": models_table,
@@ -106,6 +113,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "options": options_table,
     "errors": errors_table,
     "metrics": metrics_table,
+    "clients": clients_table,
 }
 
 

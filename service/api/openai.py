@@ -24,6 +24,7 @@ router = APIRouter(tags=["openai"])
 
 _ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity-client's
+_UNSIZED = (None, 0)  # infinity-client sends 0 unless told otherwise
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 Encoding = Literal["float", "base64"]
@@ -136,7 +137,7 @@ def _check(request: Request, wanted: EmbeddingsRequest) -> None:
     if wanted.modality != "image":
         raise UnsupportedInput(f"modality {wanted.modality[:20]!r} is not supported: this is a vision-only model")
     dim = call.model_of(request)["embedding_dim"]
-    if wanted.dimensions not in (None, dim):
+    if wanted.dimensions not in (*_UNSIZED, dim):
         raise UnsupportedInput(f"embeddings of this model have {dim} dimensions, not {wanted.dimensions}")
 
 

@@ -53,7 +53,7 @@ async def test_base64_is_little_endian_float32(client: httpx.AsyncClient, word: 
     [
         {"input": URIS[0]},
         {"input": URIS[0], "model": "tiny", "modality": "image"},
-        {"input": URIS[0], "model": "default/not-specified"},
+        {"input": URIS[0], "model": "default/not-specified", "dimensions": 0},
         {"input": [{"image": base64.b64encode(PHOTOS[0]).decode()}], "model": "tiny", "dimensions": 32},
         {"input": [{"bytes": base64.b64encode(PHOTOS[0]).decode()}], "task": "retrieval.passage"},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": URIS[0]}}]}]},

@@ -1,0 +1,175 @@
+"""Many images through one connection: NDJSON in, NDJSON out, in order, each image with its own result or error.
+
+Nothing is collected: a few images are on their way at once, and a full queue makes the stream wait instead of refusing
+it. All of it is of class bulk. A client must read while it sends; one that cannot keeps its requests short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service import inputs, outputs
+from service.api import call
+from service.engine import Outcome
+from service.errors import BodyTooLarge, MalformedBody, QueueFull, ServiceError
+from service.items import Item, from_text
+from service.jobs import Task
+from service.outputs import to_json
+from service.schemas import PROBLEMS, EmbedOptions
+
+router = APIRouter(responses=PROBLEMS, tags=["native"])
+
+NDJSON = "application/x-ndjson"
+IN_FLIGHT = 16  # images of one stream at once
+LONGEST_PAUSE_S = 1.0
+
+Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers on their way, in order; None is the end
+
+
+class BulkOptions(EmbedOptions):
+    """Options of /v1/bulk, in the query; those of both operations."""
+
+    op: Literal["classify", "embed"] = Field("embed", description="What is wanted of each image.")
+    top_k: int = Field(5, ge=1, description="With `classify`: how many classes; clamped to the number of classes.")
+
+    @property
+    def task(self) -> Task:
+        """For the device."""
+        return Task("classify") if self.op == "classify" else Task("embed", self.pooling)
+
+
+_LINES = {NDJSON: {"schema": {"type": "string", "description": 'Lines of {"id": any, "image": base64}.'}}}
+_EXTRA = {
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
+        for name, one in BulkOptions.model_json_schema()["properties"].items()
+    ],
+    "requestBody": {"required": True, "content": _LINES},
+}
+
+
+@router.post("/v1/bulk", response_class=Response, openapi_extra=_EXTRA)
+async def bulk(request: Request) -> Response:
+    """A stream of images, one JSON object a line: `{"id", "image": base64}`; a line comes back for each, in order."""
+    options = inputs.validate(BulkOptions, request.query_params, {})
+    engine = call.engine_of(request)
+    engine.check(options.task)
+    request.state.op, request.state.request_class = options.op, "bulk"
+    return _Stream(request, options)
+
+
+class _Stream(Response):
+    """Sends each line as soon as it and all before it are there.
+
+    Starlette's own streams read the request's body, to see the client leave; here that body is the work.
+    """
+
+    media_type = NDJSON
+
+    def __init__(self, request: Request, options: BulkOptions) -> None:
+        super().__init__(headers=call.model_headers(request))
+        del self.headers["content-length"]
+        self._request = request
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI. When the client leaves, all that is on its way is cancelled."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            async with asyncio.TaskGroup() as group:
+                waiting: Waiting = asyncio.Queue(IN_FLIGHT)
+                group.create_task(self._read(group, waiting))
+                while (line := await waiting.get()) is not None:
+                    await send({"type": "http.response.body", "body": await line, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except* ClientDisconnect:
+            self._request.state.code = "client_gone"
+
+    async def _read(self, group: asyncio.TaskGroup, waiting: Waiting) -> None:
+        """Start the work of each line; waits while as many as allowed are on their way."""
+        state = self._request.state
+        state.images = 0
+        async for line in _lines(self._request):
+            if isinstance(line, bytes) and not line.strip():
+                continue
+            work = _one(self._request, self._options, state.images, line)
+            await waiting.put(group.create_task(work))
+            state.images += 1
+        await waiting.put(None)
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
+    """The body's lines, each within VIM_MAX_BODY_BYTES; one that exceeds them before it ends is the last."""
+    limit = call.engine_of(request).settings.max_body_bytes
+    pieces: list[bytes] = []
+    request.state.bytes = 0
+    async for part in request.stream():
+        request.state.bytes += len(part)
+        first, *more = part.split(b"\n")
+        pieces.append(first)
+        for start in more:
+            yield _line(pieces, limit)
+            pieces = [start]
+        if sum(map(len, pieces)) > limit:
+            break
+    yield _line(pieces, limit)
+
+
+def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:
+    line = b"".join(pieces)
+    return line if len(line) <= limit else BodyTooLarge(f"a line of more than {limit} bytes (VIM_MAX_BODY_BYTES)")
+
+
+async def _one(request: Request, options: BulkOptions, index: int, line: bytes | ServiceError) -> bytes:
+    name, item = await _parsed(request, line)
+    outcome = item if isinstance(item, ServiceError) else await _infer(request, item, options.task)
+    return _rendered(request, options, index, name, outcome)
+
+
+async def _parsed(request: Request, line: bytes | ServiceError) -> tuple[Any, Item]:
+    if isinstance(line, ServiceError):
+        return None, line
+    try:
+        return await call.in_thread(request, _parse, line)
+    except ServiceError as error:
+        return None, error
+
+
+def _parse(line: bytes) -> tuple[Any, Item]:
+    content = inputs.load_json(line)
+    if not isinstance(content, dict) or "image" not in content:
+        return None, MalformedBody('a line must be {"image": base64}, with an "id" if you like')
+    return content.get("id"), from_text(content["image"])
+
+
+async def _infer(request: Request, item: Item, task: Task) -> Outcome:
+    """One image; a full queue is waited for, as long as one request may take."""
+    engine = call.engine_of(request)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + engine.settings.request_timeout_ms / 1000
+    while True:
+        try:
+            return (await engine.infer([item], task, deadline, "bulk")).outcomes[0]
+        except QueueFull as full:
+            pause = min(LONGEST_PAUSE_S, full.retry_after_s or LONGEST_PAUSE_S)
+            if loop.time() + pause > deadline:
+                return full
+            await asyncio.sleep(pause)
+        except ServiceError as error:
+            return error
+
+
+def _rendered(request: Request, options: BulkOptions, index: int, name: Any, outcome: Outcome) -> bytes:
+    if options.op == "classify":
+        line = outputs.classification(index, outcome, options.top_k, call.engine_of(request).loaded.labels)
+    else:
+        line = outputs.embedding(index, outcome, options)
+    return to_json(line if name is None else {"id": name} | line) + b"\n"

@@ -1,0 +1,20 @@
+"""The servers, for a session: those that `make test-clients` has started, or our own in this project's environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clients.servers import VARIABLE, Servers, started
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Where the servers listen."""
+    if given := os.environ.get(VARIABLE):
+        yield Servers.from_json(given)
+        return
+    with started(tmp_path_factory.mktemp("servers")) as own:
+        yield own

@@ -1,0 +1,34 @@
+"""The native endpoints, asked with the standard library alone: what every client's answer is compared with."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+
+TOLERANCE = 1e-6
+
+
+def post(url: str, body: bytes) -> Any:
+    """The JSON that a POST of bytes is answered with."""
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+        return json.load(answer)
+
+
+def embedding(url: str, image: bytes) -> list[float]:
+    """The embedding by /v1/embed."""
+    found: list[float] = post(f"{url}/v1/embed", image)["results"][0]["embedding"]
+    return found
+
+
+def classes(url: str, image: bytes, k: int = 5) -> list[tuple[str, float]]:
+    """Labels and scores by /v1/classify, best first."""
+    results = post(f"{url}/v1/classify?top_k={k}", image)["results"]
+    return [(one["label"], one["score"]) for one in results[0]["predictions"]]
+
+
+def metric(url: str, series: str) -> float:
+    """One series of /metrics; 0 where it is not there."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(series))

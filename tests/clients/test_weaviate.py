@@ -1,0 +1,113 @@
+"""Weaviate is Go and not to be had as a package: its requests byte for byte, over a plain socket's HTTP client."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.clients import native
+from tests.clients.pictures import picture
+from tests.clients.servers import MAX_BODY, Servers
+
+PNG = picture()
+TEXT = base64.b64encode(PNG).decode()
+PROBE_S = 0.5  # how long Weaviate waits for a probe
+
+
+def send(url: str, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, bytes]:
+    """As Go's net/http sends it when nobody sets a header: no Content-Type at all."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout)
+    data = None if body is None else json.dumps(body).encode()
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    connection.putheader("User-Agent", "Go-http-client/1.1")
+    if data is not None:
+        connection.putheader("Content-Length", str(len(data)))
+    connection.endheaders(data)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content
+
+
+def refused(url: str, path: str, body: Any) -> tuple[int, str]:
+    """Status and `error`; Weaviate parses the body whatever the status."""
+    status, content = send(url, "POST", path, body)
+    error = json.loads(content)["error"]
+    assert isinstance(error, str)
+    return status, error
+
+
+def test_img2vec_neural(servers: Servers) -> None:
+    """POST /vectors."""
+    status, content = send(servers.normal, "POST", "/vectors", {"id": "7c1f", "image": TEXT})
+    found = json.loads(content)
+
+    assert (200, "7c1f", 32) == (status, found["id"], found["dim"])
+    assert native.embedding(servers.normal, PNG) == pytest.approx(found["vector"], abs=native.TOLERANCE)
+
+
+def test_multi2vec_clip(servers: Servers) -> None:
+    """POST /vectorize with images; twice the same image, twice the same vector."""
+    status, content = send(servers.normal, "POST", "/vectorize", {"texts": [], "images": [TEXT, TEXT]})
+    found = json.loads(content)
+
+    assert (200, []) == (status, found["textVectors"])
+    for vector in found["imageVectors"]:
+        assert native.embedding(servers.normal, PNG) == pytest.approx(vector, abs=native.TOLERANCE)
+
+
+def test_probes(servers: Servers) -> None:
+    """204 when ready, 503 before; /meta is an object."""
+    assert (204, b"") == send(servers.normal, "GET", "/.well-known/ready")
+    assert (204, b"") == send(servers.starting, "GET", "/.well-known/live")
+    assert 503 == send(servers.starting, "GET", "/.well-known/ready")[0]
+    assert isinstance(json.loads(send(servers.normal, "GET", "/meta")[1]), dict)
+
+
+def test_ready_under_load(servers: Servers) -> None:
+    """While twelve clients send images, most probes come within Weaviate's half second, and every one with 204.
+
+    Most, because two cores that train a model beside may hold up any one answer.
+    """
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            send(servers.normal, "POST", "/vectorize", {"images": [TEXT] * 4})
+
+    threads = [threading.Thread(target=load) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    took = []
+    for _ in range(20):
+        start = time.monotonic()
+        assert 204 == send(servers.normal, "GET", "/.well-known/ready")[0]
+        took.append(time.monotonic() - start)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(took)[len(took) // 2] < PROBE_S
+
+
+def test_errors(servers: Servers) -> None:
+    """Each status with its sentence in `error`."""
+    cases = [
+        (refused(servers.normal, "/vectorize", {"texts": ["a cat"]}), 400, "vision-only"),
+        (refused(servers.normal, "/vectors", {"id": "1", "image": "junk"}), 415, "not an image"),
+        (refused(servers.normal, "/vectors", {"id": "1", "image": "A" * MAX_BODY}), 413, "VIM_MAX_BODY_BYTES"),
+        (refused(servers.normal, "/vectorize", {"images": [TEXT] * 5}), 413, "VIM_MAX_IMAGES"),
+        (refused(servers.starting, "/vectors", {"id": "1", "image": TEXT}), 503, "being loaded"),
+    ]
+    with servers.held_full():
+        cases.append((refused(servers.full, "/vectors", {"id": "1", "image": TEXT}), 429, "VIM_QUEUE_IMAGES"))
+
+    for (found, error), status, says in cases:
+        assert status == found
+        assert says in error

@@ -1,0 +1,177 @@
+"""/v1/bulk: many images through one connection, in order, in bounded memory, waiting where others are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from service.api.bulk import IN_FLIGHT
+from service.app import create_app
+from tests.service.conftest import running, settings_for
+from tests.tiny import photo
+
+pytestmark = pytest.mark.anyio
+
+TEXTS = [base64.b64encode(photo(seed)).decode() for seed in range(3)]
+
+
+def lines(*items: Any) -> bytes:
+    """NDJSON."""
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+
+
+def scope() -> dict[str, Any]:
+    """A request as uvicorn hands it over, for tests that play the client message by message."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/bulk",
+        "raw_path": b"/v1/bulk",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "client": ("127.0.0.1", 1),
+        "server": ("vim", 80),
+    }
+
+
+def found(response: httpx.Response) -> list[dict[str, Any]]:
+    """The lines of an answer."""
+    assert 200 == response.status_code, response.text
+    assert "application/x-ndjson" == response.headers["Content-Type"]
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+async def test_every_line_gets_its_own_in_order(client: httpx.AsyncClient) -> None:
+    """More images than a request may hold; ids come back; numbers are the native ones; bad lines harm no other."""
+    items: list[Any] = [{"id": f"n{index}", "image": TEXTS[index % 3]} for index in range(80)]
+    items[10] = {"id": 10, "image": "AAAA"}
+    items[20] = {"image": "https://example.org/a.png"}
+    items[30] = {"picture": TEXTS[0]}
+    answers = found(await client.post("/v1/bulk", content=lines(*items)))
+    native = (await client.post("/v1/embed", json={"images": TEXTS})).json()["results"]
+
+    assert list(range(80)) == [one["index"] for one in answers]
+    assert (10, "unsupported_image") == (answers[10]["id"], answers[10]["error"]["code"])
+    assert "url_not_supported" == answers[20]["error"]["code"]
+    assert "malformed_body" == answers[30]["error"]["code"]
+    for index in (0, 9, 11, 79):
+        assert f"n{index}" == answers[index]["id"]
+        np.testing.assert_allclose(answers[index]["embedding"], native[index % 3]["embedding"], atol=1e-5)
+
+
+async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
+    """Of both operations; a wrong one is refused before the stream begins."""
+    body = lines({"image": TEXTS[0]})
+    (classified,) = found(await client.post("/v1/bulk?op=classify&top_k=2", content=body))
+    (encoded,) = found(await client.post("/v1/bulk?encoding=base64&pooling=mean", content=body))
+    wrong = await client.post("/v1/bulk?op=detect", content=body)
+
+    assert 2 == len(classified["predictions"])
+    assert (128, "mean") == (len(base64.b64decode(encoded["embedding"])), encoded["pooling"])
+    assert (422, "invalid_options") == (wrong.status_code, wrong.json()["code"])
+
+
+async def test_blank_lines_and_a_missing_newline(client: httpx.AsyncClient) -> None:
+    """The first are skipped, the second is no fault; an empty body has no lines."""
+    body = b"\n \r\n" + lines({"image": TEXTS[0]}) + b"\n" + lines({"image": TEXTS[1]}).strip()
+
+    assert [0, 1] == [one["index"] for one in found(await client.post("/v1/bulk", content=body))]
+    assert [] == found(await client.post("/v1/bulk", content=b""))
+
+
+async def test_chunks_may_end_anywhere(client: httpx.AsyncClient) -> None:
+    """A line over many chunks, and many lines in one."""
+    body = lines(*({"image": text} for text in TEXTS))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 777):
+            yield body[start : start + 777]
+
+    answers = found(await client.post("/v1/bulk", content=pieces()))
+
+    assert [32] * 3 == [one["dim"] for one in answers]
+
+
+async def test_a_line_that_is_too_long_has_its_error(tiny_model: Path) -> None:
+    """In its place; one that has not ended by then is the last."""
+    app = create_app(settings_for(tiny_model, max_body_bytes=20_000))
+    items = [{"image": TEXTS[0]}, {"image": "A" * 30_000}, {"image": TEXTS[1]}]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for item in items:
+            text = lines(item)
+            for start in range(0, len(text), 10_000):
+                yield text[start : start + 10_000]
+
+    async with running(app) as client:
+        whole = found(await client.post("/v1/bulk", content=lines(*items)))
+        cut = found(await client.post("/v1/bulk", content=pieces()))
+
+    assert [True, False, True] == ["embedding" in one for one in whole]
+    assert [True, False] == ["embedding" in one for one in cut]
+    assert {"body_too_large"} == {answers[1]["error"]["code"] for answers in (whole, cut)}
+
+
+async def test_a_full_queue_is_waited_for(tiny_model: Path) -> None:
+    """Where single requests would get 429 the stream goes slower: every image is answered."""
+    app = create_app(settings_for(tiny_model, queue_images=2, max_batch=2))
+    async with running(app) as client:
+        answers = found(await client.post("/v1/bulk", content=lines(*({"image": text} for text in TEXTS * 5))))
+
+    assert ["embedding" in one for one in answers] == [True] * 15
+
+
+async def test_no_more_is_read_than_is_on_its_way(app: FastAPI, client: httpx.AsyncClient) -> None:
+    """A client that sends for ever fills no memory: lines are taken as answers are."""
+    taken = 0
+    most = 0
+    answered = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken, most
+        taken += 1
+        most = max(most, taken - answered)
+        return {"type": "http.request", "body": lines({"image": TEXTS[taken % 3]}), "more_body": taken < 100}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal answered
+        answered += bool(message.get("body"))
+
+    await app(scope(), receive, send)
+
+    assert (100, 100) == (taken, answered)
+    assert most <= IN_FLIGHT + 3  # and one each that is waiting to be put, read ahead, and sent
+
+
+async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx.AsyncClient) -> None:
+    """Its images are dropped."""
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        sent += 1
+        body = lines({"image": TEXTS[0]})
+        gone = {"type": "http.disconnect"}
+        return gone if sent > 5 else {"type": "http.request", "body": body, "more_body": True}
+
+    async def send(message: dict[str, Any]) -> None:
+        pass
+
+    await app(scope(), receive, send)
+    async with asyncio.timeout(10):
+        while app.state.engine._arena.in_use:
+            await asyncio.sleep(0.01)
+    assert 200 == (await client.post("/v1/embed", content=photo())).status_code
