@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from service import inputs, outputs
 from service.api import call
 from service.engine import Outcome
-from service.errors import BodyTooLarge, MalformedBody, QueueFull, ServiceError
+from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError
 from service.items import Item, from_text
 from service.jobs import Task
 from service.outputs import to_json
@@ -111,7 +111,10 @@ async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
     limit = call.engine_of(request).settings.max_body_bytes
     pieces: list[bytes] = []
     request.state.bytes = 0
-    async for part in request.stream():
+    async for part in _parts(request):
+        if isinstance(part, ServiceError):
+            yield part
+            return
         request.state.bytes += len(part)
         first, *more = part.split(b"\n")
         pieces.append(first)
@@ -121,6 +124,22 @@ async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
         if sum(map(len, pieces)) > limit:
             break
     yield _line(pieces, limit)
+
+
+async def _parts(request: Request) -> AsyncIterator[bytes | ServiceError]:
+    """The body as it arrives; a client that goes silent for VIM_BODY_TIMEOUT_MS ends it with an error."""
+    stream = request.stream()
+    longest_ms = call.engine_of(request).settings.body_timeout_ms
+    while True:
+        try:
+            async with asyncio.timeout(longest_ms / 1000):
+                part = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            yield BodyTimeout(f"nothing came for {longest_ms} ms (VIM_BODY_TIMEOUT_MS)")
+            return
+        yield part
 
 
 def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ async def test_no_more_is_read_than_is_on_its_way(app: FastAPI, client: httpx.As
         most = max(most, taken - answered)
         return {"type": "http.request", "body": lines({"image": TEXTS[taken % 3]}), "more_body": taken < 100}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         nonlocal answered
         answered += bool(message.get("body"))
 
@@ -167,7 +167,7 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
         gone = {"type": "http.disconnect"}
         return gone if sent > 5 else {"type": "http.request", "body": body, "more_body": True}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         pass
 
     await app(scope(), receive, send)
@@ -175,3 +175,18 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
         while app.state.engine._arena.in_use:
             await asyncio.sleep(0.01)
     assert 200 == (await client.post("/v1/embed", content=photo())).status_code
+
+
+async def test_a_client_that_goes_silent_is_given_up(tiny_model: Path) -> None:
+    """With an error as the last line, after the answers to what it sent."""
+    app = create_app(settings_for(tiny_model, body_timeout_ms=300))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield lines({"image": TEXTS[0]})
+        await asyncio.sleep(60)
+
+    async with running(app) as client:
+        answers = found(await client.post("/v1/bulk", content=pieces()))
+
+    assert "embedding" in answers[0]
+    assert "body_timeout" == answers[1]["error"]["code"]
