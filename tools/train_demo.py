@@ -24,6 +24,7 @@ from tools.demo_learning import LOG, learn
 from tools.demo_recipe import CORES, Places, Recipe, recipe_text
 from tools.demo_report import report
 from tools.demo_state import State, resume
+from tools.demo_student import resized
 from tools.demo_teacher import teacher_for
 from tools.demo_views import write_views
 from tools.heap import keep_freed_memory
@@ -52,7 +53,7 @@ def train(recipe: Recipe, places: Places) -> None:
     (places.cache / "meeting").unlink(missing_ok=True)
     _spawn(learn, recipe, places)
     labels = read_photos(places.archive, "validation").labels
-    write_model(resume(recipe, places.cache, len(labels)), places.out, labels)
+    write_model(recipe, resume(recipe, places.cache, len(labels)), places.out, labels)
     write_curve(places.out / LOG, places.out / "training_curve.svg")
     report(places.archive, places.out, recipe_text(recipe, places.out / LOG))
 
@@ -78,10 +79,13 @@ def _start(rank: int, job: Callable[..., None], path: list[str], *args: object) 
     job(rank, *args)
 
 
-def write_model(state: State, out: Path, labels: tuple[str, ...]) -> None:
-    """Write the averaged weights as a model directory."""
-    weights = {n.removeprefix("vim."): v.contiguous() for n, v in state.averaged.items() if n.startswith("vim.")}
-    state.student.vim.config.save(out / "config.json")
+def write_model(recipe: Recipe, state: State, out: Path, labels: tuple[str, ...]) -> None:
+    """Write the averaged weights, at the size at which they are served, as a model directory."""
+    config = recipe.config(recipe.served, len(labels))
+    grown = resized(state.averaged, state.student.vim.config, config)
+    weights = {n.removeprefix("vim."): v.contiguous() for n, v in grown.items() if n.startswith("vim.")}
+    config.save(out / "config.json")
+    (out / "preprocess.json").write_text(json.dumps({"crop_ratio": recipe.crop_ratio}) + "\n", encoding="utf-8")
     save_file(weights, out / "model.safetensors")
     (out / "model.safetensors").chmod(0o644)
     (out / "labels.json").write_text(json.dumps(labels, indent=2) + "\n", encoding="utf-8")
