@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import model
 from model.config import VimConfig
 from tools import demo_report, demo_state, demo_views
 from tools.demo_curve import write_curve
@@ -15,6 +16,7 @@ from tools.demo_data import Photos, augment
 from tools.demo_recipe import Phase, Recipe
 from tools.demo_student import Student, resized
 from tools.demo_teacher import SIZE
+from tools.train_demo import write_model
 
 CLASSES = 3
 
@@ -109,3 +111,29 @@ def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
     assert (grown.phase, grown.epoch) == (1, 0)
     assert isinstance(grown.student, Student)
     assert grown.student.vim.config.image_size == (64, 64)
+
+
+def test_the_student_computes_what_the_model_does() -> None:
+    """Training runs the layers by another way, with products in bfloat16; what ships is the model's own."""
+    torch.manual_seed(4)
+    student = Student(Recipe(width=32, depth=4).config(48, CLASSES), 6, 5)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        logits, pooled, cells = student(images, 3)
+        expected = student.vim(images)
+
+    assert ((2, CLASSES), (2, 6), (2, 3, 3, 5)) == (logits.shape, pooled.shape, cells.shape)
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+def test_what_ships_is_grown_to_the_size_at_which_it_is_served(tmp_path: Path) -> None:
+    """The weights as trained, the position embedding resampled, and the crop beside them; it loads."""
+    recipe = Recipe(phases=(Phase(48, 1, 1e-3),), width=32, depth=2, served=64, crop_ratio=0.9)
+    state = demo_state.fresh(recipe, 0, CLASSES)
+
+    write_model(recipe, state, tmp_path, ("dress", "hat", "shoes"))
+
+    network = model.load(tmp_path, device="cpu")
+    assert (64, 64) == network.config.image_size
+    assert 0.9 == network.preprocess.crop_ratio
+    torch.testing.assert_close(network.head.weight, state.averaged["vim.head.weight"])
