@@ -127,7 +127,7 @@ def test_commands_are_documented(package: str) -> None:
 
 def test_options_of_the_benchmarks_exist() -> None:
     """Every `--option` of bench/README.md is one of a benchmark's."""
-    real = {option for path in (ROOT / "bench").glob("*.py") for option in re.findall(r"--[a-z-]+", text_of(path))}
+    real = {option for path in (ROOT / "bench").rglob("*.py") for option in re.findall(r"--[a-z-]+", text_of(path))}
 
     assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(ROOT / "bench" / "README.md"))) - real
 

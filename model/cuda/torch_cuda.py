@@ -9,6 +9,8 @@ from torch import Tensor
 
 from model.cuda.accelerator import Array, Event, Graph, Stream, Work
 
+ALREADY_LOCKED = 712  # cudaErrorHostMemoryAlreadyRegistered
+
 
 class TorchCuda:
     """One CUDA device, made the current one of this process. float32 means float32: TF32 is switched off."""
@@ -79,6 +81,8 @@ class TorchCuda:
         if error == runtime.cudaError.success:
             return None
         self._forget_error()
+        if int(error) == ALREADY_LOCKED:
+            return None
         return f"cudaHostRegister: {runtime.cudaGetErrorString(error)}"
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
