@@ -30,21 +30,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench import selective_scan_ref
 from bench.deit import DeiTTiny
 from bench.model import random_model
 from model.config import VimConfig
 from model.fused import fuse
-from model.scan import choose
+from model.scan import ScanChoice, choose
 from model.vim import Vim
 
 ROOT = Path(__file__).resolve().parents[1]
 Forward = Callable[[Tensor], Tensor]
+REFERENCE = "selective_scan_ref"
 
 
 def vim_tiny(side: int, scan: str) -> Vim:
     """With its layers as one function, where the scan has one."""
-    vim = random_model(VimConfig(image_size=(side, side)), scan)
-    vim.use_scan(choose(scan, torch.device("cpu")))
+    vim = random_model(VimConfig(image_size=(side, side)), "torch")
+    vim.use_scan(
+        ScanChoice(scan, selective_scan_ref.scan, "") if scan == REFERENCE else choose(scan, torch.device("cpu"))
+    )
     fuse(vim)
     return vim
 
@@ -125,8 +129,8 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": f"{cpus.available_cpus()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before",
         "threads": torch.get_num_threads(),
-        "224 px, batch 1": at_size(224, 1, ["torch", "reference"], options.rounds),
-        "224 px, batch 8": at_size(224, 8, ["torch", "reference"], few),
+        "224 px, batch 1": at_size(224, 1, ["torch", REFERENCE], options.rounds),
+        "224 px, batch 8": at_size(224, 8, ["torch", REFERENCE], few),
         "1024 px, batch 1": at_size(1024, 1, [], few),
         "time for 4 x the tokens": growth(options.rounds),
         "vim-base from safetensors": loading(),

@@ -1,0 +1,32 @@
+"""The reference's plain loop, operation by operation (mamba_ssm, selective_scan_interface.py, selective_scan_ref).
+
+Behind the signature of `model.scan`; a direction that runs backward is flipped before and after, as the reference does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+    """See `model.scan`."""
+    out = torch.zeros_like(z)
+    for s in range(len(u)):
+        flip = (lambda x: x.flip(1)) if s == 1 else (lambda x: x)
+        parts = (flip(x).transpose(1, 2) for x in (u[s], delta[s], B[s], C[s], z))
+        out += flip(_one(*parts, A[s], D[s], delta_bias[s]).transpose(1, 2))
+    return out
+
+
+def _one(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor, A: Tensor, D: Tensor, bias: Tensor) -> Tensor:
+    """u, delta, z (B, E, L); B, C (B, N, L); A (E, N); D, bias (E)."""
+    delta = F.softplus(delta + bias[..., None])
+    decays = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+    inputs = torch.einsum("bdl,bnl,bdl->bdln", delta, B, u)
+    state, outputs = A.new_zeros(len(u), *A.shape), []
+    for i in range(u.shape[2]):
+        state = decays[:, :, i] * state + inputs[:, :, i]
+        outputs.append(torch.einsum("bdn,bn->bd", state, C[:, :, i]))
+    return (torch.stack(outputs, dim=2) + u * D[:, None]) * F.silu(z)
