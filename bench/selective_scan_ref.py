@@ -14,10 +14,14 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     """See `model.scan`."""
     out = torch.zeros_like(z)
     for s in range(len(u)):
-        flip = (lambda x: x.flip(1)) if s == 1 else (lambda x: x)
-        parts = (flip(x).transpose(1, 2) for x in (u[s], delta[s], B[s], C[s], z))
-        out += flip(_one(*parts, A[s], D[s], delta_bias[s]).transpose(1, 2))
+        parts = [_in_time(x, s).transpose(1, 2) for x in (u[s], delta[s], B[s], C[s], z)]
+        found = _one(parts[0], parts[1], parts[2], parts[3], parts[4], A[s], D[s], delta_bias[s])
+        out += _in_time(found.transpose(1, 2), s)
     return out
+
+
+def _in_time(x: Tensor, direction: int) -> Tensor:
+    return x.flip(1) if direction == 1 else x
 
 
 def _one(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor, A: Tensor, D: Tensor, bias: Tensor) -> Tensor:
