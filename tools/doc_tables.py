@@ -5,6 +5,7 @@ Each lies between `<!-- NAME -->` and `<!-- /NAME -->`. `tests/test_docs.py` fai
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
+from bench.gpu.table import table as measured
 from model.names import RELEASED
 from service import metrics
 from service.app import create_app
@@ -106,6 +108,13 @@ def clients_table() -> str:
     return _table(("Client", "Version", "What is called"), rows)
 
 
+def gpu_table() -> str:
+    """What `bench.gpu` has measured on a GPU; nothing before it has."""
+    results = README.parent / "bench" / "results" / "gpu.json"
+    data = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"about": {"dry_run": True}}
+    return "" if data["about"]["dry_run"] else measured(data)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "models": models_table,
@@ -114,6 +123,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "metrics": metrics_table,
     "clients": clients_table,
+    "gpu": gpu_table,
 }
 
 
