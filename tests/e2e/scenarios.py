@@ -181,8 +181,8 @@ async def terminations(bench: Bench) -> Line:
     loads, seen, statuses = [], [], []
     for turn in range(20):
         model, delay = ("demo" if turn % 4 == 3 else "tiny"), random.choice([0, 0, 300])
-        patience = {"drain_delay_ms": delay, "drain_timeout_ms": 150_000}  # a slow machine replaces devices slowly
-        with bench.server(f"terminate{turn}", model, **patience) as server:
+        # A slow machine replaces devices slowly.
+        with bench.server(f"terminate{turn}", model, drain_delay_ms=delay, drain_timeout_ms=150_000) as server:
             loads.append(await terminate(bench.load(server, model), server, dying=turn % 5 == 4))
             statuses.append(server.exit_status(180))
             seen.append(server.requests_seen())
