@@ -10,7 +10,7 @@ import pytest
 
 from tests.clients import native
 from tests.clients.pictures import data_uri, picture
-from tests.clients.servers import NAME, Servers
+from tests.clients.servers import MAX_BODY, NAME, Servers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -94,9 +94,15 @@ def test_infinity_client(servers: Servers) -> None:
     found = infinity(servers.normal, URIS[0]).parsed
 
     assert native.embedding(servers.normal, PNGS[0]) == pytest.approx(found.data[0].embedding, abs=native.TOLERANCE)
-    with pytest.raises(Exception, match="does not exist here"):
-        infinity(servers.normal, URIS[0], "nope")
-    with pytest.raises(Exception, match="being loaded"):
-        infinity(servers.starting, URIS[0])
+    cases = [
+        ((servers.normal, URIS[0], "nope"), "does not exist here"),
+        ((servers.normal, "a cat"), "vision-only"),
+        ((servers.normal, data_uri(PNGS[0][:200])), "accepted formats"),
+        ((servers.normal, data_uri(bytes(MAX_BODY))), "VIM_MAX_BODY_BYTES"),
+        ((servers.starting, URIS[0]), "being loaded"),
+    ]
+    for given, says in cases:
+        with pytest.raises(Exception, match=says):
+            infinity(*given)
     with servers.held_full(), pytest.raises(Exception, match="VIM_QUEUE_IMAGES"):
         infinity(servers.full, URIS[0])
