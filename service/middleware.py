@@ -89,7 +89,7 @@ class Observe:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._unanswered.leave(task)
-                _add_headers(MutableHeaders(scope=message), state, scope["scheme"])
+                _add_headers(MutableHeaders(scope=message), state, scope.get("scheme", "http"))
             await send(message)
 
         try:

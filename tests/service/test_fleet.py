@@ -71,4 +71,4 @@ async def test_if_any_will_do_a_device_that_never_starts_is_left_out(monkeypatch
 async def test_too_few_that_start_end_the_service(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> None:
     """One is too few if all are wanted, none in any case."""
     async with fleet(monkeypatch, script, ready) as found:
-        assert ("failed", "no such GPU") == (found.state, found.reason)
+        assert ("failed", "no such GPU") == (found.state, found.failure)
