@@ -105,7 +105,7 @@ def container(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_holds_what_it_needs_and_no_more(container: Container) -> None:
     """Two packages and the licence; no tests, no compiled files of another Python."""
-    names = {path.name for path in container.app.iterdir()} - {"tiny", "models"}
+    names = {path.name for path in container.app.iterdir()} - {"tiny", "models", "examples"}
     assert names == {"LICENSE", "model", "service"}
     assert not [path for path in container.app.rglob("*") if "__pycache__" in path.parts]
 

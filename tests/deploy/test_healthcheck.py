@@ -99,7 +99,7 @@ def test_a_kubernetes_service_link_is_no_port(monkeypatch: pytest.MonkeyPatch) -
     """In a pod beside a service called vim, VIM_PORT is tcp://...: the server listens on its default, so ask there."""
     asked: list[tuple[str, int]] = []
     monkeypatch.setenv("VIM_PORT", "tcp://10.0.0.7:8000")
-    monkeypatch.setattr(healthcheck, "_ask", lambda *address: asked.append(address))
+    monkeypatch.setattr(healthcheck, "_ask", lambda *address, encrypted: asked.append(address))
     healthcheck.main()
     assert asked == [("127.0.0.1", 8000)]
 
