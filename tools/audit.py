@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("service", "model", "tools", "bench", "tests", "deploy")
+OURS = ("service", "model", "tools", "bench", "tests", "deploy", "examples")
 CONSTRAINTS = ("constraints.txt", "constraints-cpu.txt")
 # In packages that have no other way in: brought along by a declared one, and imported by name.
 _BROUGHT = {

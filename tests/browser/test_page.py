@@ -32,7 +32,8 @@ _HAND_OVER = """([kind, data, target]) => {
 def _answered(page: Page) -> list[str]:
     """The class names, once there is an answer."""
     expect(page.locator("#look")).to_be_enabled()
-    return page.locator("#bars b").all_inner_texts()
+    found: list[str] = page.locator("#bars b").all_inner_texts()
+    return found
 
 
 def _choose(page: Page, path: Path) -> list[str]:

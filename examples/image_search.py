@@ -1,0 +1,99 @@
+"""Search a folder by image: embed it, put the vectors in Qdrant, ask for the nearest, draw a contact sheet.
+
+    make serve                                                     # in another terminal
+    .venv/bin/python -m examples.image_search FOLDER QUERY.jpg --out sheet.png
+
+Needs qdrant-client (`pip install '.[examples]'`). Qdrant runs in this process and forgets; for one that stays, give
+QdrantClient an address. The collection is named after the model's fingerprint: vectors of another model never mix in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from qdrant_client import QdrantClient
+from qdrant_client.models import Distance, PointStruct, VectorParams
+from tqdm import tqdm
+
+from service.client import Client, find_images
+
+BATCH = 256
+TILE, MARGIN, LINE = 160, 8, 18
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found, and the cosine of its embedding with the query's."""
+
+    path: Path
+    cosine: float
+
+
+def index(client: Client, folder: Path, database: QdrantClient) -> str:
+    """Embed every image below `folder`; returns the collection. What cannot be embedded is named on stderr."""
+    model = client.info()["model"]
+    name = f"images-{model['fingerprint']}"
+    database.create_collection(name, VectorParams(size=model["embedding_dim"], distance=Distance.COSINE))
+    points: list[PointStruct] = []
+    paths = find_images(folder)
+    for number, (path, answer) in enumerate(zip(paths, client.embed_many(tqdm(paths, unit="image")), strict=True)):
+        if not isinstance(answer, np.ndarray):
+            print(f"{path}: {answer}", file=sys.stderr)
+            continue
+        points.append(PointStruct(id=number, vector=answer.tolist(), payload={"path": str(path)}))
+        if len(points) == BATCH:
+            database.upsert(name, points)
+            points = []
+    if points:
+        database.upsert(name, points)
+    return name
+
+
+def search(client: Client, database: QdrantClient, collection: str, query: Path, count: int) -> list[Hit]:
+    """The `count` nearest pictures, nearest first."""
+    found = database.query_points(collection, query=client.embed(query).tolist(), limit=count).points
+    return [Hit(Path((point.payload or {})["path"]), point.score) for point in found]
+
+
+def contact_sheet(query: Path, hits: list[Hit], columns: int = 5) -> Image.Image:
+    """The query and, after it, what was found, with the cosines."""
+    shown = [("query", query)] + [(f"{hit.cosine:.3f}", hit.path) for hit in hits]
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, rows * (TILE + LINE + MARGIN) + MARGIN), "white")
+    for i, (text, path) in enumerate(shown):
+        left, top = (
+            MARGIN + (i % columns) * (TILE + MARGIN),
+            MARGIN + (i // columns) * (TILE + LINE + MARGIN),
+        )
+        with Image.open(path) as image:
+            sheet.paste(ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (TILE, TILE)), (left, top))
+        ImageDraw.Draw(sheet).text((left, top + TILE + 2), text, fill="black")
+    return sheet
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Index, search, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="images to search in")
+    parser.add_argument("query", type=Path, help="image to search by")
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the server is")
+    parser.add_argument("--count", type=int, default=9, help="how many to find")
+    parser.add_argument("--out", type=Path, help="where to write the contact sheet")
+    args = parser.parse_args(arguments)
+    database = QdrantClient(":memory:")
+    with Client(args.url) as client:
+        collection = index(client, args.folder, database)
+        hits = search(client, database, collection, args.query, args.count)
+    for hit in hits:
+        print(f"{hit.cosine:.3f}  {hit.path}")
+    if args.out:
+        contact_sheet(args.query, hits).save(args.out)
+
+
+if __name__ == "__main__":
+    main()
