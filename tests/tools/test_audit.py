@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tools import audit
 
 
@@ -38,3 +40,10 @@ def test_an_import_that_nobody_declares_is_found() -> None:
     assert ["tools/audit.py imports packaging, which pyproject.toml does not declare"] == list(
         audit.undeclared({"numpy"}, iter([source]))
     )
+
+
+def test_a_wheel_with_our_names_in_it_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some wheels bring a top-level package `tests` along; importing our own is no dependency."""
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"tests": ["careless-wheel"]})
+
+    assert [] == list(audit.undeclared({"torch"}, iter([audit.ROOT / "tests" / "e2e" / "load.py"])))
