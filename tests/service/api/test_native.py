@@ -16,6 +16,8 @@ from PIL import Image
 import model
 from model.preprocess import Preprocess
 from model.runner import Runner
+from service.app import create_app
+from tests.service.conftest import running, settings_for
 from tests.tiny import LABELS, photo
 
 pytestmark = pytest.mark.anyio
@@ -176,20 +178,22 @@ async def test_the_answer_names_the_batches_that_ran_its_images(client: httpx.As
     assert max(body["batches"]) == body["timings_ms"]["batch_size"] <= 8
 
 
-async def test_concurrent_requests_share_batches(client: httpx.AsyncClient) -> None:
-    """Classify and embed in one forward pass; every caller gets its own image's answer."""
-    alone = {
-        seed: (await client.post("/v1/embed", content=photo(seed))).json()["results"][0]["embedding"]
-        for seed in range(8)
-    }
-    calls = [client.post("/v1/embed", content=photo(seed % 8)) for seed in range(24)]
-    others = [client.post("/v1/classify", content=photo(seed)) for seed in range(8)]
-    answers = await asyncio.gather(*calls, *others)
+async def test_concurrent_requests_share_batches(client: httpx.AsyncClient, tiny_model: Path) -> None:
+    """Classify and embed in one forward pass; every caller gets its own image's answer.
+
+    The device waits for company here: a tiny model would otherwise be done before the next image is decoded.
+    """
+    alone = [(await client.post("/v1/embed", content=photo(seed))).json()["results"][0] for seed in range(12)]
+    app = create_app(settings_for(tiny_model, max_batch=8, max_wait_ms=2_000))
+    async with running(app) as patient:
+        calls = [patient.post("/v1/embed", content=photo(seed)) for seed in range(12)]
+        others = [patient.post("/v1/classify", content=photo(seed)) for seed in range(12, 16)]
+        answers = await asyncio.gather(*calls, *others)
     sizes = [answer.json()["timings_ms"]["batch_size"] for answer in answers]
 
-    assert max(sizes) > 1
-    for seed, answer in enumerate(answers[:24]):
-        np.testing.assert_allclose(answer.json()["results"][0]["embedding"], alone[seed % 8], atol=1e-5)
+    assert [8] * 16 == sizes
+    for one, answer in zip(alone, answers[:12], strict=True):
+        np.testing.assert_allclose(answer.json()["results"][0]["embedding"], one["embedding"], atol=1e-5)
 
 
 async def test_overload_is_refused_before_decoding(app: FastAPI, client: httpx.AsyncClient) -> None:
