@@ -13,6 +13,7 @@ from functools import partial
 import httpx
 
 from tests.e2e.bench import Bench, Line, Recovery, Vitals, counted, strike
+from tests.e2e.crowds import bulk_beside_interactive, overloaded
 from tests.e2e.faults import BATCH_S, DOWN, IMAGE_S, NOT_FINITE, ROOM, SEGFAULT, Colour, plain
 from tests.e2e.load import Load, endless_upload
 from tests.e2e.server import Server, gone
@@ -230,6 +231,8 @@ SCENARIOS: dict[str, Scenario] = {
     "out_of_memory": out_of_memory,
     "two_devices": two_devices,
     "exhausted": exhausted,
+    "overload": overloaded,
+    "bulk": bulk_beside_interactive,
     "terminations": terminations,
     "random_faults": partial(random_faults, model="demo"),
 }
