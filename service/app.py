@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,7 @@ from service.errors import (
     MethodNotAllowed,
     NotFound,
     ServiceError,
+    SettingsError,
     headers,
     problem,
 )
@@ -33,6 +35,9 @@ from service.metrics import Metrics
 from service.middleware import APIS, Observe, operation_of
 from service.outputs import JsonResponse
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.tracing import Traces
 
 log = logging.getLogger("vim.app")
 
@@ -45,7 +50,8 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     metrics = Metrics(
         model=settings.served_name, queue_capacity=settings.queue_images, apis=APIS, devices=settings.devices
     )
-    engine = Engine(settings, metrics, worker)
+    traces = _traces() if settings.tracing else None
+    engine = traces.engine(settings, metrics, worker) if traces else Engine(settings, metrics, worker)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,9 +60,21 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
         yield
         await engine.close()
         end()
+        if traces:
+            await asyncio.to_thread(traces.close)
 
-    app = FastAPI(title="Vision Mamba server", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    # Without a word FastAPI would trace by whatever the process has set up globally.
+    telemetry: Any = traces.fastapi() if traces else {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(
+        title="Vision Mamba server",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        telemetry=telemetry,
+    )
     app.state.engine = engine
+    app.state.traces = traces
     app.state.statistics = {}
     app.state.created = int(time.time())
     for contract in (native, bulk, openai, oip, huggingface, weaviate, ops, page, docs):
@@ -69,9 +87,23 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(settings.cors_origins))
     app.add_middleware(
-        Observe, metrics=metrics, model=settings.served_name, answer=_answer, unanswered=engine.unanswered
+        Observe,
+        metrics=metrics,
+        model=settings.served_name,
+        answer=_answer,
+        unanswered=engine.unanswered,
+        traces=traces,
     )
     return app
+
+
+def _traces() -> Traces:
+    """Its libraries are an extra, and are imported only here. Raises SettingsError."""
+    try:
+        from service.tracing import Traces
+    except ImportError as error:
+        raise SettingsError(f"VIM_TRACING needs OpenTelemetry's SDK (pip install '.[tracing]'): {error}") from None
+    return Traces()
 
 
 def _nothing() -> None:

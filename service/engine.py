@@ -214,10 +214,15 @@ class Engine:
 
         release = functools.partial(self._arena.release, slot)
         (outcome, timings), joined = await self._flights.share(key, request_class, fly, release)
-        if not joined:
-            return outcome, timings
+        return self._join(outcome, time.monotonic() - start) if joined else (outcome, timings)
+
+    def _join(self, outcome: Outcome, waited_s: float) -> Landed:
+        """For one who joined: an error of its own, and of the flight's time what it waited itself."""
         self.metrics.joined()
-        return _shared(outcome, time.monotonic() - start)
+        if isinstance(outcome, ServiceError):
+            return copy.copy(outcome), Timings()
+        infer_s = min(outcome.infer_s, waited_s)
+        return outcome, Timings(queue_s=waited_s - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
 
     async def _fly(self, image: Image, slot: int, task: Task, flight: Flight[Landed]) -> Landed:
         """Decode, queue, run, for everyone who sent this image."""
@@ -254,14 +259,6 @@ class Engine:
             return await job.done
         finally:
             self._batcher.discard(job)
-
-
-def _shared(outcome: Outcome, waited_s: float) -> Landed:
-    """For one who joined: an error of its own, and of the flight's time what it waited itself."""
-    if isinstance(outcome, ServiceError):
-        return copy.copy(outcome), Timings()
-    infer_s = min(outcome.infer_s, waited_s)
-    return outcome, Timings(queue_s=waited_s - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
 
 
 async def _gather(work: list[Coroutine[Any, Any, Landed]]) -> list[Landed]:

@@ -48,6 +48,7 @@ class Job:
     enqueued_at: float
     done: asyncio.Future[Result] = field(repr=False)
     request_class: RequestClass = "interactive"
+    began_at: float | None = None  # when a device was last given it
     deaths_alone: int = 0  # device processes that died with this image alone in flight
     suspect: bool = False  # its batch has failed: from then on nothing else is with the device while it is
 

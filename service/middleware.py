@@ -11,7 +11,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -55,6 +56,16 @@ def operation_of(scope: Scope) -> tuple[str, Op] | None:
     return found and (found[0], scope["state"].get("op", found[1]))
 
 
+class Traces(Protocol):
+    """Where requests are traced."""
+
+    def trace_id(self) -> str | None:
+        """Of the request that is being answered."""
+
+    def annotate(self, fields: Mapping[str, object]) -> None:
+        """Put what the log says of a request into its span."""
+
+
 class Observe:
     """Pure ASGI: no body is buffered and no task is added. `answer` turns an unforeseen exception into a response."""
 
@@ -65,12 +76,14 @@ class Observe:
         model: str,
         answer: Callable[[Request, Exception], Response],
         unanswered: Unanswered,
+        traces: Traces | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._model = model
         self._answer = answer
         self._unanswered = unanswered
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -81,6 +94,7 @@ class Observe:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(Headers(scope=scope))
         state["started"] = start
+        state["trace_id"] = self._traces.trace_id() if self._traces else trace_id(Headers(scope=scope))
         status = 0
         task = self._unanswered.enter()
 
@@ -89,6 +103,7 @@ class Observe:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._unanswered.leave(task)
+                self._annotate(scope, status, time.monotonic() - start)
                 _add_headers(MutableHeaders(scope=message), state, scope.get("scheme", "http"))
             await send(message)
 
@@ -110,6 +125,11 @@ class Observe:
             if labels := operation_of(scope):
                 self._record(scope, labels, status, time.monotonic() - start)
 
+    def _annotate(self, scope: Scope, status: int, seconds: float) -> None:
+        """Now: with the end of the answer its span ends."""
+        if self._traces and (labels := operation_of(scope)):
+            self._traces.annotate(log_fields(scope, labels, status, seconds))
+
     def _record(self, scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> None:
         api, op = labels
         model = "other" if scope["state"].get("code") == "model_not_found" else self._model
@@ -124,7 +144,7 @@ def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float
     stages = timings_ms(timings) if isinstance(timings, Timings) else {}
     fields = {
         "request_id": state["request_id"],
-        "trace_id": trace_id(Headers(scope=scope)),
+        "trace_id": state["trace_id"],
         "api": labels[0],
         "op": labels[1],
         "class": state.get("request_class"),

@@ -161,6 +161,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         default="info", description="Least severe level that is logged."
     )
+    tracing: bool = Field(
+        default=False, description="Whether to send traces by OpenTelemetry; the OTEL_ variables say where to."
+    )
 
     @property
     def served_name(self) -> str:

@@ -200,9 +200,11 @@ class Supervisor:
     def _begin(self, batch: tuple[Job, ...]) -> Flight:
         """The device holds the batch's slots while it may read them."""
         self._shared.metrics.inflight_batches(+1)
+        now = time.monotonic()
         for job in batch:
             self._shared.arena.hold(job.slot)
-        return self._handover.begin(batch, time.monotonic())
+            job.began_at = now
+        return self._handover.begin(batch, now)
 
     def _end(self, flight: Flight) -> None:
         self._handover.end(flight, time.monotonic())

@@ -27,6 +27,7 @@ ALLOWED = {
     ("huggingface_hub", "httpx2"): r"model\.hub",
     ("httpx",): r"service\.(client|commands\.remote)",
     ("prometheus_client",): r"service\.metrics",
+    ("opentelemetry",): r"service\.tracing",
     ("uvicorn",): r"service\.(server|protocol)",
     ("pydantic_settings",): r"service\.settings",
     ("python_multipart",): r"service\.multipart",

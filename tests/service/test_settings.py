@@ -64,6 +64,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "page": True,
         "threads": None,
         "log_level": "info",
+        "tracing": False,
     }
 
 
