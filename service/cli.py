@@ -45,6 +45,11 @@ Write the embeddings of all images to OUT.npy (float32, N x D) and their names t
 order of the rows; a file that failed has neither), and print what was written and by which model. With --json that is
 one object: {"out", "names", "shape", "dtype", "pooling", "normalized", "model", "failed": [{"file", "error"}, ...]}
 """
+_TUNE = """\
+Measure this machine with the model of the VIM_* settings: start-up, decoding by threads, forward passes by batch size,
+and both at once. Print the settings to run it with, and why. Nothing else should run meanwhile. With --json one object,
+which is also what `python -m tools.simulate_fleet --profile` takes.
+"""
 _INFO = "Print what the model is and where it runs, as GET /info says it; with --json as one object."
 
 
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what the model is and where it runs", description=_INFO)
     _add_place(info)
     info.set_defaults(run=_info, batch=None)
+    _add_tune(commands)
     return parser
 
 
@@ -115,6 +121,22 @@ def _add_embed(commands: Any) -> None:
     )
     embed.add_argument("--no-normalize", action="store_true", help="as the model gives them, not scaled to unit length")
     embed.set_defaults(run=_embed)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune", help="measure this machine and recommend settings", description=_TUNE, formatter_class=_AsWritten
+    )
+    tune.add_argument("files", nargs="*", metavar="FILE", help="images like those that will come (default: made up)")
+    tune.add_argument(
+        "--wait-ms", type=_positive, default=1000, metavar="MS", help="longest wait for an answer (default 1000)"
+    )
+    tune.add_argument(
+        "--seconds", type=_positive, default=10, metavar="S", help="for each measurement (default 10; there are three)"
+    )
+    tune.add_argument("--write", type=Path, metavar="FILE", help="the settings as an environment file")
+    tune.add_argument("--json", action="store_true", help="for programs; see above")
+    tune.set_defaults(run=_tune)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -191,14 +213,27 @@ def _info(options: argparse.Namespace) -> int:
     return _run(describe(_place(options), _writer(progress), progress, as_json=options.json), progress)
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from service.commands.tune import Wish, tune
+
+    settings = _settings()
+    progress = Progress(0)
+    wish = Wish(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
+    return _run(tune(settings, wish, _writer(progress), progress), progress)
+
+
 def _place(options: argparse.Namespace) -> Place:
     """With --url the settings are the server's affair, and ours are not even read."""
     if options.url is not None:
         key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
         return Place(options.url, None, options.batch, key)
+    return Place(None, _settings(), options.batch)
+
+
+def _settings() -> Settings:
     settings = Settings.load()
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
-    return Place(None, settings, options.batch)
+    return settings
 
 
 def _run(work: Coroutine[Any, Any, int], progress: Progress) -> int:

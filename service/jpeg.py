@@ -26,6 +26,14 @@ Pixels = NDArray[np.uint8]
 log = logging.getLogger(__name__)
 
 
+def encode(pixels: Pixels) -> bytes:
+    """(H, W, 3) -> a JPEG file, for measuring with."""
+    import simplejpeg
+
+    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=88, colorsubsampling="420")
+    return encoded
+
+
 class Jpegs:
     """A decoder for plain JPEG files; with `scale` large ones are made smaller while they are decoded (not exact)."""
 

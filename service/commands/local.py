@@ -74,12 +74,19 @@ class Local:
 @asynccontextmanager
 async def local(settings: Settings) -> AsyncIterator[Backend]:
     """Load the model and wait until it is warm. Raises CommandError with the reason when it cannot be served."""
+    async with local_engine(settings) as engine:
+        yield Local(engine)
+
+
+@asynccontextmanager
+async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine itself, warm."""
     logging.getLogger("vim.engine").addFilter(_has_traceback)
     engine = Engine(settings, Metrics(model=settings.served_name, queue_capacity=settings.queue_images))
     try:
         engine.start()
         await _settled(engine)
-        yield Local(engine)
+        yield engine
     finally:
         await engine.close()
 

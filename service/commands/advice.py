@@ -1,0 +1,148 @@
+"""What was measured of a machine -> the settings to run it with, each with its reason. Measures nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GOOD_ENOUGH = 0.95  # of the best rate: more would cost every request in a batch time, for little
+PATIENCE_PER_PASS = 4  # a pass may take this part of the longest wait: an image just missed waits for two of them
+FLAT = 1.25  # eight images in so much of the time of one: company is nearly free
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One machine with one model. Rates are images a second."""
+
+    model: str
+    device: str  # cpu, or what the GPU is called
+    cpus: int
+    start_s: float  # from the order to start to ready
+    decode: Mapping[int, float]  # threads -> rate, the device idle
+    passes: Mapping[int, float]  # batch size -> seconds of a forward pass, nothing decoded meanwhile
+    together: float  # rate of both at once, as under full load
+    source: str = ""  # when, on what, with which images
+
+    @property
+    def on_cpu(self) -> bool:
+        """Do decoding and the model share the cores?"""
+        return self.device == "cpu"
+
+    def rate(self, size: int) -> float:
+        """Of the device alone, in batches of this size."""
+        return size / self.passes[size]
+
+    @property
+    def device_rate(self) -> float:
+        """Of the device alone, at its best size."""
+        return max(map(self.rate, self.passes))
+
+    @property
+    def decode_rate(self) -> float:
+        """Of decoding alone, with its best number of threads."""
+        return max(self.decode.values())
+
+    @property
+    def bound(self) -> str:
+        """What more of would help: where they share the cores, whichever takes more of them."""
+        return "decode" if self.decode_rate < self.device_rate else "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One setting, and why."""
+
+    variable: str
+    value: int
+    reason: str
+
+
+def advise(measured: Measured, wait_s: float) -> list[Advice]:
+    """Settings for clients that wait so long at most."""
+    batch = _batch(measured, wait_s)
+    return [batch, _queue(measured, wait_s, batch.value), _wait(measured), *_threads(measured)]
+
+
+def notes(measured: Measured) -> Iterator[str]:
+    """What is no setting to copy, but worth knowing."""
+    device, decode = f"{measured.device_rate:.3g}", f"{measured.decode_rate:.3g}"
+    if measured.bound == "device":
+        more = "More CPUs help, in this server or in others" if measured.on_cpu else "More or faster devices help"
+        yield f"The model is the limit: {device} images/s against {decode} of decoding. {more}."
+        return
+    yield (
+        f"Decoding is the limit: {decode} images/s against {device} of the model. More CPUs help, and smaller images; "
+        "VIM_DECODE=fast is quicker with large JPEG files, and changes the fingerprint."
+    )
+
+
+def profile(measured: Measured, advice: list[Advice]) -> dict[str, Any]:
+    """For programs, and for `tools.simulate_fleet`: a server that runs with this advice.
+
+    A pass counts as long as it took alone, or as its images take at the rate of decoding and model together, whichever
+    is longer: the simulation knows no decoding.
+    """
+    settings = {one.variable: one.value for one in advice}
+    largest = settings["VIM_MAX_BATCH"]
+    passes = {size: max(s, size / measured.together) for size, s in measured.passes.items() if size <= largest}
+    return {
+        "name": f"{measured.model} on {measured.device}",
+        "measured": measured.source,
+        "cpus": measured.cpus,
+        "start_seconds": round(measured.start_s, 2),
+        "batch_seconds": {str(size): round(seconds, 5) for size, seconds in passes.items()},
+        "queue_images": settings["VIM_QUEUE_IMAGES"],
+        "images_per_s": round(measured.together, 2),
+        "bound": measured.bound,
+        "decode_images_per_s": {str(threads): round(rate, 1) for threads, rate in measured.decode.items()},
+        "device_batch_seconds": {str(size): round(seconds, 5) for size, seconds in measured.passes.items()},
+        "settings": settings,
+    }
+
+
+def _batch(measured: Measured, wait_s: float) -> Advice:
+    sizes = sorted(measured.passes)
+    quick = [size for size in sizes if measured.passes[size] <= wait_s / PATIENCE_PER_PASS] or sizes[:1]
+    best = max(map(measured.rate, quick))
+    size = next(size for size in quick if measured.rate(size) >= GOOD_ENOUGH * best)
+    reason = f"{measured.rate(size):.3g} images/s, {100 * measured.rate(size) / best:.0f} % of the best size's"
+    if len(quick) < len(sizes):
+        slow = sizes[len(quick)]
+        reason += f"; a pass of {slow} takes {_ms(measured.passes[slow])}, too much of {_ms(wait_s)}"
+    return Advice("VIM_MAX_BATCH", size, f"{reason}; a pass takes {_ms(measured.passes[size])}")
+
+
+def _queue(measured: Measured, wait_s: float, batch: int) -> Advice:
+    rate, seconds = measured.together, measured.passes[batch]
+    fits = int((wait_s - seconds) * rate)
+    least = 2 * batch
+    if fits < least:
+        return Advice(
+            "VIM_QUEUE_IMAGES",
+            least,
+            f"one batch running and one waiting; at {rate:.3g} images/s the last waits {_ms(least / rate + seconds)}",
+        )
+    reason = f"at {rate:.3g} images/s the last of them is answered within {_ms(wait_s)}; more would be late, not served"
+    return Advice("VIM_QUEUE_IMAGES", fits, reason)
+
+
+def _wait(measured: Measured) -> Advice:
+    company = max(size for size in measured.passes if size <= 8)
+    ratio = measured.passes[company] / measured.passes[1]
+    if company > 1 and ratio < FLAT:
+        reason = f"though {company} images take {ratio:.2f} times as long as one: under load batches fill by themselves"
+    else:
+        reason = f"{company} images take {ratio:.2g} times as long as one: nothing is gained by waiting for company"
+    return Advice("VIM_MAX_WAIT_MS", 0, reason)
+
+
+def _threads(measured: Measured) -> Iterator[Advice]:
+    """On a CPU the number is also the model's; there the quota, which is what is taken unset, is right."""
+    enough = min(n for n, rate in measured.decode.items() if rate >= GOOD_ENOUGH * measured.decode_rate)
+    if not measured.on_cpu and enough < measured.cpus:
+        yield Advice("VIM_THREADS", enough, f"more than {enough} do not decode faster here")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
