@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-clients chaos docs lint audit format image image-cuda clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients chaos docs lint audit format image image-cuda clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,10 @@ test: $(STAMP)   ## run the tests
 test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install chromium)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) ".[browser]"
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+test-fuzz: $(STAMP) ## try to break the server with requests made up from its OpenAPI document (schemathesis)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) ".[fuzz]"
+	$(BIN)/python -m pytest tests/e2e/test_openapi.py $(ARGS)
 
 test-clients: $(STAMP) ## run the real clients, each in an environment of its own (ARGS="--only core")
 	$(BIN)/python -m tests.clients $(ARGS)

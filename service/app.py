@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service import __version__
-from service.access import Gate, known_keys
+from service.access import PROBES, Gate, known_keys
 from service.api import bulk, docs, huggingface, native, oip, openai, ops, page, weaviate
 from service.engine import Engine
 from service.errors import (
@@ -32,7 +33,7 @@ from service.errors import (
 )
 from service.fleet import WORKER
 from service.metrics import Metrics
-from service.middleware import APIS, Observe, operation_of
+from service.middleware import APIS, Head, Observe, operation_of
 from service.outputs import JsonResponse
 from service.settings import Settings
 
@@ -40,6 +41,18 @@ if TYPE_CHECKING:
     from service.tracing import Traces
 
 log = logging.getLogger("vim.app")
+
+
+class Application(FastAPI):
+    """FastAPI, with an OpenAPI document that says what is really sent."""
+
+    with_keys = False
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = docs.corrected(super().openapi(), PROBES, with_keys=self.with_keys)
+        return self.openapi_schema
 
 
 def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
@@ -65,13 +78,14 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     # Without a word FastAPI would trace by whatever the process has set up globally.
     telemetry: Any = traces.fastapi() if traces else {"tracing": False, "metrics": False, "logs": False}
-    app = FastAPI(
+    app = Application(
         title="Vision Mamba server",
         version=__version__,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         telemetry=telemetry,
+        redirect_slashes=False,  # Starlette would build the address from whatever Host the client claims
     )
     app.state.engine = engine
     app.state.traces = traces
@@ -82,7 +96,9 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app.add_exception_handler(ClientDisconnect, _client_gone)
     for kind in (ServiceError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _handle)
+    app.add_middleware(Head)
     if known := known_keys(settings):
+        app.with_keys = True
         app.add_middleware(Gate, known=known, refuse=lambda scope, error: _answer(Request(scope), error))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **_cors(settings.cors_origins))
@@ -124,6 +140,16 @@ async def _handle(request: Request, error: Exception) -> Response:
     return _answer(request, error)  # a plain function would be sent to a thread
 
 
+def _methods(request: Request) -> str:
+    """For `Allow`: all methods that a path takes, whichever routes they belong to."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    return ", ".join((["GET", "HEAD"] if taken("GET") else []) + (["POST"] if taken("POST") else []))
+
+
 async def _client_gone(request: Request, _: Exception) -> Response:
     """Nobody reads this answer; its status is for the log and the metrics, where nginx uses the same number."""
     request.app.state.engine.metrics.rejected("client_gone")
@@ -138,7 +164,8 @@ def _answer(request: Request, error: Exception) -> Response:
     request.state.code = known.code
     render = openai.problem if openai.speaks(request.url.path) else problem
     body = render(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
-    return JsonResponse(body, known.status, headers(known))
+    extra = {"Allow": _methods(request)} if isinstance(known, MethodNotAllowed) else {}
+    return JsonResponse(body, known.status, headers(known) | extra)
 
 
 def _translate(error: Exception) -> ServiceError:

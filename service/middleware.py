@@ -137,6 +137,24 @@ class Observe:
         log.info("%s %d", scope["path"][:200], status, extra={"fields": log_fields(scope, labels, status, seconds)})
 
 
+class Head:
+    """Pure ASGI: HEAD is GET without the body (RFC 9110)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def bodiless(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, bodiless)
+
+
 def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> dict[str, object]:
     """What the request's log line says: id, sizes, every stage's milliseconds, batch size, outcome."""
     state = scope["state"]

@@ -109,27 +109,33 @@ class Problem(BaseModel):
 
 
 _BINARY = {"type": "string", "format": "binary"}
-_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 
 
 def _json_body(options: type[BaseModel]) -> dict[str, Any]:
     images = {
         "type": "array",
-        "items": {"type": "string"},
+        "minItems": 1,
+        "items": {"type": "string", "format": "byte"},
         "description": "Base64 strings or base64 data URIs. URLs are not fetched.",
-        "example": [_PIXEL],
+        "example": [PIXEL],
     }
     properties = {"images": images} | options.model_json_schema()["properties"]
     return {"type": "object", "required": ["images"], "properties": properties, "additionalProperties": False}
 
 
 def _form_body(options: type[BaseModel]) -> dict[str, Any]:
-    files = {"type": "array", "items": _BINARY, "description": "One or more files; the field's name does not matter."}
+    files = {
+        "type": "array",
+        "minItems": 1,
+        "items": _BINARY,
+        "description": "One or more files; the field's name does not matter.",
+    }
     properties = {"image": files} | options.model_json_schema()["properties"]
-    return {"type": "object", "required": ["image"], "properties": properties}
+    return {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}
 
 
-_HEADERS: list[dict[str, Any]] = [
+HEADERS: list[dict[str, Any]] = [
     {
         "name": "X-Request-Class",
         "in": "header",
@@ -147,26 +153,37 @@ _HEADERS: list[dict[str, Any]] = [
 ]
 
 
+def query(options: type[BaseModel]) -> list[dict[str, Any]]:
+    """The options as parameters of the query."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
+        for name, one in options.model_json_schema()["properties"].items()
+    ]
+
+
 def operation(options: type[BaseModel]) -> dict[str, Any]:
     """The OpenAPI description of what goes in: query options, and the three forms of a body."""
-    schema = options.model_json_schema()
-    parameters = [
-        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
-        for name, one in schema["properties"].items()
-    ] + _HEADERS
     content = {
         "image/*": {"schema": _BINARY},
         "application/octet-stream": {"schema": _BINARY},
         "multipart/form-data": {"schema": _form_body(options)},
-        "application/json": {"schema": _json_body(options), "example": {"images": [_PIXEL]}},
+        "application/json": {"schema": _json_body(options), "example": {"images": [PIXEL]}},
     }
     text = (
         "One image as it is (JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the Content-Type says), a form with one or "
         "more files, or JSON with base64. Options stand in the query, in form fields or beside `images`."
     )
-    return {"parameters": parameters, "requestBody": {"required": True, "description": text, "content": content}}
+    return {
+        "parameters": query(options) + HEADERS,
+        "requestBody": {"required": True, "description": text, "content": content},
+    }
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-}
+Responses = dict[int | str, dict[str, Any]]
+
+INFERENCE = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+def problems(*statuses: int, model: type[BaseModel] = Problem) -> Responses:
+    """What an operation answers instead of a result. 401 is added to all but the probes where there are keys."""
+    return {status: {"model": model} for status in statuses}

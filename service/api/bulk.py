@@ -23,9 +23,9 @@ from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, 
 from service.items import Item, from_text
 from service.jobs import Task
 from service.outputs import to_json
-from service.schemas import PROBLEMS, EmbedOptions
+from service.schemas import EmbedOptions, Responses, problems, query
 
-router = APIRouter(responses=PROBLEMS, tags=["native"])
+router = APIRouter(tags=["native"])
 
 NDJSON = "application/x-ndjson"
 IN_FLIGHT = 16  # images of one stream at once
@@ -46,17 +46,18 @@ class BulkOptions(EmbedOptions):
         return Task("classify") if self.op == "classify" else Task("embed", self.pooling)
 
 
-_LINES = {NDJSON: {"schema": {"type": "string", "description": 'Lines of {"id": any, "image": base64}.'}}}
+_TEXT = {"type": "string"}
+_LINES = {NDJSON: {"schema": _TEXT | {"description": 'Lines of {"id": any, "image": base64}.'}}}
+_ANSWER: Responses = {200: {"content": {NDJSON: {"schema": _TEXT}}, "description": "A line for each image."}}
 _EXTRA = {
-    "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
-        for name, one in BulkOptions.model_json_schema()["properties"].items()
-    ],
-    "requestBody": {"required": True, "content": _LINES},
+    "parameters": query(BulkOptions),
+    "requestBody": {"required": False, "content": _LINES},
 }
 
 
-@router.post("/v1/bulk", response_class=Response, openapi_extra=_EXTRA)
+@router.post(
+    "/v1/bulk", response_class=Response, responses=problems(404, 415, 422, 503) | _ANSWER, openapi_extra=_EXTRA
+)
 async def bulk(request: Request) -> Response:
     """A stream of images, one JSON object a line: `{"id", "image": base64}`; a line comes back for each, in order."""
     options = inputs.validate(BulkOptions, request.query_params, {})

@@ -1,13 +1,16 @@
-"""/docs and /redoc, served from here: pages and libraries come with the server, nothing from a CDN."""
+"""The OpenAPI document made truthful; /docs and /redoc, which come with the server: nothing is loaded from a CDN."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from service.api import openai
 from service.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
@@ -31,6 +34,45 @@ _SWAGGER = f"""{_HEAD}<link rel="stylesheet" href="docs/swagger-ui.css"></head>
 </body></html>"""
 _REDOC = f"""{_HEAD}</head>
 <body><redoc spec-url="openapi.json"></redoc><script src="docs/redoc.standalone.js"></script></body></html>"""
+
+
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def corrected(document: dict[str, Any], probes: Collection[str], *, with_keys: bool) -> dict[str, Any]:
+    """FastAPI's document without the answers that it invents, and with the keys, where there are any."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for path, operation in _operations(document):
+        _drop_invented(operation["responses"])
+        if with_keys and path not in probes:
+            _want_key(operation, "OpenAIProblem" if openai.speaks(path) else "Problem")
+    if with_keys:
+        document["components"]["securitySchemes"] = _SCHEMES
+    return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        yield from ((path, operation) for operation in methods.values())
+
+
+def _drop_invented(responses: dict[str, Any]) -> None:
+    """A parameter of a path is any text, so nothing is wrong with it."""
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+
+
+def _want_key(operation: dict[str, Any], body: str) -> None:
+    schema = {"$ref": f"#/components/schemas/{body}"}
+    operation["security"] = [{name: []} for name in _SCHEMES]
+    operation["responses"]["401"] = {
+        "description": "No key, or an unknown one.",
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 @router.get("/docs", response_class=Response)

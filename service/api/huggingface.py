@@ -14,13 +14,15 @@ from starlette.responses import Response
 
 from service import inputs, outputs
 from service.api import call
+from service.api.shapes import FILE, HUGGINGFACE_BODY, Scored, body_of
 from service.errors import MalformedBody, UnsupportedInput
 from service.inputs import Inputs
 from service.items import from_text, whole
 from service.jobs import Task
-from service.outputs import JsonResponse
+from service.outputs import OCTETS, JsonResponse
+from service.schemas import INFERENCE, problems, query
 
-router = APIRouter(tags=["hugging face"])
+router = APIRouter(responses=problems(*INFERENCE), tags=["hugging face"])
 
 
 class Parameters(BaseModel):
@@ -29,32 +31,19 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top_k: int | None = Field(None, ge=1, description="How many classes to return; unset: five.")
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(None, description="`softmax` only.")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
+        None, description="`softmax` only.", json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]}
+    )
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_JSON = {
-    "schema": {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {"inputs": {"type": "string"}, "parameters": {"type": "object"}},
-    }
-}
-_EXTRA = {
-    "parameters": [
-        {"name": name, "in": "query", "required": False, "schema": one, "description": one.get("description", "")}
-        for name, one in Parameters.model_json_schema()["properties"].items()
-    ],
-    "requestBody": {
-        "required": True,
-        "content": {"image/*": _BINARY, "application/octet-stream": _BINARY, "application/json": _JSON},
-    },
-}
+_BODY = {"image/*": FILE, OCTETS: FILE, "application/json": HUGGINGFACE_BODY}
+_EXTRA = body_of(_BODY, query(Parameters))
 TOP_K = 5
+Answer = list[Scored] | list[list[Scored]]
 
 
-@router.post("/", response_class=Response, openapi_extra=_EXTRA)
-@router.post("/predict", response_class=Response, openapi_extra=_EXTRA)
+@router.post("/", response_model=Answer, openapi_extra=_EXTRA)
+@router.post("/predict", response_model=Answer, openapi_extra=_EXTRA)
 async def predict(request: Request) -> Response:
     """Hugging Face's image classification of a bare image or `{"inputs": base64}`: `[{"label", "score"}, ...]`."""
     engine = call.engine_of(request)

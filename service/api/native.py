@@ -9,9 +9,17 @@ from service import inputs, outputs
 from service.api.call import engine_of, in_thread, infer, model_of, read_body
 from service.inputs import Inputs
 from service.jobs import Task
-from service.schemas import PROBLEMS, ClassifyOptions, ClassifyResponse, EmbedOptions, EmbedResponse, operation
+from service.schemas import (
+    INFERENCE,
+    ClassifyOptions,
+    ClassifyResponse,
+    EmbedOptions,
+    EmbedResponse,
+    operation,
+    problems,
+)
 
-router = APIRouter(prefix="/v1", responses=PROBLEMS, tags=["native"])
+router = APIRouter(prefix="/v1", responses=problems(*INFERENCE), tags=["native"])
 
 _RAW = {outputs.OCTETS: {"schema": {"type": "string", "format": "binary"}, "description": "float32, with X-Shape: N,D"}}
 

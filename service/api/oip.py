@@ -17,16 +17,17 @@ from starlette.responses import Response
 
 from service import __version__, inputs, tensors
 from service.api import call, ops
+from service.api.shapes import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
 from service.api.statistics import Statistics
 from service.engine import Answer
 from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
 from service.items import Item, whole
 from service.jobs import Task
 from service.outputs import OCTETS, JsonResponse, normalised, rows
-from service.schemas import PROBLEMS
+from service.schemas import INFERENCE, Responses, problems
 from service.tensors import Output, OutputHeader, RequestHeader, Tensor
 
-router = APIRouter(prefix="/v2", responses=PROBLEMS, tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 HEADER = "Inference-Header-Content-Length"
 VERSION = "1"
@@ -35,6 +36,11 @@ EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "st
 _MODEL = "/models/{model}"
 _VERSIONED = "/models/{model}/versions/{version}"
 _TENSOR = "-tensor"
+_UNKNOWN, _UNREADY = problems(404), problems(404, 503)
+_INFER = body_of({"application/json": OIP_BODY, OCTETS: FILE})
+_BINARY: Responses = {
+    200: {"content": {OCTETS: {"schema": FILE}}, "description": f"With `{HEADER}`: JSON, then raw tensors."}
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +64,14 @@ async def server_metadata() -> dict[str, Any]:
     return {"name": "vim-server", "version": __version__, "extensions": EXTENSIONS}
 
 
-@router.get("/health/live")
+@router.get("/health/live", responses=problems(503))
 async def live(request: Request) -> dict[str, bool]:
     """As `/livez`, in the protocol's words."""
     await ops.livez(request)
     return {"live": True}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=problems(503))
 async def ready(request: Request) -> dict[str, bool]:
     """As `/readyz`, in the protocol's words."""
     await ops.readyz(request)
@@ -78,7 +84,7 @@ async def all_statistics(request: Request) -> dict[str, Any]:
     return {"model_stats": [_statistics(request, one.name).as_dict(one.name, VERSION) for one in _names(request)]}
 
 
-@router.get(_MODEL)
+@router.get(_MODEL, response_model=OipMetadata, responses=_UNREADY)
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request, model: str) -> Response:
     """Inputs and outputs of NAME (encoded images) or NAME-tensor (pixels)."""
@@ -94,7 +100,7 @@ async def model_metadata(request: Request, model: str) -> Response:
     )
 
 
-@router.get(_MODEL + "/ready")
+@router.get(_MODEL + "/ready", responses=_UNREADY)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
     """As `/readyz`, for one of the two names."""
@@ -103,7 +109,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
     return {"name": served.name, "ready": True}
 
 
-@router.get(_MODEL + "/config")
+@router.get(_MODEL + "/config", response_model=dict[str, Any], responses=_UNREADY)
 @router.get(_VERSIONED + "/config", include_in_schema=False)
 async def model_config(request: Request, model: str) -> Response:
     """What Triton's clients and perf_analyzer ask for before they begin."""
@@ -125,7 +131,7 @@ async def model_config(request: Request, model: str) -> Response:
     )
 
 
-@router.get(_MODEL + "/stats")
+@router.get(_MODEL + "/stats", responses=_UNKNOWN)
 @router.get(_VERSIONED + "/stats", include_in_schema=False)
 async def statistics(request: Request, model: str) -> dict[str, Any]:
     """The same for one of the two names."""
@@ -133,7 +139,9 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
     return {"model_stats": [_statistics(request, served.name).as_dict(served.name, VERSION)]}
 
 
-@router.post(_MODEL + "/infer", response_class=Response)
+@router.post(
+    _MODEL + "/infer", response_model=OipAnswer, responses=problems(*INFERENCE) | _BINARY, openapi_extra=_INFER
+)
 @router.post(_VERSIONED + "/infer", response_class=Response, include_in_schema=False)
 async def infer(request: Request, model: str) -> Response:
     """Scores, embedding and label of each image; tensors as JSON or as raw bytes."""

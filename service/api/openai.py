@@ -15,10 +15,12 @@ from starlette.responses import Response
 
 from service import inputs, outputs
 from service.api import call
+from service.api.shapes import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
 from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
 from service.items import Item, from_any, from_message, whole
 from service.jobs import Task
 from service.outputs import JsonResponse
+from service.schemas import INFERENCE, problems
 
 router = APIRouter(tags=["openai"])
 
@@ -49,23 +51,12 @@ class EmbeddingsRequest(BaseModel):
         return self.encoding_format or self.embedding_type or self.encoding_type or "float"
 
 
-_ITEM = {"anyOf": [{"type": "string"}, {"type": "object"}]}
-_BODY = {
-    "type": "object",
-    "required": ["input"],
-    "properties": {
-        "model": {"type": "string"},
-        "input": {"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM}]},
-        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
-        "dimensions": {"type": "integer"},
-        "normalized": {"type": "boolean", "default": True},
-    },
-}
-_EXTRA = {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}}
+_EXTRA = body_of({"application/json": OPENAI_BODY})
+_PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 
 
-@router.post("/v1/embeddings", response_class=Response, openapi_extra=_EXTRA)
-@router.post("/embeddings", response_class=Response, openapi_extra=_EXTRA)
+@router.post("/v1/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
+@router.post("/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
 async def embeddings(request: Request) -> Response:
     """OpenAI's embeddings: `input` is an image, or a list, as data URIs, base64 or `{"image": ...}`; no text."""
     engine = call.engine_of(request)
@@ -78,13 +69,13 @@ async def embeddings(request: Request) -> Response:
         return _render(request, outputs.rows(answer), wanted)
 
 
-@router.get("/v1/models", response_class=Response)
+@router.get("/v1/models", response_model=OpenAIModels)
 async def models(request: Request) -> Response:
     """The one model that is served, in OpenAI's list."""
     return JsonResponse({"object": "list", "data": [_model(request)]})
 
 
-@router.get("/v1/models/{model}", response_class=Response)
+@router.get("/v1/models/{model}", response_model=OpenAIModel, responses=problems(404, model=OpenAIProblem))
 async def one_model(request: Request, model: str) -> Response:
     """The same model by its id."""
     _check_model(request, model)

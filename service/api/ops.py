@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service import __version__
 from service.engine import Engine
 from service.errors import Draining, NotFound, NotReady
 from service.outputs import JsonResponse
-from service.schemas import PROBLEMS
+from service.schemas import problems
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/livez", responses={503: PROBLEMS[503]})
+@router.get("/livez", responses=problems(503))
 async def livez(request: Request) -> dict[str, str]:
     """200 while the event loop answers, whatever the load, also while a device process is replaced; 503 when that
     has failed for good.
@@ -27,8 +27,8 @@ async def livez(request: Request) -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses={503: PROBLEMS[503]})
-@router.get("/health", responses={503: PROBLEMS[503]})
+@router.get("/readyz", responses=problems(503))
+@router.get("/health", responses=problems(503))
 async def readyz(request: Request) -> dict[str, str]:
     """200 once the model is loaded, self-tested and warm; 503 before that, while draining, while a device process is
     being replaced, and while every decoding thread is overdue.
@@ -43,7 +43,7 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/info", responses={503: PROBLEMS[503]})
+@router.get("/info", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
     """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
     engine: Engine = request.app.state.engine
@@ -54,7 +54,7 @@ async def info(request: Request) -> Response:
     )
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse, responses=problems(404))
 async def metrics(request: Request) -> Response:
     """Prometheus metrics, in the format that the Accept header asks for."""
     engine: Engine = request.app.state.engine

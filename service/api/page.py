@@ -11,15 +11,21 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
 from service import __version__
+from service.api.shapes import FILE
 from service.engine import Engine
 from service.errors import NotFound
 from service.outputs import JsonResponse
-from service.schemas import PROBLEMS
+from service.schemas import problems
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
 SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
 
-router = APIRouter(tags=["page"], responses={404: PROBLEMS[404]})
+router = APIRouter(tags=["page"])
+
+_FILES: dict[str, Any] = {
+    "response_class": Response,
+    "responses": problems(404) | {200: {"content": {"*/*": {"schema": FILE}}, "description": "The file."}},
+}
 
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 _INDEX = {
@@ -33,7 +39,9 @@ _INDEX = {
 }
 
 
-@router.get("/", response_class=Response)
+@router.get(
+    "/", response_model=dict[str, str], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+)
 async def index(request: Request) -> Response:
     """For a browser the demo page (`VIM_PAGE`), for others where things are, as JSON."""
     engine: Engine = request.app.state.engine
@@ -42,14 +50,14 @@ async def index(request: Request) -> Response:
     return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
 
 
-@router.get("/page/{name}", response_class=Response)
+@router.get("/page/{name}", **_FILES)
 async def page_file(request: Request, name: str) -> Response:
     """The demo page's script, styles and icon."""
     _check_on(request)
     return _file(PAGE, name)
 
 
-@router.get("/samples")
+@router.get("/samples", responses=problems(404))
 async def samples(request: Request) -> list[dict[str, Any]]:
     """The shipped sample pictures: file, expected label, source and licence."""
     _check_on(request)
@@ -57,7 +65,7 @@ async def samples(request: Request) -> list[dict[str, Any]]:
     return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else []
 
 
-@router.get("/samples/{name}", response_class=Response)
+@router.get("/samples/{name}", **_FILES)
 async def sample(request: Request, name: str) -> Response:
     """One of the sample pictures."""
     _check_on(request)

@@ -14,24 +14,25 @@ from starlette.responses import Response
 
 from service import __version__, inputs, outputs
 from service.api import call, ops
+from service.api.shapes import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
 from service.errors import MalformedBody, UnsupportedInput
 from service.items import Item, from_text, whole
 from service.jobs import Task
 from service.outputs import JsonResponse
+from service.schemas import INFERENCE, problems
 
 router = APIRouter(tags=["weaviate"])
 
-
-def _extra(properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+_JSON = "application/json"
+_PROBLEMS = problems(*INFERENCE)
 
 
-_TEXT = {"type": "string"}
-_TEXTS = {"type": "array", "items": _TEXT}
-
-
-@router.post("/vectorize", response_class=Response, openapi_extra=_extra({"images": _TEXTS, "texts": _TEXTS}))
+@router.post(
+    "/vectorize",
+    response_model=WeaviateVectors,
+    responses=_PROBLEMS,
+    openapi_extra=body_of({_JSON: VECTORS_BODY}),
+)
 async def vectorize(request: Request) -> Response:
     """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`; there is no text tower, so `texts` are refused."""
     content = await _content(request)
@@ -44,7 +45,9 @@ async def vectorize(request: Request) -> Response:
     return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=call.model_headers(request))
 
 
-@router.post("/vectors", response_class=Response, openapi_extra=_extra({"id": _TEXT, "image": _TEXT}))
+@router.post(
+    "/vectors", response_model=WeaviateVector, responses=_PROBLEMS, openapi_extra=body_of({_JSON: VECTOR_BODY})
+)
 @router.post("/vectors/", response_class=Response, include_in_schema=False)
 async def vectors(request: Request) -> Response:
     """Weaviate's img2vec-neural: the `vector` of one base64 `image`."""
@@ -54,7 +57,7 @@ async def vectors(request: Request) -> Response:
     return JsonResponse(body, headers=call.model_headers(request))
 
 
-@router.get("/meta", response_class=Response)
+@router.get("/meta", response_model=WeaviateMeta, responses=problems(503))
 async def meta(request: Request) -> Response:
     """What Weaviate shows of its module: the model, its fingerprint and dimension."""
     model = call.model_of(request)
@@ -62,14 +65,14 @@ async def meta(request: Request) -> Response:
     return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
 
 
-@router.get("/.well-known/live", status_code=204, response_class=Response)
+@router.get("/.well-known/live", status_code=204, response_class=Response, responses=problems(503))
 async def live(request: Request) -> Response:
     """As `/livez`, with 204."""
     await ops.livez(request)
     return Response(status_code=204)
 
 
-@router.get("/.well-known/ready", status_code=204, response_class=Response)
+@router.get("/.well-known/ready", status_code=204, response_class=Response, responses=problems(503))
 async def ready(request: Request) -> Response:
     """As `/readyz`, with 204."""
     await ops.readyz(request)

@@ -57,6 +57,29 @@ async def test_unknown_paths_and_methods_have_the_same_error_shape(client: httpx
     assert (405, "method_not_allowed") == (wrong.status_code, wrong.json()["code"])
 
 
+async def test_a_wrong_method_is_told_the_right_ones(client: httpx.AsyncClient) -> None:
+    """All that the path takes, whichever functions answer them (RFC 9110)."""
+    allowed = {path: (await client.put(path)).headers["Allow"] for path in ("/", "/v1/embed", "/livez", "/v2")}
+
+    assert {"/": "GET, HEAD, POST", "/v1/embed": "POST", "/livez": "GET, HEAD", "/v2": "GET, HEAD"} == allowed
+
+
+async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
+    """On every path that GET reads, as load balancers and `curl --head` ask; not where images are sent."""
+    got, asked = await client.get("/info"), await client.head("/info")
+
+    assert (200, b"") == (asked.status_code, asked.content)
+    assert got.headers["Content-Type"] == asked.headers["Content-Type"]
+    assert 405 == (await client.head("/v1/classify")).status_code
+
+
+async def test_nothing_is_redirected(client: httpx.AsyncClient) -> None:
+    """A redirection would go to whatever host the client claims to have asked."""
+    response = await client.get("/info/", headers={"Host": "elsewhere.example"})
+
+    assert (404, "not_found") == (response.status_code, response.json()["code"])
+
+
 async def test_server_timing_names_the_stages(client: httpx.AsyncClient) -> None:
     """Browsers draw it."""
     response = await client.post("/v1/classify", content=photo())
@@ -70,6 +93,22 @@ async def test_openapi_declares_the_raw_body_and_the_errors(client: httpx.AsyncC
 
     assert "image/*" in operation["requestBody"]["content"]
     assert {"413", "415", "429", "503", "504"} <= set(operation["responses"])
+
+
+async def test_openapi_knows_of_keys_where_there_are_any(tiny_model: Path) -> None:
+    """All operations but the probes want one, and then may answer 401, in their own shape of error."""
+    with_keys = create_app(settings_for(tiny_model, api_keys="a-key-of-the-tests")).openapi()["paths"]
+    without = create_app(settings_for(tiny_model)).openapi()
+
+    def refusal(path: str, method: str) -> str:
+        content: dict[str, Any] = with_keys[path][method]["responses"]["401"]["content"]
+        return str(content["application/json"]["schema"]["$ref"]).rpartition("/")[2]
+
+    assert "Problem" == refusal("/v1/classify", "post")
+    assert "OpenAIProblem" == refusal("/v1/models", "get")
+    assert "401" not in with_keys["/livez"]["get"]["responses"]
+    assert "401" not in without["paths"]["/v1/classify"]["post"]["responses"]
+    assert "securitySchemes" not in without["components"]
 
 
 async def test_not_ready_until_loaded_and_while_draining(tiny_model: Path) -> None:
