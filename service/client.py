@@ -5,50 +5,43 @@
         vectors = np.stack(list(client.embed_many(paths)))
 
 An image is a path, the bytes of a file, a PIL image, or pixels as a numpy array: uint8 (H, W, 3), RGB. A server that is
-busy (429) or not ready (503) is asked again, not before its `Retry-After`, a bounded number of times. Needs httpx and
-numpy, Pillow for images that are not files, tqdm for progress bars, and nothing else of this project: copy the file.
+busy (429) or not ready (503) is asked again, not before its `Retry-After`, a bounded number of times. Many images
+travel over /v1/bulk in groups, several at once: groups, because httpx reads nothing before it has sent everything.
+
+The three files `service/client*.py` need httpx and numpy, Pillow for images that are not files, tqdm for progress bars,
+and nothing else of this project.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
+import base64
+import functools
+import itertools
 import json
-import math
-import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import anyio.from_thread
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-Image = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Any  # Any: a PIL image, without needing Pillow
+from service.client_http import Item, ServerError, Wire
+from service.client_images import Image, encoded, find_images
+
+__all__ = ["AsyncClient", "Classification", "Client", "Image", "Prediction", "ServerError", "Vector", "find_images"]
+
 Vector = NDArray[np.float32]
 Pooling = Literal["cls", "mean"]
 T = TypeVar("T")
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-LONGEST_WAIT_S = 30.0
-FIRST_WAIT_S = 0.25
-BUSY = {429, 503}
-_LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
-
-
-class ServerError(Exception):
-    """What the server said when it did not answer: `status`, `code` (stable), `detail` and `request_id`."""
-
-    def __init__(self, status: int, code: str, detail: str, request_id: str = "") -> None:
-        super().__init__(f"{status} {code}: {detail}" if status else detail)
-        self.status, self.code, self.detail, self.request_id = status, code, detail, request_id
+SMALL_BYTES = 1_000_000  # an image of more travels alone, and not as base64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +61,18 @@ class Classification:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish(Generic[T]):
+    """What is wanted of each of many images: in a stream, and of one alone."""
+
+    options: Mapping[str, Any]
+    read: Callable[[Item], T]
+    alone: Callable[[bytes], Awaitable[T]]
+
+
 class AsyncClient:
-    """Ask from asyncio. `in_flight` is how many images `..._many` keep under way, and so in memory; `transport` is
-    httpx's, for proxies and tests.
+    """Ask from asyncio. `in_flight` is how many images `..._many` keep under way, and so in memory, `group` how many of
+    them travel in one request (1: each alone). `transport` is httpx's, for proxies and tests.
     """
 
     def __init__(
@@ -80,14 +82,18 @@ class AsyncClient:
         api_key: str | None = None,
         timeout_s: float = 120,
         tries: int = 10,
-        in_flight: int = 16,
+        in_flight: int = 32,
+        group: int = 8,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        if min(tries, in_flight, group) < 1:
+            raise ValueError("tries, in_flight and group must be at least 1")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(timeout_s, connect=10, pool=None)
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
-        self._tries = tries
-        self._in_flight = in_flight
+        self._wire = Wire(self._http, tries)
+        self._group = min(group, in_flight)
+        self._groups = in_flight // self._group
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,15 +107,13 @@ class AsyncClient:
 
     async def info(self) -> dict[str, Any]:
         """What `/info` says: model, fingerprint, preprocessing, device, limits."""
-        found: dict[str, Any] = (await self._send(self._http.build_request("GET", "info"))).json()
+        found: dict[str, Any] = (await self._wire.send(self._http.build_request("GET", "info"))).json()
         return found
 
     async def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
         """The `top_k` most likely classes. Raises ServerError, OSError for a file that cannot be read."""
         body = (await self._post("v1/classify", image, {"top_k": top_k}, bulk)).json()
-        found = body["results"][0]["predictions"]
-        predictions = (Prediction(one["index"], one["label"], one["score"]) for one in found)
-        return Classification(tuple(predictions), body["model"]["fingerprint"])
+        return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
 
     async def embed(
         self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False
@@ -123,13 +127,16 @@ class AsyncClient:
         self, images: Iterable[Image], *, top_k: int = 5
     ) -> AsyncGenerator[Classification | ServerError | OSError, None]:
         """In order, an error in the place of an image that has no answer; in the bulk class."""
-        return self._many(self.classify(image, top_k=top_k, bulk=True) for image in images)
+        alone = functools.partial(self.classify, top_k=top_k, bulk=True)
+        return self._many(images, _Wish({"op": "classify", "top_k": top_k}, _classification, alone))
 
     def embed_many(
         self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
     ) -> AsyncGenerator[Vector | ServerError | OSError, None]:
         """As `classify_many`."""
-        return self._many(self.embed(image, pooling=pooling, normalize=normalize, bulk=True) for image in images)
+        options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
+        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, bulk=True)
+        return self._many(images, _Wish(options, _vector, alone))
 
     async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
         """Embed the images below `folder`; returns how many could be.
@@ -148,20 +155,40 @@ class AsyncClient:
         await asyncio.to_thread(_write, Path(out), rows, lines)
         return len(rows)
 
-    async def _many(self, calls: Iterator[Coroutine[Any, Any, T]]) -> AsyncGenerator[T | ServerError | OSError, None]:
-        """Results in order, so many calls at once; the next image is not even looked at before there is room."""
-        under_way: deque[asyncio.Task[T]] = deque()
+    async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ServerError | OSError, None]:
+        """Answers in order, so many groups at once; the next image is not even looked at before there is room."""
+        rest = iter(images)
+        under_way: deque[asyncio.Task[list[T | ServerError | OSError]]] = deque()
         try:
-            for call in calls:
-                under_way.append(asyncio.create_task(call))
-                if len(under_way) >= self._in_flight:
-                    yield await _settled(under_way.popleft())
-            while under_way:
-                yield await _settled(under_way.popleft())
+            while True:
+                while len(under_way) < self._groups and (group := list(itertools.islice(rest, self._group))):
+                    under_way.append(asyncio.create_task(self._answers(group, wish)))
+                if not under_way:
+                    return
+                for answer in await under_way.popleft():
+                    yield answer
         finally:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _answers(self, group: list[Image], wish: _Wish[T]) -> list[T | ServerError | OSError]:
+        """One for each image. The small ones travel together, each large one alone."""
+        found = await asyncio.gather(*(_settled(asyncio.to_thread(encoded, image)) for image in group))
+        bodies = {number: body for number, body in enumerate(found) if isinstance(body, bytes)}
+        small = {number: body for number, body in bodies.items() if len(body) <= SMALL_BYTES and len(bodies) > 1}
+        large = {number: body for number, body in bodies.items() if number not in small}
+        together, singly = await asyncio.gather(
+            self._together([*small.values()], wish),
+            asyncio.gather(*(_settled(wish.alone(body)) for body in large.values())),
+        )
+        errors = {number: one for number, one in enumerate(found) if not isinstance(one, bytes)}
+        answers = errors | dict(zip([*small, *large], [*together, *singly], strict=True))
+        return [answers[number] for number in range(len(group))]
+
+    async def _together(self, bodies: list[bytes], wish: _Wish[T]) -> list[T | ServerError]:
+        lines = await self._wire.together(bodies, wish.options)
+        return [line if isinstance(line, ServerError) else wish.read(line) for line in lines]
 
     async def _post(
         self, path: str, image: Image, options: dict[str, Any], bulk: bool, accept: str = "application/json"
@@ -169,25 +196,8 @@ class AsyncClient:
         body = await asyncio.to_thread(encoded, image)
         headers = {"Accept": accept, "Content-Type": "application/octet-stream"}
         headers |= {"X-Request-Class": "bulk"} if bulk else {}
-        return await self._send(self._http.build_request("POST", path, params=options, content=body, headers=headers))
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        """The answer; raises ServerError with the last one that was none."""
-        for attempt in range(self._tries):
-            last = attempt + 1 == self._tries
-            try:
-                answer = await self._http.send(request)
-            except httpx.TransportError as error:
-                if last or attempt + 1 >= _LOST_TRIES:
-                    raise ServerError(0, "unreachable", f"no answer from {request.url}: {error!r}") from error
-                await asyncio.sleep(wait_s(attempt, None))
-                continue
-            if answer.is_success:
-                return answer
-            if last or answer.status_code not in BUSY:
-                raise _problem(answer)
-            await asyncio.sleep(wait_s(attempt, answer.headers.get("Retry-After")))
-        raise ValueError("tries must be at least 1")
+        request = self._http.build_request("POST", path, params=options, content=body, headers=headers)
+        return await self._wire.send(request)
 
 
 class Client:
@@ -249,62 +259,18 @@ class Client:
             self._portal.call(answers.aclose)
 
 
-def encoded(image: Image) -> bytes:
-    """The bytes of an image file. Raises OSError, or TypeError for what is no image."""
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise TypeError(f"pixels must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
-        import PIL.Image
-
-        image = PIL.Image.fromarray(image)
-    if not hasattr(image, "save"):
-        raise TypeError(f"an image is a path, bytes, a PIL image or an array, not {type(image).__name__}")
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+def _classification(item: Item) -> Classification:
+    found = (Prediction(one["index"], one["label"], one["score"]) for one in item["predictions"])
+    return Classification(tuple(found), item["fingerprint"])
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The images below a folder by their names' endings, sorted by path; hidden files and folders are passed over."""
-    found = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def _vector(item: Item) -> Vector:
+    return np.frombuffer(base64.b64decode(item["embedding"]), "<f4").astype(np.float32)
 
 
-def wait_s(attempt: int, retry_after: str | None) -> float:
-    """Seconds until the next try: at least what the server asks for, longer every time, never too long."""
-    return min(LONGEST_WAIT_S, max(math.ldexp(FIRST_WAIT_S, attempt), _seconds(retry_after)))
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Of a Retry-After header (RFC 9110: seconds or a date); 0 when there is none that can be read."""
-    if not retry_after:
-        return 0.0
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after)
+async def _settled(work: Awaitable[T]) -> T | ServerError | OSError:
     try:
-        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _problem(answer: httpx.Response) -> ServerError:
-    try:
-        body = answer.json()
-    except ValueError:
-        body = {}
-    known: dict[str, Any] = body if isinstance(body, dict) else {}
-    detail = str(known.get("detail") or answer.reason_phrase)
-    code = str(known.get("code") or "unknown")
-    return ServerError(answer.status_code, code, detail, answer.headers.get("X-Request-ID", ""))
-
-
-async def _settled(task: asyncio.Task[T]) -> T | ServerError | OSError:
-    try:
-        return await task
+        return await work
     except (ServerError, OSError) as error:
         return error
 

@@ -6,6 +6,8 @@ Does not decode images; that is `service.images`.
 from __future__ import annotations
 
 import base64
+import binascii
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +32,10 @@ def from_text(item: object) -> Item:
     if _URL.match(item):
         return UrlNotSupported("URLs are not fetched; send the image's bytes, base64 or a data URI")
     prefix = _DATA_URI.match(item)  # only at the start: searching for it takes quadratic time on a hostile text
-    text = _SPACE.sub("", item[prefix.end() :] if prefix else item).translate(_URL_SAFE).rstrip("=")
+    text = item[prefix.end() :] if prefix else item
+    with contextlib.suppress(ValueError):
+        return binascii.a2b_base64(text, strict_mode=True)  # as most write it, in a tenth of the time of what follows
+    text = _SPACE.sub("", text).translate(_URL_SAFE).rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError as error:  # binascii.Error, or characters beyond ASCII

@@ -112,4 +112,4 @@ def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]
 
 
 def _failed(index: int, error: ServiceError) -> dict[str, Any]:
-    return {"index": index, "error": {"code": error.code, "message": error.detail}}
+    return {"index": index, "error": {"code": error.code, "message": error.detail, "status": error.status}}

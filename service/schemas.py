@@ -52,6 +52,7 @@ class ItemError(BaseModel):
 
     code: str
     message: str
+    status: int = Field(description="What a request for this image alone would have been answered with.")
 
 
 class Classified(BaseModel):

@@ -22,10 +22,10 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 ALLOWED = {
     ("torch", "safetensors", "numba"): r"model\..+|service\.worker",
     ("triton",): r"model\.gpu\..+",
-    ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.(images|client)",
+    ("PIL",): r"model\.(preprocess|resize|evaluate)|service\.(images|client_images)",
     ("simplejpeg",): r"service\.jpeg",
     ("huggingface_hub", "httpx2"): r"model\.hub",
-    ("httpx",): r"service\.(client|commands\.remote)",
+    ("httpx",): r"service\.(client|client_http|commands\.remote)",
     ("prometheus_client",): r"service\.metrics",
     ("opentelemetry",): r"service\.tracing",
     ("uvicorn",): r"service\.(server|protocol)",

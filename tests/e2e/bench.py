@@ -37,19 +37,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a scenario works: a folder for logs, the models with their undisturbed answers, the long run's length."""
+    """Where a scenario works: a folder for logs, the models with their undisturbed answers, the long run's length, how
+    often it does what it does many times.
+    """
 
     directory: Path
     models: Mapping[str, Path | str]
     expected: Mapping[str, Mapping[str, Any]]
     minutes: float
+    times: int
 
     @classmethod
-    def prepare(cls, directory: Path, minutes: float) -> Bench:
+    def prepare(cls, directory: Path, minutes: float, times: int) -> Bench:
         """A model that costs next to nothing and the demo; what servers in peace answer with them."""
         models: dict[str, Path | str] = {"tiny": write_tiny_model(directory / "tiny"), "demo": "demo"}
         expected = {name: _in_peace(directory / name, model) for name, model in models.items()}
-        return cls(directory, models, expected, minutes)
+        return cls(directory, models, expected, minutes, times)
 
     def server(
         self, name: str, model: str = "tiny", faults: Mapping[str, object] | None = None, **settings: object

@@ -1,6 +1,6 @@
 """`make chaos`: long runs of real faults under constant mixed load, and a table of what was lost (nothing may be).
 
-    python -m tests.e2e.chaos [--minutes 10] [--only NAME ...] [--json FILE]
+    python -m tests.e2e.chaos [--minutes 10] [--times 20] [--only NAME ...] [--json FILE]
 
 Each line starts its own server on 127.0.0.1 and ends it; every good answer is compared with that of a server that was
 left in peace. Exit status 1 when a line does not hold. In FILE a line replaces the one of the same name.
@@ -32,12 +32,13 @@ def main() -> int:
     """Run the scenarios, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10, help="length of the run with faults at random moments")
+    parser.add_argument("--times", type=int, default=20, help="how often SIGKILL and SIGTERM are sent")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.prepare(Path(folder), options.minutes)
+        bench = Bench.prepare(Path(folder), options.minutes, options.times)
         for name in options.only:
             lines.append(asyncio.run(SCENARIOS[name](bench)))
             print(f"{'ok  ' if lines[-1].held else 'FAIL'}  {lines[-1].name:44}  {lines[-1].says}", flush=True)

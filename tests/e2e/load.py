@@ -26,6 +26,7 @@ class Ledger:
     good: int = 0  # 200, and the answer of the undisturbed run
     refused: int = 0  # requests that are bad themselves, answered with the error that is due
     unexpected: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # what came instead: status and code
     wrong: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)  # id of the request -> what happened to its connection
     turned_away: int = 0  # no connection: nobody listens
@@ -61,6 +62,7 @@ class Ledger:
         self.slowest_s = max(self.slowest_s, seconds)
         if answer.status_code != call.status:
             self.unexpected.append(f"{call.name}: {answer.status_code} {answer.text[:200]}")
+            self.others[f"{answer.status_code} {code_of(answer)}"] += 1
         elif found := next(differences(content_of(answer), expected), None):
             self.wrong.append(f"{call.name}: {found}")
         elif call.status != 200:
@@ -73,6 +75,12 @@ class Ledger:
         now = time.monotonic()
         self.gap_s = max(self.gap_s, now - (self._last or now))
         self._last = now
+
+
+def code_of(answer: httpx.Response) -> str:
+    """Of an error, what kind it is."""
+    body = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+    return str(body.get("code", "no code"))
 
 
 async def undisturbed(url: str, calls: Sequence[Call]) -> dict[str, Any]:

@@ -51,8 +51,14 @@ def as_json(name: str, path: str, images: Sequence[bytes], status: int = 200, **
     return Call(name, path, content, {"Content-Type": "application/json"}, status)
 
 
+def lines(images: Sequence[bytes]) -> bytes:
+    """The images as a stream for /v1/bulk."""
+    items = [{"id": number, "image": base64.b64encode(image).decode()} for number, image in enumerate(images)]
+    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+
+
 def mixture() -> list[Call]:
-    """Nine good kinds of request, one with a bad image among good ones, and four bad ones."""
+    """Ten good kinds of request, two with a bad image among good ones, and four bad ones."""
     small = [photo(seed) for seed in range(6)]
     large, png = photo(6, LARGE), photo(7, (500, 400), "PNG")
     cut = small[0][: len(small[0]) // 2]
@@ -67,6 +73,8 @@ def mixture() -> list[Call]:
         as_json("embed JSON", "/v1/embed", [small[4]], pooling="mean", normalize=False),
         raw("embed as float32", "/v1/embed", small[5], Accept="application/octet-stream"),
         form("a bad one among good ones", "/v1/classify", [small[0], cut, small[1]]),
+        raw("a stream", "/v1/bulk?pooling=mean", lines([*small[2:], png])),
+        raw("a stream with a bad one", "/v1/bulk?op=classify", lines([small[0], cut, small[1]])),
         raw("cut short", "/v1/classify", cut, 415),
         raw("empty", "/v1/embed", b"", 400),
         raw("unknown option", "/v1/classify?topk=3", small[2], 422),
@@ -75,7 +83,9 @@ def mixture() -> list[Call]:
 
 
 def content_of(answer: httpx.Response) -> Any:
-    """What an answer says: its JSON, or its float32 numbers."""
+    """What an answer says: its JSON, all lines of it, or its float32 numbers."""
+    if answer.headers["content-type"] == "application/x-ndjson":
+        return [json.loads(line) for line in answer.text.splitlines()]
     if answer.headers["content-type"] == "application/octet-stream":
         return [answer.headers["x-shape"], *np.frombuffer(answer.content, "<f4").tolist()]
     return answer.json()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,11 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.client import AsyncClient, Classification, Client, ServerError, encoded, find_images, wait_s
+from service.client import AsyncClient, Classification, Client, ServerError
+from service.client_images import find_images
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
-
-Handler = Callable[[httpx.Request], httpx.Response]
 
 
 @pytest.fixture(scope="module")
@@ -138,90 +136,6 @@ def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tm
     for seed in range(3):
         np.testing.assert_allclose(vectors[seed], native(server, photo(seed)), atol=1e-5)
     assert [folder / "a.jpg"] == find_images(folder)[:1]
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Sleeps are noted, not slept."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return noted
-
-
-def answering(handler: Handler, **options: object) -> Client:
-    """A client of a made-up server."""
-    return Client("http://made.up", transport=httpx.MockTransport(handler), **options)
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again_when_it_wishes(waits: list[float], status: int) -> None:
-    """Retry-After is the least wait."""
-    said = iter([httpx.Response(status, headers={"Retry-After": "7"}), httpx.Response(200, json={"state": "ready"})])
-    with answering(lambda _: next(said)) as client:
-        assert {"state": "ready"} == client.info()
-
-    assert [7] == waits
-
-
-def test_asking_again_has_an_end(waits: list[float]) -> None:
-    """The last refusal is the error."""
-    refusal = {"code": "queue_full", "detail": "queue full"}
-    with (
-        answering(lambda _: httpx.Response(429, json=refusal), tries=3) as client,
-        pytest.raises(ServerError) as caught,
-    ):
-        client.info()
-
-    assert ("queue_full", 2) == (caught.value.code, len(waits))
-
-
-def test_a_lost_connection_is_tried_three_times(waits: list[float]) -> None:
-    """Inference keeps nothing, so a request may be sent again."""
-    asked = 0
-
-    def broken(_: httpx.Request) -> httpx.Response:
-        nonlocal asked
-        asked += 1
-        raise httpx.RemoteProtocolError("gone")
-
-    with answering(broken) as client, pytest.raises(ServerError, match="no answer from"):
-        client.info()
-
-    assert (3, 2) == (asked, len(waits))
-
-
-def test_many_go_as_bulk_with_the_key(waits: list[float]) -> None:
-    """Work that nobody waits for; the key is in every request."""
-    seen: list[httpx.Headers] = []
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers)
-        return httpx.Response(200, content=np.ones(3, "<f4").tobytes())
-
-    with answering(handler, api_key="secret") as client:
-        list(client.embed_many([b"image"] * 2))
-        client.embed(b"image")
-
-    assert ["bulk", "bulk", None] == [one.get("x-request-class") for one in seen]
-    assert {"Bearer secret"} == {one["authorization"] for one in seen}
-
-
-def test_waits_grow_and_stay_bounded() -> None:
-    """Without Retry-After, with a date, with nonsense."""
-    assert [0.25, 0.5, 1.0] == [wait_s(attempt, None) for attempt in range(3)]
-    assert 30 == wait_s(0, "3600") == wait_s(20, None)
-    assert 0.25 == wait_s(0, "soon") == wait_s(0, "Mon, 01 Jan 2024 00:00:00 GMT")
-
-
-@pytest.mark.parametrize("image", [3, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
-def test_what_is_no_image_is_refused_here(image: object) -> None:
-    """Before anything is sent."""
-    with pytest.raises(TypeError, match="image|pixels"):
-        encoded(image)
 
 
 @pytest.mark.anyio

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
-from service.items import from_any, from_message, whole
+from service.items import from_any, from_message, from_text, whole
 from tests.tiny import photo
 
 PHOTO = photo()
 TEXT = base64.b64encode(PHOTO).decode()
 URI = f"data:image/jpeg;base64,{TEXT}"
+
+
+@pytest.mark.parametrize(
+    "text", [TEXT.rstrip("="), TEXT[:40] + "\r\n" + TEXT[40:], TEXT.translate(str.maketrans("+/", "-_"))]
+)
+def test_base64_may_be_written_loosely(text: str) -> None:
+    """Without padding, with line breaks, with the alphabet for URLs."""
+    assert PHOTO == from_text(text)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_one_bad_image_of_several_keeps_its_place() -> None:
     results = [outputs.classification(i, one, 1, LABELS) for i, one in enumerate(outcomes)]
     body = json.loads(bytes(outputs.respond(Answer(outcomes, Timings()), MODEL, results).body))
 
-    assert {"code": "unsupported_image", "message": "no image"} == body["results"][1]["error"]
+    assert {"code": "unsupported_image", "message": "no image", "status": 415} == body["results"][1]["error"]
     assert "a" == body["results"][0]["predictions"][0]["label"]
 
 

@@ -1,0 +1,154 @@
+"""What the client does on the wire: ask, wait, ask again, send images in groups. Knows nothing of images and numpy."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+Item = dict[str, Any]  # a line of an answer of /v1/bulk
+
+LONGEST_WAIT_S = 30.0
+FIRST_WAIT_S = 0.25
+BUSY = {429, 503}
+LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
+
+
+class ServerError(Exception):
+    """What the server said when it did not answer: `status`, `code` (stable), `detail`, `request_id`, `retry_after`."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, request_id: str = "", retry_after: str | None = None
+    ) -> None:
+        super().__init__(f"{status} {code}: {detail}" if status else detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.request_id, self.retry_after = request_id, retry_after
+
+
+class Wire:
+    """Requests over httpx, each repeated while the server is busy or the connection is lost."""
+
+    def __init__(self, http: httpx.AsyncClient, tries: int) -> None:
+        self.http = http
+        self._tries = tries
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """The answer; raises ServerError with the last one that was none."""
+        return await self._insist(lambda: self._once(request))
+
+    async def together(self, bodies: Sequence[bytes], options: Mapping[str, Any]) -> list[Item | ServerError]:
+        """One line of /v1/bulk for each image. Whatever had no answer is asked again, and only that: what the stream
+        did not get to before it broke off, and what the server was too busy for.
+        """
+        answers: dict[int, Item | ServerError] = {}
+        try:
+            await self._insist(lambda: self._stream(bodies, options, answers))
+        except ServerError as error:
+            return [answers.get(number, error) for number in range(len(bodies))]
+        return [answers[number] for number in range(len(bodies))]
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        for attempt in itertools.count(1):
+            try:
+                return await ask()
+            except httpx.TransportError as error:
+                if attempt >= min(self._tries, LOST_TRIES):
+                    raise ServerError(0, "unreachable", f"no answer from {self.http.base_url}: {error!r}") from error
+                pause_s = wait_s(attempt - 1, None)
+            except ServerError as error:
+                if attempt >= self._tries or error.status not in BUSY:
+                    raise
+                pause_s = wait_s(attempt - 1, error.retry_after)
+            await asyncio.sleep(pause_s)
+        raise AssertionError
+
+    async def _once(self, request: httpx.Request) -> httpx.Response:
+        answer = await self.http.send(request)
+        if not answer.is_success:
+            raise _problem(answer)
+        return answer
+
+    async def _stream(
+        self, bodies: Sequence[bytes], options: Mapping[str, Any], answers: dict[int, Item | ServerError]
+    ) -> None:
+        """Ask for all that is not in `answers`, and enter what comes. Raises if there is anything left to ask for."""
+        numbers = [number for number in range(len(bodies)) if number not in answers]
+        if not numbers:
+            return
+        content = await asyncio.to_thread(_lines, [bodies[number] for number in numbers])
+        headers = {"Content-Type": "application/x-ndjson"}
+        async with self.http.stream("POST", "v1/bulk", params=options, content=content, headers=headers) as answer:
+            if not answer.is_success:
+                await answer.aread()
+                raise _problem(answer)
+            received = bytearray()
+            try:
+                async for part in answer.aiter_bytes():
+                    received += part
+            finally:
+                busy = _enter(bytes(received), numbers, answers, answer.headers)
+        if busy is not None:
+            raise busy
+        if len(answers) < len(bodies):
+            raise httpx.RemoteProtocolError("the stream ended before its last line")
+
+
+def wait_s(attempt: int, retry_after: str | None) -> float:
+    """Seconds until the next try: at least what the server asks for, longer every time, never too long."""
+    return min(LONGEST_WAIT_S, max(math.ldexp(FIRST_WAIT_S, attempt), _seconds(retry_after)))
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Of a Retry-After header (RFC 9110: seconds or a date); 0 when there is none that can be read."""
+    if not retry_after:
+        return 0.0
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _problem(answer: httpx.Response) -> ServerError:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    known: dict[str, Any] = body if isinstance(body, dict) else {}
+    detail = str(known.get("detail") or answer.reason_phrase)
+    code = str(known.get("code") or "unknown")
+    headers = answer.headers
+    return ServerError(answer.status_code, code, detail, headers.get("X-Request-ID", ""), headers.get("Retry-After"))
+
+
+def _lines(bodies: Sequence[bytes]) -> bytes:
+    return b"".join(b'{"image":"%b"}\n' % base64.b64encode(body) for body in bodies)
+
+
+def _enter(
+    received: bytes, numbers: Sequence[int], answers: dict[int, Item | ServerError], headers: httpx.Headers
+) -> ServerError | None:
+    """Enter the whole lines that came, all but those for which the server was busy; returns the first of these."""
+    busy: list[ServerError] = []
+    for line in received.split(b"\n")[:-1]:
+        item: Item = json.loads(line)
+        number, said = numbers[item["index"]], item.get("error")
+        if said is None:
+            answers[number] = item | {"fingerprint": headers["X-Model-Fingerprint"]}
+            continue
+        error = ServerError(said["status"], said["code"], said["message"], headers.get("X-Request-ID", ""))
+        if error.status in BUSY:
+            busy.append(error)
+        else:
+            answers[number] = error
+    return next(iter(busy), None)
