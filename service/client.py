@@ -41,7 +41,7 @@ Vector = NDArray[np.float32]
 Pooling = Literal["cls", "mean"]
 T = TypeVar("T")
 
-SMALL_BYTES = 1_000_000  # an image of more travels alone, and not as base64
+SMALL_BYTES = 400_000  # an image of more travels alone: beyond that base64 costs more than a request
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from service.unanswered import Unanswered
 log = logging.getLogger("vim.request")
 
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_AMAZON = re.compile(r"[A-Za-z0-9=;:_-]{1,128}")  # Hugging Face's clients send a UUID, load balancers Root=1-...
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Paths that answer images -> (api, op) labels, which stay few. Where a request itself says what it wants, the contract
@@ -178,9 +179,11 @@ def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float
 
 
 def trace_id(headers: Headers) -> str | None:
-    """The trace id of a W3C `traceparent` header, for joining our log with other systems' traces."""
-    found = _TRACE.fullmatch(headers.get("traceparent", "").strip())
-    return found.group(1) if found else None
+    """The trace id of a W3C `traceparent` header, else of Amazon's, for joining our log with other systems' traces."""
+    if found := _TRACE.fullmatch(headers.get("traceparent", "").strip()):
+        return found.group(1)
+    amazon = _AMAZON.fullmatch(headers.get("x-amzn-trace-id", ""))
+    return amazon.group() if amazon else None
 
 
 def request_id(headers: Headers) -> str:

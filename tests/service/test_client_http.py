@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.client import Client, ServerError
+from service.client import SMALL_BYTES, Client, ServerError
 from service.client_http import wait_s
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -193,7 +193,7 @@ def test_many_travel_in_groups_with_the_key(waits: list[float]) -> None:
         return stream(*map(line, range(len(images_in(request)))))
 
     with answering(handler, api_key="secret", group=4) as client:
-        assert ["ok"] * 9 == kinds(client.embed_many([*IMAGES, bytes(1_000_001), *IMAGES, b"four", b"nine"]))
+        assert ["ok"] * 9 == kinds(client.embed_many([*IMAGES, bytes(SMALL_BYTES + 1), *IMAGES, b"four", b"nine"]))
     with answering(handler, api_key="secret", group=1) as client:
         assert ["ok"] * 2 == kinds(client.embed_many(IMAGES[:2]))
         client.embed(b"for somebody who waits")

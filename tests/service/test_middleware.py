@@ -31,6 +31,15 @@ def test_the_trace_id_of_a_traceparent_is_found() -> None:
     assert trace_id(Headers({})) is None
 
 
+def test_the_trace_id_that_hugging_face_sends_is_taken_too() -> None:
+    """A UUID in Amazon's header; the standard one wins."""
+    amazon = {"x-amzn-trace-id": "0af76519-16cd-43dd-8448-eb211c80319c"}
+
+    assert amazon["x-amzn-trace-id"] == trace_id(Headers(amazon))
+    assert TRACE == trace_id(Headers(amazon | {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+    assert trace_id(Headers({"x-amzn-trace-id": 'a"b'})) is None
+
+
 def test_server_timing_is_in_milliseconds() -> None:
     """The header that browsers draw."""
     header = server_timing(Timings(0.002, 0.001, 0.0005, 0.02, 0.024, 8))

@@ -262,6 +262,31 @@ async def test_a_wrong_header_size_is_400(client: httpx.AsyncClient, size: str) 
     assert HEADER in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "says"),
+    [
+        ("br", b"{}", 415, "br"),
+        ("gzip", b"no gzip", 400, "gzip"),
+        ("gzip", gzip.compress(bytes(30_000_000)), 413, "VIM_MAX_BODY_BYTES"),
+    ],
+)
+async def test_wrong_compression_is_refused(
+    client: httpx.AsyncClient, coding: str, body: bytes, status: int, says: str
+) -> None:
+    """An unknown one, a broken one, and one that would be too large once unpacked."""
+    response = await client.post(INFER, content=body, headers={"Content-Encoding": coding})
+
+    assert (status, "application/json") == (response.status_code, response.headers["Content-Type"])
+    assert says in response.json()["error"]
+
+
+async def test_errors_of_the_router_are_strings_too(client: httpx.AsyncClient) -> None:
+    """A wrong method and a path that is not there."""
+    answers = [await client.get(INFER), await client.get("/v2/nowhere")]
+
+    assert [(405, True), (404, True)] == [(one.status_code, isinstance(one.json()["error"], str)) for one in answers]
+
+
 async def test_one_bad_image_fails_the_request_naming_it(client: httpx.AsyncClient) -> None:
     """A tensor has no place for an error."""
     body, headers = binary_request(elements(PHOTOS[0], b"junk"), "BYTES", [2, 1])

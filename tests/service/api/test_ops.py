@@ -182,8 +182,25 @@ async def test_limits_on_bytes_and_pixels_name_setting_and_value(tiny_model: Pat
         declared = await client.post("/v1/classify", content=b"x" * 5001)
         streamed = await client.post("/v1/classify", content=stream())
         pixels = await client.post("/v1/classify", content=photo(size=(100, 61)))
+        others = [
+            (path, await client.post(path, content=content))
+            for path in (
+                "/v2/models/tiny/infer",
+                "/v1/embeddings",
+                "/embeddings",
+                "/",
+                "/predict",
+                "/vectorize",
+                "/vectors",
+            )
+            for content in (b"x" * 5001, stream())
+        ]
     for response in (declared, streamed):
         assert (413, "body_too_large") == (response.status_code, response.json()["code"])
+        assert "5000 (VIM_MAX_BODY_BYTES)" in response.json()["detail"]
+    for path, response in others:  # of one shape for each contract, however the body came
+        assert (413, "application/json") == (response.status_code, response.headers["Content-Type"])
+        assert ("embeddings" in path) == isinstance(response.json()["error"], dict)
         assert "5000 (VIM_MAX_BODY_BYTES)" in response.json()["detail"]
     assert (413, "too_many_pixels") == (pixels.status_code, pixels.json()["code"])
     assert "VIM_MAX_PIXELS" in pixels.json()["detail"]
