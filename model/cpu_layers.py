@@ -1,12 +1,18 @@
 """All layers of a Vim on a CPU: four kinds of matrix products by torch, everything between them by `model.kernels`.
 
+A model in bfloat16 has its products computed in bfloat16 where the CPU can (AVX512-BF16, AMX) and summed in float32;
+everything else is float32, as in a model in float32.
+
 Every buffer is made once for a forward pass and used by all layers. Nothing is transposed or copied between the steps:
 kernels read the two halves of the first projection, and the three parts of the second, where the products left them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +35,7 @@ def unsupported(vim: Vim) -> str | None:
     """Why these layers do not run here, in a few words."""
     config, dtype = vim.config, vim.patch_embed.proj.weight.dtype
     reasons = {
-        f"dtype is {str(dtype).removeprefix('torch.')}": dtype != torch.float32,
+        f"dtype is {str(dtype).removeprefix('torch.')}": dtype not in (torch.float32, torch.bfloat16),
         "norm is layer": config.norm == "layer",
         "positions are rotary": config.rope,
         "layers run in pairs": config.bidirectional_layers,
@@ -46,7 +52,7 @@ def encoder(vim: Vim) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One layer's weights as the kernels and products take them; large ones are the module's own."""
+    """One layer's weights as the kernels and products take them: float32; large ones are the module's own, if it is."""
 
     norm: Tensor  # (D)
     into: Tensor  # (D, 2 E)
@@ -64,6 +70,8 @@ class _Layer:
 
 
 def _prepared(norm: Tensor, mixer: Mixer) -> _Layer:
+    if mixer.in_proj.weight.dtype != torch.float32:
+        mixer = copy.deepcopy(mixer).float()
     weight, conv_bias = mixer._taps()
     steps = [dt.weight.t() for dt in mixer._both("dt_proj")]
     return _Layer(
@@ -106,12 +114,17 @@ class _Encoder:
         self.epsilon = torch.tensor([vim.config.norm_epsilon])
         halve = vim.config.bimamba == "v2" and vim.config.divide_out
         self.constant = torch.tensor([0.5 if halve else 1.0])
+        self.narrow = vim.patch_embed.proj.weight.dtype == torch.bfloat16
         self.norm, self.conv, self.scan = norm_kernel(), conv_kernel(vim.config.d_conv), scan_kernel(vim.config.d_state)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
         if torch.is_grad_enabled() and tokens.requires_grad:
             return self.vim.encode(tokens)
+        with _products_in_bfloat16() if self.narrow else contextlib.nullcontext():
+            return self._run(tokens).to(tokens.dtype)
+
+    def _run(self, tokens: Tensor) -> Tensor:
         images, length, width = tokens.shape
         residual = tokens.detach().to(torch.float32, copy=True).contiguous().view(-1, width)
         buffers = _Buffers(self.config, len(residual), len(self.layers[0].select))
@@ -160,6 +173,17 @@ class _Encoder:
             *(layer.step_bias, layer.rates, B, side, row, C, side, row, layer.skip),
             *(gate, 2 * inner, self.constant, buffers.scanned),
         )
+
+
+@contextlib.contextmanager
+def _products_in_bfloat16() -> Iterator[None]:
+    """Of float32 tensors: oneDNN narrows them on the way into the multipliers, if the CPU has such; else no change."""
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

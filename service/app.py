@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -33,7 +34,7 @@ from service.errors import (
 )
 from service.fleet import WORKER
 from service.metrics import Metrics
-from service.middleware import APIS, Head, Observe, operation_of
+from service.middleware import APIS, Direct, Head, Observe, operation_of
 from service.outputs import JsonResponse
 from service.settings import Settings
 
@@ -93,9 +94,10 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     app.state.created = int(time.time())
     for contract in (native, bulk, openai, oip, huggingface, weaviate, ops, page, docs):
         app.include_router(contract.router)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
-    for kind in (ServiceError, RequestValidationError, HTTPException):
+    for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _handle)
+    if not traces:  # which name their spans by the route
+        app.add_middleware(Direct, posts=_posts(), answer=_handle)
     app.add_middleware(Head)
     if known := known_keys(settings):
         app.with_keys = True
@@ -136,8 +138,14 @@ def _cors(origins: str) -> dict[str, Any]:
     }
 
 
+def _posts() -> dict[str, Any]:
+    """What is asked most often: path -> endpoint."""
+    return {route.path: route.endpoint for route in native.router.routes if isinstance(route, APIRoute)}
+
+
 async def _handle(request: Request, error: Exception) -> Response:
-    return _answer(request, error)  # a plain function would be sent to a thread
+    """A coroutine: a plain function would be sent to a thread."""
+    return await _client_gone(request, error) if isinstance(error, ClientDisconnect) else _answer(request, error)
 
 
 def _methods(request: Request) -> str:

@@ -96,7 +96,8 @@ class Device:
         if ahead:
             await asyncio.wait(ahead)  # its own time begins when those before it are done
         try:
-            answer = await asyncio.wait_for(future, self.watchdog_s)
+            async with asyncio.timeout(self.watchdog_s):
+                answer = await future
         except TimeoutError:
             hang = f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s"
             raise self._lose(hang) from None

@@ -206,7 +206,7 @@ class Engine:
         if isinstance(item, ServiceError):
             return item, Timings()
         start = time.monotonic()
-        key = (await flights.digest(item), task.parts)
+        key = (await flights.key_of(item), task.parts)
 
         def fly(flight: Flight[Landed]) -> Coroutine[Any, Any, Landed]:
             self._arena.hold(slot)  # its first sender may leave

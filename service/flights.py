@@ -16,16 +16,22 @@ import numpy as np
 from service.items import Image
 from service.jobs import Job, RequestClass
 
+SMALL = 1 << 16  # bytes; such images are their own keys
 LARGE = 1 << 20  # bytes; hashing so many takes half a millisecond
 
 T = TypeVar("T")
 
 
-async def digest(image: Image) -> bytes:
-    """What tells two images apart: a hash of the encoded bytes, or of pixels and their shape."""
-    data = memoryview(image) if isinstance(image, bytes) else np.ascontiguousarray(image).reshape(-1).data
+async def key_of(image: Image) -> Hashable:
+    """What tells two images apart: the encoded bytes or a hash of them, or of pixels and their shape."""
+    if isinstance(image, bytes):
+        return image if len(image) < SMALL else ("bytes", await _hashed(memoryview(image)))
+    return image.shape, await _hashed(np.ascontiguousarray(image).reshape(-1).data)
+
+
+async def _hashed(data: memoryview) -> bytes:
     hashed = hashlib.sha256(data) if data.nbytes < LARGE else await asyncio.to_thread(hashlib.sha256, data)
-    return hashed.digest() + (b"" if isinstance(image, bytes) else str(image.shape).encode())
+    return hashed.digest()
 
 
 class Flight(Generic[T]):

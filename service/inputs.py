@@ -55,16 +55,18 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Only once the body has been read: until then the same messages are the body.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    serving = asyncio.current_task()
+    assert serving is not None
+    gone = asyncio.create_task(_cancel_when_gone(request, serving))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not gone.done():  # somebody else's wish
+            raise
+        serving.uncancel()
+        raise ClientDisconnect from None
     finally:
-        task.cancel()
         gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 def timeout_s(request: Request, longest_ms: int) -> float:
@@ -85,9 +87,10 @@ def request_class(request: Request) -> RequestClass:
     return cast(RequestClass, given)
 
 
-async def _gone(request: Request) -> None:
+async def _cancel_when_gone(request: Request, serving: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    serving.cancel()
 
 
 async def read_body(request: Request, max_bytes: int, account: Body, timeout_s: float) -> bytes:

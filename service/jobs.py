@@ -76,5 +76,11 @@ class Timings:
 
     def slowest(self, other: Timings) -> Timings:
         """Stage by stage the larger of the two."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in Timings.__slots__)
-        return Timings(*(max(pair) for pair in pairs))
+        return Timings(
+            max(self.decode_s, other.decode_s),
+            max(self.preprocess_s, other.preprocess_s),
+            max(self.queue_s, other.queue_s),
+            max(self.infer_s, other.infer_s),
+            max(self.total_s, other.total_s),
+            max(self.batch_size, other.batch_size),
+        )

@@ -77,6 +77,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _plain(value: object) -> Any:
     """What JSON can say: no bytes, no NaN, no long texts."""
+    if isinstance(value, str):
+        return _clipped(value)
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -85,5 +87,8 @@ def _plain(value: object) -> Any:
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    text = str(value)
+    return _clipped(str(value))
+
+
+def _clipped(text: str) -> str:
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

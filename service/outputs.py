@@ -97,8 +97,14 @@ def as_base64(values: np.ndarray) -> str:
 
 def timings_ms(timings: Timings) -> dict[str, float]:
     """Milliseconds by stage, to the microsecond, and the size of the batch."""
-    stages = {name.removesuffix("_s"): getattr(timings, name) for name in Timings.__slots__ if name.endswith("_s")}
-    return {name: round(1000 * seconds, 3) for name, seconds in stages.items()} | {"batch_size": timings.batch_size}
+    seconds = {
+        "decode": timings.decode_s,
+        "preprocess": timings.preprocess_s,
+        "queue": timings.queue_s,
+        "infer": timings.infer_s,
+        "total": timings.total_s,
+    }
+    return {stage: round(1000 * value, 3) for stage, value in seconds.items()} | {"batch_size": timings.batch_size}
 
 
 def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]) -> Response:

@@ -16,6 +16,40 @@ MOST_HEADER_BYTES = 65_536
 _SAYS = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+class WholeAnswers:
+    """A transport that writes an answer's head together with its body: one system call and one packet less.
+
+    Only where the head announces the body's length: then the body is there already. Answers in pieces go as they come.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """At once, or with what is written next."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        elif data.startswith(b"HTTP/1.1 ") and b"\r\ncontent-length: " in data:
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """The answer is complete, with a body or without."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """What was written before arrives."""
+        self.flush()
+        self._transport.close()
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `header_timeout_s` is for each request's header, `write_timeout_s` for a client that stops
     reading its answer.
@@ -35,6 +69,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """The first header is awaited from here on."""
         super().connection_made(transport)
+        self.transport = WholeAnswers(transport)  # type: ignore[assignment]
         self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,6 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Of a request that was answered before its end the rest is read for a while, so that the answer arrives."""
+        self.transport.flush()  # type: ignore[attr-defined]
         answered_early = self.cycle.more_body
         super().on_response_complete()
         if answered_early and not self.transport.is_closing():

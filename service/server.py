@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 
 import uvicorn
@@ -29,6 +31,7 @@ from service.protocol import protocol
 from service.settings import Settings
 
 LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
+SWITCH_S = 1e-4  # loop and decode threads wait for each other so long; Python's own 5 ms are more than a request takes
 ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
 
 log = logging.getLogger("vim.server")
@@ -51,6 +54,12 @@ class Server(uvicorn.Server):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """What suits a process whose event loop and decode threads share one interpreter lock."""
+        await super().startup(sockets)
+        gc.freeze()  # from here on the collector looks at what requests leave behind, not at all that was imported
+        sys.setswitchinterval(SWITCH_S)
 
     def _on_signal(self, number: int) -> None:
         if self._signalled:

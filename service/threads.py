@@ -7,12 +7,14 @@ them are decoded.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from service.jobs import RequestClass
@@ -28,14 +30,31 @@ def _nothing() -> None:
     """Nobody has to be told."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some work, and how its caller hears of it."""
+
+    work: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    settle: Callable[[Any, BaseException | None], None]
+
+
+_Inbox = queue.SimpleQueue[_Piece | None]
+
+
 class Threads:
-    """Runs work that would block the event loop, so many pieces at once; `patience_s` is how long one may take."""
+    """Runs work that would block the event loop, so many pieces at once; `patience_s` is how long one may take.
+
+    Threads of our own, because a piece may be as short as a small image: `concurrent.futures` wakes the loop twice for
+    each, takes several locks, and wakes idle threads for nothing, all of them after the same interpreter lock.
+    """
 
     def __init__(self, count: int, patience_s: float) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._gate = Gate(count)
         self._count = count
         self._patience_s = patience_s
+        self._started = False
+        self._idle: list[_Inbox] = []  # one for each thread that has nothing to do
         self._since: dict[int, float] = {}  # thread -> when it began what it does now
 
     async def run(
@@ -51,15 +70,18 @@ class Threads:
         except asyncio.CancelledError:
             ended()
             raise
-        running = self._pool.submit(self._timed, work, *arguments)
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        inbox = self._idle_inbox()
 
-        def settle() -> None:
+        def settle(result: Any, error: BaseException | None) -> None:
+            self._idle.append(inbox)
             self._gate.leave()
             ended()
+            if not done.done():
+                done.set_result(result) if error is None else done.set_exception(error)
 
-        loop = asyncio.get_running_loop()
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(settle))
-        return await asyncio.wrap_future(running)
+        inbox.put(_Piece(lambda: work(*arguments), done.get_loop(), settle))
+        return await done
 
     @property
     def overdue(self) -> bool:
@@ -68,19 +90,42 @@ class Threads:
         began = list(self._since.values())
         return len(began) == self._count and all(one < latest for one in began)
 
-    def _timed(self, work: Callable[..., T], *arguments: Any) -> T:
+    def close(self) -> None:
+        """Start nothing more; what runs is not waited for."""
+        for inbox in self._idle:
+            inbox.put(None)
+
+    def _idle_inbox(self) -> _Inbox:
+        """Of a thread with nothing to do; the gate has seen to it that there is one. The last one's caches are warm."""
+        if not self._started:
+            self._started = True
+            self._idle = [self._start(number) for number in range(self._count)]
+        return self._idle.pop()
+
+    def _start(self, number: int) -> _Inbox:
+        """A daemon: the process does not wait for an image that nobody waits for."""
+        inbox: _Inbox = queue.SimpleQueue()
+        threading.Thread(target=self._serve, args=[inbox], name=f"decode_{number}", daemon=True).start()
+        return inbox
+
+    def _serve(self, inbox: _Inbox) -> None:
+        while (piece := inbox.get()) is not None:
+            result, error = self._timed(piece.work)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                piece.loop.call_soon_threadsafe(piece.settle, result, error)
+            del piece, result, error  # or they would live until the next one comes
+
+    def _timed(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         thread, start = threading.get_ident(), time.monotonic()
         self._since[thread] = start
         try:
-            return work(*arguments)
+            return work(), None
+        except BaseException as error:  # the caller's, whatever it is; the thread goes on
+            return None, error
         finally:
             del self._since[thread]
             if (seconds := time.monotonic() - start) > self._patience_s:
                 log.warning("a thread was busy with one task for %.1f s, longer than a request may last", seconds)
-
-    def close(self) -> None:
-        """Start nothing more; what runs is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Gate:
@@ -107,9 +152,9 @@ class Gate:
 
     def leave(self) -> None:
         """Give the place to whoever is next."""
-        for queue in self._waiting.values():
-            while queue and queue[0].done():
-                queue.popleft()
+        for line in self._waiting.values():
+            while line and line[0].done():
+                line.popleft()
         interactive, bulk = self._waiting["interactive"], self._waiting["bulk"]
         if not (interactive or bulk):
             self._free += 1

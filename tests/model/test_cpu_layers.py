@@ -96,7 +96,21 @@ def test_what_is_not_done_is_said(changes: dict[str, Any], reason: str) -> None:
 
 def test_other_precisions_are_composed() -> None:
     """The kernels compute in float32."""
-    assert "dtype is bfloat16" == unsupported(tiny_vim().cast(torch.bfloat16))
+    assert "dtype is float16" == unsupported(tiny_vim().cast(torch.float16))
+
+
+def test_bfloat16_is_for_the_products_alone() -> None:
+    """Features point where float32's do, whether the CPU has such products or not; what other code computes in
+    float32 stays float32."""
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    expected = tiny_vim().forward_features(images())
+    vim = fused(tiny_vim().cast(torch.bfloat16))
+    found = vim.forward_features(images().bfloat16())
+
+    assert torch.bfloat16 == found.dtype
+    assert torch.cosine_similarity(found.double(), expected.double(), dim=-1).min() > 0.999
+    assert before == products.fp32_precision
 
 
 def test_gradients_are_left_to_the_composed_layers() -> None:

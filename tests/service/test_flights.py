@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.flights import LARGE, Flight, Flights, digest
+from service.flights import LARGE, SMALL, Flight, Flights, key_of
 from service.jobs import Job, RequestClass, Task
 
 pytestmark = pytest.mark.anyio
@@ -126,11 +127,13 @@ async def test_the_most_urgent_sender_decides_the_class() -> None:
     assert ["flight 1", "flight 2", "flight 2", "flight 3", "flight 3"] == [result for result, _ in landed]
 
 
-async def test_a_digest_tells_images_apart() -> None:
-    """Bytes by their bytes, pixels also by their shape, large ones alike."""
+async def test_a_key_tells_images_apart() -> None:
+    """Bytes by their bytes, pixels also by their shape, of whatever size; no image can pass for another's hash."""
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
-    assert await digest(b"cat") == await digest(b"cat") != await digest(b"dog")
-    assert await digest(pixels) == await digest(pixels.copy()) != await digest(pixels.reshape(4, 2, 3))
-    assert await digest(pixels) == await digest(np.asfortranarray(pixels))
-    assert await digest(bytes(LARGE)) == await digest(bytes(LARGE)) != await digest(bytes(LARGE + 1))
+    assert await key_of(b"cat") == await key_of(b"cat") != await key_of(b"dog")
+    assert await key_of(pixels) == await key_of(pixels.copy()) != await key_of(pixels.reshape(4, 2, 3))
+    assert await key_of(pixels) == await key_of(np.asfortranarray(pixels))
+    for size in (SMALL, LARGE):
+        assert await key_of(bytes(size)) == await key_of(bytes(size)) != await key_of(bytes(size + 1))
+    assert await key_of(hashlib.sha256(bytes(SMALL)).digest()) != await key_of(bytes(SMALL))

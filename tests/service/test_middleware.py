@@ -7,9 +7,13 @@ import logging
 import httpx
 import pytest
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from service.errors import NotReady
 from service.jobs import Timings
-from service.middleware import request_id, server_timing, trace_id
+from service.middleware import Direct, request_id, server_timing, trace_id
 from tests.tiny import photo
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -45,6 +49,33 @@ def test_server_timing_is_in_milliseconds() -> None:
     header = server_timing(Timings(0.002, 0.001, 0.0005, 0.02, 0.024, 8))
 
     assert 'decode;dur=2, preprocess;dur=1, queue;dur=0.5, infer;dur=20, total;dur=24, batch;desc="8"' == header
+
+
+@pytest.mark.anyio
+async def test_what_is_posted_most_takes_no_detour() -> None:
+    """Its endpoint answers, errors of the service and clients that left as well; all else goes the usual way."""
+    usual: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        usual.append(f"{scope['method']} {scope['path']}")
+        await Response("usual")(scope, receive, send)
+
+    async def endpoint(request: Request) -> Response:
+        if "gone" in request.query_params:
+            raise ClientDisconnect
+        raise NotReady("not yet")
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return Response(type(error).__name__)
+
+    direct = Direct(app, {"/v1/classify": endpoint}, answer)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(direct), base_url="http://test") as client:
+        answers = [await client.post("/v1/classify"), await client.post("/v1/classify?gone")]
+        others = [await client.get("/v1/classify"), await client.post("/v1/other")]
+
+    assert ["NotReady", "ClientDisconnect"] == [one.text for one in answers]
+    assert ["usual", "usual"] == [one.text for one in others]
+    assert ["GET /v1/classify", "POST /v1/other"] == usual
 
 
 @pytest.mark.anyio
