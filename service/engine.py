@@ -251,6 +251,8 @@ class Engine:
             return images.prepare(image, view, self._preprocess, self._limits, self._room.hold, self._jpegs)
 
     async def _queue(self, slot: int, task: Task, flight: Flight[Landed]) -> Result:
+        if self.unanswered.verdict is not None:  # the time was over while it was being decoded
+            raise self._ended()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         flight.job = job = Job(slot, task, time.monotonic(), done, flight.request_class)
         self._batcher.put(job)

@@ -40,5 +40,5 @@ def test_it_measures(servers: Servers, tmp_path: Path) -> None:
     )
 
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert 2 == done.stdout.count("Inference count:"), done.stdout
-    assert "Concurrency: 2, throughput:" in done.stdout
+    assert 2 == done.stdout.count("Inference count:"), done.stdout + done.stderr
+    assert "Concurrency: 2, throughput:" in done.stdout, done.stdout + done.stderr

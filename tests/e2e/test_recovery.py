@@ -24,9 +24,12 @@ async def wait_for_restarts(server: Server, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, "the device process was killed by signal 9"), (signal.SIGSTOP, "it hangs: a batch of")],
+)
 def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
-    tmp_path: Path, tiny: Path, number: signal.Signals
+    tmp_path: Path, tiny: Path, number: signal.Signals, reason: str
 ) -> None:
     """Clients see slower answers, not errors; /livez stays 200 and /readyz tells the truth meanwhile."""
 
@@ -49,7 +52,11 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
 
     with serving(tmp_path, model=tiny, watchdog_ms=1500) as server:
         asyncio.run(scenario(server))
-        assert "vim_device_lost_total" in httpx.get(f"{server.url}/metrics").text
+        (device,) = server.devices()
+
+        assert f"cpu is lost: {reason}" in server.log
+        assert f"cpu is lost: {device['last_reason']}; restart {device['restarts']}" in server.log
+        assert device["restarts"] == server.metric('vim_device_lost_total{device="cpu"}')
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,8 @@ def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
         assert 500 == again.status_code
         assert "quarantined" in again.json()["detail"]
         assert restarts == server.devices()[0]["restarts"]
+        assert 1 == server.metric("vim_quarantined_images_total")
+        assert "one image failed alone (device_lost)" in server.log
 
 
 def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path) -> None:
@@ -102,7 +111,8 @@ def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
         async with Load(server.url, clients=16) as load:
             await asyncio.sleep(1.5)
         assert load.ledger.clean, load.ledger.complaints
-        assert server.info()["limits"]["max_batch"] <= 3
+        assert server.metric('vim_batch_limit{device="cpu"}') == server.info()["limits"]["max_batch"] <= 3
+        assert "out of memory with" in server.log
 
     with serving(tmp_path, faults={ROOM: 3, BATCH_S: 0.2}, model=tiny) as server:
         asyncio.run(scenario(server))

@@ -43,6 +43,9 @@ class Script:
         self.depth, self.largest = 1, 8
         self.out: set[int] = set()  # the first slots of the batches that are with the device
         self.company: list[set[int]] = []  # the same, whenever a batch came
+        self.steps: list[str] = []  # of all starts
+        self.slowest_s = 0.001  # of the warm-up's batches
+        self.devices: list[FakeDevice] = []
 
     def next(self) -> Behaviour | DeviceLost:
         self.started += 1
@@ -56,20 +59,26 @@ class FakeDevice:
 
     def __init__(self, *_: Any) -> None:
         self.behaviour = self.script.next()
+        self.script.devices.append(self)
         self.watchdog_s: float | None = None
         self.on_lost: Callable[[], None] = lambda: None
 
     async def start(self) -> Loaded:
+        self.script.steps.append("load")
         if isinstance(self.behaviour, DeviceLost):
             raise self.behaviour
         return Loaded(8, {}, (), {"dtype": "float32"})
 
     async def warm_up(self, slots: int) -> Ready:
-        return Ready(self.script.largest, {1: 0.001}, {"name": "torch"}, {}, depth=self.script.depth)
+        self.script.steps.append("self-test and warm-up")
+        return Ready(
+            self.script.largest, {1: 0.001, 8: self.script.slowest_s}, {"name": "torch"}, {}, depth=self.script.depth
+        )
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         assert not isinstance(self.behaviour, DeviceLost)
         if batch[0].slot == CANARY:
+            self.script.steps.append("canary")
             return rows(batch)
         self.script.batches.append(len(batch))
         self.script.out.add(batch[0].slot)
@@ -167,6 +176,53 @@ async def test_work_survives_the_death_of_its_device(monkeypatch: pytest.MonkeyP
         assert "killed" == supervisor.last_reason
 
 
+@pytest.mark.parametrize(
+    ("settings", "slowest_s", "watchdog_s"), [({}, 0.2, 10.0), ({}, 3.0, 30.0), ({"watchdog_ms": 1500}, 3.0, 1.5)]
+)
+async def test_a_batch_hangs_after_ten_times_the_slowest_of_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], slowest_s: float, watchdog_s: float
+) -> None:
+    """At least ten seconds, unless VIM_WATCHDOG_MS says otherwise."""
+    script = Script(rows)
+    script.slowest_s = slowest_s
+    async with supervised(monkeypatch, script, **settings) as supervisor:
+        await outcomes(submit(supervisor, 1))
+
+        assert watchdog_s == script.devices[0].watchdog_s
+
+
+async def test_every_process_shows_the_canary_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its self-test; the first one's answer is the golden one. /info has the reason of the restart."""
+    script = Script(dies, rows)
+    async with supervised(monkeypatch, script) as supervisor:
+        await outcomes(submit(supervisor, 1))
+
+        assert ["load", "self-test and warm-up", "canary"] * 2 == script.steps
+        assert (1, "killed") == (supervisor.restarts, supervisor.last_reason)
+
+
+async def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before the first; the last one repeats."""
+    noted: list[int] = []
+
+    class Noted(tuple[float, ...]):
+        def __getitem__(self, index: Any) -> Any:
+            noted.append(index)
+            return 0.0
+
+    pauses = module.BACKOFF_S
+    script = Script(dies, DeviceLost("no GPU"))
+    async with supervised(monkeypatch, script, max_restarts=8) as supervisor:
+        monkeypatch.setattr(module, "BACKOFF_S", Noted(pauses))
+        submit(supervisor, 1)
+        with pytest.raises(RestartsExhausted):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+
+    assert [0, 1, 2, 3, 4, 5, 5, 5] == noted
+    assert pauses[0] == 0
+    assert list(pauses) == sorted(pauses)
+
+
 async def test_one_poison_image_fails_alone_and_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
     """All others are answered, however often the process dies on the way."""
     script = Script(dies_of(3))
@@ -198,6 +254,9 @@ async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.Monkey
         assert all(hasattr(answer, "values") for answer in first + second)
         assert max(script.batches) <= 2
         assert 0 == supervisor.restarts
+        page = supervisor._shared.metrics.render("")[0].decode()
+        assert 'vim_batch_limit{device="cpu"} 2.0' in page
+        assert 'vim_batch_retries_total{reason="out_of_memory"}' in page
 
 
 async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from service import images
 from service.api.bulk import IN_FLIGHT
 from service.app import create_app
 from tests.service.conftest import running, settings_for
@@ -175,6 +177,29 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
         while app.state.engine._arena.in_use:
             await asyncio.sleep(0.01)
     assert 200 == (await client.post("/v1/embed", content=photo())).status_code
+
+
+async def test_an_image_that_is_being_decoded_when_the_drain_time_ends_is_refused(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for a device that nobody feeds any more; the stream has its proper end."""
+    app, prepare = create_app(settings_for(tiny_model)), images.prepare
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> images.DecodeTimes:
+        begun.set()
+        go.wait(30)
+        return prepare(*arguments)
+
+    async with running(app) as client:
+        monkeypatch.setattr(images, "prepare", slow)
+        asking = asyncio.create_task(client.post("/v1/bulk", content=lines({"image": TEXTS[0]})))
+        await asyncio.to_thread(begun.wait)
+        app.state.engine.abandon()
+        go.set()
+        (line,) = found(await asyncio.wait_for(asking, 30))
+
+    assert ("draining", 503) == (line["error"]["code"], line["error"]["status"])
 
 
 async def test_a_client_that_goes_silent_is_given_up(tiny_model: Path) -> None:
