@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients chaos docs lint audit format image image-cuda clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-ray chaos docs lint audit format image image-cuda clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,13 @@ test-fuzz: $(STAMP) ## try to break the server with requests made up from its Op
 test-clients: $(STAMP) ## run the real clients, each in an environment of its own (ARGS="--only core")
 	$(BIN)/python -m tests.clients $(ARGS)
 
+test-ray: $(STAMP) ## run the application on a local Ray, in an environment of its own beside ours
+	$(PYTHON) -m venv .ray
+	.ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "ray[serve]"
+	$(BIN)/python -c "import site; print(*site.getsitepackages(), sep='\n')" \
+	  > "$$(.ray/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
+	$(BIN)/python -m pytest tests/deploy/test_ray.py $(ARGS)
+
 chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--minutes 1 --only kills")
 	$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
@@ -78,4 +85,4 @@ image-cuda:      ## build the CUDA image (docker; no GPU needed)
 	docker build --target cuda --build-arg CUDA_ARCHS="$(CUDA_ARCHS)" --tag vim-server:cuda .
 
 clean:           ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ray build *.egg-info

@@ -1,13 +1,14 @@
 """How many servers for a load, and when to start more: a discrete-event simulation of a fleet.
 
+    python -m service tune --json > docs/sizing/vim-tiny-cpu.json
     python -m tools.simulate_fleet --profile docs/sizing/vim-tiny-cpu.json --out docs/sizing
 
 Every server is this one's queue: an idle device takes what waits, up to the largest batch; a full queue refuses. The
-profile holds what was measured: seconds of a forward pass by batch size (`/info`, batch_seconds) and from a pod's
-creation to ready. Arrivals are Poisson; the balancer looks at two servers and takes the less busy one, which is close
-to least requests. The autoscaler is Kubernetes': every 15 s it wants ceil(images in the fleet / threshold) servers, by
-the mean of the last 30 s; it lets be what is within a tenth, doubles at most, and removes one a minute after five
-minutes of less (`deploy/kubernetes/components/keda`).
+profile holds what `tune` measured: seconds of a forward pass by batch size, and from the process's start to ready; to
+that comes what a cluster takes before (`--pod-seconds`). Arrivals are Poisson; the balancer looks at two servers and
+takes the less busy one, which is close to least requests. The autoscaler is Kubernetes': every 15 s it wants
+ceil(images in the fleet / threshold) servers, by the mean of the last 30 s; it lets be what is within a tenth, doubles
+at most, and removes one a minute after five minutes of less (`deploy/kubernetes/components/keda`).
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Row = dict[str, float]
 
 POLL_S = 15.0
 SETTLE_S = 300.0
 REMOVE_EVERY_S = 60.0
 MEAN_OVER_S = 30
 TOLERANCE = 0.1
+THRESHOLDS = (1, 2, 3, 4, 6, 8, 12, 16)
 BINS = 400  # of the latency histogram: 1 ms to 1000 s, 66 to a decade
 
 
@@ -187,67 +190,83 @@ def _run(arrivals: Any, end: float, pass_s: Any, start_s: float, room: int, boun
     return counts, refused, paid, peak
 
 
-def steady(rate: float, seconds: int = 600) -> Floats:
+def steady(rate: float, seconds: int = 3600) -> Floats:
     """The same load throughout."""
     return np.full(seconds, rate)
 
 
-def jump(rate: float, factor: float = 3, seconds: int = 1800) -> Floats:
+def jump(rate: float, factor: float = 3, seconds: int = 3600) -> Floats:
     """`factor` times the load from a third to two thirds of the time."""
     rates = steady(rate, seconds)
     rates[seconds // 3 : 2 * seconds // 3] *= factor
     return rates
 
 
-def by_load(profile: Profile, scaling: Scaling, loads: Iterable[float], images: int) -> list[dict[str, float]]:
-    """Steady loads; short enough at high ones that about `images` arrive, but never under five minutes."""
+def by_load(profile: Profile, scaling: Scaling, loads: Iterable[float], images: int) -> list[Row]:
+    """Steady loads; short enough at high ones that about `images` arrive, but ten minutes at least."""
     rows = []
     for load in loads:
-        seconds = int(min(1800, max(300, images / load)))
+        seconds = int(min(3600, max(600, images / load)))
         most = max(scaling.most, int(np.ceil(2 * load / profile.capacity)))
         outcome = simulate(profile, replace(scaling, most=most), steady(load, seconds))
         rows.append({"images_per_s": load} | vars(outcome))
     return rows
 
 
-def by_threshold(
-    profile: Profile, scaling: Scaling, thresholds: Sequence[float], rate: float
-) -> list[dict[str, float]]:
-    """A threefold jump of the load under different thresholds."""
-    most = max(scaling.most, int(np.ceil(6 * rate / profile.capacity)))
-    outcomes = [(t, simulate(profile, replace(scaling, threshold=t, most=most), jump(rate))) for t in thresholds]
+def by_threshold(profile: Profile, scaling: Scaling, thresholds: Sequence[float], rates: Floats) -> list[Row]:
+    """The same load under different thresholds."""
+    most = max(scaling.most, int(np.ceil(2 * rates.max() / profile.capacity)))
+    outcomes = [(t, simulate(profile, replace(scaling, threshold=t, most=most), rates)) for t in thresholds]
     return [{"threshold": t} | vars(outcome) for t, outcome in outcomes]
 
 
-def plot(path: Path, profile: Profile, loads: list[dict[str, float]], thresholds: list[dict[str, float]]) -> None:
-    """Two pictures side by side: steady loads, and a jump under different thresholds."""
+def by_delay(profile: Profile, scaling: Scaling, delays: Sequence[float], rate: float) -> list[Row]:
+    """A jump of the load where servers take so long to start."""
+    most = max(scaling.most, int(np.ceil(6 * rate / profile.capacity)))
+    outcomes = [(s, simulate(replace(profile, start_s=s), replace(scaling, most=most), jump(rate))) for s in delays]
+    return [{"seconds_to_start": s} | vars(outcome) for s, outcome in outcomes]
+
+
+def plot(path: Path, title: str, loads: list[Row], calm: list[Row], sudden: list[Row]) -> None:
+    """Three pictures side by side: steady loads; an hour under different thresholds; a jump under the same."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.loglog([row["images_per_s"] for row in loads], [1000 * row["p99_s"] for row in loads], "o-", label="p99, ms")
-    left.loglog([row["images_per_s"] for row in loads], [row["servers"] for row in loads], "s--", label="servers")
-    left.set(title="Steady load, autoscaled", xlabel="images/s")
-    for key, factor, label in (("p99_s", 1, "p99, s"), ("refused", 100, "refused, %"), ("servers", 1, "mean servers")):
-        right.plot(
-            [row["threshold"] for row in thresholds], [factor * row[key] for row in thresholds], "o-", label=label
+    matplotlib.rcParams |= {"svg.hashsalt": "the same figures, the same picture", "svg.fonttype": "none"}
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    first, *others = figure.subplots(1, 3)
+    rates = [row["images_per_s"] for row in loads]
+    first.loglog(rates, [1000 * row["p99_s"] for row in loads], "o-", label="p99, ms")
+    first.loglog(rates, [row["servers"] for row in loads], "s--", label="mean servers")
+    first.set(title="Steady load, autoscaled", xlabel="images/s")
+    times = [1000 * row["p99_s"] for row in (*calm, *sudden)]
+    for axes, rows, name in zip(
+        others, (calm, sudden), ("An hour of one load", "Three times it, at once"), strict=True
+    ):
+        thresholds = [row["threshold"] for row in rows]
+        axes.semilogx(thresholds, [1000 * row["p99_s"] for row in rows], "o-", base=2)
+        axes.set(
+            title=name,
+            xlabel="threshold: images for each server",
+            ylabel="p99, ms",
+            yscale="log",
+            ylim=(min(times) / 2, 2 * max(times)),
         )
-    right.set_xscale("log", base=2)
-    right.set(title="Three times the load at once", xlabel="threshold: images in the queue for each server")
-    for axes in (left, right):
+        beside = axes.twinx()
+        beside.plot(thresholds, [row["servers"] for row in rows], "s--", color="tab:orange")
+        beside.set(ylabel="mean servers", ylim=0)
+    first.legend()
+    for axes in (first, *others):
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(
-        f"Simulated: {profile.name}, {profile.capacity:.0f} images/s a server, {profile.start_s:.0f} s to start"
-    )
-    figure.savefig(path, dpi=110)
+    figure.suptitle(title)
+    figure.savefig(path, metadata={"Date": None})
 
 
-def table(rows: list[dict[str, float]]) -> str:
+def table(rows: list[Row]) -> str:
     """The same as Markdown."""
     first = next(iter(rows[0]))
     lines = [
-        f"| {first.replace('_per_', '/')} | p50 | p99 | refused | mean servers | most |",
+        f"| {first.replace('_per_', '/').replace('_', ' ')} | p50 | p99 | refused | mean servers | most |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -257,22 +276,34 @@ def table(rows: list[dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Simulate, print two tables, write them as JSON and as a picture."""
+    """Simulate, print three tables, write them as JSON and as a picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", type=Path, required=True, help="JSON: what was measured of a server")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON and the picture")
-    parser.add_argument("--threshold", type=float, default=16, help="images for each server that scaling aims at")
-    parser.add_argument("--rate", type=float, default=100, help="images a second before the jump")
-    parser.add_argument("--images", type=float, default=3e6, help="images to simulate at the highest loads")
+    parser.add_argument("--threshold", type=float, help="images for each server (default: half the largest batch)")
+    parser.add_argument("--rate", type=float, default=100, help="images a second where thresholds are compared")
+    parser.add_argument("--pod-seconds", type=float, default=10, help="from the decision to the process's start")
+    parser.add_argument("--images", type=float, default=3e7, help="images to simulate at the highest loads")
     args = parser.parse_args()
-    profile, scaling = Profile.read(args.profile), Scaling(args.threshold, 2, 20)
+    profile = Profile.read(args.profile)
+    profile = replace(profile, start_s=profile.start_s + args.pod_seconds)
+    scaling = Scaling(args.threshold or (len(profile.pass_s) - 1) / 2, 2, 20)
     loads = by_load(profile, scaling, [1, 10, 100, 1000, 10_000, 100_000], args.images)
-    thresholds = by_threshold(profile, scaling, [2, 4, 8, 16, 32, 64], args.rate)
-    print(f"{table(loads)}\n\n{table(thresholds)}")
-    result = {"profile": profile.name, "measured": profile.source, "steady": loads, "jump": thresholds}
-    stem = args.out / f"{args.profile.stem}.result"
-    stem.with_suffix(".result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    plot(stem.with_suffix(".png"), profile, loads, thresholds)
+    calm, sudden = (by_threshold(profile, scaling, THRESHOLDS, shape(args.rate)) for shape in (steady, jump))
+    delays = by_delay(profile, scaling, [0, profile.start_s, 60, 180, 600], args.rate)
+    print("\n\n".join(map(table, (loads, calm, sudden, delays))))
+    result = {"profile": profile.name, "measured": profile.source, "start_seconds": profile.start_s}
+    result |= {
+        "threshold": scaling.threshold,
+        "rate": args.rate,
+        "by_load": loads,
+        "calm": calm,
+        "jump": sudden,
+        "by_delay": delays,
+    }
+    (args.out / f"{args.profile.stem}.result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    title = f"Simulated: {profile.name}, {profile.capacity:.0f} images/s a server, {profile.start_s:.0f} s to start"
+    plot(args.out / f"{args.profile.stem}.svg", title, loads, calm, sudden)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,11 @@ def advise(measured: Measured, wait_s: float) -> list[Advice]:
     return [batch, _queue(measured, wait_s, batch.value), _wait(measured), *_threads(measured)]
 
 
+def scale_at(batch: int) -> int:
+    """Images waiting or running for each server at which a fleet should grow: docs/sizing.md."""
+    return max(1, batch // 2)
+
+
 def notes(measured: Measured) -> Iterator[str]:
     """What is no setting to copy, but worth knowing."""
     device, decode = f"{measured.device_rate:.3g}", f"{measured.decode_rate:.3g}"
@@ -98,6 +103,7 @@ def profile(measured: Measured, advice: list[Advice]) -> dict[str, Any]:
         "decode_images_per_s": {str(threads): round(rate, 1) for threads, rate in measured.decode.items()},
         "device_batch_seconds": {str(size): round(seconds, 5) for size, seconds in measured.passes.items()},
         "settings": settings,
+        "scale_at_images": scale_at(largest),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.commands import CommandError, Failed
-from service.commands.advice import Advice, Measured, advise, notes, profile
+from service.commands.advice import Advice, Measured, advise, notes, profile, scale_at
 from service.commands.files import find, read
 from service.commands.measure import measure
 from service.commands.progress import Progress
@@ -59,6 +59,8 @@ def report(measured: Measured, advice: Sequence[Advice]) -> Iterator[str]:
     yield from notes(measured)
     yield ""
     yield from (f"{one.variable}={one.value}\n    {one.reason}" for one in advice)
+    batch = next(one.value for one in advice if one.variable == "VIM_MAX_BATCH")
+    yield f"\nan autoscaler should aim at {scale_at(batch)} images waiting or running for each server"
 
 
 def env_file(measured: Measured, advice: Sequence[Advice]) -> Iterator[str]:

@@ -122,3 +122,4 @@ def test_the_report_shows_figures_and_reasons() -> None:
     assert "     2     290.0 images/s" in text
     assert "     8      33.3 images/s     240.0 ms" in text
     assert "VIM_MAX_BATCH=8\n    because" in text
+    assert "aim at 4 images" in text
