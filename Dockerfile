@@ -2,6 +2,7 @@
 #   docker build --target cpu  -t vim-server:cpu  .
 #   docker build --target cuda -t vim-server:cuda .     (compiles two CUDA extensions; needs no GPU)
 # A private package index: docker build --secret id=pip,src=pip.conf ...
+# Another Python needs another lock: `python -m tools.lock_image`.
 ARG PYTHON=3.11
 # Same CUDA release as the torch that constraints-cuda.txt pins; only its compiler is used, torch brings the libraries.
 ARG CUDA=13.0
@@ -20,12 +21,21 @@ COPY pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         print(*p['dependencies'], *p['optional-dependencies']['tracing'], sep='\n')" > requirements.txt
 
+# What the lock names, by its hashes; then torch, which PyTorch's CPU index has in no form that could be hashed for every
+# machine: exactly the pinned version, from there, and without looking for anything else.
 FROM packages AS packages-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY deploy/docker/requirements-cpu.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
-        --constraint constraints-cpu.txt --requirement requirements.txt \
+    pip --python /opt/venv/bin/python install --require-hashes --no-deps --requirement requirements-cpu.lock \
+    && pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+        --no-deps --constraint constraints-cpu.txt torch \
+    && pip --python /opt/venv/bin/python check \
     && /opt/venv/bin/python -c "import torch; assert torch.version.cuda is None, 'TORCH_INDEX gave a CUDA build'"
+# What only those need who compile against torch or test it: 200 MB.
+RUN rm -rf /opt/venv/lib/python*/site-packages/torch/include /opt/venv/lib/python*/site-packages/torch/test \
+        /opt/venv/lib/python*/site-packages/numba/tests \
+    && find /opt/venv/lib/python*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM packages AS packages-cuda
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \

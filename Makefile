@@ -12,7 +12,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-ray chaos docs lint audit format image image-cuda clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-ray chaos docs lint audit format lock image image-cuda sbom clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,12 @@ audit: $(STAMP)  ## ask for known vulnerabilities of the pinned versions (pip-au
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lock: $(STAMP)   ## write the CPU image's lock anew, with hashes (after a change of dependencies; asks the package index)
+	$(BIN)/python -m tools.lock_image
+
+sbom: $(STAMP)   ## the CPU image's bill of materials, CycloneDX: build/sbom.cdx.json
+	$(BIN)/python -m tools.sbom build/sbom.cdx.json
 
 image:           ## build the CPU image (docker)
 	docker build --target cpu --tag vim-server:cpu .

@@ -25,6 +25,7 @@ _BROUGHT = {
     "annotated-types": "pydantic",
     "httpx2": "huggingface-hub",
     "llvmlite": "numba",
+    "packageurl-python": "cyclonedx-python-lib",
     "packaging": "huggingface-hub",
     "starlette": "fastapi",
 }
