@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,16 +47,18 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> Answer:
         connection.close()
 
 
-def vector(port: int, image: bytes) -> tuple[list[float], int]:
-    """An image's embedding by a client that tries again, and how often it had to."""
-    for attempt in range(TRIES):
+def vector(port: int, image: bytes) -> tuple[list[float], list[int]]:
+    """An image's embedding by a client that tries again, and what it was told before; 0 where no answer came."""
+    refused: list[int] = []
+    while len(refused) < TRIES:
         try:
             status, body = ask(port, "POST", "/v1/embed", image)
         except (OSError, http.client.HTTPException):
             status, body = 0, b""
         if status == 200:
             found: list[float] = json.loads(body)["results"][0]["embedding"]
-            return found, attempt
+            return found, refused
+        refused.append(status)
         time.sleep(PAUSE_S)
     raise RuntimeError(f"no answer after {TRIES} tries; the last: {status} {body[:200]!r}")
 
@@ -64,7 +67,8 @@ class Load:
     """Clients that embed the same images over and over, and compare."""
 
     def __init__(self, port: int, expected: list[list[float]]) -> None:
-        self.answered = self.retried = self.wrong = 0
+        self.answered = self.wrong = 0
+        self.refused: Counter[int] = Counter()
         self.lost: list[str] = []
         self._port, self._expected = port, expected
         self._stop = threading.Event()
@@ -77,14 +81,14 @@ class Load:
         while not self._stop.is_set():
             number = (number + 1) % IMAGES
             try:
-                found, attempts = vector(self._port, photo(number))
+                found, refused = vector(self._port, photo(number))
             except RuntimeError as error:
                 self.lost.append(str(error))
                 continue
             far = max(abs(a - b) for a, b in zip(found, self._expected[number], strict=True)) > 1e-4
             with self._lock:
                 self.answered += 1
-                self.retried += attempts > 0
+                self.refused.update(refused)
                 self.wrong += far
 
     def end(self) -> None:
@@ -168,7 +172,7 @@ def drill(model: str) -> dict[str, Any]:
         time.sleep(2)
         load.end()
     until(lambda: not devices(), 60, "the end of all device processes")
-    seen = {"before": before, "answered": load.answered, "retried": load.retried, "wrong": load.wrong}
+    seen = {"before": before, "answered": load.answered, "refused": dict(load.refused), "wrong": load.wrong}
     return seen | {"lost": load.lost, "orphans": len(devices())}
 
 

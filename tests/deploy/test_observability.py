@@ -51,6 +51,37 @@ def expressions() -> dict[str, str]:
     return asked
 
 
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    """Read into Grafana's own types and written again nothing is lost, so nothing is misspelt."""
+    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="needs the extra: deploy")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+
+    register_default_plugins()
+    written = json.loads((FOLDER / "grafana" / "dashboards" / "vision-mamba.json").read_text())
+    again = json.loads(JSONEncoder().encode(sdk.Dashboard.from_json(written)))
+
+    assert [] == list(lost(written, again))
+    assert 18 == len(again["panels"])
+
+
+def lost(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Paths into the first that are not, or are not the same, in the second."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name, value in one.items():
+            yield from lost(value, other[name], f"{path}/{name}") if name in other else [f"{path}/{name}"]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from lost(a, b, f"{path}/{number}")
+    elif one != other:
+        yield path
+
+
+def test_a_field_that_grafana_does_not_know_is_found() -> None:
+    """The comparison can fail."""
+    assert ["/panels/0/tilte", "/uid"] == sorted(lost({"uid": 1, "panels": [{"tilte": 1}]}, {"uid": 2, "panels": [{}]}))
+
+
 @needs_promtool
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules rules/tests.yml"])
 def test_promtool_agrees(command: str) -> None:
