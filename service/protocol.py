@@ -3,13 +3,18 @@
 uvicorn closes a connection that is idle after an answer, and no other. Here one is closed as well when a request's
 header is not complete in time (nothing at all included), when what is not body grows too large, when the rest of a
 request that has already been answered does not end, and when a client does not read its answer.
+
+An offer to upgrade (`curl --http2` and Java's client make one) is ignored, as RFC 9110 allows. httptools would take
+what follows the header for another protocol, so that uvicorn answers without the body and reads it as the next request.
 """
 
 from __future__ import annotations
 
+import sys
 from asyncio import TimerHandle, Transport
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEADER_BYTES = 65_536
@@ -65,6 +70,8 @@ class Protocol(HttpToolsProtocol):
         self._in_header = False
         self._overhead = 0  # bytes of this request that are not body
         self._body = 0
+        self._offered = False  # this request's header offers to upgrade
+        self._header_end = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """The first header is awaited from here on."""
@@ -82,6 +89,10 @@ class Protocol(HttpToolsProtocol):
         """Feed the parser; then see that a request is under way, or time runs."""
         self._overhead += len(data)
         super().data_received(data)
+        while self._offered:
+            data = self._plain_header() + data[self._header_end :]
+            self.parser, self._offered = httptools.HttpRequestParser(self), False
+            super().data_received(data)
         if self.transport.is_closing():
             return
         if self._overhead > MOST_HEADER_BYTES + self._body:
@@ -97,6 +108,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From here on the application has its own limits of time."""
+        self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offered:
+            return
         self._in_header = False
         self._stop_waiting()
         super().on_headers_complete()
@@ -109,8 +123,26 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next request is counted anew."""
+        if self._offered:
+            return
         self._overhead = self._body = 0
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Called by uvicorn when the parser stops at the end of such a header, and says where that was."""
+        stopped = sys.exception()
+        self._header_end = stopped.args[0] if stopped else 0
+
+    def _plain_header(self) -> bytes:
+        """The same header, as if it had offered nothing."""
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(one for one in value.split(b",") if one.strip().lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         """Of a request that was answered before its end the rest is read for a while, so that the answer arrives."""

@@ -114,6 +114,7 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
+        ws="none",
         http=protocol(settings.header_timeout_ms / 1000),
         log_config=None,
         access_log=False,
