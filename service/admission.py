@@ -126,10 +126,15 @@ class Body:
         self.admission.take_bytes(self.request_class, size, self.size + size)
         self.size += size
 
+    def release(self, size: int) -> None:
+        """So many bytes are no longer needed, or as many as there are."""
+        size = min(size, self.size)
+        self.admission.free_bytes(self.request_class, size)
+        self.size -= size
+
     def let_go(self) -> None:
         """The request has ended."""
-        self.admission.free_bytes(self.request_class, self.size)
-        self.size = 0
+        self.release(self.size)
 
 
 def _named(setting: str, request_class: RequestClass) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
 
-import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
@@ -24,20 +23,18 @@ from service.errors import (
     InvalidOptions,
     MalformedBody,
     TooManyImages,
-    UnsupportedImage,
 )
 from service.images import sniff
 from service.items import Item, from_text
 from service.jobs import RequestClass
+from service.json_body import load_object
 
 Options = TypeVar("Options", bound=BaseModel)
 T = TypeVar("T")
 
-# A value of 20 MB costs 20 MB as one text and a gigabyte as ten million empty lists.
-MOST_LISTS = 2_000_000  # pixels written as nested lists have one for each
-MOST_VALUES = 1000  # of a body whose images are texts
 MOST_FIELD_BYTES = 1000  # of an option in a form
 _LONGEST_NAME = 100  # of an option, in an answer
+_MOST_ERRORS = 20  # in an answer
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
 
@@ -75,7 +72,9 @@ def timeout_s(request: Request, longest_ms: int) -> float:
     if given is None:
         return longest_ms / 1000
     if not given.isascii() or not given.isdigit() or int(given[:12]) < 1:
-        raise InvalidOptions(f"X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1; got {given!r}")
+        raise InvalidOptions(
+            f"X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1; got {given[:40]!r}"
+        )
     return min(int(given[:12]), longest_ms) / 1000
 
 
@@ -100,9 +99,10 @@ async def read_body(request: Request, max_bytes: int, account: Body, timeout_s: 
     ClientDisconnect when the client leaves in the middle.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared[:20]) > max_bytes:
+    declared = declared if declared.isascii() and declared.isdigit() else ""
+    if declared and int(declared[:20]) > max_bytes:
         raise _too_large(f"{declared[:20]} bytes", max_bytes)
-    account.expect(int(declared[:20]) if declared.isdigit() else 0)
+    account.expect(int(declared[:20] or 0))
     try:
         async with asyncio.timeout(timeout_s):
             body = await _streamed(request, max_bytes, account)
@@ -144,29 +144,6 @@ def check_count(images: int, max_images: int) -> None:
         raise TooManyImages(f"{images} images in one request; the limit is {max_images} (VIM_MAX_IMAGES)")
 
 
-def load_json(body: bytes) -> Any:
-    """The value that a JSON text stands for. Raises MalformedBody, also for one of very many values."""
-    if body.count(b"[") + body.count(b"{") > MOST_LISTS:
-        raise MalformedBody(f"the JSON body holds more than {MOST_LISTS} lists and objects")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"broken JSON: {error}") from error
-
-
-def json_object(body: bytes) -> dict[str, Any]:
-    """The object that a JSON body holds, whatever its Content-Type says. Raises UnsupportedImage, MalformedBody."""
-    if body.lstrip()[:1] not in (b"{", b"["):
-        raise UnsupportedImage(
-            "the body is no image of a known format, no multipart form and no JSON; "
-            'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
-        )
-    content = load_json(body)
-    if not isinstance(content, dict):
-        raise MalformedBody("the JSON body must be an object")
-    return content
-
-
 def needs_parsing(body: bytes, content_type: str) -> bool:
     """False for a bare image, which costs nothing; the rest belongs in a thread."""
     return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
@@ -186,9 +163,11 @@ def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[st
 def _invalid(error: ValidationError) -> InvalidOptions:
     found = [
         {"loc": ".".join(map(str, e["loc"]))[:_LONGEST_NAME], "msg": _message(e["type"], e["msg"])}
-        for e in error.errors()
+        for e in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return InvalidOptions("; ".join(f"{e['loc']}: {e['msg']}" for e in found), errors=found)
+    more = [f"and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
+    shown = found[:_MOST_ERRORS]
+    return InvalidOptions("; ".join([*(f"{e['loc']}: {e['msg']}" for e in shown), *more]), errors=shown)
 
 
 def _message(kind: str, text: str) -> str:
@@ -213,13 +192,7 @@ def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
 
 
 def _from_json(body: bytes, max_images: int) -> Inputs:
-    if (
-        body.lstrip()[:1] == b"{" and body.count(b",") > MOST_VALUES + 2 * max_images
-    ):  # base64 has none, a data URI has one
-        raise MalformedBody(
-            f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options"
-        )
-    content = json_object(body)
+    content = load_object(body, max_images)
     if "images" not in content:
         raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
     images = content.pop("images")

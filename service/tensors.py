@@ -6,9 +6,10 @@ is its length as uint32 followed by its bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,10 +17,14 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from service.errors import MalformedBody
-from service.inputs import load_json
+from service.inputs import check_count
 from service.items import Item, from_text
+from service.json_body import load_tensors
 
 _LENGTH = struct.Struct("<I")
+
+
+Name = Annotated[str, Field(max_length=200)]
 
 
 class InputParameters(BaseModel):
@@ -32,9 +37,9 @@ class InputParameters(BaseModel):
 class InputHeader(BaseModel):
     """One input of a request's JSON; `data` is in it, or as raw bytes behind the JSON."""
 
-    name: str
-    datatype: str
-    shape: list[Annotated[int, Field(ge=0)]]
+    name: Name
+    datatype: Name
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
     parameters: InputParameters = InputParameters()
     data: Any = None
 
@@ -50,7 +55,7 @@ class OutputParameters(BaseModel):
 class OutputHeader(BaseModel):
     """One output that is wanted."""
 
-    name: str
+    name: Name
     parameters: OutputParameters = OutputParameters()
 
 
@@ -66,8 +71,8 @@ class RequestHeader(BaseModel):
     """The JSON of an infer request."""
 
     id: str | None = None
-    inputs: list[InputHeader]
-    outputs: list[OutputHeader] = []
+    inputs: Annotated[list[InputHeader], Field(max_length=8)]
+    outputs: Annotated[list[OutputHeader], Field(max_length=32)] = []
     parameters: RequestParameters = RequestParameters()
 
     def is_binary(self, output: OutputHeader) -> bool:
@@ -111,12 +116,16 @@ def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestH
         return _raw_header(), [Tensor(input_name, "BYTES", (1,), _LENGTH.pack(len(body)) + body)]
     if json_size is not None and json_size > len(body):
         raise MalformedBody(f"Inference-Header-Content-Length is {json_size}; the body has {len(body)} bytes")
-    header = _header(load_json(body if json_size is None else body[:json_size]))
+    header = _header(load_tensors(body if json_size is None else body[:json_size]))
     return header, _tensors(header, memoryview(body)[len(body) if json_size is None else json_size :])
 
 
-def images_of(tensor: Tensor) -> list[Item]:
-    """The images of a BYTES tensor (encoded; base64 in JSON) or of a UINT8 one (N, H, W, 3). Raises MalformedBody."""
+def images_of(tensor: Tensor, max_images: int) -> list[Item]:
+    """The images of a BYTES tensor (encoded; base64 in JSON) or of a UINT8 one (N, H, W, 3).
+
+    Raises MalformedBody, EmptyBody, TooManyImages.
+    """
+    check_count(math.prod(tensor.shape) if tensor.datatype == "BYTES" else math.prod(tensor.shape[:1]), max_images)
     return _encoded(tensor) if tensor.datatype == "BYTES" else list(_pixels(tensor))
 
 
@@ -157,22 +166,23 @@ def _tensors(header: RequestHeader, rest: memoryview) -> list[Tensor]:
 
 def _encoded(tensor: Tensor) -> list[Item]:
     raw = isinstance(tensor.data, memoryview | bytes)
-    elements: list[Item] = _split(tensor) if raw else [from_text(one) for one in _flat(tensor)]
+    elements = list(itertools.islice(_split(tensor), math.prod(tensor.shape) + 1)) if raw else _flat(tensor)
     if len(elements) != math.prod(tensor.shape):
-        raise MalformedBody(f"input {tensor.name!r} has shape {list(tensor.shape)} and {len(elements)} elements")
-    return elements
+        found = "more" if raw and elements[math.prod(tensor.shape) :] else len(elements)
+        raise MalformedBody(f"input {tensor.name!r} has shape {list(tensor.shape)} and {found} elements")
+    return elements if raw else [from_text(one) for one in elements]
 
 
-def _split(tensor: Tensor) -> list[Item]:
-    elements: list[Item] = []
+def _split(tensor: Tensor) -> Iterator[bytes]:
     rest = memoryview(tensor.data)
-    while rest:
+    for number in itertools.count():
+        if not rest:
+            return
         if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < _LENGTH.unpack_from(rest)[0]:
-            raise MalformedBody(f"input {tensor.name!r}: element {len(elements)} is longer than what is left")
+            raise MalformedBody(f"input {tensor.name!r}: element {number} is longer than what is left")
         end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
-        elements.append(bytes(rest[_LENGTH.size : end]))
+        yield bytes(rest[_LENGTH.size : end])
         rest = rest[end:]
-    return elements
 
 
 def _flat(tensor: Tensor) -> list[Any]:

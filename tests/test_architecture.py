@@ -31,7 +31,7 @@ ALLOWED = {
     ("uvicorn",): r"service\.(server|protocol)",
     ("pydantic_settings",): r"service\.settings",
     ("python_multipart",): r"service\.multipart",
-    ("orjson",): r"service\.(inputs|outputs)",
+    ("orjson",): r"service\.(json_body|outputs)",
     ("fastapi", "starlette"): r"service\.(app|api\.\w+|inputs|outputs|middleware)",
 }
 # Lazily, from inside a function, against the order; with the reason.

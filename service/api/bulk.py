@@ -1,7 +1,8 @@
 """Many images through one connection: NDJSON in, NDJSON out, in order, each image with its own result or error.
 
-Nothing is collected: a few images are on their way at once, and a full queue makes the stream wait instead of refusing
-it. All of it is of class bulk. A client must read while it sends; one that cannot keeps its requests short.
+Nothing is collected: a few images are on their way at once, and a full queue, or memory full of bodies, makes the
+stream wait instead of refusing it. All of it is of class bulk. A client must read while it sends; one that cannot keeps
+its requests short.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service import inputs, outputs
+from service import compression, inputs, outputs
 from service.api import call
 from service.engine import Outcome
-from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError
+from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError, UnsupportedEncoding
 from service.items import Item, from_text
 from service.jobs import Task
+from service.json_body import load_texts
 from service.outputs import to_json
 from service.schemas import EmbedOptions, Responses, problems, query
 
@@ -29,7 +31,7 @@ router = APIRouter(tags=["native"])
 
 NDJSON = "application/x-ndjson"
 IN_FLIGHT = 16  # images of one stream at once
-LONGEST_PAUSE_S = 1.0
+LONGEST_PAUSE_S, SHORT_PAUSE_S = 1.0, 0.1
 
 Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers on their way, in order; None is the end
 
@@ -63,7 +65,10 @@ async def bulk(request: Request) -> Response:
     options = inputs.validate(BulkOptions, request.query_params, {})
     engine = call.engine_of(request)
     engine.check(options.task)
+    if request.headers.get("content-encoding", "").strip().lower() not in compression.IDENTITY:
+        raise UnsupportedEncoding("this stream is read line by line as it comes; send it without Content-Encoding")
     request.state.op, request.state.request_class = options.op, "bulk"
+    request.state.body = engine.admission.body("bulk")
     return _Stream(request, options)
 
 
@@ -100,6 +105,7 @@ class _Stream(Response):
         state.images = 0
         async for line in _lines(self._request):
             if isinstance(line, bytes) and not line.strip():
+                state.body.release(len(line) + 1)
                 continue
             work = _one(self._request, self._options, state.images, line)
             await waiting.put(group.create_task(work))
@@ -111,7 +117,7 @@ async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
     """The body's lines, each within VIM_MAX_BODY_BYTES; one that exceeds them before it ends is the last."""
     limit = call.engine_of(request).settings.max_body_bytes
     pieces: list[bytes] = []
-    request.state.bytes = 0
+    size = request.state.bytes = 0
     async for part in _parts(request):
         if isinstance(part, ServiceError):
             yield part
@@ -121,8 +127,9 @@ async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
         pieces.append(first)
         for start in more:
             yield _line(pieces, limit)
-            pieces = [start]
-        if sum(map(len, pieces)) > limit:
+            pieces, size = [start], 0
+        size += len(pieces[-1])
+        if size > limit:
             break
     yield _line(pieces, limit)
 
@@ -140,7 +147,25 @@ async def _parts(request: Request) -> AsyncIterator[bytes | ServiceError]:
         except TimeoutError:
             yield BodyTimeout(f"nothing came for {longest_ms} ms (VIM_BODY_TIMEOUT_MS)")
             return
+        if full := await _no_room(request, len(part)):
+            yield full
+            return
         yield part
+
+
+async def _no_room(request: Request, size: int) -> ServiceError | None:
+    """None once there is memory for so much; why not, when there is none for as long as one request may take."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + call.engine_of(request).settings.request_timeout_ms / 1000
+    while True:
+        try:
+            request.state.body.receive(size)
+        except ServiceError as full:
+            if loop.time() > deadline:
+                return full
+            await asyncio.sleep(SHORT_PAUSE_S)
+        else:
+            return None
 
 
 def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:
@@ -151,6 +176,8 @@ def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:
 async def _one(request: Request, options: BulkOptions, index: int, line: bytes | ServiceError) -> bytes:
     name, item = await _parsed(request, line)
     outcome = item if isinstance(item, ServiceError) else await _infer(request, item, options.task)
+    if isinstance(line, bytes):
+        request.state.body.release(len(line) + 1)
     return _rendered(request, options, index, name, outcome)
 
 
@@ -164,7 +191,7 @@ async def _parsed(request: Request, line: bytes | ServiceError) -> tuple[Any, It
 
 
 def _parse(line: bytes) -> tuple[Any, Item]:
-    content = inputs.load_json(line)
+    content = load_texts(line, 1)
     if not isinstance(content, dict) or "image" not in content:
         return None, MalformedBody('a line must be {"image": base64}, with an "id" if you like')
     return content.get("id"), from_text(content["image"])

@@ -19,6 +19,7 @@ from service.errors import MalformedBody, UnsupportedInput
 from service.inputs import Inputs
 from service.items import from_text, whole
 from service.jobs import Task
+from service.json_body import load_object
 from service.outputs import OCTETS, JsonResponse
 from service.schemas import INFERENCE, problems, query
 
@@ -69,7 +70,7 @@ def _parse(body: bytes, content_type: str, max_images: int) -> tuple[Inputs, boo
     if content_type.strip().lower().startswith("multipart/"):
         found = inputs.parse(body, content_type, max_images)
         return found, len(found.images) > 1
-    content = inputs.json_object(body)
+    content = load_object(body, max_images)
     images, parameters = content.get("inputs"), content.get("parameters") or {}
     if not isinstance(images, str | list) or not isinstance(parameters, dict):
         raise MalformedBody('the JSON body must be {"inputs": base64, "parameters": {...}}')

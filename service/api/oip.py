@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service import __version__, inputs, tensors
+from service import __version__, tensors
 from service.api import call, ops
 from service.api.shapes import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
 from service.api.statistics import Statistics
@@ -182,9 +182,7 @@ def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) 
     if any(regions) or any(one.parameters.shared_memory_region for one in header.outputs):
         raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
     _check_type(given[0], served)
-    images = tensors.images_of(given[0])
-    inputs.check_count(len(images), max_images)
-    return header, whole(images)
+    return header, whole(tensors.images_of(given[0], max_images))
 
 
 def _check_type(tensor: Tensor, served: Served) -> None:

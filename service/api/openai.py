@@ -19,6 +19,7 @@ from service.api.shapes import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenA
 from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
 from service.items import Item, from_any, from_message, whole
 from service.jobs import Task
+from service.json_body import load_object
 from service.outputs import JsonResponse
 from service.schemas import INFERENCE, problems
 
@@ -101,7 +102,7 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
-    wanted = inputs.validate(EmbeddingsRequest, {}, inputs.json_object(body))
+    wanted = inputs.validate(EmbeddingsRequest, {}, load_object(body, max_images))
     found = _images(wanted)
     inputs.check_count(len(found), max_images)
     return wanted, whole(found)

@@ -84,6 +84,6 @@ def _file(folder: Path, name: str, headers: dict[str, str] | None = None) -> Res
     """A file directly in `folder`. Raises NotFound; a name cannot lead out of it, because it is looked up."""
     found = {path.name: path for path in folder.glob("*.*")}.get(name)
     if found is None:
-        raise NotFound(f"no such file: {name}")
+        raise NotFound(f"no such file: {name[:100]}")
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return FileResponse(found, media_type=media_type, headers={"Cache-Control": "no-cache"} | (headers or {}))

@@ -18,6 +18,7 @@ from service.api.shapes import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, Weaviate
 from service.errors import MalformedBody, UnsupportedInput
 from service.items import Item, from_text, whole
 from service.jobs import Task
+from service.json_body import load_object
 from service.outputs import JsonResponse
 from service.schemas import INFERENCE, problems
 
@@ -80,9 +81,10 @@ async def ready(request: Request) -> Response:
 
 
 async def _content(request: Request) -> dict[str, Any]:
-    call.engine_of(request).check(Task("embed"))
+    engine = call.engine_of(request)
+    engine.check(Task("embed"))
     body = await call.read_body(request)
-    return await call.in_thread(request, inputs.json_object, body)
+    return await call.in_thread(request, load_object, body, engine.settings.max_images)
 
 
 async def _vectors(request: Request, texts: Sequence[Any]) -> list[np.ndarray]:

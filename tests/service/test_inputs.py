@@ -107,7 +107,7 @@ def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
         (PHOTO, f"multipart/form-data; boundary={'a' * 60_000}", MalformedBody),
         (form(('name="f"; filename="a"', PHOTO), ('name="top_k"', b"3" * 2000)), BOUNDARY, MalformedBody),
         (b'{"images": [' + b"[]," * 9000 + b"[]]}", "", MalformedBody),
-        (b'{"images": [], "a": ' + b'{"a":' * inputs.MOST_LISTS, "", MalformedBody),
+        (b'{"images": [], "a": ' + b'{"a":' * 100_000, "", MalformedBody),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -147,3 +147,12 @@ def test_a_bare_image_needs_no_thread() -> None:
     assert not inputs.needs_parsing(PHOTO, "application/x-www-form-urlencoded")
     assert inputs.needs_parsing(body_of({"images": []}), "image/jpeg")
     assert inputs.needs_parsing(PHOTO, BOUNDARY)
+
+
+def test_many_wrong_options_are_not_all_named() -> None:
+    """The answer to a long query is short."""
+    with pytest.raises(InvalidOptions) as refusal:
+        inputs.validate(ClassifyOptions, {f"wrong{number}": "1" for number in range(1000)}, {})
+
+    assert 20 == len(refusal.value.errors)
+    assert "and 980 more" in refusal.value.detail

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.errors import MalformedBody, ServiceError
+from service.errors import EmptyBody, MalformedBody, ServiceError, TooManyImages
 from service.tensors import Output, Tensor, encode, images_of, parse
 from tests.tiny import photo
 
@@ -40,7 +40,7 @@ def test_raw_bytes_elements_are_images() -> None:
     raw = element(PHOTO) + element(b"second")
     _, (tensor,) = parse(*body_of([raw_input(raw, "BYTES", [2, 1])], raw), "image")
 
-    assert [PHOTO, b"second"] == images_of(tensor)
+    assert [PHOTO, b"second"] == images_of(tensor, 64)
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -51,7 +51,7 @@ def test_json_bytes_are_base64(nested: bool) -> None:
     body, _ = body_of([{"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": data}])
     _, (tensor,) = parse(body, None, "image")
 
-    assert [PHOTO, PHOTO] == images_of(tensor)
+    assert [PHOTO, PHOTO] == images_of(tensor, 64)
 
 
 @pytest.mark.parametrize("form", ["raw", "nested", "flat"])
@@ -63,7 +63,7 @@ def test_pixels_arrive_unchanged(form: str) -> None:
         data = PIXELS.tolist() if form == "nested" else PIXELS.ravel().tolist()
         body, size = body_of([{"name": "image", "datatype": "UINT8", "shape": [2, 3, 4, 3], "data": data}])
     _, (tensor,) = parse(body, size if form == "raw" else None, "image")
-    found = images_of(tensor)
+    found = images_of(tensor, 64)
 
     assert 2 == len(found)
     np.testing.assert_array_equal(np.stack(found), PIXELS)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_a_header_of_no_bytes_means_one_bare_element() -> None:
     """The raw binary request: curl --data-binary @cat.jpg. Outputs are raw as well."""
     header, (tensor,) = parse(PHOTO, 0, "image")
 
-    assert [PHOTO] == images_of(tensor)
+    assert [PHOTO] == images_of(tensor, 64)
     assert header.parameters.binary_data_output
 
 
@@ -111,7 +111,10 @@ def test_unknown_members_are_ignored() -> None:
         ({"datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}, b"", "N, height, width, 3"),
         ({"datatype": "UINT8", "shape": [1, 0, 9, 3], "data": []}, b"", "N, height, width, 3"),
         ({"datatype": "UINT8", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}, b"", "N, height, width, 3"),
-        ({"datatype": "UINT8", "shape": [10**9, 10**9, 10**9, 3], "data": [1]}, b"", "1 numbers"),
+        ({"datatype": "UINT8", "shape": [9, 10**9, 10**9, 3], "data": [1]}, b"", "1 numbers"),
+        ({"shape": [1] * 9, "data": ["x"]}, b"", "shape"),
+        ({"name": "x" * 201, "data": ["x"]}, b"", "200 characters"),
+        ({"parameters": {"binary_data_size": 20}}, bytes(20), "more elements"),
     ],
 )
 def test_what_does_not_add_up_is_malformed(tensor: dict[str, Any], raw: bytes, says: str) -> None:
@@ -119,10 +122,33 @@ def test_what_does_not_add_up_is_malformed(tensor: dict[str, Any], raw: bytes, s
     body, size = body_of([{"name": "image", "datatype": "BYTES", "shape": [1]} | tensor], raw)
     with pytest.raises(MalformedBody) as caught:  # noqa: PT012
         _, (found,) = parse(body, size, "image")
-        errors = [one for one in images_of(found) if isinstance(one, ServiceError)]
+        errors = [one for one in images_of(found, 64) if isinstance(one, ServiceError)]
         raise errors[0]
 
     assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"shape": [65], "data": ["x"] * 65},
+        {"shape": [10**9, 10**9], "data": []},
+        {"datatype": "UINT8", "shape": [65, 1, 1, 3], "data": [1] * 195},
+    ],
+)
+def test_too_many_images_are_refused_before_they_are_looked_at(tensor: dict[str, Any]) -> None:
+    """By what the shape says."""
+    body, _ = body_of([{"name": "image", "datatype": "BYTES"} | tensor])
+    _, (found,) = parse(body, None, "image")
+    with pytest.raises(TooManyImages):
+        images_of(found, 64)
+
+
+def test_a_request_of_many_tensors_is_malformed() -> None:
+    """Inputs and outputs are few."""
+    inputs = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": []}]
+    with pytest.raises(MalformedBody, match="at most 8 items"):
+        parse(body_of(inputs * 9)[0], None, "image")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"inputs": 3}', b"nonsense", b'{"inputs": [{"name": "a"}]}'])
@@ -156,8 +182,8 @@ def test_mutated_requests_never_raise_anything_else() -> None:
         try:
             _, tensors = parse(bytes(damaged), size + rng.choice([-1, 0, 0, 0, 1]), "image")
             for tensor in tensors:
-                images_of(tensor)
-        except MalformedBody:
+                images_of(tensor, 64)
+        except (MalformedBody, EmptyBody, TooManyImages):
             continue
 
 
@@ -184,4 +210,4 @@ def test_a_raw_view_is_not_copied() -> None:
     """A batch of large photographs would double its memory."""
     tensor = Tensor("image", "UINT8", PIXELS.shape, memoryview(PIXELS.tobytes()))
 
-    assert all(np.shares_memory(one, np.frombuffer(tensor.data, np.uint8)) for one in images_of(tensor))
+    assert all(np.shares_memory(one, np.frombuffer(tensor.data, np.uint8)) for one in images_of(tensor, 64))

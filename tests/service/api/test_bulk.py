@@ -74,6 +74,65 @@ async def test_every_line_gets_its_own_in_order(client: httpx.AsyncClient) -> No
         np.testing.assert_allclose(answers[index]["embedding"], native[index % 3]["embedding"], atol=1e-5)
 
 
+async def test_lines_wait_for_memory(tiny_model: Path) -> None:
+    """A stream holds no more bytes than bulk may, whatever its length, and none when it is over."""
+    app = create_app(settings_for(tiny_model, queue_bytes=20_000))
+    body = b"\n\n" + lines(*({"id": index, "image": TEXTS[index % 3]} for index in range(40))).rstrip()
+    most, admission = 0, app.state.engine.admission
+    take = admission.take_bytes
+
+    def watched(*arguments: Any) -> None:
+        nonlocal most
+        take(*arguments)
+        most = max(most, admission.bytes_in_use("bulk"))
+
+    admission.take_bytes = watched
+    async with running(app) as client:
+        answers = found(await client.post("/v1/bulk", content=pieces(body, 1000)))
+
+    assert list(range(40)) == [one["id"] for one in answers]
+    assert not [one for one in answers if "error" in one]
+    assert len(body) > 5 * most
+    assert 5_000 < most <= 10_000
+    assert 0 == admission.bytes_in_use("bulk")
+
+
+async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Path) -> None:
+    """After the time that one request may take, with an error in its place."""
+    app = create_app(settings_for(tiny_model, queue_bytes=6_000, request_timeout_ms=500))
+    body = lines({"id": 0, "image": "A" * 4_000})
+    async with running(app) as client:
+        answers = found(await client.post("/v1/bulk", content=pieces(body, 1000)))
+
+    assert ["body_too_large"] == [one["error"]["code"] for one in answers]
+    assert 0 == app.state.engine.admission.bytes_in_use("bulk")
+
+
+async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
+    """A body that comes in so many bytes at a time."""
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+        await asyncio.sleep(0)
+
+
+async def test_hostile_lines_harm_only_themselves(client: httpx.AsyncClient) -> None:
+    """An id that is nested deeply, far too many values, half a text: each its own error, and the stream goes on."""
+    good = json.dumps({"id": "good", "image": TEXTS[0]}).encode()
+    deep = b'{"id": ' + b"[" * 300 + b"]" * 300 + b', "image": "AAAA"}'
+    many = b'{"id": 1, "x": [' + b"1," * 5000 + b'1], "image": "AAAA"}'
+    answers = found(await client.post("/v1/bulk", content=b"\n".join([deep, good, many, b'{"id": "\\ud800', good])))
+
+    codes = [one["error"]["code"] if "error" in one else one["id"] for one in answers]
+    assert ["malformed_body", "good", "malformed_body", "malformed_body", "good"] == codes
+
+
+async def test_a_compressed_stream_is_refused(client: httpx.AsyncClient) -> None:
+    """Before it begins."""
+    response = await client.post("/v1/bulk", content=b"x", headers={"Content-Encoding": "gzip"})
+
+    assert (415, "unsupported_encoding") == (response.status_code, response.json()["code"])
+
+
 async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
     """Of both operations; a wrong one is refused before the stream begins."""
     body = lines({"image": TEXTS[0]})
