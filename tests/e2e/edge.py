@@ -1,4 +1,4 @@
-"""The lines of `make chaos` about hostile clients: bombs, mutated files, idle and vanishing connections, a soak."""
+"""The lines of `make chaos` about hostile clients: bombs, damaged files, idle and vanishing connections, a soak."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import numpy as np
@@ -16,7 +17,9 @@ import numpy as np
 from tests.e2e import raw
 from tests.e2e.bench import Bench, Line
 from tests.e2e.hostile import ATTACKS, assault, bad_requests, mutated
+from tests.e2e.interleaved import TOLERANCE, interleave, pillow_images
 from tests.e2e.server import Server
+from tests.e2e.traffic import Client, Reply
 from tests.tiny import photo
 
 MUTATED, VANISHING, IDLE, SOAK = 5000, 1000, 500, 50_000
@@ -60,20 +63,20 @@ async def bombs(bench: Bench) -> Line:
     return Line("bombs", not wrong and seconds < QUICK_S and grown < 150, says + f"memory {grown:+.0f} MB")
 
 
-async def mutations(bench: Bench) -> Line:
-    """Mutated files with a good one after each, in batches of one."""
-    statuses: Counter[int] = Counter()
-    changed = 0
-    with bench.server("mutations", max_batch=1) as server:
-        expected = scores(server)
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-            for bad in mutated(MUTATED):
-                statuses[(await client.post("/v1/classify", content=bad)).status_code] += 1
-                good = await client.post("/v1/classify?top_k=7", content=photo())
-                changed += good.json().get("results") != expected
-    counts = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
-    says = f"{counts}; of {MUTATED} good ones between them {changed} changed by a bit"
-    return Line(f"{MUTATED} mutated files", max(statuses) < 500 and not changed, says)
+async def interleaved(bench: Bench, name: str, files: Callable[[], list[bytes]]) -> Line:
+    """Bad files with a good one after each: one by one in batches of one, then by several clients at once."""
+    bad = await asyncio.to_thread(files)
+    with bench.server("alone", max_batch=1) as server:
+        before = raw.memory_mb(server)
+        alone = await interleave(server.url, bad, clients=1)
+        grown = raw.memory_mb(server) - before
+    with bench.server("together") as server:
+        together = await interleave(server.url, bad, clients=8)
+    statuses = set(alone.bad) | set(together.bad)
+    held = max(statuses) < 500 and not alone.failed and not together.failed and not alone.changed
+    held = held and together.apart <= TOLERANCE
+    says = f"alone: {alone}; together: {together}; memory {grown:+.0f} MB"
+    return Line(f"{len(bad)} {name}, a good file after each", held, says)
 
 
 async def idle(bench: Bench) -> Line:
@@ -111,30 +114,36 @@ async def soak(bench: Bench) -> Line:
     """Good requests and some bad ones for long: memory and descriptors after warm-up."""
     statuses: Counter[int] = Counter()
     samples: list[tuple[int, float, int]] = []
+    turns = iter(range(SOAK))
+    start = time.monotonic()
     with bench.server("soak") as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-            turns = iter(range(SOAK))
 
-            async def one_client() -> None:
-                for turn in turns:
-                    statuses[await _one(client, turn)] += 1
-                    if turn % (SOAK // 100) == 0:
-                        samples.append((turn, raw.memory_mb(server), raw.descriptors(server)))
+        async def one_client() -> None:
+            client = Client(server.url)
+            for turn in turns:
+                statuses[(await _one(client, turn)).status] += 1
+                if turn % (SOAK // 100) == 0:
+                    samples.append((turn, raw.memory_mb(server), raw.descriptors(server)))
+            await client.close()
 
-            await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+        await asyncio.gather(*(one_client() for _ in range(CLIENTS)))
+    minutes = (time.monotonic() - start) / 60
     steady = [sample for sample in samples if sample[0] >= SOAK // 5]
     slope = 10_000 * float(np.polyfit([one[0] for one in steady], [one[1] for one in steady], 1)[0])
     spread = max(one[2] for one in steady) - min(one[2] for one in steady)
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
-    says = f"{counts}; memory {slope:+.2f} MB in 10,000 requests after the first fifth; descriptors within {spread}"
+    says = (
+        f"{counts}, in {minutes:.0f} min; memory {steady[0][1]:.0f} MB after the first fifth, {steady[-1][1]:.0f} MB "
+        f"at the end, {slope:+.2f} MB in 10,000 requests; descriptors within {spread}"
+    )
     return Line(f"{SOAK} requests, 5 % bad", max(statuses) < 500 and abs(slope) < 2 and spread <= 2 * CLIENTS, says)
 
 
-async def _one(client: httpx.AsyncClient, turn: int) -> int:
+async def _one(client: Client, turn: int) -> Reply:
     if turn % BAD_SHARE == BAD_SHARE - 1:
         body, headers = random.choice(_BAD)
-        return (await client.post("/v1/classify", content=body, headers=headers)).status_code
-    return (await client.post("/v1/classify", content=_GOOD[turn % len(_GOOD)])).status_code
+        return await client.post(body=body, **headers)
+    return await client.post(body=_GOOD[turn % len(_GOOD)])
 
 
 def _close(one: object, other: object) -> bool:
@@ -151,7 +160,8 @@ _BAD = bad_requests()
 
 EDGE: dict[str, Callable[[Bench], Coroutine[None, None, Line]]] = {
     "bombs": bombs,
-    "mutations": mutations,
+    "mutations": partial(interleaved, name="mutated files", files=partial(mutated, MUTATED)),
+    "pillow": partial(interleaved, name="test images of Pillow", files=partial(pillow_images, fetch=True)),
     "idle": idle,
     "vanishing": vanishing,
     "soak": soak,

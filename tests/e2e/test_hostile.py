@@ -10,11 +10,11 @@ import pytest
 
 from tests.e2e import raw
 from tests.e2e.hostile import ATTACKS, assault, mutated
+from tests.e2e.interleaved import PILLOW, interleave, pillow_images
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
 
 MUTATED, VANISHING = 150, 100
-TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +46,21 @@ def test_bombs_are_refused_by_name_with_flat_memory(server: Server) -> None:
 
 def test_mutated_files_between_good_ones(server: Server) -> None:
     """No 5xx, and the good ones are answered to the bit as before. 5,000 of them: `make chaos`."""
-    before = scores(server)
+    ledger = asyncio.run(interleave(server.url, mutated(MUTATED), clients=1))
 
-    async def all_of_them() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
-            bodies = [body for bad in mutated(MUTATED) for body in (bad, photo())]
-            return [await client.post("/v1/classify?top_k=7", content=body) for body in bodies]
+    assert not set(ledger.bad) - {200, 400, 413, 415}
+    assert ([], 0, MUTATED) == (ledger.failed, ledger.changed, ledger.good)
 
-    answers = asyncio.run(all_of_them())
 
-    assert not {answer.status_code for answer in answers} - {200, 400, 413, 415}
-    assert [before] * MUTATED == [answer.json()["results"] for answer in answers[1::2]]
+def test_pillows_own_test_images_between_good_ones(server: Server) -> None:
+    """Every fourth of the awkward files that Pillow is tested with. All of them, and many clients: `make chaos`."""
+    if not (bad := pillow_images()):
+        pytest.skip(f"no {PILLOW.name} in .cache: make chaos ARGS='--only pillow' downloads it")
+
+    ledger = asyncio.run(interleave(server.url, bad[::4], clients=1))
+
+    assert not set(ledger.bad) - {200, 400, 413, 415}
+    assert ([], 0, len(bad[::4])) == (ledger.failed, ledger.changed, ledger.good)
 
 
 def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:

@@ -45,15 +45,15 @@ class Client:
         self._address = place.hostname, place.port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, **headers: str) -> Reply:
-        """Classify an image that nobody has sent before; header names have underscores for hyphens."""
+    async def post(self, path: str = "/v1/classify", body: bytes | None = None, **headers: str) -> Reply:
+        """Classify these bytes, or an image that nobody has sent before; header names have underscores for hyphens."""
         start = time.monotonic()
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
-        body = another_photo()
+        body = another_photo() if body is None else body
         lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        head = ["POST /v1/classify HTTP/1.1", "Host: vim", f"Content-Length: {len(body)}", *lines]
+        head = [f"POST {path} HTTP/1.1", "Host: vim", f"Content-Length: {len(body)}", *lines]
         writer.write("\r\n".join([*head, "", ""]).encode() + body)
         return await _read(reader, start)
 
