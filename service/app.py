@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -36,6 +36,7 @@ from service.fleet import WORKER
 from service.metrics import Metrics
 from service.middleware import APIS, Direct, Head, Observe, operation_of
 from service.outputs import JsonResponse
+from service.protocol import listening
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,11 +70,10 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        end = metrics.serve(settings.host, settings.metrics_port) if settings.metrics_port else _nothing
-        engine.start()
-        yield
-        await engine.close()
-        end()
+        async with _metrics_port(settings, metrics):
+            engine.start()
+            yield
+            await engine.close()
         if traces:
             await asyncio.to_thread(traces.close)
 
@@ -124,8 +124,10 @@ def _traces() -> Traces:
     return Traces()
 
 
-def _nothing() -> None:
-    """There is no second port to close."""
+def _metrics_port(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return listening(ops.scraped(metrics), settings.host, settings.metrics_port, settings.header_timeout_ms / 1000)
 
 
 def _cors(origins: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
@@ -300,19 +299,6 @@ class Metrics:
     def device_memory(self, kind: Memory, size: int) -> None:
         """The device's memory of this kind, in bytes."""
         self._memory.labels(kind).set(size)
-
-    def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Answer scrapers on a port of their own, in a thread; returns what ends it. Raises OSError."""
-        registry = CollectorRegistry()
-        registry.register(_Page(self._registry))
-        server, thread = start_http_server(port, host, registry)
-
-        def end() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return end
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page for a scraper's Accept header, and its Content-Type."""

@@ -10,12 +10,17 @@ what follows the header for another protocol, so that uvicorn answers without th
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from asyncio import TimerHandle, Transport
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httptools
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MOST_HEADER_BYTES = 65_536
 _SAYS = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -185,6 +190,34 @@ class Protocol(HttpToolsProtocol):
         if self._in_header:
             self.transport.write(_SAYS.format(status=status).encode("ascii"))
         self.transport.close()
+
+
+@asynccontextmanager
+async def listening(app: Callable[..., Any], host: str, port: int, header_timeout_s: float) -> AsyncIterator[None]:
+    """An application on a port of its own, with the same limits of time. Raises OSError."""
+    kind = protocol(header_timeout_s)
+    config = uvicorn.Config(
+        app,
+        http=kind,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    config.load()
+    state = ServerState()
+
+    def connection() -> Protocol:
+        return kind(config=config, server_state=state, app_state={})
+
+    server = await asyncio.get_running_loop().create_server(connection, host, port)
+    try:
+        yield
+    finally:
+        server.close()
+        for one in list(state.connections):
+            one.shutdown()
 
 
 def protocol(header_timeout_s: float) -> type[Protocol]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
 from service.engine import Engine
 from service.errors import Draining, NotFound, NotReady
+from service.metrics import Metrics
 from service.outputs import JsonResponse
 from service.schemas import problems
 
@@ -62,6 +65,18 @@ async def metrics(request: Request) -> Response:
         raise NotFound("metrics have a port of their own (VIM_METRICS_PORT)")
     body, content_type = engine.metrics.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
+
+
+def scraped(metrics: Metrics) -> ASGIApp:
+    """The same page alone, for a port of its own."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, content_type = metrics.render(Headers(scope=scope).get("accept", ""))
+        found = scope["path"] in ("/", "/metrics")
+        answer = Response(body, headers={"Content-Type": content_type}) if found else Response(status_code=404)
+        await answer(scope, receive, send)
+
+    return app
 
 
 def _limits(engine: Engine) -> dict[str, Any]:

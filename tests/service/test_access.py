@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,27 @@ async def test_metrics_may_have_a_port_of_their_own(tiny_model: Path, unused_por
     assert "vim_ready 1.0" in page
     assert "_created" not in page
     assert (404, "not_found") == (moved.status_code, moved.json()["code"])
+
+
+@pytest.mark.anyio
+async def test_the_metrics_port_has_its_limits_of_time(tiny_model: Path, unused_port: int) -> None:
+    """Who connects and says nothing, or half a header, is not waited for; nothing but the page is there."""
+    app = create_app(settings_for(tiny_model, metrics_port=unused_port, header_timeout_ms=200))
+    async with running(app), httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_port}") as scraper:
+        half = [await _ended(unused_port, sent) for sent in (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")]
+        statuses = [(await scraper.get(path)).status_code for path in ("/metrics", "/", "/v1/models")]
+
+    assert (b"", b"HTTP/1.1 408 ") == (half[0], half[1][:13])
+    assert [200, 200, 404] == statuses
+
+
+async def _ended(port: int, sent: bytes) -> bytes:
+    """What comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    received = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    return received
 
 
 @pytest.mark.anyio
