@@ -51,6 +51,9 @@ class Gate:
         if scope["type"] == "lifespan" or scope["path"] in PROBES or keys.admits(self._known, key_in(scope)):
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "websocket":  # there is none here; whoever adds one is asked for a key
+            await send({"type": "websocket.close", "code": 1008})
+            return
         error = Unauthorized("this server wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         await self._refuse(scope, error)(scope, receive, send)
 

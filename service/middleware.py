@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -136,7 +137,8 @@ class Observe:
         api, op = labels
         model = "other" if scope["state"].get("code") == "model_not_found" else self._model
         self._metrics.request(api, op, model, status, seconds)
-        log.info("%s %d", scope["path"][:200], status, extra={"fields": log_fields(scope, labels, status, seconds)})
+        path = quote(scope["path"][:200])  # a name in it may hold a line break
+        log.info("%s %d", path, status, extra={"fields": log_fields(scope, labels, status, seconds)})
 
 
 class Head:

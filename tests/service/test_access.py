@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -55,6 +56,31 @@ async def test_every_route_but_the_probes_is_denied_without_a_key(closed: FastAP
         assert open_ones == PROBES
         refused = answers["POST", "/v1/classify"]
         assert ("unauthorized", "Bearer") == (refused.json()["code"], refused.headers["WWW-Authenticate"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "path",
+    ["/v1//info", "/%69nfo", "/info/", "/./info", "/livez/../info", "/livez%2f..%2finfo", "/livez;/info", "/INFO"],
+)
+async def test_no_spelling_of_a_path_gets_past_the_gate(closed: FastAPI, path: str) -> None:
+    """What is no probe to the letter is closed, whatever it would have led to."""
+    async with asking(closed) as client:
+        assert 401 == (await client.get(httpx.URL("http://vim", raw_path=path.encode()))).status_code
+
+
+@pytest.mark.anyio
+async def test_a_websocket_is_closed_without_a_key(closed: FastAPI) -> None:
+    """Other ASGI hosts may bring one."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/v1/classify", "headers": [], "state": {}}
+    await closed(scope, None, send)  # type: ignore[arg-type]
+
+    assert [{"type": "websocket.close", "code": 1008}] == sent
 
 
 @pytest.mark.anyio

@@ -52,6 +52,16 @@ def test_server_timing_is_in_milliseconds() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_path_forges_no_line_of_the_log(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """A model's name may hold whatever a URL can say."""
+    with caplog.at_level(logging.INFO):
+        await client.post("/v2/models/a%0A12:00:00 info forged%E2%80%AE/infer")
+
+    assert [message for message in caplog.messages if message.startswith("/v2/models/a%0A12%3A00%3A00%20info%20forged")]
+    assert not [message for message in caplog.messages if "\n" in message or not message.isascii()]
+
+
+@pytest.mark.anyio
 async def test_what_is_posted_most_takes_no_detour() -> None:
     """Its endpoint answers, errors of the service and clients that left as well; all else goes the usual way."""
     usual: list[str] = []
