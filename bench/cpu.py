@@ -43,9 +43,9 @@ Forward = Callable[[Tensor], Tensor]
 REFERENCE = "selective_scan_ref"
 
 
-def vim_tiny(side: int, scan: str) -> Vim:
+def vim_tiny(side: int, scan: str, dtype: torch.dtype = torch.float32) -> Vim:
     """With its layers as one function, where the scan has one."""
-    vim = random_model(VimConfig(image_size=(side, side)), "torch")
+    vim = random_model(VimConfig(image_size=(side, side)), "torch").cast(dtype)
     vim.use_scan(
         ScanChoice(scan, selective_scan_ref.scan, "") if scan == REFERENCE else choose(scan, torch.device("cpu"))
     )
@@ -86,6 +86,7 @@ def at_size(side: int, batch: int, scans: list[str], rounds: int) -> dict[str, o
     """The scans named, numba and DeiT-tiny at one image size."""
     images = torch.randn(batch, 3, side, side)
     runs: dict[str, tuple[Forward, Tensor]] = {name: (vim_tiny(side, name), images) for name in ["numba", *scans]}
+    runs["numba, bfloat16"] = (vim_tiny(side, "numba", torch.bfloat16), images.bfloat16())
     return compare(runs | {"deit": (DeiTTiny(side).eval(), images)}, rounds)
 
 
@@ -118,6 +119,14 @@ def loading() -> dict[str, float]:
     return {"seconds": round(seconds, 2), "megabytes": round(megabytes)}
 
 
+def processor() -> str:
+    """What /proc says of the CPU, with the narrow multiplications that it has."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    narrow = {"avx512f", "avx512_bf16", "amx_bf16"} & set(found.get("flags", "").split())
+    return " ".join([found.get("model name", "unknown"), *sorted(narrow)])
+
+
 def main() -> None:
     """Measure, print, and write JSON when asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,6 +136,7 @@ def main() -> None:
     few = max(2, options.rounds // 3)
     result = {
         "date": date.today().isoformat(),
+        "cpu": processor(),
         "machine": f"{cpus.available_cpus()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before",
         "threads": torch.get_num_threads(),
         "224 px, batch 1": at_size(224, 1, ["torch", REFERENCE], options.rounds),

@@ -72,6 +72,7 @@ def in_process(source: str, max_batch: int) -> Runner:
 def server(source: str, max_batch: int) -> Iterator[tuple[str, int, float]]:
     """A ready server: its address, process id, and seconds from start to ready."""
     settings = {"VIM_MODEL": source, "VIM_PORT": "0", "VIM_MAX_BATCH": str(max_batch), "VIM_MAX_WAIT_MS": "0"}
+    settings["VIM_REQUEST_TIMEOUT_MS"] = "120000"
     with tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
         command = [sys.executable, "-m", "service", "serve"]
@@ -177,11 +178,39 @@ def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
     }
 
 
+def rendering(url: str, images: int = 64, requests: int = 2) -> dict[str, float]:
+    """What making the answer of so many embeddings takes of a request's whole time, by the server's own clock."""
+    files = [("images", (f"{seed}.jpg", photograph(seed), "image/jpeg")) for seed in range(images)]
+    forms: dict[str, dict[str, Any]] = {
+        "float": {},
+        "base64": {"params": {"encoding": "base64"}},
+        "octets": {"headers": {"Accept": "application/octet-stream"}},
+    }
+    shares = {}
+    for name, form in forms.items():
+        before = _samples(url)
+        for _ in range(requests):
+            httpx.post(f"{url}/v1/embed", files=files, timeout=120, **form).raise_for_status()
+        after = _samples(url)
+        spent, whole = (after[key] - before[key] for key in (_RENDERING, _EMBEDDING))
+        shares[name] = round(spent / whole, 5)
+    return shares
+
+
+_RENDERING = 'vim_stage_duration_seconds_sum{stage="postprocess"}'
+_EMBEDDING = 'vim_request_duration_seconds_sum{api="native",op="embed"}'
+
+
 def _batches(url: str) -> tuple[float, float]:
     """Images and batches so far, from the server's own histogram."""
+    samples = _samples(url)
+    return samples["vim_batch_size_sum"], samples["vim_batch_size_count"]
+
+
+def _samples(url: str) -> dict[str, float]:
     page = httpx.get(f"{url}/metrics").text
-    samples = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-    return float(samples["vim_batch_size_sum"]), float(samples["vim_batch_size_count"])
+    lines = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
 
 
 def main() -> None:
@@ -204,6 +233,7 @@ def main() -> None:
             "start_to_ready_s": round(start_s, 1),
             "one_client": one_client(url, runner, options.pairs),
             "many_clients": efficiency(url, runner, options.clients, options.requests),
+            "rendering_of_64_embeddings": rendering(url),
             "http_process_rss_mb": round(psutil.Process(pid).memory_info().rss / 1e6),
         }
     print(json.dumps(result, indent=2))

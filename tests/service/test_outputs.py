@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +48,30 @@ def test_an_embedding_says_what_it_is() -> None:
     body = json.loads(bytes(outputs.JsonResponse(item).body))
 
     assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body
+
+
+@pytest.mark.parametrize("form", ["float", "base64", "octets"])
+def test_no_work_in_python_grows_with_the_length_of_embeddings(form: str) -> None:
+    """As many calls for 64 embeddings of 4,096 numbers as for 64 of 8."""
+    assert calls_to_render(form, 8) == calls_to_render(form, 4096)
+
+
+def calls_to_render(form: str, dim: int) -> int:
+    """How many functions, Python's and C's, are called to answer 64 images."""
+    rows = np.random.default_rng(0).standard_normal((64, dim)).astype(np.float32)
+    answer = Answer([Result(row, 0.0, 0.0, 64) for row in rows], Timings())
+    events: list[str] = []
+    sys.setprofile(lambda _frame, event, _argument: events.append(event))
+    try:
+        if form == "octets":
+            outputs.raw_embeddings(answer, True, MODEL)
+        else:
+            options = EmbedOptions.model_validate({"encoding": form})
+            items = [outputs.embedding(i, one, options) for i, one in enumerate(answer.outcomes)]
+            outputs.respond(answer, MODEL, items)
+    finally:
+        sys.setprofile(None)
+    return sum(event in ("call", "c_call") for event in events)
 
 
 def test_one_bad_image_of_several_keeps_its_place() -> None:

@@ -13,7 +13,7 @@ from model.preprocess import Preprocess
 from service.errors import ImageTooComplex, ServiceError, UnsupportedImage
 from service.images import DecodeLimits, decode, sniff
 from service.shape import MOST_PARTS, MOST_SCAN_PIXELS, MOST_SCANS
-from service.structure import MOST_EXIF_BYTES, MOST_RUN_BYTES, MOST_STRAY_BYTES, measure
+from service.structure import MOST_EXIF_BYTES, MOST_RUN_BYTES, MOST_STRAY_BYTES, WINDOW, measure
 from tests.service import slow_files
 from tests.service.image_files import FILES, encode, photo
 from tests.service.slow_files import Build
@@ -129,3 +129,14 @@ def test_a_gif_without_a_picture_is_refused() -> None:
     data = encode(photo("P"), "GIF")
 
     assert "holds no picture" in refusal(data[: slow_files.after_palette(data)] + b";", UnsupportedImage)
+
+
+@pytest.mark.parametrize("before_border", [-1, 0, 1, 2])
+def test_a_marker_is_found_wherever_a_window_of_the_search_ends(before_border: int) -> None:
+    """Before the border, after it, and on it."""
+    frame = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03" + b"\x01\x11\x00\x02\x11\x00\x03\x11\x00"
+    scan = b"\xff\xda\x00\x0c\x03" + bytes(9)
+
+    shape = measure("JPEG", b"\xff\xd8" + frame + scan + bytes(WINDOW - before_border) + scan + bytes(9))
+
+    assert 2 * 3 == shape.scans
