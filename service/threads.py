@@ -53,7 +53,7 @@ class Threads:
         self._gate = Gate(count)
         self._count = count
         self._patience_s = patience_s
-        self._started = False
+        self._started = self._closed = False
         self._idle: list[_Inbox] = []  # one for each thread that has nothing to do
         self._since: dict[int, float] = {}  # thread -> when it began what it does now
 
@@ -74,7 +74,7 @@ class Threads:
         inbox = self._idle_inbox()
 
         def settle(result: Any, error: BaseException | None) -> None:
-            self._idle.append(inbox)
+            self._rest(inbox)
             self._gate.leave()
             ended()
             if not done.done():
@@ -92,8 +92,13 @@ class Threads:
 
     def close(self) -> None:
         """Start nothing more; what runs is not waited for."""
+        self._closed = True
         for inbox in self._idle:
             inbox.put(None)
+        self._idle.clear()
+
+    def _rest(self, inbox: _Inbox) -> None:
+        inbox.put(None) if self._closed else self._idle.append(inbox)
 
     def _idle_inbox(self) -> _Inbox:
         """Of a thread with nothing to do; the gate has seen to it that there is one. The last one's caches are warm."""

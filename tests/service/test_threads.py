@@ -119,6 +119,24 @@ async def test_work_that_never_began_has_ended_too() -> None:
     threads.close()
 
 
+async def test_closing_ends_the_threads_that_are_at_work_too() -> None:
+    """When they have finished; their callers hear of it."""
+    threads, go = Threads(1, SOON_S), threading.Event()
+
+    def work() -> threading.Thread:
+        go.wait(10)
+        return threading.current_thread()
+
+    caller = asyncio.create_task(threads.run("bulk", work))
+    await asyncio.sleep(0)
+    threads.close()
+    go.set()
+    thread = await asyncio.wait_for(caller, 10)
+    await asyncio.to_thread(thread.join, 10)
+
+    assert not thread.is_alive()
+
+
 async def test_overdue_means_every_thread(caplog: pytest.LogCaptureFixture) -> None:
     """One that is free, or not yet late, is enough; a late one is logged when it ends."""
     threads, go = Threads(2, 0.05), threading.Event()
