@@ -30,7 +30,7 @@ def test_it_measures(servers: Servers, tmp_path: Path) -> None:
         [
             *(str(binary), "-m", NAME, "-u", servers.normal.removeprefix("http://"), "-i", "http"),
             *("--input-data", str(inputs), "--shape", "image:1", "--concurrency-range", "1:2"),
-            *("--measurement-mode", "count_windows", "--measurement-request-count", "20", "-s", "500", "-r", "3"),
+            *("--measurement-mode", "count_windows", "--measurement-request-count", "20", "-s", "500", "-r", "10"),
         ],
         env=os.environ | {"LD_LIBRARY_PATH": ":".join(str(Path(FOLDER) / part) for part in LIBRARIES)},
         capture_output=True,

@@ -17,7 +17,7 @@ NOT_FINITE: Colour = (0, 0, 255)
 RAISE: Colour = (255, 255, 0)
 SLOW: Colour = (0, 255, 255)
 STICKY: Colour = (255, 0, 255)  # an error after which the device is beyond use
-HANG_S, SLOW_S = 60.0, 2.0
+HANG_S, SLOW_S = 60.0, 4.0
 
 PREFIX = "FAULTY_"
 ROOM = "ROOM"  # images that fit into memory

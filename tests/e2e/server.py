@@ -111,7 +111,7 @@ class Server:
         """Send a signal to the server process alone."""
         self.process.send_signal(number)
 
-    def exit_status(self, timeout: float = 30) -> int:
+    def exit_status(self, timeout: float = 120) -> int:
         """Wait for its end."""
         return self.process.wait(timeout)
 

@@ -35,7 +35,7 @@ async def first_unready(client: httpx.AsyncClient) -> float:
 
 async def end_of_the_device(server: Server, down: Path) -> tuple[float, list[Moment]]:
     """Requests running, waiting and arriving; the device process dies and cannot start again."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
         posts = [client.post("/v1/classify", content=photo(seed)) for seed in range(30)]
         moments = [asyncio.create_task(timed(request)) for request in (*posts, endless_upload(server.url))]
         await asyncio.sleep(0.5)
@@ -106,7 +106,7 @@ def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: 
     broken.touch()
     server = Server(tmp_path / "server.log", faults={NAN_CANARY: broken}, model=tiny)
 
-    assert 1 == server.exit_status(timeout=90)
+    assert 1 == server.exit_status()
     assert "the canary image's answer is not finite" in server.log
     assert "is up after" not in server.log
     assert "Traceback" not in server.log

@@ -20,7 +20,7 @@ def test_a_probe_of_a_stuck_event_loop_fails_by_its_own_time_out(tmp_path: Path,
 
     async def scenario(server: Server) -> None:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=STUCK_S / 4) as probe:
-            assert 200 == (await probe.get("/livez")).status_code
+            assert 200 == (await probe.get("/livez", timeout=60)).status_code
             os.kill(server.process.pid, signal.SIGUSR1)
             await asyncio.sleep(0.2)
             with pytest.raises(httpx.ReadTimeout):

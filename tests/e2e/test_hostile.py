@@ -78,5 +78,5 @@ def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:
 
 
 def _depth(server: Server) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vim_queue_depth"))

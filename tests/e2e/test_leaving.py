@@ -21,9 +21,9 @@ VANISHING = 30
 def occupy(server: Server) -> threading.Thread:
     """Keep the device busy for a while."""
     body = plain(SLOW)
-    thread = threading.Thread(target=lambda: httpx.post(f"{server.url}/v1/classify", content=body, timeout=30))
+    thread = threading.Thread(target=lambda: httpx.post(f"{server.url}/v1/classify", content=body, timeout=120))
     thread.start()
-    time.sleep(0.5)
+    server.wait_for(lambda: server.metric("vim_inflight_batches"))
     return thread
 
 
@@ -47,7 +47,7 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
         for thread in leavers:
             thread.join()
         busy.join()
-        assert 200 == httpx.post(f"{server.url}/v1/classify", content=photo()).status_code
+        assert 200 == httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=120).status_code
 
         assert VANISHING == server.metric('vim_rejected_total{reason="client_gone"}')
         assert 2 == server.metric("vim_batch_size_sum") - ran_before
@@ -62,7 +62,7 @@ def test_nobody_is_harmed_when_the_first_sender_of_an_image_leaves(tmp_path: Pat
         busy = occupy(server)
         leaver = threading.Thread(target=send_and_vanish, args=(server, photo(), 0.5))
         leaver.start()
-        answer = httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=30)
+        answer = httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=120)
         leaver.join()
         busy.join()
 
@@ -76,16 +76,17 @@ def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None
     with serving(tmp_path, faults={}, model=tiny, request_timeout_ms=10_000) as server:
         ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
-        start = time.monotonic()
         hurried = httpx.post(
-            f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "300"}, timeout=30
+            f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "300"}, timeout=120
         )
-        waited = time.monotonic() - start
+        before_the_other = busy.is_alive()
         busy.join()
-        patient = httpx.post(f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "9" * 30})
+        patient = httpx.post(
+            f"{server.url}/v1/classify", content=photo(), headers={"X-Request-Timeout-Ms": "9" * 30}, timeout=120
+        )
 
         assert (504, "deadline_exceeded") == (hurried.status_code, hurried.json()["code"])
-        assert waited < 1.9
+        assert before_the_other
         assert 200 == patient.status_code
         assert 2 == server.metric("vim_batch_size_sum") - ran_before
 

