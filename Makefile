@@ -61,6 +61,10 @@ test-ray: $(STAMP) ## run the application on a local Ray, in an environment of i
 chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--minutes 1 --only kills")
 	$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
+.PHONY: bench
+bench: $(STAMP)  ## this service beside LitServe, mosec, BentoML, Ray Serve and FastAPI (ARGS="--quick --peers mosec")
+	$(BIN)/python -m bench.serve $(ARGS)
+
 docs: $(STAMP)   ## write the README's generated tables anew
 	$(BIN)/python -m tools.doc_tables
 

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.service import photograph, server
+from bench.photographs import photograph
+from bench.service import server
 from service.client import AsyncClient
 
 WAYS = {"alone, 16 at once": (1, 16), "alone, 32 at once": (1, 32)} | {

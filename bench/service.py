@@ -33,9 +33,9 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import psutil
-from PIL import Image
 
 from bench.load import closed_loop
+from bench.photographs import photograph
 from model.preprocess import Preprocess
 from service import cpus, images
 from service.images import DecodeLimits
@@ -47,16 +47,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 120
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
-
-
-def photograph(seed: int, side: tuple[int, int] = (640, 480)) -> bytes:
-    """A JPEG of soft colour patches with a little noise, about the size of a phone's thumbnail."""
-    generator = np.random.default_rng(seed)
-    coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize(side, Image.Resampling.BICUBIC)
-    noisy = np.asarray(coarse).astype(np.int16) + generator.integers(-8, 9, (side[1], side[0], 3))
-    encoded = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(encoded, "JPEG", quality=88)
-    return encoded.getvalue()
 
 
 def in_process(source: str, max_batch: int) -> Runner:

@@ -1,0 +1,94 @@
+"""This service beside what a user would take instead, on the same machine, model and photographs: python -m bench.serve
+
+    --regimes a,demo        which of: a, decoder, demo, vim-tiny
+    --peers mosec,FastAPI   which others; this service always runs
+    --scenarios "c=64"      which of a regime's
+    --quick                 one round of short runs
+    --dry-run               a miniature model, to see that everything works
+    --report                only write bench/README.md anew, and the plots
+
+What the file of results holds is not run again. Exit status: 0 done, 3 time was up, run again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from bench.serve import report, runs
+from bench.serve.environments import DEFAULT_CACHE
+from bench.serve.peers import OURS, PEERS
+from bench.serve.record import Record
+from bench.serve.scenarios import DRY, REGIMES, Regime
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+UNFINISHED = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is missing, then write the report. Returns the exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
+    record = Record(options.out, options.device, quick=options.quick or options.dry_run)
+    status = 0
+    if not options.report:
+        try:
+            runs.run_all(_plan(options), _regimes(options), record)
+        except runs.OutOfTime:
+            print("time is up, run again to go on", file=sys.stderr)
+            status = UNFINISHED
+    if options.out == RESULTS / "serve.json":
+        report.update(record.data, record.runs)
+    else:
+        print(report.text(record.data, record.runs))
+    return status
+
+
+def _plan(options: argparse.Namespace) -> runs.Plan:
+    peers = _names(options.peers, PEERS)
+    return runs.Plan(
+        peers=(*(peers or PEERS), *(() if not peers or OURS in peers else (OURS,))),
+        scenarios=frozenset(one for one in options.scenarios.split(";") if one),
+        rounds=1 if options.quick or options.dry_run else options.rounds,
+        deadline=time.monotonic() + options.seconds,
+        device=options.device,
+        cache=options.cache,
+        shorter=2.0 if options.quick else 1.0,
+    )
+
+
+def _regimes(options: argparse.Namespace) -> list[Regime]:
+    if options.dry_run:
+        return [DRY]
+    return [REGIMES[name] for name in _names(options.regimes, REGIMES) or REGIMES]
+
+
+def _names(text: str, known: object) -> list[str]:
+    assert isinstance(known, dict)
+    found = [one.strip() for one in text.split(",") if one.strip()]
+    if unknown := [one for one in found if one not in known]:
+        raise SystemExit(f"{', '.join(unknown)}: not among {', '.join(known)}")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regimes", default="")
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--scenarios", default="", help="names with semicolons between them")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no run after so many")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the real models")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="environments, photographs, weights, logs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "serve.json")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The file of results: what has been measured, where, and with what; written after every run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from bench.serve.summary import Run, read, write
+
+
+class Record:
+    """Runs that are there are not made again; those of another machine are never added to."""
+
+    def __init__(self, path: Path, device: str, *, quick: bool = False) -> None:
+        self._path = path
+        about = {"machine": _machine(), "device": device, "quick": quick}
+        self.data: dict[str, Any] = {"about": about, "disagree": [], "runs": []}
+        self.data |= {name: {} for name in ("versions", "memory_mb", "missing")}
+        self.runs: list[Run] = []
+        if path.is_file():
+            self.load(path)
+            if any(self.data["about"].get(name) != value for name, value in about.items()):
+                raise SystemExit(f"{path} holds results of another machine, device or length: {self.data['about']}")
+
+    def load(self, path: Path) -> None:
+        """What a file holds."""
+        self.data = json.loads(path.read_text())
+        self.runs = read(self.data["runs"])
+
+    def has(self, regime: str, scenario: str, peer: str, number: int) -> bool:
+        """Was this measured?"""
+        wanted = (regime, scenario, peer, number)
+        return any((run.regime, run.scenario, run.peer, run.round) == wanted for run in self.runs)
+
+    def add(self, run: Run) -> None:
+        """Keep a run."""
+        self.runs.append(run)
+        self.save()
+
+    def note(self, name: str, key: str, value: Any) -> None:
+        """Keep something beside the runs."""
+        self.data[name][key] = value
+        self.save()
+
+    def disagrees(self, what: str) -> None:
+        """A server whose answers are not ours."""
+        self.data["disagree"] = sorted({*self.data["disagree"], what})
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        self.data["about"]["date"] = date.today().isoformat()
+        self.data["runs"] = write(self.runs)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(".draft")
+        draft.write_text(_text(self.data))
+        draft.replace(self._path)
+
+
+def _text(data: dict[str, Any]) -> str:
+    """One line for each run, so that a change shows what changed."""
+    head = json.dumps({name: value for name, value in data.items() if name != "runs"}, indent=1)
+    runs = ",\n  ".join(json.dumps(run) for run in data["runs"])
+    return f'{head[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n'
+
+
+def _machine() -> str:
+    cpu = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} CPUs, {cpu}, Python {platform.python_version()}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []

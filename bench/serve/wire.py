@@ -1,0 +1,115 @@
+"""One HTTP/1.1 connection that costs as little as Python can make it: a client that costs more measures itself.
+
+Knows just enough of the protocol for the servers that are compared: a status, a length or chunks, keep-alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import cast
+
+LOST = 0  # the status of a request whose connection ended before its answer
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"transfer-encoding: *chunked", re.IGNORECASE)
+_CLOSE = re.compile(rb"connection: *close", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time. `body` is that of the last answer."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.body = b""
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[int] | None = None
+        self._received = b""
+        self._need: int | None = None  # bytes of the whole answer, once its header says so
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Open."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(1 << 24)
+        self.open = True
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Whatever was asked will not be answered."""
+        self.open = False
+        self._settle(LOST)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect one answer."""
+        self._received = self._received + data if self._received else data
+        if self._complete():
+            head, _, body = self._received.partition(b"\r\n\r\n")
+            self.body = _joined(body) if _CHUNKED.search(head) else body
+            status = int(head[9:12])
+            if _CLOSE.search(head):
+                self.close()
+            self._received, self._need = b"", None
+            self._settle(status)
+
+    def ask(self, parts: Sequence[bytes]) -> asyncio.Future[int]:
+        """Send a request in parts; its status."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self.write(parts)
+        return self._answer
+
+    def write(self, parts: Sequence[bytes]) -> None:
+        """Send bytes."""
+        if self.open and self._transport is not None:
+            self._transport.writelines(parts)
+        else:
+            self._settle(LOST)
+
+    def close(self) -> None:
+        """Close, whether or not there is an answer."""
+        self.open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _complete(self) -> bool:
+        if self._need is None:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return False
+            head = self._received[:end]
+            if _CHUNKED.search(head):
+                return self._received.endswith(_LAST_CHUNK)
+            length = _LENGTH.search(head)
+            self._need = end + 4 + (int(length[1]) if length else 0)
+        return len(self._received) >= self._need
+
+    def _settle(self, status: int) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(status)
+
+
+def _joined(body: bytes) -> bytes:
+    """Chunks -> what they hold."""
+    parts = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        length = int(size.partition(b";")[0], 16)
+        parts.append(rest[:length])
+        body = rest[length + 2 :] if length else b""
+    return b"".join(parts)
+
+
+async def connect(port: int) -> Connection:
+    """A connection to this port of 127.0.0.1; one that is not open where nobody listens."""
+    loop = asyncio.get_running_loop()
+    try:
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
+    except OSError:
+        return Connection()
+    return connection
+
+
+def post(path: str, length: int, content_type: str = "image/jpeg") -> bytes:
+    """The head of a request with a body of so many bytes."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()

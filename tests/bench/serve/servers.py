@@ -1,0 +1,58 @@
+"""A server on this event loop that answers as it is told, for tests of the load generator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+Answer = Callable[[int], bytes | None]  # number of the request -> what is sent back; None: the connection is closed
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@dataclass
+class Scripted:
+    """What came in."""
+
+    port: int = 0
+    heads: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Scripted]:
+    """It listens on a free port of 127.0.0.1."""
+    seen = Scripted()
+
+    handlers: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.append(task)
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                seen.heads.append(head)
+                length = int(head.lower().split("content-length: ")[1].split("\r\n")[0])
+                seen.bodies.append(await reader.readexactly(length))
+                reply = answer(len(seen.bodies))
+                await asyncio.sleep(delay_s)
+                if reply is None:
+                    return
+                writer.write(reply)
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the client or the test is at its end
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    seen.port = server.sockets[0].getsockname()[1]
+    try:
+        yield seen
+    finally:
+        server.close()
+        for handler in handlers:
+            handler.cancel()
+        await asyncio.sleep(0)

@@ -1,0 +1,133 @@
+"""The load generator sends what it is told when it is due, tells every image from every other, and loses no loss."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.serve.load import TIMED_OUT, Load, Records, due_times, form, run
+from bench.serve.wire import LOST
+from tests.bench.serve.servers import OK, Answer, Scripted, scripted
+
+REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n2;x=y\r\n }\r\n0\r\n\r\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Two clients, three requests each, of one tiny photograph."""
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "0.jpg").write_bytes(b"photograph")
+    return Load(0, "/classify", str(tmp_path), {"small": 1.0}, seconds=30, clients=2, most=3, warm_s=0)
+
+
+def sent(load: Load, answer: Answer, delay_s: float = 0.0) -> tuple[Records, Scripted]:
+    """What came of a load on a scripted server."""
+
+    async def both() -> tuple[Records, Scripted]:
+        async with scripted(answer, delay_s) as server:
+            return await run(replace(load, port=server.port)), server
+
+    return asyncio.run(both())
+
+
+def test_a_closed_loop_sends_the_next_when_it_has_an_answer(load: Load) -> None:
+    """As many as each client may; every image differs in its last bytes."""
+    records, server = sent(load, lambda _: OK)
+
+    assert [200] * 6 == records.status
+    assert 6 == len(set(server.bodies))
+    assert {b"photograph"} == {body[:-8] for body in server.bodies}
+    assert "{}" == records.body
+    assert all(end >= due for due, end in zip(records.due, records.end, strict=True))
+
+
+def test_every_status_is_kept(load: Load) -> None:
+    """Refusals that close the connection, too; the next request goes over a new one."""
+    records, _ = sent(replace(load, clients=1), lambda number: REFUSAL if number == 2 else OK)
+
+    assert [200, 429, 200] == records.status
+
+
+def test_an_answer_in_chunks_is_an_answer(load: Load) -> None:
+    """Some servers send no length."""
+    records, _ = sent(load, lambda _: CHUNKED)
+
+    assert ([200] * 6, "{ }") == (records.status, records.body)
+
+
+def test_a_connection_that_ends_is_a_loss(load: Load) -> None:
+    """Neither an answer nor a refusal."""
+    records, _ = sent(replace(load, clients=1), lambda number: None if number == 1 else OK)
+
+    assert [LOST, 200, 200] == records.status
+
+
+def test_nobody_listens(load: Load) -> None:
+    """The same."""
+    assert {LOST} == set(asyncio.run(run(replace(load, port=1))).status)
+
+
+def test_a_client_has_so_much_patience(load: Load) -> None:
+    """What comes later is no answer."""
+    records, _ = sent(replace(load, clients=1, most=1, patience_s=0.05), lambda _: OK, delay_s=5)
+
+    assert [TIMED_OUT] == records.status
+
+
+def test_images_side_by_side_make_one_request(load: Load) -> None:
+    """For servers that take one image at a time; the worst of their statuses counts."""
+    many = replace(load, clients=1, most=1, images=4)
+    records, server = sent(many, lambda _: OK)
+
+    assert ([200], 4) == (records.status, len(server.bodies))
+    assert [429] == sent(many, lambda number: REFUSAL if number == 3 else OK)[0].status
+
+
+def test_images_in_a_form(load: Load) -> None:
+    """Each is a file of its own, and the length is right (the scripted server reads exactly so much)."""
+    records, server = sent(replace(load, clients=1, most=1, images=3, form=True), lambda _: OK)
+
+    assert [200] == records.status
+    assert 3 == server.bodies[0].count(b'filename="image.jpg"')
+    assert "multipart/form-data" in server.heads[0]
+
+
+def test_a_form_ends_as_forms_end() -> None:
+    """The last boundary has two hyphens more."""
+    head, *parts = form("/x", [(b"a", b"1"), (b"b", b"2")])
+    body = b"".join(parts)
+
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert body.endswith(b"--\r\n")
+
+
+def test_an_open_loop_keeps_its_times(load: Load) -> None:
+    """A Poisson process of the rate that is asked for, the same for the same seed."""
+    open_loop = replace(load, clients=0, rate=200.0, seconds=50.0)
+    times = list(due_times(open_loop))
+
+    assert 10_000 == pytest.approx(len(times), rel=0.05)
+    assert times == sorted(times) == list(due_times(open_loop))
+    assert times != list(due_times(replace(open_loop, seed=1)))
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert 1 / 200 == pytest.approx((sum(gap * gap for gap in gaps) / len(gaps) / 2) ** 0.5, rel=0.1)
+
+
+def test_bursts_come_all_at_once(load: Load) -> None:
+    """At the mean rate."""
+    times = list(due_times(replace(load, clients=0, rate=64.0, burst=16, seconds=1.0)))
+
+    assert [0.25] * 16 + [0.5] * 16 + [0.75] * 16 == times
+
+
+def test_an_open_loop_does_not_wait_for_answers(load: Load) -> None:
+    """It sends over as many connections as it takes, and its latencies count from when a request was due."""
+    records, server = sent(replace(load, clients=0, rate=200.0, seconds=0.2), lambda _: OK, delay_s=0.5)
+
+    assert len(records.status) == len(server.bodies) > 10
+    assert all(end - due >= 0.5 for due, end in zip(records.due, records.end, strict=True))
