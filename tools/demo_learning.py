@@ -32,19 +32,19 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     dist.init_process_group("gloo", f"file://{places.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
     validation = read_photos(places.archive, "validation")
     classes = read_classes(places.archive, "train")
-    state = resume(recipe, places.cache, len(validation.labels))
+    state = resume(recipe, places.cache, len(validation.labels), places.start)
     while state.phase < len(recipe.phases):
         phase = recipe.phases[state.phase]
         views = _shared_views(recipe, places.cache, min(STORED, round(phase.size * MARGIN)), classes)
         images = serving_batch(validation.images, phase.size)
         while state.epoch < phase.epochs:
-            started = time.monotonic()
+            started = time.process_time()  # not what others take from the processor
             loss = _run_epoch(recipe, phase, state, views)
             state.epoch += 1
             if rank == 0:
                 checked = state.epoch % recipe.check_every == 0 or state.epoch == phase.epochs
                 accuracy = _accuracy(state, images, validation) if checked else None
-                _log(places.out / LOG, state, phase, loss, accuracy, time.monotonic() - started)
+                _log(places.out / LOG, state, phase, loss, accuracy, time.process_time() - started)
                 save(state, places.cache / "checkpoint.pt")
         if rank == 0:
             save(state, places.cache / f"phase_{state.phase}_{phase.size}px.pt")
@@ -111,13 +111,20 @@ def _loss(recipe: Recipe, phase: Phase, student: Student, views: Views, chosen: 
     flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
     images, maps = torch.where(flip, images.flip(3), images), torch.where(flip, maps.flip(2), maps)
 
-    logits, guess_pooled, guess_map = student(augment(images, rng), MAP_SIDE)
+    logits, guess_pooled, guess_map, features = student(augment(images, rng), MAP_SIDE)
     warmth = recipe.warmth
     loss = warmth**2 * F.cross_entropy(logits / warmth, (answer / warmth).softmax(1))
     hard = F.cross_entropy(logits, views.classes[chosen], reduction="none")
     loss = loss + recipe.hard_label * hard.where(~views.mixed(view), 0.0).mean()
     loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(guess_pooled, pooled, dim=-1)).mean()
+    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(pooled))
     return loss + recipe.teacher_map * F.smooth_l1_loss(guess_map, maps)
+
+
+def _likeness(features: Tensor) -> Tensor:
+    """(n, D) -> (n, n): the cosine of every pair, which is what finds neighbours among embeddings."""
+    unit = F.normalize(features, dim=1)
+    return unit @ unit.T
 
 
 def _windows(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:

@@ -41,6 +41,7 @@ class Places:
     archive: Path
     out: Path
     cache: Path
+    start: Path | None = None  # a model directory whose weights start the last phase, in place of the earlier ones
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Phase:
 class TeacherRecipe:
     """How the teacher is fine-tuned."""
 
-    epochs: int = 10
+    epochs: int = 6
     batch: int = 32
     peak: float = 1e-3
     head_scale: float = 3.0  # the fresh head learns this much faster than the body
@@ -77,13 +78,15 @@ class TeacherRecipe:
 class Recipe:
     """Everything that decides the outcome."""
 
-    phases: tuple[Phase, ...] = (Phase(48, 100, 2e-3, warmup=3.0), Phase(72, 36, 1e-3))
+    phases: tuple[Phase, ...] = (Phase(48, 100, 2e-3, warmup=3.0), Phase(72, 36, 1e-3), Phase(112, 40, 1e-3))
     teacher: TeacherRecipe = TeacherRecipe()
     seed: int = 1
-    views: int = 17
+    views: int = 24
     workers: int = CORES
     batch: int = 24  # of one worker
     meet_every: int = 4  # steps between averages of the workers' weights
+    patch: int = 16
+    stride: int = 8
     width: int = 160
     depth: int = 8
     states: int = 8
@@ -93,14 +96,15 @@ class Recipe:
     hard_label: float = 0.3
     teacher_pooled: float = 2.0
     teacher_map: float = 1.0
-    served: int = 88  # px: garments fill random crops more than whole photographs, so serving magnifies
-    crop_ratio: float = 0.95
+    likeness: float = 4.0
+    served: int = 136  # px: garments fill random crops more than whole photographs, so serving magnifies
+    crop_ratio: float = 0.875
     check_every: int = 5  # epochs between looks at the validation photographs
 
     def config(self, size: int, classes: int) -> VimConfig:
         """The architecture at one image size: the released models' switches, small."""
         return VimConfig(
-            image_size=(size, size), patch_size=16, stride=8, embed_dim=self.width, depth=self.depth,
+            image_size=(size, size), patch_size=self.patch, stride=self.stride, embed_dim=self.width, depth=self.depth,
             d_state=self.states, num_classes=classes,
         )  # fmt: skip
 

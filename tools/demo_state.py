@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from model.config import VimConfig
 from tools.demo_recipe import Recipe
 from tools.demo_student import Student, resized
 from tools.demo_views import MAP_WIDTH, POOLED_WIDTH
@@ -71,11 +73,11 @@ def save(state: State, path: Path) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def resume(recipe: Recipe, cache: Path, classes: int) -> State:
-    """Where the cache's checkpoint stopped, or a fresh start."""
+def resume(recipe: Recipe, cache: Path, classes: int, start: Path | None = None) -> State:
+    """Where the cache's checkpoint stopped; else the last phase with these weights, or a fresh start."""
     path = cache / "checkpoint.pt"
     if not path.exists():
-        return fresh(recipe, 0, classes)
+        return started(recipe, start, classes) if start else fresh(recipe, 0, classes)
     content = torch.load(path, weights_only=True)
     phase, epoch, steps = content["progress"]
     state = fresh(recipe, phase, classes)
@@ -84,6 +86,16 @@ def resume(recipe: Recipe, cache: Path, classes: int) -> State:
     state.averaged, state.epoch, state.steps = content["averaged"], epoch, steps
     if epoch == recipe.phases[phase].epochs:
         return next_phase(recipe, state, classes)
+    return state
+
+
+def started(recipe: Recipe, directory: Path, classes: int) -> State:
+    """The last phase, with the weights of a model directory; the heads for the teacher are fresh."""
+    state = fresh(recipe, len(recipe.phases) - 1, classes)
+    known = {f"vim.{name}": value for name, value in load_file(directory / "model.safetensors").items()}
+    known = resized(known, VimConfig.read(directory / "config.json"), state.student.vim.config)
+    state.student.load_state_dict(state.student.state_dict() | known)
+    state.averaged = {name: value.clone() for name, value in state.student.state_dict().items()}
     return state
 
 

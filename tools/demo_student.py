@@ -30,15 +30,16 @@ class Student(nn.Module):
         self.pooled = nn.Linear(config.embed_dim, pooled_width)
         self.map = nn.Linear(config.embed_dim, map_width)
 
-    def forward(self, images: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, classes), pooled features (B, P) and feature map (B, side, side, M) for images (B, 3, H, W)."""
+    def forward(self, images: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For images (B, 3, H, W): logits (B, classes), guesses of the teacher's pooled features (B, P) and feature map
+        (B, side, side, M), and the features that are served (B, D)."""
         tokens = self._tokens(images)
         features = self.vim.pool(tokens)
         slot = self.vim.config.class_slots[0]
         patches = torch.cat((tokens[:, :slot], tokens[:, slot + 1 :]), dim=1)
         grid = patches.transpose(1, 2).reshape(len(tokens), -1, *self.vim.config.grid)
         cells = F.adaptive_avg_pool2d(grid, map_side).permute(0, 2, 3, 1)
-        return self.vim.forward_head(features), self.pooled(features), self.map(cells)
+        return self.vim.forward_head(features), self.pooled(features), self.map(cells), features
 
     def _tokens(self, images: Tensor) -> Tensor:
         """`Vim.forward_tokens` by `layer_step`."""

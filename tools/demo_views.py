@@ -20,7 +20,7 @@ from torch import Tensor
 from tools.demo_data import Photos, Pixels, random_crop, serving_crop
 from tools.demo_teacher import SIZE, normalised
 
-STORED = 76  # px; the student never sees more
+STORED = 120  # px; the student never sees more
 POOLED_WIDTH = 256
 MAP_WIDTH = 64
 BATCH = 32

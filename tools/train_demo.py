@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo_cache"), help="teacher, views, checkpoints")
     parser.add_argument("--teacher-packages", type=Path, help="folder with the teacher's packages, if not installed")
+    parser.add_argument("--start", type=Path, help="model directory whose weights start the last phase, without others")
     args = parser.parse_args()
     if args.teacher_packages:
         sys.path.append(str(args.teacher_packages))
-    train(Recipe(), Places(args.data, args.out, args.cache))
+    train(Recipe(), Places(args.data, args.out, args.cache, args.start))
 
 
 def train(recipe: Recipe, places: Places) -> None:

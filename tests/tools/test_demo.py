@@ -10,7 +10,7 @@ from PIL import Image
 
 import model
 from model.config import VimConfig
-from tools import demo_report, demo_state, demo_views
+from tools import demo_learning, demo_report, demo_state, demo_views
 from tools.demo_curve import write_curve
 from tools.demo_data import Photos, augment
 from tools.demo_recipe import Phase, Recipe
@@ -113,16 +113,45 @@ def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
     assert grown.student.vim.config.image_size == (64, 64)
 
 
+def test_a_model_directory_can_start_the_last_phase(tmp_path: Path) -> None:
+    """Its weights, grown to that phase's size; the heads for the teacher are fresh."""
+    recipe = Recipe(phases=(Phase(40, 2, 1e-3), Phase(64, 1, 1e-3)), width=32, depth=2, served=48)
+    before = demo_state.fresh(recipe, 0, CLASSES)
+    before.averaged["vim.norm_f.weight"] += 1
+    write_model(recipe, before, tmp_path, ("dress", "hat", "shoes"))
+
+    state = demo_state.resume(recipe, tmp_path / "cache", CLASSES, start=tmp_path)
+
+    assert (1, 0) == (state.phase, state.epoch)
+    assert (64, 64) == state.student.vim.config.image_size
+    torch.testing.assert_close(state.averaged["vim.norm_f.weight"], before.averaged["vim.norm_f.weight"])
+    assert torch.equal(state.student.vim.norm_f.weight, state.averaged["vim.norm_f.weight"])
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    """From nothing to the peak, and to a hundredth of it at the end."""
+    phase = Phase(48, 10, peak=1e-2, warmup=2.0)
+    assert phase.rate(0.0) < phase.rate(1.0) < phase.rate(2.0) == 1e-2
+    assert phase.rate(9.99) == pytest.approx(1e-4, rel=0.02)
+
+
+def test_likeness_is_the_cosine_of_every_pair() -> None:
+    """Whatever the lengths."""
+    likeness = demo_learning._likeness(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
+    torch.testing.assert_close(likeness, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
+
+
 def test_the_student_computes_what_the_model_does() -> None:
     """Training runs the layers by another way, with products in bfloat16; what ships is the model's own."""
     torch.manual_seed(4)
     student = Student(Recipe(width=32, depth=4).config(48, CLASSES), 6, 5)
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
-        logits, pooled, cells = student(images, 3)
-        expected = student.vim(images)
+        logits, pooled, cells, features = student(images, 3)
+        expected, served = student.vim(images), student.vim.forward_features(images)
 
     assert ((2, CLASSES), (2, 6), (2, 3, 3, 5)) == (logits.shape, pooled.shape, cells.shape)
+    torch.testing.assert_close(features, served, rtol=0.05, atol=0.02 * served.abs().max().item())
     torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
 
 
