@@ -81,7 +81,7 @@ class Recipe:
     phases: tuple[Phase, ...] = (Phase(48, 100, 2e-3, warmup=3.0), Phase(72, 36, 1e-3), Phase(112, 40, 1e-3))
     teacher: TeacherRecipe = TeacherRecipe()
     seed: int = 1
-    views: int = 24
+    views: int = 16
     workers: int = CORES
     batch: int = 24  # of one worker
     meet_every: int = 4  # steps between averages of the workers' weights

@@ -144,4 +144,5 @@ def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     mean = rows.mean(0)
     centred = rows - mean
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))
-    return mean, vectors.flip(1)[:, :count] / variances.flip(0)[:count].mean().sqrt()
+    axes = vectors.flip(1)[:, :count] / variances.flip(0)[:count].mean().sqrt()
+    return mean, axes.contiguous()

@@ -59,6 +59,18 @@ def test_views_can_be_cut_again() -> None:
     assert any(len(np.unique(view)) > 1 or tuple(view[0, 0].tolist()) not in levels for view in mixed)
 
 
+def test_the_axes_of_the_first_view_are_kept_for_the_others(tmp_path: Path) -> None:
+    """Written once, read by whoever comes later; the projections have unit variance on average."""
+    features = torch.randn(40, 4, 4, 300, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 301)
+    axes = demo_views._axes(tmp_path / "axes.safetensors", features)
+
+    again = demo_views._axes(tmp_path / "axes.safetensors", features + 1)
+
+    assert all(torch.equal(axes[name], again[name]) for name in axes)
+    cells = (features.flatten(0, 2) - axes["map_mean"]) @ axes["map"]
+    assert cells.square().mean().item() == pytest.approx(1, rel=0.01)
+
+
 def test_the_curve_shows_every_epoch(tmp_path: Path) -> None:
     """Two phases; accuracy is measured in some epochs only."""
     rows = ["0,48,1,9.0,,3.1", "0,48,2,8.0,0.5,3.0", "1,64,1,7.5,,6.0", "1,64,2,7.0,0.6,6.1"]
