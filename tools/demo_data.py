@@ -62,11 +62,11 @@ def serving_crop(image: Image.Image, size: int) -> Image.Image:
     return Image.fromarray(Preprocess(size=size)(image))
 
 
-def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """A random 30 to 100 % of the area at an aspect of 3:4 to 4:3, scaled to size x size."""
+def random_crop(image: Image.Image, size: int, rng: np.random.Generator, least: float = 0.3) -> Image.Image:
+    """At random this share to all of the area at an aspect of 3:4 to 4:3, scaled to size x size."""
     width, height = image.size
     for _ in range(10):
-        area = width * height * rng.uniform(0.3, 1.0)
+        area = width * height * rng.uniform(least, 1.0)
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if w <= width and h <= height:

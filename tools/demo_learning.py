@@ -18,7 +18,7 @@ from tools.demo_recipe import Phase, Places, Recipe
 from tools.demo_state import State, average, next_phase, resume, save
 from tools.demo_student import Student
 from tools.demo_teacher import MAP_SIDE
-from tools.demo_views import STORED, Views, read_views, scale_views
+from tools.demo_views import STORED, WIDE, Views, read_views, scale_views
 
 MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
 LOG = "training_log.csv"
@@ -35,7 +35,7 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     state = resume(recipe, places.cache, len(validation.labels), places.start)
     while state.phase < len(recipe.phases):
         phase = recipe.phases[state.phase]
-        views = _shared_views(recipe, places.cache, min(STORED, round(phase.size * MARGIN)), classes)
+        views = _shared_views(recipe, places.cache, phase, classes)
         images = serving_batch(validation.images, phase.size)
         while state.epoch < phase.epochs:
             started = time.process_time()  # not what others take from the processor
@@ -53,12 +53,13 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     dist.destroy_process_group()
 
 
-def _shared_views(recipe: Recipe, cache: Path, size: int, classes: Tensor) -> Views:
+def _shared_views(recipe: Recipe, cache: Path, phase: Phase, classes: Tensor) -> Views:
     """One worker scales the views, all map the same file."""
+    numbers, size = recipe.numbers(phase.wide), min(WIDE if phase.wide else STORED, round(phase.size * MARGIN))
     if dist.get_rank() == 0:
-        scale_views(cache, recipe.views, size)
+        scale_views(cache, numbers, size)
     dist.barrier()
-    return read_views(cache, size, classes)
+    return read_views(cache, numbers, size, classes, phase.wide)
 
 
 def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> float:

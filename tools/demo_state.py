@@ -74,7 +74,7 @@ def save(state: State, path: Path) -> None:
 
 
 def resume(recipe: Recipe, cache: Path, classes: int, start: Path | None = None) -> State:
-    """Where the cache's checkpoint stopped; else the last phase with these weights, or a fresh start."""
+    """Where the cache's checkpoint stopped; else the entry phase with these weights, or a fresh start."""
     path = cache / "checkpoint.pt"
     if not path.exists():
         return started(recipe, start, classes) if start else fresh(recipe, 0, classes)
@@ -90,8 +90,8 @@ def resume(recipe: Recipe, cache: Path, classes: int, start: Path | None = None)
 
 
 def started(recipe: Recipe, directory: Path, classes: int) -> State:
-    """The last phase, with the weights of a model directory; the heads for the teacher are fresh."""
-    state = fresh(recipe, len(recipe.phases) - 1, classes)
+    """The entry phase, with the weights of a model directory; the heads for the teacher are fresh."""
+    state = fresh(recipe, recipe.entry, classes)
     known = {f"vim.{name}": value for name, value in load_file(directory / "model.safetensors").items()}
     known = resized(known, VimConfig.read(directory / "config.json"), state.student.vim.config)
     state.student.load_state_dict(state.student.state_dict() | known)

@@ -2,6 +2,7 @@
 
 Teacher and student look at the very same view. Every third view is a mixture of two photographs, half of them blended
 and half with a window of the other: there only the teacher knows the answer. View 0 is the crop that serving makes.
+*Wide* views show most of one photograph, as serving does, in finer pixels; the last phase ends on them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from torch import Tensor
 from tools.demo_data import Photos, Pixels, random_crop, serving_crop
 from tools.demo_teacher import SIZE, normalised
 
-STORED = 120  # px; the student never sees more
+STORED = 120  # px; the student sees no more of a view
+WIDE = 136  # px, the same of a wide view
+WIDE_LEAST = 0.6  # of the area
 POOLED_WIDTH = 256
 MAP_WIDTH = 64
 BATCH = 32
@@ -35,25 +38,27 @@ class Views:
     pooled: Tensor  # (K, n, POOLED_WIDTH), centred
     maps: Tensor  # (K, n, 3, 3, MAP_WIDTH), unit variance on average
     classes: Tensor  # (n,)
+    wide: bool
 
     def mixed(self, view: Tensor) -> Tensor:
         """Which of these views (any shape) are mixtures, whose class only the teacher knows."""
-        return view % 3 == 2
+        return (view % 3 == 2) & (not self.wide)
 
 
-def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, seed: int) -> None:
+def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_from: int, seed: int) -> None:
     """Cut those of the views that the cache lacks, ask the teacher about each, write `view_N.npz`. View 0 comes first:
     the axes that all of them share are its own."""
     for number in numbers:
         path = cache / f"view_{number:02d}.npz"
         if path.exists():
             continue
-        large = cut(photos, number, seed)
-        logits, features = _answers(teacher, large)
+        wide = number >= wide_from
+        large = cut(photos, number, seed, wide)
+        logits, features = _answers(teacher, _resized(large, SIZE))
         axes = _axes(cache / "axes.safetensors", features)
         pooled = (features.mean((1, 2)) - axes["pooled_mean"]) @ axes["pooled"]
         maps = (features - axes["map_mean"]) @ axes["map"]
-        small = np.stack([np.asarray(Image.fromarray(p).resize((STORED, STORED))) for p in large])
+        small = _resized(large, WIDE if wide else STORED)
         with path.with_suffix(".part").open("wb") as file:
             np.savez(file, pixels=small, logits=logits, pooled=pooled.half(), maps=maps.half())
         path.with_suffix(".part").rename(path)
@@ -64,12 +69,12 @@ def _agreement(logits: Tensor, photos: Photos) -> float:
     return (logits.argmax(1) == photos.classes).float().mean().item()
 
 
-def scale_views(cache: Path, views: int, size: int) -> None:
-    """Write `views_SIZEpx.pt`: the first `views` views, scaled to size x size, in one file to be mapped."""
-    path = cache / f"views_{size}px.pt"
+def scale_views(cache: Path, numbers: range, size: int) -> None:
+    """Write these views, scaled to size x size, to one file to be mapped."""
+    path = _together(cache, numbers, size)
     if path.exists():
         return
-    stored = [np.load(cache / f"view_{number:02d}.npz") for number in range(views)]
+    stored = [np.load(cache / f"view_{number:02d}.npz") for number in numbers]
     content = {
         "pixels": torch.stack([_scaled(torch.from_numpy(view["pixels"]), size) for view in stored]),
         **{k: torch.stack([torch.from_numpy(view[k]) for view in stored]) for k in ("logits", "pooled", "maps")},
@@ -78,15 +83,21 @@ def scale_views(cache: Path, views: int, size: int) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def read_views(cache: Path, size: int, classes: Tensor) -> Views:
+def read_views(cache: Path, numbers: range, size: int, classes: Tensor, wide: bool) -> Views:
     """What `scale_views` wrote, mapped into memory."""
-    content = torch.load(cache / f"views_{size}px.pt", mmap=True, weights_only=True)
-    return Views(**content, classes=classes)
+    content = torch.load(_together(cache, numbers, size), mmap=True, weights_only=True)
+    return Views(**content, classes=classes, wide=wide)
 
 
-def cut(photos: Photos, number: int, seed: int) -> Pixels:
-    """View `number` of every photograph (n, SIZE, SIZE, 3); the same for the same seed."""
+def _together(cache: Path, numbers: range, size: int) -> Path:
+    return cache / f"views_{numbers.start}_to_{numbers.stop - 1}_{size}px.pt"
+
+
+def cut(photos: Photos, number: int, seed: int, wide: bool = False) -> Pixels:
+    """View `number` of every photograph (n, SIZE, SIZE, 3), or WIDE for SIZE; the same for the same seed."""
     rng = np.random.default_rng((seed, number))
+    if wide:
+        return np.stack([np.asarray(random_crop(image, WIDE, rng, WIDE_LEAST)) for image in photos.images])
     if number == 0:
         return np.stack([np.asarray(serving_crop(image, SIZE)) for image in photos.images])
     pixels = np.stack([np.asarray(random_crop(image, SIZE, rng)) for image in photos.images])
@@ -107,8 +118,14 @@ def _mixture(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return out
 
 
+def _resized(pixels: Pixels, size: int) -> Pixels:
+    if size == pixels.shape[1]:
+        return pixels
+    return np.stack([np.asarray(Image.fromarray(p).resize((size, size))) for p in pixels])
+
+
 def _scaled(pixels: Tensor, size: int) -> Tensor:
-    if size == STORED:
+    if size == pixels.shape[1]:
         return pixels
     return torch.cat([
         F.interpolate(part.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)

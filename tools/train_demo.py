@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo_cache"), help="teacher, views, checkpoints")
     parser.add_argument("--teacher-packages", type=Path, help="folder with the teacher's packages, if not installed")
-    parser.add_argument("--start", type=Path, help="model directory whose weights start the last phase, without others")
+    parser.add_argument(
+        "--start", type=Path, help="model directory whose weights start the third phase, without the first two"
+    )
     args = parser.parse_args()
     if args.teacher_packages:
         sys.path.append(str(args.teacher_packages))
@@ -50,7 +52,7 @@ def train(recipe: Recipe, places: Places) -> None:
     torch.set_num_threads(CORES)
     places.cache.mkdir(parents=True, exist_ok=True)
     cut(0, recipe, places, range(1))
-    _spawn(cut, recipe, places, range(1, recipe.views))
+    _spawn(cut, recipe, places, range(1, recipe.views + recipe.wide_views))
     (places.cache / "meeting").unlink(missing_ok=True)
     _spawn(learn, recipe, places)
     labels = read_photos(places.archive, "validation").labels
@@ -63,7 +65,7 @@ def cut(rank: int, recipe: Recipe, places: Places, views: range) -> None:
     """Fine-tune the teacher if the cache has none; write every so manieth of these views."""
     photos, validation = read_photos(places.archive, "train"), read_photos(places.archive, "validation")
     teacher = teacher_for(places.cache, recipe.teacher, photos, validation)
-    write_views(places.cache, teacher, photos, views[rank :: recipe.workers], recipe.seed)
+    write_views(places.cache, teacher, photos, views[rank :: recipe.workers], recipe.views, recipe.seed)
 
 
 def _spawn(job: Callable[..., None], recipe: Recipe, places: Places, *args: object) -> None:

@@ -59,6 +59,18 @@ def test_views_can_be_cut_again() -> None:
     assert any(len(np.unique(view)) > 1 or tuple(view[0, 0].tolist()) not in levels for view in mixed)
 
 
+def test_wide_views_show_most_of_one_photograph() -> None:
+    """A photograph whose left half is white: no wide view misses either half, and none is a mixture."""
+    pixels = np.zeros((160, 200, 3), np.uint8)
+    pixels[:, :100] = 255
+    photos = Photos([Image.fromarray(pixels)] * 4, torch.zeros(4, dtype=torch.long), ("dress",))
+
+    view = demo_views.cut(photos, 17, seed=1, wide=True)
+
+    assert (4, demo_views.WIDE, demo_views.WIDE, 3) == view.shape
+    assert all((0.1 < half < 0.9) for half in (view > 127).mean((1, 2, 3)))
+
+
 def test_the_axes_of_the_first_view_are_kept_for_the_others(tmp_path: Path) -> None:
     """Written once, read by whoever comes later; the projections have unit variance on average."""
     features = torch.randn(40, 4, 4, 300, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 301)
@@ -125,9 +137,10 @@ def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
     assert grown.student.vim.config.image_size == (64, 64)
 
 
-def test_a_model_directory_can_start_the_last_phase(tmp_path: Path) -> None:
+def test_a_model_directory_can_start_a_late_phase(tmp_path: Path) -> None:
     """Its weights, grown to that phase's size; the heads for the teacher are fresh."""
-    recipe = Recipe(phases=(Phase(40, 2, 1e-3), Phase(64, 1, 1e-3)), width=32, depth=2, served=48)
+    phases = (Phase(40, 2, 1e-3), Phase(64, 1, 1e-3))
+    recipe = Recipe(phases=phases, entry=1, width=32, depth=2, served=48)
     before = demo_state.fresh(recipe, 0, CLASSES)
     before.averaged["vim.norm_f.weight"] += 1
     write_model(recipe, before, tmp_path, ("dress", "hat", "shoes"))
