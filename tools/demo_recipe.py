@@ -85,6 +85,7 @@ class Recipe:
         Phase(72, 36, 1e-3),
         Phase(112, 32, 1e-3),
         Phase(128, 10, 4e-4, wide=True),
+        Phase(128, 10, 6e-4, wide=True),
     )
     entry: int = 2  # the phase that a model directory can start
     teacher: TeacherRecipe = TeacherRecipe()
@@ -106,8 +107,8 @@ class Recipe:
     teacher_pooled: float = 2.0
     teacher_map: float = 1.0
     likeness: float = 4.0
-    served: int = 136  # px: garments fill random crops more than whole photographs, so serving magnifies
-    crop_ratio: float = 0.875
+    served: int = 128  # px: garments fill random crops more than whole photographs, so serving magnifies
+    crop_ratio: float = 0.95
     check_every: int = 5  # epochs between looks at the validation photographs
 
     def numbers(self, wide: bool) -> range:
