@@ -25,6 +25,7 @@ TRIALS = """What was tried:
 | 32 epochs more at 112 px, 170 tokens, with likeness; served at 112 px, crop 0.875 | 77.1% |
 | then 10 on wide views at 128 px, 226 tokens; served at 120, 128, 136, 144 px, crop 0.95 | 78.0%, 80.6%, 77.7%, 78.3% |
 | the same, crop 0.875 | 78.0%, 78.6%, 77.7%, 78.3% |
+| the same at 120, 136 px, crop 1 | 79.2%, 78.6% |
 | 10 more on wide views; served at 128 px, crop 0.95 (this file); at 128 px, crop 0.875 | 81.2%; 79.5% |
 | the same at 120 px, crop 0.95; 0.875 | 78.9%; 79.5% |
 
@@ -165,8 +166,9 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
   are averaged every {recipe.meet_every} steps; matrix products in bfloat16. A moving average of the weights
   ({recipe.average:g} a step) is what ships, in float32.
 - {minutes:.0f} minutes for the phases, of which the first two on other cores than the rest, and some 20 for teacher and
-  views, on {_machine()}; no GPU.
-- Loss and accuracy of every epoch: `training_log.csv`; as a picture:
+  views, on {_machine()}, shared with much other work; no GPU.
+- Loss and accuracy of every epoch: `training_log.csv`; as a picture. Losses of phases do not compare: the views differ,
+  and likeness counts from the third on. Seconds are the clock's in the first two, the processor's after that:
 
 ![Loss and accuracy over the epochs](training_curve.svg)
 
