@@ -27,7 +27,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from bench.service import photograph, server
+from bench.photographs import photograph
+from bench.service import server
 
 SIDES = (8660, 5774)  # 50 megapixels
 EVERY_S = 0.005
