@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ import pytest
 
 from tests.e2e.server import ROOT, gone, serving
 from tests.tiny import photo
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """What runs in a shell's background ignores SIGINT, and so would the processes that are started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
