@@ -18,7 +18,7 @@ from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
 from service.settings import Settings
-from tests.service.test_supervisor import SLOTS, FakeDevice, Script, rows
+from tests.service.scripted_devices import SLOTS, FakeDevice, Script, rows
 
 pytestmark = pytest.mark.anyio
 MISSING = DeviceLost("no such GPU")

@@ -15,7 +15,7 @@ from service.messages import Loaded
 from service.metrics import Metrics
 from service.recovery import Quarantine
 from service.settings import Settings
-from tests.service.test_supervisor import CANARY, FakeDevice, Script, rows
+from tests.service.scripted_devices import CANARY, FakeDevice, Script, rows
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import logging
-import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -20,55 +19,11 @@ from fastapi import FastAPI
 from PIL import Image
 
 from service.app import create_app
+from tests.service.api.oip_requests import HEADER, INFER, PHOTOS, binary_request, elements, outputs_of
 from tests.service.conftest import running, settings_for
 from tests.tiny import LABELS, photo, write_tiny_model
 
 pytestmark = pytest.mark.anyio
-
-INFER = "/v2/models/tiny/infer"
-HEADER = "Inference-Header-Content-Length"
-PHOTOS = [photo(seed) for seed in range(3)]
-
-
-def elements(*images: bytes) -> bytes:
-    """BYTES elements, raw."""
-    return b"".join(struct.pack("<I", len(one)) + one for one in images)
-
-
-def binary_request(raw: bytes, datatype: str, shape: list[int], **more: Any) -> tuple[bytes, dict[str, str]]:
-    """A body and its headers, as tritonclient sends them: without a Content-Type."""
-    tensor = {"name": "image", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(raw)}}
-    head = json.dumps({"inputs": [tensor]} | more).encode()
-    return head + raw, {HEADER: str(len(head))}
-
-
-def outputs_of(response: httpx.Response) -> dict[str, Any]:
-    """Name -> values of a response, JSON or raw."""
-    assert 200 == response.status_code, response.text
-    size = int(response.headers.get(HEADER, len(response.content)))
-    content, rest = json.loads(response.content[:size]), response.content[size:]
-    found = {}
-    for one in content["outputs"]:
-        values = one.get("data")
-        if values is None:
-            raw, rest = (
-                rest[: one["parameters"]["binary_data_size"]],
-                rest[one["parameters"]["binary_data_size"] :],
-            )
-            values = np.frombuffer(raw, "<f4") if one["datatype"] == "FP32" else texts(raw)
-        found[one["name"]] = np.array(values).reshape(one["shape"])
-    assert b"" == rest
-    return found
-
-
-def texts(raw: bytes) -> list[str]:
-    """Raw BYTES elements."""
-    found = []
-    while raw:
-        (size,) = struct.unpack_from("<I", raw)
-        found.append(raw[4 : 4 + size].decode())
-        raw = raw[4 + size :]
-    return found
 
 
 async def native(client: httpx.AsyncClient, images: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -204,96 +159,6 @@ async def test_compressed_requests(client: httpx.AsyncClient, coding: str, pack:
     response = await client.post(INFER, content=pack(body), headers=headers | {"Content-Encoding": coding})
 
     assert {"scores", "embedding", "labels"} == set(outputs_of(response))
-
-
-@pytest.mark.parametrize(
-    ("path", "tensor", "status", "says"),
-    [
-        ("/v2/models/nope/infer", {}, 404, "Request for unknown model: 'nope' is not found"),
-        ("/v2/models/tiny/versions/2/infer", {}, 404, "version '2' is not found"),
-        (INFER, {"datatype": "FP32", "data": [0.5]}, 400, "BYTES to tiny, or pixels of any size as UINT8"),
-        ("/v2/models/tiny-tensor/infer", {"datatype": "FP32", "data": [0.5]}, 400, "as BYTES to tiny, or"),
-        ("/v2/models/tiny-tensor/infer", {}, 400, "tiny-tensor takes UINT8, not BYTES"),
-        (INFER, {"name": "pixels"}, 400, "one input, 'image'; the request has 'pixels'"),
-        (INFER, {"shape": [2]}, 400, "shape [2] and 1 elements"),
-        (INFER, {"data": ["AAAA"]}, 415, "not an image"),
-        (INFER, {"data": ["http://example.org/a.png"]}, 400, "URLs are not fetched"),
-        (INFER, {"shape": [65], "data": ["AAAA"] * 65}, 413, "VIM_MAX_IMAGES"),
-        (INFER, {"shape": [0], "data": []}, 400, "no image"),
-        (INFER, {"parameters": {"shared_memory_region": "r"}}, 400, "shared memory"),
-    ],
-)
-async def test_errors_are_strings_in_plain_json(
-    client: httpx.AsyncClient, path: str, tensor: dict[str, Any], status: int, says: str
-) -> None:
-    """tritonclient crashes on an object in `error`, KServe's shows it for exactly application/json only."""
-    good = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PHOTOS[0]).decode()]}
-    response = await client.post(path, content=json.dumps({"inputs": [good | tensor]}))
-
-    assert (status, "application/json") == (response.status_code, response.headers["Content-Type"])
-    assert isinstance(response.json()["error"], str)
-    assert says in response.json()["error"]
-
-
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        ({"outputs": [{"name": "logits"}]}, "no output 'logits'; there are scores, embedding, labels"),
-        ({"outputs": [{"name": "embedding", "parameters": {"classification": 2}}]}, "for the output scores"),
-        ({"parameters": {"timeout": -1}}, "timeout"),
-        ({"inputs": []}, "the request has none"),
-    ],
-)
-async def test_wrong_outputs_and_parameters_are_400(client: httpx.AsyncClient, more: dict[str, Any], says: str) -> None:
-    """Named in the message."""
-    body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"]}]} | more
-    response = await client.post(INFER, json=body)
-
-    assert 400 == response.status_code
-    assert says in response.json()["error"]
-
-
-@pytest.mark.parametrize("size", ["-1", "x", "1e3", "9" * 20])
-async def test_a_wrong_header_size_is_400(client: httpx.AsyncClient, size: str) -> None:
-    """It must be a number of bytes."""
-    response = await client.post(INFER, content=b"{}", headers={HEADER: size})
-
-    assert 400 == response.status_code
-    assert HEADER in response.json()["error"]
-
-
-@pytest.mark.parametrize(
-    ("coding", "body", "status", "says"),
-    [
-        ("br", b"{}", 415, "br"),
-        ("gzip", b"no gzip", 400, "gzip"),
-        ("gzip", gzip.compress(bytes(30_000_000)), 413, "VIM_MAX_BODY_BYTES"),
-    ],
-)
-async def test_wrong_compression_is_refused(
-    client: httpx.AsyncClient, coding: str, body: bytes, status: int, says: str
-) -> None:
-    """An unknown one, a broken one, and one that would be too large once unpacked."""
-    response = await client.post(INFER, content=body, headers={"Content-Encoding": coding})
-
-    assert (status, "application/json") == (response.status_code, response.headers["Content-Type"])
-    assert says in response.json()["error"]
-
-
-async def test_errors_of_the_router_are_strings_too(client: httpx.AsyncClient) -> None:
-    """A wrong method and a path that is not there."""
-    answers = [await client.get(INFER), await client.get("/v2/nowhere")]
-
-    assert [(405, True), (404, True)] == [(one.status_code, isinstance(one.json()["error"], str)) for one in answers]
-
-
-async def test_one_bad_image_fails_the_request_naming_it(client: httpx.AsyncClient) -> None:
-    """A tensor has no place for an error."""
-    body, headers = binary_request(elements(PHOTOS[0], b"junk"), "BYTES", [2, 1])
-    response = await client.post(INFER, content=body, headers=headers)
-
-    assert 415 == response.status_code
-    assert response.json()["error"].startswith("image 1: ")
 
 
 async def test_the_timeout_parameter_is_a_deadline_in_microseconds(tiny_model: Path) -> None:
