@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
@@ -34,12 +34,10 @@ import httpx
 import numpy as np
 import psutil
 
+from bench.decoding import decoder
 from bench.load import closed_loop
 from bench.photographs import photograph
-from model.preprocess import Preprocess
-from service import cpus, images
-from service.images import DecodeLimits
-from service.jpeg import Jpegs
+from service import cpus
 
 if TYPE_CHECKING:
     from model.runner import Runner
@@ -84,18 +82,6 @@ def _await_ready(process: subprocess.Popen[bytes], log: io.TextIOBase, deadline:
         time.sleep(0.05)
     log.seek(0)
     raise SystemExit(f"the server did not become ready:\n{log.read()}")
-
-
-def decoder(recipe: Preprocess) -> Callable[[bytes], np.ndarray]:
-    """The service's own way from bytes to pixels."""
-    jpegs, limits = Jpegs(), DecodeLimits(1 << 30)
-
-    def decode(data: bytes) -> np.ndarray:
-        out = np.empty((recipe.size, recipe.size, 3), np.uint8)
-        images.decode(data, out, recipe, limits, jpegs=jpegs)
-        return out
-
-    return decode
 
 
 def pipeline(runner: Runner, bodies: list[bytes], count: int) -> float:

@@ -90,7 +90,9 @@ class Served:
 def decoder(order: Order, recipe: Preprocess) -> Decode:
     """JPEG bytes -> uint8 (H, W, 3), with Pillow as anybody would, or with this project's own compiled way."""
     if order.decoder == "compiled":
-        return _compiled(recipe)
+        from bench import decoding  # not where Pillow decodes
+
+        return decoding.decoder(recipe)
 
     def decode(data: bytes) -> np.ndarray:
         return recipe(Image.open(io.BytesIO(data)))
@@ -105,18 +107,3 @@ def recipe_of(order: Order) -> Preprocess:
     assert parts.preprocess is not None
     size = VimConfig.read(parts.config).image_size[0]
     return Preprocess.from_dict({"size": size} | json.loads(parts.preprocess.read_text()) | {"mode": "friendly"})
-
-
-def _compiled(recipe: Preprocess) -> Decode:
-    from service import images
-    from service.images import DecodeLimits
-    from service.jpeg import Jpegs
-
-    jpegs, limits = Jpegs(), DecodeLimits(1 << 30)
-
-    def decode(data: bytes) -> np.ndarray:
-        out = np.empty((recipe.size, recipe.size, 3), np.uint8)
-        images.decode(data, out, recipe, limits, jpegs=jpegs)
-        return out
-
-    return decode

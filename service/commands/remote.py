@@ -8,22 +8,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 import numpy as np
 
+from service.client_http import wait_s
 from service.commands import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
 
 IN_FLIGHT = 16
 TRIES = 10
-LONGEST_WAIT_S = 30.0
-_FIRST_WAIT_S = 0.25
 _LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
 _FORM_BYTES = 1024  # what a form adds to its file, generously
 _BUSY = {429, 503}
@@ -95,32 +91,14 @@ async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: i
             said = f"no answer from {client.base_url}: {error or type(error).__name__}"
             if attempt + 1 >= lost_tries:
                 break
-            await asyncio.sleep(_wait(attempt, None))
+            await asyncio.sleep(wait_s(attempt, None))
             continue
         if response.status_code not in _BUSY:
             return response
         said = f"{client.base_url} answers {response.status_code} after {attempt + 1} tries: {_detail(response)}"
         if attempt + 1 < TRIES:
-            await asyncio.sleep(_wait(attempt, response.headers.get("Retry-After")))
+            await asyncio.sleep(wait_s(attempt, response.headers.get("Retry-After")))
     raise CommandError(said)
-
-
-def _wait(attempt: int, retry_after: str | None) -> float:
-    """Seconds until the next try: at least what the server asks for, longer every time, never too long."""
-    wanted = max(math.ldexp(_FIRST_WAIT_S, attempt), _seconds(retry_after))
-    return min(LONGEST_WAIT_S, wanted)
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Of a Retry-After header (RFC 9110: seconds or a date); 0 when there is none that can be read."""
-    if not retry_after:
-        return 0.0
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def _options(ask: Ask) -> dict[str, str | int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service import client_http
 from service.cli import main
 from service.commands import remote
 
@@ -59,7 +60,7 @@ def classified(label: str) -> Reply:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StandIn, str]]:
     """A stand-in and its URL; waits between tries are short."""
-    monkeypatch.setattr(remote, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(client_http, "FIRST_WAIT_S", 0.001)
     stand_in = StandIn()
 
     class Handler(BaseHTTPRequestHandler):
@@ -136,7 +137,7 @@ def test_a_busy_server_is_asked_again(
         waits.append(retry_after)
         return 0
 
-    monkeypatch.setattr(remote, "_wait", wait)
+    monkeypatch.setattr(remote, "wait_s", wait)
     not_ready: Reply = (503, {"Retry-After": "7"}, {"code": "not_ready", "detail": "loading"})
     stand_in.reply = lambda number, data: (BUSY, not_ready, classified(data.decode()))[number % 3]
 
@@ -144,26 +145,6 @@ def test_a_busy_server_is_asked_again(
 
     assert [f"{number:02}" for number in range(20)] == labels(capsys.readouterr().out)
     assert ["0", "7"] * 20 == waits
-
-
-@pytest.mark.parametrize(
-    ("attempt", "retry_after", "seconds"),
-    [
-        (0, None, 0.25),
-        (3, None, 2),
-        (0, "7", 7),
-        (3, "1", 2),
-        (0, "100000", 30),
-        (9, None, 30),
-        (0, "soon", 0.25),
-        (0, "Fri, 01 Jan 2100 00:00:00 GMT", 30),
-        (0, "Sat, 01 Jan 2000 00:00:00 GMT", 0.25),
-        (0, "Sat, 01 Jan 2000 00:00:00 -0000", 0.25),
-    ],
-)
-def test_how_long_to_wait(attempt: int, retry_after: str | None, seconds: float) -> None:
-    """At least what the server asks for, longer every time, never longer than half a minute."""
-    assert seconds == remote._wait(attempt, retry_after)
 
 
 def test_tries_are_bounded_and_what_was_answered_is_kept(

@@ -207,3 +207,23 @@ def test_waits_grow_and_stay_bounded() -> None:
     assert [0.25, 0.5, 1.0] == [wait_s(attempt, None) for attempt in range(3)]
     assert 30 == wait_s(0, "3600") == wait_s(20, None)
     assert 0.25 == wait_s(0, "soon") == wait_s(0, "Mon, 01 Jan 2024 00:00:00 GMT")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "retry_after", "seconds"),
+    [
+        (0, None, 0.25),
+        (3, None, 2),
+        (0, "7", 7),
+        (3, "1", 2),
+        (0, "100000", 30),
+        (9, None, 30),
+        (0, "soon", 0.25),
+        (0, "Fri, 01 Jan 2100 00:00:00 GMT", 30),
+        (0, "Sat, 01 Jan 2000 00:00:00 GMT", 0.25),
+        (0, "Sat, 01 Jan 2000 00:00:00 -0000", 0.25),
+    ],
+)
+def test_how_long_to_wait(attempt: int, retry_after: str | None, seconds: float) -> None:
+    """At least what the server asks for, longer every time, never longer than half a minute."""
+    assert seconds == wait_s(attempt, retry_after)
