@@ -102,8 +102,9 @@ def _taps(axis: Axis, mirrored: bool = False) -> _Taps:
     count = weights.shape[1]
     wanted_starts = axis.bounds()[0]
     starts = np.maximum(0, np.minimum(wanted_starts, axis.source - count))
-    for row, shift in enumerate(wanted_starts - starts):
-        weights[row] = np.roll(weights[row], shift)  # what is rolled around are zeros
+    shifts = wanted_starts - starts
+    for row in np.flatnonzero(shifts):  # a few at the far end of the source
+        weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
     if mirrored:  # sums of whole numbers do not depend on their order
         starts, weights = axis.source - starts - count, weights[:, ::-1]
     weights = np.ascontiguousarray(weights)

@@ -2,7 +2,9 @@
 
 The device pulls: whenever it is free it takes what waits, up to its largest batch. While it is busy jobs gather by
 themselves, so there is no timer by default; with `max_wait_s` a batch that is not full is held back until its oldest
-job has waited that long, counted from when it was queued (so time spent behind a busy device counts).
+job has waited that long, counted from when it was queued (so time spent behind a busy device counts). And while `more`
+are about to come a device is handed `GATHERED` jobs together, or what has come in `GATHERING_S`: to hand a job over
+alone costs as much as all else that is done for a small image.
 
 Two classes, each oldest first, by three rules:
 
@@ -19,7 +21,7 @@ group is interactive if one of its jobs is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from service.jobs import Job
@@ -27,6 +29,7 @@ from service.jobs import Job
 RATE_SMOOTHING = 0.2  # weight of the newest batch in the running rate
 BULK_PATIENCE_S = 2.0
 BULK_SHARE = 8
+GATHERED, GATHERING_S = 8, 0.003
 
 Group = tuple[Job, ...]
 
@@ -34,8 +37,9 @@ Group = tuple[Job, ...]
 class Batcher:
     """Waiting jobs by class, oldest first."""
 
-    def __init__(self, max_wait_s: float = 0.0) -> None:
+    def __init__(self, max_wait_s: float = 0.0, more: Callable[[], bool] = lambda: False) -> None:
         self._max_wait_s = max_wait_s
+        self._more = more  # are jobs about to come?
         # Insertion-ordered, and any job leaves in constant time. The number is `_before_last` at the job's arrival.
         self._interactive: dict[Job, int] = {}
         self._bulk: dict[Job, int] = {}
@@ -81,7 +85,15 @@ class Batcher:
             return None
         if len(self) >= limit:
             return 0.0
-        return max(0.0, min(oldest) + self._max_wait_s - now)
+        wait_s = max(self._max_wait_s, GATHERING_S) if self._gathering(limit) else self._max_wait_s
+        return max(0.0, min(oldest) + wait_s - now)
+
+    def worth_telling(self, limit: int) -> bool:
+        """Should whoever waits for a batch of up to `limit` look again, now that a job was queued?"""
+        return len(self) == 1 or not self._gathering(limit)
+
+    def _gathering(self, limit: int) -> bool:
+        return len(self) < min(GATHERED, limit) and self._more()
 
     def take(self, limit: int, now: float) -> list[Job]:
         """Remove and return the next batch, at most `limit` jobs; empty only if nobody waits for any job any more."""

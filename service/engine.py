@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from model.preprocess import Preprocess
-from service import cpus, flights, images
+from service import cpus, flights, images, small
 from service.admission import Admission
 from service.arena import Arena
 from service.batcher import Batcher
@@ -40,6 +40,7 @@ from service.recovery import Quarantine
 from service.room import Room
 from service.settings import Settings
 from service.threads import Threads
+from service.turns import Turns
 from service.unanswered import Unanswered
 
 log = logging.getLogger("vim.engine")
@@ -75,7 +76,8 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self._arena = Arena(settings.queue_images)
-        self._batcher = Batcher(settings.max_wait_ms / 1000)
+        self._turns = Turns()
+        self._batcher = Batcher(settings.max_wait_ms / 1000, lambda: self._turns.busy)
         self._quarantine = Quarantine()
         self._flights: Flights[Landed] = Flights(self._batcher.hurry)
         self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
@@ -236,11 +238,14 @@ class Engine:
         return result, timings
 
     async def _decode(self, image: Image, slot: int, request_class: RequestClass) -> images.DecodeTimes:
-        """Decode in a thread, which holds the slot itself until it has ended."""
+        """A small image at once; others in a thread, which holds the slot itself until it has ended."""
         view = self._arena.pixels.slot(slot)
-        self._arena.hold(slot)
-        release = functools.partial(self._arena.release, slot)
-        times = await self.threads.run(request_class, self._decode_in_thread, image, view, ended=release)
+        if request_class == "interactive" and (decode := self._small(image, view)) is not None:
+            times = await self._turns.run(decode)
+        else:
+            self._arena.hold(slot)
+            release = functools.partial(self._arena.release, slot)
+            times = await self.threads.run(request_class, self._decode_in_thread, image, view, ended=release)
         self.metrics.stage("decode", times.decode_s)
         self.metrics.stage("preprocess", times.preprocess_s)
         self.admission.decoded(times.decode_s + times.preprocess_s)
@@ -250,13 +255,23 @@ class Engine:
         with self.metrics.decoding():
             return images.prepare(image, view, self._preprocess, self._limits, self._room.hold, self._jpegs)
 
+    def _small(self, image: Image, view: np.ndarray) -> Callable[[], images.DecodeTimes] | None:
+        """How an image is decoded for which a thread is not worth waking; None for all others."""
+        jpegs, recipe = self._jpegs, self._preprocess
+        if not isinstance(image, bytes) or jpegs is None or not jpegs.quick(recipe):
+            return None
+        if (shape := small.measured(image)) is None:
+            return None
+        return functools.partial(images.decode_small, image, shape, view, recipe, self._limits, jpegs)
+
     async def _queue(self, slot: int, task: Task, flight: Flight[Landed]) -> Result:
         if self.unanswered.verdict is not None:  # the time was over while it was being decoded
             raise self._ended()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         flight.job = job = Job(slot, task, time.monotonic(), done, flight.request_class)
         self._batcher.put(job)
-        self.fleet.arrived.set()
+        if self._batcher.worth_telling(self.fleet.max_batch):
+            self.fleet.arrived.set()
         try:
             return await job.done
         finally:

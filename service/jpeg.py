@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.preprocess import Preprocess
+from model.preprocess import UNTOUCHED, Preprocess
+from model.resize import UPRIGHT, Turn
 
 if TYPE_CHECKING:
     from model.resize_kernel import Resize
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 log = logging.getLogger(__name__)
+
+QUICK_SIDE = 256
 
 
 def encode(pixels: Pixels) -> bytes:
@@ -44,13 +47,23 @@ class Jpegs:
         # Half a second of importing and compiling, beside the model's own start; whoever decodes earlier waits.
         threading.Thread(target=self._load, name="compile the resize", daemon=True).start()
 
+    def quick(self, recipe: Preprocess) -> bool:
+        """Is it compiled, so that nobody waits for that, and the model's input not too large?"""
+        return self._resize is not None and UNTOUCHED < recipe.size <= QUICK_SIDE
+
     def pixels(self, data: bytes, image: Any, recipe: Preprocess) -> tuple[Pixels, float] | None:
         """The pixels of a PIL image, opened and not yet decoded, and when that was done; None: Pillow's business."""
         self._loaded.wait()
-        if self._resize is None or image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
+        if image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
-        decoded = self._decoded(data, recipe)
-        if decoded is None:
+        return self._turned(data, recipe, turn)
+
+    def plain(self, data: bytes, recipe: Preprocess) -> tuple[Pixels, float] | None:
+        """The same of a file that `small` has measured, which Pillow need not open."""
+        return self._turned(data, recipe, UPRIGHT)
+
+    def _turned(self, data: bytes, recipe: Preprocess, turn: Turn) -> tuple[Pixels, float] | None:
+        if self._resize is None or (decoded := self._decoded(data, recipe)) is None:
             return None
         from model.resize_kernel import can
 

@@ -189,7 +189,8 @@ class Supervisor:
     async def _arrival(self, timeout_s: float | None) -> None:
         self._shared.arrived.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._shared.arrived.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._shared.arrived.wait()
 
     def _check(self, device: Device) -> None:
         """Raise DeviceLost once the process has ended, or a batch has shown that it is of no use."""

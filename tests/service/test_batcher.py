@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.batcher import Batcher
+from service.batcher import GATHERED, GATHERING_S, Batcher
 from service.jobs import Job, Task
 
 
@@ -47,6 +47,38 @@ def test_a_wait_counts_from_the_oldest_job() -> None:
 
     assert 0.004 == pytest.approx(batcher.due_in(8, now=1.006))
     assert 0 == batcher.due_in(8, now=1.5)
+
+
+def test_while_more_are_about_to_come_some_gather() -> None:
+    """For a moment, or until there are enough; never longer than that, and not when no more will come."""
+    more = True
+    batcher = Batcher(more=lambda: more)
+    batcher.put(job(at=1.0))
+
+    assert GATHERING_S == pytest.approx(batcher.due_in(8, now=1.0))
+    assert 0 == batcher.due_in(8, now=1.0 + GATHERING_S)
+    assert 0 == batcher.due_in(1, now=1.0)
+    for _ in range(GATHERED - 1):
+        batcher.put(job(at=1.0))
+    assert 0 == batcher.due_in(32, now=1.0)
+    batcher.take(GATHERED - 1, now=1.0)
+    more = False
+    assert 0 == batcher.due_in(32, now=1.0)
+
+
+def test_who_waits_for_a_batch_is_told_when_that_changes_something() -> None:
+    """Of the first, so that the time runs; of the last that is awaited; of the one that fills a batch."""
+    more = True
+    batcher = Batcher(more=lambda: more)
+    told = []
+    for _ in range(4):
+        batcher.put(job())
+        told.append(batcher.worth_telling(4))
+    assert [True, False, False, True] == told
+    batcher.put(job())
+    assert not batcher.worth_telling(32)
+    more = False
+    assert batcher.worth_telling(32)
 
 
 def test_a_full_batch_does_not_wait() -> None:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from model.preprocess import Preprocess
-from service import images
-from service.errors import UnsupportedImage
+from service import images, small
+from service.errors import TooManyPixels, UnsupportedImage
 from service.images import DecodeLimits
 from service.jpeg import Jpegs
 
@@ -110,3 +110,45 @@ def test_without_a_compiler_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch, 
     jpegs = Jpegs(tmp_path)
 
     np.testing.assert_array_equal(decoded(jpeg(), jpegs), decoded(jpeg(), None))
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "L"}, {"subsampling": 0}, {"restart_marker_rows": 1}], ids=str)
+def test_small_files_are_equal_pixel_for_pixel_without_pillow(options: dict[str, Any]) -> None:
+    """And what libjpeg warns about is still Pillow's to decide."""
+    data = jpeg((240, 180), **options)
+    at = data.index(b"\xff\xda")
+    for file in (data, data[: at + 400] + b"\xff\xd9"):
+        assert answer(file, None) == answer_at_once(file)
+
+
+def answer_at_once(data: bytes) -> bytes | str:
+    """The pixels of a small file by the short way, or the refusal."""
+    out = np.zeros((RECIPE.size, RECIPE.size, 3), np.uint8)
+    shape = small.measured(data)
+    assert shape is not None
+    try:
+        images.decode_small(data, shape, out, RECIPE, LIMITS, JPEGS)
+    except UnsupportedImage as error:
+        return error.detail
+    return out.tobytes()
+
+
+def test_limits_hold_for_small_files() -> None:
+    """VIM_MAX_PIXELS may be smaller than what is small."""
+    data = jpeg((240, 180))
+    shape = small.measured(data)
+    assert shape is not None
+    with pytest.raises(TooManyPixels):
+        images.decode_small(data, shape, np.zeros((224, 224, 3), np.uint8), RECIPE, DecodeLimits(1000), JPEGS)
+
+
+def test_quick_is_neither_what_is_not_compiled_nor_a_large_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the compiler on the event loop, nor for a resize to a large input."""
+    jpegs = Jpegs()
+    decoded(jpeg(), jpegs)  # waits for the compiler
+
+    assert jpegs.quick(RECIPE)
+    assert not jpegs.quick(Preprocess(size=512))
+    assert not jpegs.quick(Preprocess(size=32))
+    monkeypatch.setattr("model.resize_kernel.Resize.__init__", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    assert not Jpegs().quick(RECIPE)
