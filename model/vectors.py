@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
@@ -83,6 +85,7 @@ sub = _elementwise(lambda builder, a, b: builder.fsub(a, b), 2)
 mul = _elementwise(lambda builder, a, b: builder.fmul(a, b), 2)
 div = _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
 fma = _elementwise(lambda builder, a, b, c: _call(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
+negate = _elementwise(lambda builder, a: builder.fneg(a), 1)
 negate_abs = _elementwise(lambda builder, a: builder.fneg(_call(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
 # NaN in the first argument is kept.
 maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
@@ -102,6 +105,36 @@ def _scale(builder: Any, p: Any, magic_whole: Any) -> Any:
 
 
 _scaled = _elementwise(_scale, 2)
+
+
+def avx512() -> bool:
+    """Has the CPU that is compiled for the instructions of the next three?"""
+    features = str(numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten())  # type: ignore[attr-defined]
+    named = numba.config.CPU_NAME is not None and numba.config.CPU_FEATURES is None  # type: ignore[attr-defined]
+    return not named and {"+avx512f", "+avx512dq"} <= set(features.split(","))
+
+
+_EVERY_LANE, _AS_SET = ir.IntType(16)(0xFFFF), ir.IntType(32)(4)
+_DOWN = ir.IntType(32)(0b1001)  # to the whole number below, without an exception
+
+
+def _fraction(builder: Any, x: Any) -> Any:
+    name = "llvm.x86.avx512.mask.reduce.ps.512"
+    return _call(builder, name, _FLOATS, x, _DOWN, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+
+
+def _scale_by_floor(builder: Any, p: Any, x: Any) -> Any:
+    name = "llvm.x86.avx512.mask.scalef.ps.512"
+    return _call(builder, name, _FLOATS, p, x, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+
+
+def _reciprocal_guess(builder: Any, x: Any) -> Any:
+    return _call(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOATS, x, _constant(_FLOATS, 0.0), _EVERY_LANE)
+
+
+_fraction_avx512 = _elementwise(_fraction, 1)  # x - floor(x)
+_scaled_avx512 = _elementwise(_scale_by_floor, 2)  # p * 2**floor(x), whatever the size of x
+_guess_avx512 = _elementwise(_reciprocal_guess, 1)  # 1 / x to 14 bits
 
 
 @emitted
@@ -181,8 +214,7 @@ def spread(place: Any, index: Any) -> Any:
     return splat(scalar(place, index))
 
 
-@njit(inline="always")
-def exp2_of_product(a: Any, b: Any) -> Any:
+def _exp2_of_product(a: Any, b: Any) -> Any:
     """2**(a b) for a b of at most 127; relative error 2e-7, and 0 below 2**-126.
 
     The nearest whole number goes into the exponent's bits, a degree-5 polynomial gives the rest.
@@ -195,6 +227,38 @@ def exp2_of_product(a: Any, b: Any) -> Any:
     p = fma(p, f, splat(_F(6.931470036506653e-1)))
     p = fma(p, f, splat(_F(1.0)))
     return _scaled(p, magic_whole)
+
+
+def _exp2_of_product_avx512(a: Any, b: Any) -> Any:
+    """The same in 8 instructions instead of 12, and down to the smallest number that there is.
+
+    The polynomial is 1 at 0 and 2 at 1, so that slow decays are as exact on both sides of a whole number.
+    """
+    x = mul(a, b)
+    f = _fraction_avx512(x)
+    p = fma(f, splat(_F(1.8793186481988141e-3)), splat(_F(8.990995096217383e-3)))
+    p = fma(p, f, splat(_F(5.5818675961269985e-2)))
+    p = fma(p, f, splat(_F(2.401592714644181e-1)))
+    p = fma(p, f, splat(_F(6.931517388298958e-1)))
+    p = fma(p, f, splat(_F(1.0)))
+    return _scaled_avx512(p, x)
+
+
+exp2_of_product = njit(inline="always")(_exp2_of_product_avx512 if avx512() else _exp2_of_product)
+
+
+def _reciprocal(x: Any) -> Any:
+    """1 / x."""
+    return div(splat(_F(1.0)), x)
+
+
+def _reciprocal_avx512(x: Any) -> Any:
+    """1 / x for x of 1 to 2**126, to the last bit but one: a guess and Newton's step; dividing takes 16 cycles."""
+    guess = _guess_avx512(x)
+    return fma(guess, fma(x, negate(guess), splat(_F(1.0))), guess)
+
+
+reciprocal = njit(inline="always")(_reciprocal_avx512 if avx512() else _reciprocal)
 
 
 @njit(inline="always")
@@ -221,7 +285,7 @@ def log1p(x: Any) -> Any:
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x))."""
     e = exp2(minimum(mul(x, splat(-_LOG2E)), splat(_F(126.0))))
-    return div(splat(_F(1.0)), add(splat(_F(1.0)), e))
+    return reciprocal(add(splat(_F(1.0)), e))
 
 
 @njit(inline="always")

@@ -25,9 +25,12 @@ def available_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 def thread_environment(threads: int) -> dict[str, str]:
     """What the device process's environment needs before numpy, torch or numba is imported there.
 
-    Passive waiting: idle OpenMP threads otherwise spin on the CPU that decoding needs.
+    OpenMP threads sleep between passes, since spinning takes the CPU that decoding needs; but within a pass the next
+    work comes after microseconds, and waking a thread takes longer than that: so they look out for it first, for half
+    a millisecond at most.
     """
-    return {**dict.fromkeys(_POOLS, str(threads)), "OMP_WAIT_POLICY": "PASSIVE"}
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+    return {**dict.fromkeys(_POOLS, str(threads)), **waiting}
 
 
 def heap_environment() -> dict[str, str]:

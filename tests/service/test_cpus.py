@@ -127,6 +127,7 @@ def test_the_thread_environment_names_every_pool() -> None:
         "OPENBLAS_NUM_THREADS": "3",
         "NUMBA_NUM_THREADS": "3",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "10000",
     }
 
 
