@@ -27,7 +27,7 @@ log = logging.getLogger("vim.model")
 # Name of the scan -> module.
 _MODULES = {"triton": "model.gpu.encoder", "numba": "model.cpu_layers"}
 
-IMAGES, TOKENS, LAYERS = 2, 37, 2
+IMAGES, TOKENS, LAYERS = 3, 37, 2
 SLACK = 2  # a layer rounds its activations several times, a scan once
 
 

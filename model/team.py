@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ class Kernel:
         self._code = compiled(function)
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address)
 
+    @property
+    def address(self) -> int:
+        """Of the machine code."""
+        return int(self._code.address)
+
     def __call__(self, jobs: int, *fields: Field) -> None:
         """Run all jobs. A tensor stands for its address, None for 0; shapes and layouts are the caller's business."""
         if jobs == 0:
@@ -37,12 +43,30 @@ class Kernel:
         if team is None or threads <= 1:
             self._alone(table)
         else:
-            team(self._code.address, table, threads, 0)
+            team(self.address, table, threads, 0)
 
     @property
     def from_cache(self) -> bool:
         """Was the machine code on disk?"""
         return bool(self._code.cache_hits)
+
+
+@cache
+def barrier() -> int | None:
+    """The address of `void GOMP_barrier(void)`, at which the threads of a team wait for one another."""
+    return None if _team() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
+
+
+@cache
+def sgemm() -> int | None:
+    """The address of Fortran's `sgemm` in torch, if that is Intel's, which runs on one thread inside a team."""
+    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return None
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(library.sgemm_, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
 
 
 @cache

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from model import team
 from model.cpu_layers import unsupported
 from model.fused import fuse
 from model.scan import choose
@@ -51,6 +54,51 @@ def fused(vim: Vim) -> Vim:
 )
 def test_equals_the_composed_layers(changes: dict[str, Any]) -> None:
     """All tokens, to float32's rounding."""
+    vim = tiny_vim(CONFIG.replace(**changes))
+    vim.use_scan(choose("torch", CPU))
+    expected = vim.forward_tokens(images())
+
+    torch.testing.assert_close(fused(vim).forward_tokens(images()), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("images_", [1, 3, 4, 9])
+def test_images_apart_and_together_are_the_same(threads: Callable[[int], None], count: int, images_: int) -> None:
+    """However many threads share however many images: some of their own, the rest all of them together."""
+    vim = tiny_vim()
+    vim.use_scan(choose("torch", CPU))
+    expected = vim.forward_tokens(images(images_))
+    threads(count)
+
+    torch.testing.assert_close(fused(vim).forward_tokens(images(images_)), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_passes_at_the_same_time_do_not_meet() -> None:
+    """Several requests may run a model in threads of their own, when it is used as a library."""
+    vim = fused(tiny_vim())
+    batches = [(1 + i) * images(1 + i % 3) for i in range(8)]
+    expected = [vim.forward_tokens(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(vim.forward_tokens, batches))
+
+    for ours, alone in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"bimamba": "v1"}, {"projection_bias": True, "layer_scale": True}], ids=str)
+def test_without_a_blas_that_can_be_called_python_goes_from_step_to_step(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """As on ARM."""
+    monkeypatch.setattr(team, "sgemm", lambda: None)
     vim = tiny_vim(CONFIG.replace(**changes))
     vim.use_scan(choose("torch", CPU))
     expected = vim.forward_tokens(images())
