@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 from service.arena import Arena
 from service.errors import BodyTooLarge, MemoryFull, Overload, QueueFull, TooManyImages
@@ -52,6 +51,11 @@ class Admission:
         self._check_images(request_class, 1)
         self._check_bytes(request_class, size, size)
 
+    def full(self) -> Overload | None:
+        """What every request is told while not one image has room."""
+        arena = self._arena
+        return None if arena.in_use < arena.slots else self._refusal(QueueFull, self._queue_full("interactive"))
+
     def take_slots(self, request_class: RequestClass, count: int) -> list[int]:
         """Slots for so many images, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
         self._check_images(request_class, count)
@@ -81,12 +85,19 @@ class Admission:
 
     def _check_images(self, request_class: RequestClass, count: int) -> None:
         arena, limit = self._arena, self._part(request_class, self._arena.slots)
-        bulk, setting = arena.in_use_by("bulk"), _named("VIM_QUEUE_IMAGES", request_class)
         if count > limit:
+            setting = _named("VIM_QUEUE_IMAGES", request_class)
             raise TooManyImages(f"{count} images in one request; the limit is {limit} ({setting})")
-        if count > arena.slots - arena.in_use or (request_class == "bulk" and count > limit - bulk):
-            used = f"{arena.in_use} of {arena.slots} images admitted, {bulk} of them bulk"
-            self._refuse(QueueFull, f"queue full: {used}; for {request_class} {limit} at most ({setting})")
+        if count > arena.slots - arena.in_use or (
+            request_class == "bulk" and count > limit - arena.in_use_by(request_class)
+        ):
+            raise self._refusal(QueueFull, self._queue_full(request_class))
+
+    def _queue_full(self, request_class: RequestClass) -> str:
+        arena, limit = self._arena, self._part(request_class, self._arena.slots)
+        used = f"{arena.in_use} of {arena.slots} images admitted, {arena.in_use_by('bulk')} of them bulk"
+        setting = _named("VIM_QUEUE_IMAGES", request_class)
+        return f"queue full: {used}; for {request_class} {limit} at most ({setting})"
 
     def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
         whole = self._settings.queue_bytes
@@ -96,9 +107,9 @@ class Admission:
         total, bulk = sum(self._held.values()), self._held["bulk"]
         if size > whole - total or (request_class == "bulk" and size > limit - bulk):
             used = f"bodies of {total} of {whole} bytes in memory, {bulk} of them bulk"
-            self._refuse(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
+            raise self._refusal(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
 
-    def _refuse(self, kind: type[Overload], detail: str) -> NoReturn:
+    def _refusal(self, kind: type[Overload], detail: str) -> Overload:
         self._refused += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
@@ -106,7 +117,7 @@ class Admission:
             self._logged_at, self._refused = now, 0
         refusal = kind(detail, retry_after_s=self.retry_after_s)
         refusal.status = int(self._settings.overload_status)
-        raise refusal
+        return refusal
 
 
 @dataclass(slots=True)

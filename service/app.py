@@ -97,7 +97,7 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _handle)
     if not traces:  # which name their spans by the route
-        app.add_middleware(Direct, posts=_posts(), answer=_handle)
+        app.add_middleware(Direct, posts=_posts(), answer=_handle, full=engine.full)
     app.add_middleware(Head)
     if known := known_keys(settings):
         app.with_keys = True
@@ -172,8 +172,9 @@ def _answer(request: Request, error: Exception) -> Response:
     if operation_of(request.scope):  # a probe that is told "not ready" is no rejection
         request.app.state.engine.metrics.refused(known)
     request.state.code = known.code
-    render = openai.problem if openai.speaks(request.url.path) else problem
-    body = render(known, instance=request.url.path, request_id=getattr(request.state, "request_id", ""))
+    path = request.scope["path"]
+    render = openai.problem if openai.speaks(path) else problem
+    body = render(known, instance=path, request_id=getattr(request.state, "request_id", ""))
     extra = {"Allow": _methods(request)} if isinstance(known, MethodNotAllowed) else {}
     return JsonResponse(body, known.status, headers(known) | extra)
 

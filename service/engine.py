@@ -189,6 +189,10 @@ class Engine:
             for error in failed:
                 self.metrics.refused(error)
 
+    def full(self) -> ServiceError | None:
+        """Why nobody can come in now, if it is for lack of room and nothing worse."""
+        return None if self._closed or not self.fleet.has_been_ready else self.admission.full()
+
     async def in_thread(
         self, work: Callable[..., T], *arguments: Any, request_class: RequestClass = "interactive"
     ) -> T:

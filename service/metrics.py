@@ -201,6 +201,13 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._begin_at_zero(apis)
+        # By their labels, which take few values: to look for a child takes the library longer than to count.
+        self._requests_of = functools.cache(self._requests.labels)
+        self._request_seconds_of = functools.cache(self._request_seconds.labels)
+        self._images_of = functools.cache(self._images.labels)
+        self._queue_seconds_of = functools.cache(self._queue_seconds.labels)
+        self._stage_seconds_of = functools.cache(self._stage_seconds.labels)
+        self._rejected_of = functools.cache(self._rejected.labels)
         for device in devices:
             self._device_up.labels(device)
             self._device_lost.labels(device)
@@ -212,12 +219,12 @@ class Metrics:
     def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
         """A request was answered. A model name that is not the served one counts as `other`."""
         known = model if model == self._model else "other"
-        self._requests.labels(api, op, known, str(code)).inc()
-        self._request_seconds.labels(api, op).observe(seconds)
+        self._requests_of(api, op, known, str(code)).inc()
+        self._request_seconds_of(api, op).observe(seconds)
 
     def images(self, op: Op, request_class: RequestClass, count: int) -> None:
         """So many images were answered with a result."""
-        self._images.labels(op, request_class).inc(count)
+        self._images_of(op, request_class).inc(count)
 
     def joined(self) -> None:
         """An image shared the work of an identical one."""
@@ -225,11 +232,11 @@ class Metrics:
 
     def stage(self, stage: Stage, seconds: float) -> None:
         """A stage of the work took so long."""
-        self._stage_seconds.labels(stage).observe(seconds)
+        self._stage_seconds_of(stage).observe(seconds)
 
     def timed(self, stage: Stage) -> AbstractContextManager[object]:
         """Times a stage while the context lasts."""
-        return self._stage_seconds.labels(stage).time()
+        return self._stage_seconds_of(stage).time()
 
     def batch(self, waits: Sequence[tuple[RequestClass, float]], seconds: float) -> None:
         """A forward pass ended: the class of each of its images and how long it had waited, and its duration."""
@@ -237,7 +244,7 @@ class Metrics:
         self._batch_size.observe(len(waits))
         self.stage("infer", seconds)
         for request_class, wait in waits:
-            self._queue_seconds.labels(request_class).observe(wait)
+            self._queue_seconds_of(request_class).observe(wait)
 
     def queue_depth(self, images: Callable[[RequestClass], int]) -> None:
         """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
@@ -279,7 +286,7 @@ class Metrics:
 
     def rejected(self, reason: Reason, count: int = 1) -> None:
         """Work was refused, or given up before it had a result."""
-        self._rejected.labels(reason).inc(count)
+        self._rejected_of(reason).inc(count)
 
     def refused(self, error: ServiceError) -> None:
         """Count an error under its reason; the service's own failures and wrong paths are no rejections."""

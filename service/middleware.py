@@ -11,11 +11,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 from urllib.parse import quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,10 +94,10 @@ class Observe:
             await self._app(scope, receive, send)
             return
         start = time.monotonic()
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id(Headers(scope=scope))
+        state, headers = scope.setdefault("state", {}), Headers(scope=scope)
+        state["request_id"] = request_id(headers)
         state["started"] = start
-        state["trace_id"] = self._traces.trace_id() if self._traces else trace_id(Headers(scope=scope))
+        state["trace_id"] = self._traces.trace_id() if self._traces else trace_id(headers)
         status = 0
         task = self._unanswered.enter()
 
@@ -107,7 +107,7 @@ class Observe:
                 status = message["status"]
                 self._unanswered.leave(task)
                 self._annotate(scope, status, time.monotonic() - start)
-                _add_headers(MutableHeaders(scope=message), state, scope.get("scheme", "http"))
+                message["headers"] = _with_ours(message.get("headers", ()), state, scope.get("scheme", "http"))
             await send(message)
 
         try:
@@ -137,8 +137,9 @@ class Observe:
         api, op = labels
         model = "other" if scope["state"].get("code") == "model_not_found" else self._model
         self._metrics.request(api, op, model, status, seconds)
-        path = quote(scope["path"][:200])  # a name in it may hold a line break
-        log.info("%s %d", path, status, extra={"fields": log_fields(scope, labels, status, seconds)})
+        if log.isEnabledFor(logging.INFO):
+            path = quote(scope["path"][:200])  # a name in it may hold a line break
+            log.info("%s %d", path, status, extra={"fields": log_fields(scope, labels, status, seconds)})
 
 
 class Head:
@@ -162,7 +163,8 @@ class Head:
 class Direct:
     """Pure ASGI: endpoints that make a response of a request, without the layers of router and framework before them.
 
-    Those take as long as all of our own code for a small image. `answer` turns an error into a response.
+    Those take as long as all of our own code for a small image. `answer` turns an error into a response. `full` tells
+    why nobody can come in now, if so: under overload most requests are refused, and what that costs others lack.
     """
 
     def __init__(
@@ -170,10 +172,12 @@ class Direct:
         app: ASGIApp,
         posts: Mapping[str, Callable[[Request], Awaitable[Response]]],
         answer: Callable[[Request, Exception], Awaitable[Response]],
+        full: Callable[[], ServiceError | None] = lambda: None,
     ) -> None:
         self._app = app
         self._posts = posts
         self._answer = answer
+        self._full = full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
@@ -182,11 +186,17 @@ class Direct:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        try:
-            response = await endpoint(request)
-        except (ServiceError, ClientDisconnect) as error:
-            response = await self._answer(request, error)
+        if refusal := self._full():
+            response = await self._answer(request, refusal)
+        else:
+            response = await self._asked(endpoint, request)
         await response(scope, receive, send)
+
+    async def _asked(self, endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (ServiceError, ClientDisconnect) as error:
+            return await self._answer(request, error)
 
 
 def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> dict[str, object]:
@@ -235,19 +245,25 @@ def server_timing(timings: Timings) -> str:
 
 # Nothing here is meant to be framed, guessed at or kept; a page that needs more says so itself.
 _SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cache-control": b"no-store",
 }
+_HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
-def _add_headers(headers: MutableHeaders, state: dict[str, object], scheme: str) -> None:
-    for name, value in _SAFE.items():
-        headers.setdefault(name, value)
+def _with_ours(
+    given: Iterable[tuple[bytes, bytes]], state: dict[str, object], scheme: str
+) -> list[tuple[bytes, bytes]]:
+    """An answer's headers and ours; as bytes, since every answer comes through here."""
+    headers = list(given)
+    names = {name for name, _ in headers}
+    headers += [(name, value) for name, value in _SAFE.items() if name not in names]
     if scheme == "https":
-        headers["Strict-Transport-Security"] = "max-age=31536000"
-    headers["X-Request-ID"] = str(state["request_id"])
+        headers.append(_HTTPS)
+    headers.append((b"x-request-id", str(state["request_id"]).encode("latin-1")))
     if isinstance(timings := state.get("timings"), Timings):
-        headers["Server-Timing"] = server_timing(timings)
+        headers.append((b"server-timing", server_timing(timings).encode("latin-1")))
+    return headers

@@ -20,6 +20,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
@@ -30,6 +31,7 @@ from service.fleet import WORKER
 from service.protocol import protocol
 from service.settings import Settings
 
+LISTENERS = 16  # for each address; as many connections are accepted in a turn of the event loop
 LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
 SWITCH_S = 1e-4  # loop and decode threads wait for each other so long; Python's own 5 ms are more than a request takes
 ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
@@ -58,8 +60,28 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """What suits a process whose event loop and decode threads share one interpreter lock."""
         await super().startup(sockets)
+        if self.started:
+            await self._listen_more()
         gc.freeze()  # from here on the collector looks at what requests leave behind, not at all that was imported
         sys.setswitchinterval(SWITCH_S)
+
+    async def _listen_more(self) -> None:
+        """The loop takes one connection from a listener in each of its turns: under load they would come too late."""
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def connection() -> asyncio.Protocol:
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+            return made
+
+        listeners = [socket.fromfd(one.fileno(), one.family, one.type) for s in self.servers for one in s.sockets]
+        for listener in listeners * (LISTENERS - 1):
+            server = await loop.create_server(connection, sock=listener.dup(), ssl=config.ssl, backlog=config.backlog)
+            self.servers.append(server)
+        for listener in listeners:
+            listener.close()
 
     def _on_signal(self, number: int) -> None:
         if self._signalled:
