@@ -12,10 +12,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from service.arena import Arena
 from service.errors import BodyTooLarge, MemoryFull, Overload, QueueFull, TooManyImages
 from service.jobs import RequestClass
+from service.pace import Pace
 from service.settings import Settings
 
 log = logging.getLogger("vim.admission")
@@ -34,6 +36,7 @@ class Admission:
         self._threads = threads
         self._device_s = device_s
         self._decode_s = 0.0
+        self._pace = Pace()
         self._held: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}
         self._refused = 0
         self._logged_at = -math.inf
@@ -56,10 +59,20 @@ class Admission:
         arena = self._arena
         return None if arena.in_use < arena.slots else self._refusal(QueueFull, self._queue_full("interactive"))
 
-    def take_slots(self, request_class: RequestClass, count: int) -> list[int]:
-        """Slots for so many images, all or none. Raises TooManyImages if that can never be, QueueFull if not now."""
+    def take_slots(self, request_class: RequestClass, count: int, allowed_s: float = math.inf) -> list[int]:
+        """Slots for so many images, all or none, where they can be answered in the time that the request allows.
+
+        Raises TooManyImages if that can never be, QueueFull if not now.
+        """
         self._check_images(request_class, count)
+        wait_s = self._pace.wait_s(self._arena.in_use)
+        if wait_s > allowed_s:
+            self._refuse_late(wait_s, allowed_s)
         return self._arena.acquire(count, request_class)
+
+    def answered(self, images: int) -> None:
+        """Learn how fast those who are in are answered; their slots are still taken."""
+        self._pace.answered(images, self._arena.in_use)
 
     def take_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
         """So many bytes more, of a body that is so long now. Raises BodyTooLarge or MemoryFull, and counts nothing."""
@@ -98,6 +111,10 @@ class Admission:
         used = f"{arena.in_use} of {arena.slots} images admitted, {arena.in_use_by('bulk')} of them bulk"
         setting = _named("VIM_QUEUE_IMAGES", request_class)
         return f"queue full: {used}; for {request_class} {limit} at most ({setting})"
+
+    def _refuse_late(self, wait_s: float, allowed_s: float) -> NoReturn:
+        used = f"{self._arena.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
+        raise self._refusal(QueueFull, f"queue too long: {used}; the request allows {max(0, 1000 * allowed_s):.0f} ms")
 
     def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
         whole = self._settings.queue_bytes

@@ -160,13 +160,14 @@ class Engine:
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, what still waits is dropped.
         """
         self.check(task)
-        slots = self.admission.take_slots(request_class, len(items))
-        self._count_requests(+1)
         start = time.monotonic()
+        slots = self.admission.take_slots(request_class, len(items), deadline - start)
+        self._count_requests(+1)
         try:
             async with asyncio.timeout(deadline - start):
                 pairs = zip(items, slots, strict=True)
                 done = await _gather([self._one(item, slot, task, request_class) for item, slot in pairs])
+            self.admission.answered(len(items))
         except TimeoutError:
             setting = f"X-Request-Timeout-Ms, or {self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
             raise DeadlineExceeded(f"no answer within the time allowed: {setting}") from None

@@ -10,6 +10,7 @@ import pytest
 from service.admission import LONGEST_RETRY_S, Admission
 from service.arena import Arena
 from service.errors import BodyTooLarge, MemoryFull, QueueFull, TooManyImages
+from service.pace import Pace
 from service.settings import Settings
 
 SETTINGS = Settings(queue_images=8, queue_bytes=1000, bulk_percent=50)
@@ -173,3 +174,23 @@ def test_overload_is_one_line_in_the_log_not_one_for_each_refusal(
 
     assert 1 == len(caplog.records)
     assert "overloaded: queue full: 8 of 8 images admitted" in caplog.text
+
+
+def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused at once instead of after its time; who has more time is let in, and who comes when few wait."""
+    now = 0.0
+    arena = Arena(64)
+    door = admission(arena, settings=Settings(queue_images=64))
+    monkeypatch.setattr(door, "_pace", Pace(lambda: now))
+    slots = door.take_slots("interactive", 40)
+    for _ in range(20):
+        now += 0.01
+        door.answered(1)
+
+    with pytest.raises(QueueFull, match=r"queue too long: 40 images .* about 400 ms; the request allows 300 ms"):
+        door.take_slots("interactive", 1, 0.3)
+    slots += door.take_slots("interactive", 1, 0.5)
+    for slot in slots[10:]:
+        arena.release(slot)
+    assert 1 == len(door.take_slots("interactive", 1, 0.001))
+    arena.close()
