@@ -45,6 +45,7 @@ class Load:
     slow_clients: int = 0  # send their photograph a little at a time
     warm_s: float = 0.5
     patience_s: float = 2.0
+    says_ms: int = 0  # what every request allows for its answer, by its header; 0: it says nothing
     seed: int = 0
 
 
@@ -190,20 +191,21 @@ def _requests(load: Load) -> Iterator[list[bytes]]:
     photographs = _photographs(load)
     while True:
         if load.form:
-            yield form(load.path, [(next(photographs), next(numbers)) for _ in range(load.images)])
+            yield form(load.path, [(next(photographs), next(numbers)) for _ in range(load.images)], load.says_ms)
         else:
             photograph = next(photographs)
-            yield [post(load.path, len(photograph) + 8), photograph, next(numbers)]
+            head = post(load.path, len(photograph) + 8, allowed_ms=load.says_ms)
+            yield [head, photograph, next(numbers)]
 
 
-def form(path: str, images: list[tuple[bytes, bytes]]) -> list[bytes]:
+def form(path: str, images: list[tuple[bytes, bytes]], says_ms: int = 0) -> list[bytes]:
     """A request with many images, each in two parts."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="image.jpg"\r\n'
     opening = f"{head}Content-Type: image/jpeg\r\n\r\n".encode()
     parts = [part for photograph, number in images for part in (opening, photograph, number, b"\r\n")]
     parts.append(f"--{BOUNDARY}--\r\n".encode())
     content_type = f"multipart/form-data; boundary={BOUNDARY}"
-    return [post(path, sum(map(len, parts)), content_type), *parts]
+    return [post(path, sum(map(len, parts)), content_type, says_ms), *parts]
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ class Scenario:
     kill_at_s: float = 0.0
     seconds: float = 1.5
     patience_s: float = 2.0
+    says_ms: int = 0  # X-Request-Timeout-Ms, sent to all; who does not know it ignores it
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ _FAST = (
     Scenario("open loop, 70 %", share=0.7),
     Scenario("bursts of 64, 50 %", share=0.5, burst=64),
     Scenario("overload, 300 %", share=3.0),
+    Scenario("overload, 300 %, clients say 100 ms", share=3.0, says_ms=100),
     _KILL,
 )
 _SLOW = (
@@ -78,6 +80,7 @@ _SLOW = (
     Scenario("c=32, mixed sizes", clients=32, sizes=MIXED, seconds=3),
     Scenario("open loop, 70 %", share=0.7, seconds=3),
     Scenario("overload, 300 %", share=3.0, seconds=3),
+    Scenario("overload, 300 %, clients say 500 ms", share=3.0, seconds=3, says_ms=500),
     replace(_KILL, seconds=8),
 )
 _SLOWEST = tuple(replace(s, seconds=4, patience_s=6) for s in (replace(_SLOW[0], clients=16), _SLOW[4]))
@@ -130,5 +133,6 @@ def load_of(scenario: Scenario, peer: Peer, port: int, corpus: str, rate: float,
         form=together or peer.form,
         slow_clients=scenario.slow_clients,
         patience_s=scenario.patience_s,
+        says_ms=scenario.says_ms,
         seed=seed,
     )

@@ -108,8 +108,10 @@ async def connect(port: int) -> Connection:
     return connection
 
 
-def post(path: str, length: int, content_type: str = "image/jpeg") -> bytes:
-    """The head of a request with a body of so many bytes."""
+def post(path: str, length: int, content_type: str = "image/jpeg", allowed_ms: int = 0) -> bytes:
+    """The head of a request with a body of so many bytes, which says how long its answer may take, if that is known."""
+    allowed = f"X-Request-Timeout-Ms: {allowed_ms}\r\n" if allowed_ms else ""
     return (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n"
+        f"{allowed}\r\n"
     ).encode()

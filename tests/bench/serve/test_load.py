@@ -106,6 +106,16 @@ def test_a_form_ends_as_forms_end() -> None:
     assert body.endswith(b"--\r\n")
 
 
+@pytest.mark.parametrize("form", [False, True])
+def test_what_a_request_allows_is_in_its_header(load: Load, form: bool) -> None:
+    """Or nothing is said of it."""
+    _, told = sent(replace(load, clients=1, most=1, form=form, says_ms=100), lambda _: OK)
+    _, silent = sent(replace(load, clients=1, most=1, form=form), lambda _: OK)
+
+    assert "X-Request-Timeout-Ms: 100\r\n" in told.heads[0]
+    assert "Timeout" not in silent.heads[0]
+
+
 def test_an_open_loop_keeps_its_times(load: Load) -> None:
     """A Poisson process of the rate that is asked for, the same for the same seed."""
     open_loop = replace(load, clients=0, rate=200.0, seconds=50.0)
