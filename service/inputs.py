@@ -32,6 +32,7 @@ from service.json_body import load_object
 Options = TypeVar("Options", bound=BaseModel)
 T = TypeVar("T")
 
+LARGE = 1 << 20  # bytes of a body; to copy so many takes milliseconds, where memory is new many of them
 MOST_FIELD_BYTES = 1000  # of an option in a form
 _LONGEST_NAME = 100  # of an option, in an answer
 _MOST_ERRORS = 20  # in an answer
@@ -121,7 +122,8 @@ async def _streamed(request: Request, max_bytes: int, account: Body) -> bytes:
         if account.size > max_bytes:
             raise _too_large(f"more than {max_bytes} bytes", max_bytes)
         parts.append(part)
-    return b"".join(parts)
+    # Large ones beside the event loop: CPython lets go of its lock while it copies megabytes.
+    return b"".join(parts) if account.size < LARGE else await asyncio.to_thread(b"".join, parts)
 
 
 def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
