@@ -109,10 +109,10 @@ def efficiency(url: str, runner: Runner, clients: int, requests: int, rounds: in
     }
 
 
-def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
+def one_client(url: str, runner: Runner, requests: int) -> dict[str, Any]:
     """Alternate in-process decode + forward and a request; medians in ms."""
     body = photograph(0)
-    inside, outside, queue = [], [], []
+    inside, outside, stages = [], [], []
     decode = decoder(runner.vim.preprocess)
     place = urlsplit(url)
     connection = http.client.HTTPConnection(place.hostname or "", place.port)
@@ -126,14 +126,15 @@ def one_client(url: str, runner: Runner, requests: int) -> dict[str, float]:
         if turn >= 5:
             inside.append(middle - start)
             outside.append(end - middle)
-            queue.append(answer["timings_ms"]["queue"])
+            stages.append(answer["timings_ms"])
     connection.close()
     in_process, service = 1000 * statistics.median(inside), 1000 * statistics.median(outside)
     return {
         "in_process_ms": round(in_process, 2),
         "service_ms": round(service, 2),
         "service_minus_in_process_ms": round(service - in_process, 2),
-        "queue_p50_ms": round(statistics.median(queue), 3),
+        "queue_p50_ms": round(statistics.median(stage["queue"] for stage in stages), 3),
+        "stages_p50_ms": {name: round(statistics.median(stage[name] for stage in stages), 2) for name in stages[0]},
     }
 
 
