@@ -66,7 +66,7 @@ class Admission:
         """
         self._check_images(request_class, count)
         wait_s = self._pace.wait_s(self._arena.in_use)
-        if wait_s > allowed_s:
+        if wait_s > max(0.0, allowed_s):  # a time that is over already is answered as such
             self._refuse_late(wait_s, allowed_s)
         return self._arena.acquire(count, request_class)
 
@@ -114,7 +114,9 @@ class Admission:
 
     def _refuse_late(self, wait_s: float, allowed_s: float) -> NoReturn:
         used = f"{self._arena.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
-        raise self._refusal(QueueFull, f"queue too long: {used}; the request allows {max(0, 1000 * allowed_s):.0f} ms")
+        raise self._refusal(
+            QueueFull, f"queue too long: {used}; the request allows {1000 * max(0.0, allowed_s):.0f} ms"
+        )
 
     def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
         whole = self._settings.queue_bytes

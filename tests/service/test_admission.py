@@ -193,4 +193,5 @@ def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it(monkey
     for slot in slots[10:]:
         arena.release(slot)
     assert 1 == len(door.take_slots("interactive", 1, 0.001))
+    assert 1 == len(door.take_slots("interactive", 1, -1.0))  # answered 504, by whoever waits
     arena.close()
