@@ -20,7 +20,8 @@ from starlette.routing import Match
 
 from service import __version__
 from service.access import PROBES, Gate, known_keys
-from service.api import bulk, docs, huggingface, native, oip, openai, ops, page, weaviate
+from service.api import bulk, docs, huggingface, native, oip, openai, ops, page, statistics, weaviate
+from service.counting import Shared
 from service.engine import Engine
 from service.errors import (
     InternalError,
@@ -35,9 +36,11 @@ from service.errors import (
 from service.fleet import WORKER
 from service.metrics import Metrics
 from service.middleware import APIS, Direct, Head, Observe, operation_of
+from service.outpost import Outpost
 from service.outputs import JsonResponse
 from service.protocol import listening
 from service.settings import Settings
+from service.tally import Tally
 
 if TYPE_CHECKING:
     from service.tracing import Traces
@@ -57,20 +60,21 @@ class Application(FastAPI):
         return self.openapi_schema
 
 
-def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
+def create_app(settings: Settings, worker: str = WORKER, outpost: Outpost | None = None) -> FastAPI:
     """The application, with its own engine and metrics; any ASGI host that runs the lifespan can serve it.
 
-    `worker` is the module that runs as the device process; tests put faulty ones there.
+    `worker` is the module that runs as the device process; tests put faulty ones there. With an `outpost` it is one of
+    several HTTP processes in front of the same devices.
     """
-    metrics = Metrics(
-        model=settings.served_name, queue_capacity=settings.queue_images, apis=APIS, devices=settings.devices
-    )
+    shared = outpost.shared if outpost else None
+    metrics = counted(settings, shared, (settings.share if outpost else settings).queue_images)
     traces = _traces() if settings.tracing else None
-    engine = traces.engine(settings, metrics, worker) if traces else Engine(settings, metrics, worker)
+    make = traces.engine if traces else Engine
+    engine = make(settings, metrics, worker, outpost)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _metrics_port(settings, metrics):
+        async with nullcontext() if outpost else metrics_port(settings, metrics):
             engine.start()
             yield
             await engine.close()
@@ -90,8 +94,9 @@ def create_app(settings: Settings, worker: str = WORKER) -> FastAPI:
     )
     app.state.engine = engine
     app.state.traces = traces
-    app.state.statistics = {}
-    app.state.created = int(time.time())
+    tally = outpost.tally if outpost else Tally.of_one(statistics.numbers(settings.queue_images))
+    app.state.statistics = statistics.counted(oip.both(settings.served_name), tally, settings.queue_images)
+    app.state.created = outpost.begin.created if outpost else int(time.time())
     for contract in (native, bulk, openai, oip, huggingface, weaviate, ops, page, docs):
         app.include_router(contract.router)
     for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
@@ -124,7 +129,19 @@ def _traces() -> Traces:
     return Traces()
 
 
-def _metrics_port(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+def counted(settings: Settings, shared: Shared | None, slots: int) -> Metrics:
+    """The metrics of one process of the service, that admits so many images."""
+    return Metrics(
+        model=settings.served_name,
+        queue_capacity=slots,
+        apis=APIS,
+        devices=settings.devices,
+        shared=shared,
+    )
+
+
+def metrics_port(settings: Settings, metrics: Metrics) -> AbstractAsyncContextManager[None]:
+    """/metrics on a port of its own, if it has one. Raises OSError when entered."""
     if settings.metrics_port is None:
         return nullcontext()
     return listening(ops.scraped(metrics), settings.host, settings.metrics_port, settings.header_timeout_ms / 1000)

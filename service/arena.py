@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,9 +19,9 @@ from service.jobs import RequestClass
 class Pixels:
     """The mapped slots; both sides of the device boundary look at them through this."""
 
-    def __init__(self, descriptor: int, slots: int, size: int) -> None:
+    def __init__(self, descriptor: int, slots: int, size: int, first: int = 0) -> None:
         self._map = mmap.mmap(descriptor, slots * size * size * 3)
-        self._slots: np.ndarray = np.frombuffer(self._map, np.uint8).reshape(slots, size, size, 3)
+        self._slots: np.ndarray = np.frombuffer(self._map, np.uint8).reshape(slots, size, size, 3)[first:]
 
     @property
     def all(self) -> np.ndarray:
@@ -33,12 +34,22 @@ class Pixels:
         return view
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What an HTTP process has of an arena that belongs to its parent: slots from `first` on."""
+
+    descriptor: int
+    first: int
+    total: int  # slots of the whole arena
+
+
 class Arena:
     """Counts who holds each slot; a slot is free again when its last holder lets go."""
 
-    def __init__(self, slots: int) -> None:
-        self.descriptor = os.memfd_create("vim-pixels")
+    def __init__(self, slots: int, lease: Lease | None = None) -> None:
+        self.descriptor = lease.descriptor if lease else os.memfd_create("vim-pixels")
         self.slots = slots
+        self._lease = lease
         self._free = list(range(slots - 1, -1, -1))
         self._holders = [0] * slots
         self._class_of: dict[int, RequestClass] = {}  # of the slots in use
@@ -47,6 +58,9 @@ class Arena:
 
     def map(self, size: int) -> None:
         """Give the slots their size, once it is known, and map them."""
+        if self._lease:
+            self._pixels = Pixels(self.descriptor, self._lease.total, size, self._lease.first)
+            return
         os.ftruncate(self.descriptor, self.total * size * size * 3)
         self._pixels = Pixels(self.descriptor, self.total, size)
 

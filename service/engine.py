@@ -34,8 +34,9 @@ from service.flights import Flight, Flights
 from service.items import Image, Item
 from service.jobs import Job, RequestClass, Result, Task, Timings
 from service.jpeg import Jpegs
-from service.messages import Loaded
+from service.messages import Holding, Loaded
 from service.metrics import Metrics
+from service.outpost import Outpost, Queue
 from service.recovery import Quarantine
 from service.room import Room
 from service.settings import Settings
@@ -72,30 +73,42 @@ class Answer:
 class Engine:
     """Owns the arena, the queue, the decode threads and the fleet of device processes of one application."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, worker: str = WORKER, outpost: Outpost | None = None
+    ) -> None:
+        """With an `outpost` the devices, and the queue in front of them, are the parent's."""
         self.settings = settings
         self.metrics = metrics
-        self._arena = Arena(settings.queue_images)
+        self._outpost = outpost
+        own = settings.share if outpost else settings
+        self._arena = outpost.arena if outpost else Arena(settings.queue_images)
         self._turns = Turns()
-        self._batcher = Batcher(settings.max_wait_ms / 1000, lambda: self._turns.busy)
+        self._batcher: Batcher | Queue = outpost.queue if outpost else Batcher(settings.max_wait_ms / 1000, self._more)
         self._quarantine = Quarantine()
         self._flights: Flights[Landed] = Flights(self._batcher.hurry)
-        self.fleet = Fleet(settings, metrics, self._arena, self._batcher, self._quarantine, worker)
-        threads, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
+        self.fleet: Fleet | Outpost = outpost or self._fleet(worker)
+        threads, patience_s = own.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
         self.threads = Threads(threads, patience_s)
-        self.admission = Admission(settings, self._arena, threads, self._device_s)
+        self.admission = Admission(own, self._arena, threads, self._device_s)
         metrics.decode_threads(threads)
         metrics.queue_depth(self._arena.in_use_by)
         metrics.body_bytes(self.admission.bytes_in_use)
-        self._room = Room(settings.max_decode_bytes, patience_s)
+        self._room = Room(own.max_decode_bytes, patience_s)
         self._jpegs: Jpegs | None = None
-        self._limits = images.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
+        self._limits = images.DecodeLimits(settings.max_pixels, own.max_decode_bytes)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self.unanswered = Unanswered()
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        if outpost:
+            outpost.on_tick = self._tick
+            outpost.queue.more = self._more
+
+    def _fleet(self, worker: str) -> Fleet:
+        assert isinstance(self._batcher, Batcher)
+        return Fleet(self.settings, self.metrics, self._arena, self._batcher, self._quarantine, worker)
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
@@ -140,8 +153,21 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Images admitted and not yet answered."""
-        return self._arena.in_use
+        """Images admitted and not yet answered, by all HTTP processes."""
+        return self._arena.in_use + (self._outpost.elsewhere.images if self._outpost else 0)
+
+    @property
+    def overdue(self) -> bool:
+        """Has an HTTP process no decoding thread that is not busy for too long?"""
+        return self.threads.overdue or (self._outpost is not None and self._outpost.elsewhere.overdue)
+
+    def _more(self) -> bool:
+        return self._turns.busy
+
+    def _tick(self) -> Holding:
+        """For the other HTTP processes: how this one fares."""
+        self.metrics.sample()
+        return Holding(self._arena.in_use, self.threads.overdue)
 
     def _device_s(self) -> float:
         return self._batcher.seconds_per_image / len(self.settings.devices)

@@ -29,6 +29,15 @@ State = Literal["starting", "ready", "recovering", "draining", "failed"]
 WORKER = "service.worker"
 
 
+def explained(state: State, *, loaded: bool) -> str:
+    """Why it is not ready, for clients; what went wrong, with its paths, is for the log."""
+    return {
+        "failed": "the model cannot be served; the server's log says why",
+        "draining": "the service is shutting down",
+        "recovering": "a device process is being replaced",
+    }.get(state, f"the model is being {'warmed up' if loaded else 'loaded'}")
+
+
 class Fleet:
     """The supervisors of every configured device, and the state that `/readyz` shows."""
 
@@ -36,6 +45,7 @@ class Fleet:
         self, settings: Settings, metrics: Metrics, arena: Arena, batcher: Batcher, quarantine: Quarantine, worker: str
     ) -> None:
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self.loaded: Loaded | None = None
         self.has_been_ready = False
         self.failure = ""
@@ -112,12 +122,8 @@ class Fleet:
 
     @property
     def reason(self) -> str:
-        """Why it is not ready, for clients; what went wrong, with its paths, is for the log."""
-        return {
-            "failed": "the model cannot be served; the server's log says why",
-            "draining": "the service is shutting down",
-            "recovering": "a device process is being replaced",
-        }.get(self.state, f"the model is being {'warmed up' if self.loaded else 'loaded'}")
+        """Why it is not ready, for clients."""
+        return explained(self.state, loaded=self.loaded is not None)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -172,6 +178,7 @@ class Fleet:
             self.has_been_ready = True
             self._count_loaded(time.monotonic() - self._started_at)
         self._metrics.ready(self.state == "ready")
+        self.on_change()
 
     def _count_loaded(self, seconds: float) -> None:
         info = self.info

@@ -19,11 +19,14 @@ _LONGEST = 1000  # characters of one field
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send every logger, uvicorn's too, through one handler to `stream` (stderr). May be called again."""
+def configure(level: str = "info", stream: TextIO | None = None, process: str = "") -> None:
+    """Send every logger, uvicorn's too, through one handler to `stream` (stderr). May be called again.
+
+    `process` is said in every line, where several processes of one kind write to the same place.
+    """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    handler.setFormatter(TextFormatter(process) if stream.isatty() else JsonFormatter(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -41,6 +44,10 @@ def _route_uvicorn() -> None:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, the record's fields, and the exception if any."""
 
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = {"process": process} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         """The standard members win over fields of the same name."""
         line = {
@@ -48,6 +55,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._process,
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -57,11 +65,15 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """Time, level, logger and message, then the fields as name=value; an exception follows on its own lines."""
 
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = f" [{process}]" if process else ""
+
     def format(self, record: logging.LogRecord) -> str:
         """One line, or more where the message has them."""
         fields = "".join(f" {name}={json.dumps(value)}" for name, value in _fields(record).items())
         time = _time(record).astimezone().strftime("%H:%M:%S")
-        line = f"{time} {record.levelname.lower():<8} {record.name}: {record.getMessage()}{fields}"
+        line = f"{time} {record.levelname.lower():<8} {record.name}{self._process}: {record.getMessage()}{fields}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line.translate(_CONTROLS)

@@ -1,10 +1,15 @@
-"""What the HTTP process and a device process say to each other, and how it is framed on their socket.
+"""What the processes of a service say to each other, and how it is framed on their sockets.
 
 A frame is a 4-byte little-endian length and a pickle of one of these values; both ends are this program, started
 together. Pixels never travel here: they lie in the arena.
 
-    HTTP -> device   Start, Attach, RunBatch
-    device -> HTTP   Loaded, Ready, BatchDone, BatchFailed, StartFailed
+    HTTP (or parent) -> device   Start, Attach, RunBatch
+    device -> HTTP (or parent)   Loaded, Ready, BatchDone, BatchFailed, StartFailed
+
+and where several HTTP processes share the devices of one parent (VIM_HTTP_WORKERS):
+
+    parent -> HTTP   Begin, Loaded, Told, Landed
+    HTTP -> parent   Listening, Orders, Holding
 """
 
 from __future__ import annotations
@@ -12,11 +17,12 @@ from __future__ import annotations
 import pickle
 import struct
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from service.jobs import Memory, Task
+from service.errors import ServiceError
+from service.jobs import Memory, RequestClass, Task
 
 HEADER = struct.Struct("<I")
 
@@ -99,11 +105,89 @@ class Ended:
     """Put by the receiving side behind the last message: the connection is closed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Listen there and answer; the rest of the arena and of the counts belongs to others."""
+
+    settings_json: str
+    name: str  # in the log and among the files of the metrics
+    number: int  # counted from 0
+    addresses: tuple[tuple[int, Any], ...]  # family and address of each
+    metrics: str  # directory
+    created: int  # when the service began, Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """This HTTP process takes connections."""
+
+
+class Order(NamedTuple):
+    """A decoded image for the queue. Its slot is its name until it is free again."""
+
+    slot: int  # of the whole arena
+    task: Task
+    enqueued_at: float  # the monotonic clock is one for all processes
+    request_class: RequestClass
+
+
+class Orders(NamedTuple):
+    """What has come up since the last turn of the event loop: new ones, then those that interactive requests wait for
+    now, then those that nobody waits for any more.
+    """
+
+    new: tuple[Order, ...] = ()
+    hurried: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How an HTTP process fares: images admitted and not yet answered, and whether its threads are all overdue."""
+
+    images: int
+    overdue: bool
+
+
+class Row(NamedTuple):
+    """A result by slot, in what is quick to pickle: there is one for each image."""
+
+    slot: int
+    values: bytes  # float32
+    queue_s: float
+    infer_s: float
+    batch_size: int
+
+
+class Landed(NamedTuple):
+    """Results, errors by slot, and slots that no device reads any more."""
+
+    rows: tuple[Row, ...]
+    errors: tuple[tuple[int, ServiceError], ...]
+    free: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The state of the fleet and of the other HTTP processes, whenever it changes."""
+
+    state: str
+    failure: str
+    has_been_ready: bool
+    info: dict[str, Any] | None
+    max_batch: int
+    seconds_per_image: float
+    images: int  # of all HTTP processes
+    overdue: bool  # at least one of them
+
+
+ToHttp = Begin | Loaded | Told | Landed
+FromHttp = Listening | Orders | Holding
 FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed | Ended
 ToDevice = Start | Attach | RunBatch
 
 
-def pack(message: FromDevice | ToDevice) -> bytes:
+def pack(message: FromDevice | ToDevice | FromHttp | ToHttp) -> bytes:
     """One frame."""
     body = pickle.dumps(message, protocol=5)
     return HEADER.pack(len(body)) + body

@@ -1,4 +1,4 @@
-"""What the service counts and times, for Prometheus. The only module that knows prometheus_client.
+"""What the service counts and times, for Prometheus.
 
 `METRICS` lists every metric; `Metrics` owns one registry and is told what happened, by verbs. Labels take few values,
 all known at start-up, and begin at zero so that rate() works from the first hit.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -18,13 +18,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    PlatformCollector,
-    ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.registry import Collector
 
+from service import counting
+from service.counting import Page, Shared
 from service.errors import ServiceError
 from service.jobs import Memory, RequestClass
 
@@ -88,7 +86,7 @@ class Metric:
 
     def gauge(self, registry: CollectorRegistry) -> Gauge:
         """A new gauge of this name."""
-        return Gauge(self.name, self.help, self.labels, registry=registry)
+        return Gauge(self.name, self.help, self.labels, registry=registry, multiprocess_mode="livesum")
 
     def histogram(self, registry: CollectorRegistry, buckets: Iterable[float] = LATENCY) -> Histogram:
         """A new histogram of this name."""
@@ -170,9 +168,19 @@ class Metrics:
     """The counters of one server. Every method may be called from any thread."""
 
     def __init__(
-        self, *, model: str, queue_capacity: int, apis: Iterable[str] = ("native",), devices: Iterable[str] = ()
+        self,
+        *,
+        model: str,
+        queue_capacity: int,
+        apis: Iterable[str] = ("native",),
+        devices: Iterable[str] = (),
+        shared: Shared | None = None,
     ) -> None:
         self._model = model
+        self._shared = shared
+        self._asked: list[tuple[Gauge, Callable[[], float]]] = []
+        if shared:
+            shared.use()
         self._registry = registry = CollectorRegistry()
         self._requests = REQUESTS.counter(registry)
         self._request_seconds = REQUEST_SECONDS.histogram(registry)
@@ -198,8 +206,7 @@ class Metrics:
         self._load_seconds = LOAD_SECONDS.gauge(registry)
         self._memory = MEMORY.gauge(registry)
         QUEUE_CAPACITY.gauge(registry).set(queue_capacity)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
+        self._page = counting.page(registry, shared)
         self._begin_at_zero(apis)
         # By their labels, which take few values: to look for a child takes the library longer than to count.
         self._requests_of = functools.cache(self._requests.labels)
@@ -249,12 +256,22 @@ class Metrics:
     def queue_depth(self, images: Callable[[RequestClass], int]) -> None:
         """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
         for one in get_args(RequestClass):
-            self._queue_depth.labels(one).set_function(functools.partial(images, one))
+            self._ask(self._queue_depth.labels(one), functools.partial(images, one))
 
     def body_bytes(self, size: Callable[[RequestClass], int]) -> None:
         """Ask this, whenever a page is made, how many bytes of bodies of a class are in memory."""
         for one in get_args(RequestClass):
-            self._body_bytes.labels(one).set_function(functools.partial(size, one))
+            self._ask(self._body_bytes.labels(one), functools.partial(size, one))
+
+    def sample(self) -> None:
+        """Other processes make pages as well: let them know what only this one can say now."""
+        for gauge, ask in self._asked:
+            gauge.set(ask())
+
+    def _ask(self, gauge: Gauge, ask: Callable[[], float]) -> None:
+        self._asked.append((gauge, ask))
+        if not self._shared:
+            gauge.set_function(ask)
 
     def inflight_batches(self, change: int) -> None:
         """So many batches more, or fewer, are with the devices."""
@@ -299,7 +316,8 @@ class Metrics:
 
     def model_loaded(self, *, version: str, device: str, dtype: str, seconds: float) -> None:
         """The model is loaded, tested and warm. A reload replaces what the labels said."""
-        self._model_info.clear()
+        if not self._shared:  # which knows no clearing, and is told once
+            self._model_info.clear()
         self._model_info.labels(self._model, version, device, dtype).set(1)
         self._load_seconds.set(seconds)
 
@@ -310,7 +328,9 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page for a scraper's Accept header, and its Content-Type."""
         encode, content_type = choose_encoder(accept)
-        return encode(_Page(self._registry)), content_type
+        if self._shared:
+            self.sample()
+        return encode(Page(self._page)), content_type
 
     def _begin_at_zero(self, apis: Iterable[str]) -> None:
         for api, op in itertools.product(apis, get_args(Op)):
@@ -328,15 +348,3 @@ class Metrics:
         ):
             for value in get_args(kind):
                 metric.labels(value)
-
-
-class _Page(Collector):
-    """The registry without `_created`: the library adds such a series to every counter, and nothing reads them."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Family]:
-        for family in self._registry.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family

@@ -19,15 +19,17 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
 
+from service import parent
 from service.app import create_app
 from service.engine import Engine
 from service.errors import SettingsError
 from service.fleet import WORKER
+from service.outpost import Outpost
 from service.protocol import protocol
 from service.settings import Settings
 
@@ -42,9 +44,10 @@ log = logging.getLogger("vim.server")
 class Server(uvicorn.Server):
     """Owns the signals; `failed` tells after the end whether the engine gave up."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, listening: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
         self.failed = False
+        self._listening = listening
         self._engine = engine
         self._signalled = False
         engine.fleet.on_failure = self._give_up
@@ -64,6 +67,7 @@ class Server(uvicorn.Server):
             await self._listen_more()
         gc.freeze()  # from here on the collector looks at what requests leave behind, not at all that was imported
         sys.setswitchinterval(SWITCH_S)
+        self._listening()
 
     async def _listen_more(self) -> None:
         """The loop takes one connection from a listener in each of its turns: under load they would come too late."""
@@ -130,7 +134,22 @@ def _check_certificate(settings: Settings) -> None:
 def serve(settings: Settings, worker: str = WORKER) -> int:
     """Serve until told to stop; returns the exit status. Raises SettingsError before that."""
     _check_certificate(settings)
-    app = create_app(settings, worker)
+    if settings.http_workers > 1:
+        return parent.serve(settings, worker)
+    return _run(create_app(settings, worker), settings)
+
+
+def serve_part(settings: Settings, outpost: Outpost, sockets: list[socket.socket]) -> int:
+    """The same for one of several HTTP processes, that listen on these sockets."""
+    return _run(create_app(settings, outpost=outpost), settings, sockets, outpost.listening)
+
+
+def _run(
+    app: Any,
+    settings: Settings,
+    sockets: list[socket.socket] | None = None,
+    listening: Callable[[], None] = lambda: None,
+) -> int:
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -146,9 +165,9 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
     )
-    server = Server(config, app.state.engine)
+    server = Server(config, app.state.engine, listening)
     try:
-        server.run()
+        server.run(sockets)
     except SystemExit as stop:  # uvicorn could not bind or start
         return int(stop.code or 1)
     return 1 if server.failed else 0

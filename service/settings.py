@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service import keys
+from service import cpus, keys
 from service.errors import SettingsError
 
 _PREFIX = "VIM_"
@@ -51,6 +51,12 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    http_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="HTTP processes; limits of queue and memory, and threads, are shared out among them.",
+    )
     tls_cert: Path | None = Field(
         None, description="Certificate (chain), PEM; with VIM_TLS_KEY the server speaks HTTPS."
     )
@@ -176,6 +182,16 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """One entry for each device process."""
         return self.device.split(",")
+
+    @property
+    def share(self) -> Self:
+        """What one of several HTTP processes may use: its part of what is limited for the whole service."""
+        processes = self.http_workers
+        parts = {
+            field: max(1, getattr(self, field) // processes)
+            for field in ("queue_images", "queue_bytes", "max_decode_bytes")
+        }
+        return self.model_copy(update=parts | {"threads": -(-(self.threads or cpus.available_cpus()) // processes)})
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:

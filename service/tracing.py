@@ -28,6 +28,7 @@ from service.flights import Flight
 from service.items import Image, Item
 from service.jobs import Job, RequestClass, Result, Task
 from service.metrics import Metrics
+from service.outpost import Outpost
 from service.settings import Settings
 
 FLUSH_S = 5  # how long the end of the service may wait for a collector that does not answer
@@ -48,9 +49,9 @@ class Traces:
         spans = {"tracing": True, "tracer_provider": self.provider, "operation_spans": False, "exclude": _untraced}
         return {**spans, "metrics": False, "logs": False, "auto_configure": False}
 
-    def engine(self, settings: Settings, metrics: Metrics, worker: str) -> Engine:
+    def engine(self, settings: Settings, metrics: Metrics, worker: str, outpost: Outpost | None = None) -> Engine:
         """An engine that records what it does."""
-        return _TracedEngine(settings, metrics, worker, self.provider.get_tracer("vim", __version__))
+        return _TracedEngine(settings, metrics, worker, outpost, self.provider.get_tracer("vim", __version__))
 
     def trace_id(self) -> str | None:
         """Of the request that is being answered."""
@@ -97,8 +98,10 @@ def _exporter() -> SpanExporter | None:
 
 
 class _TracedEngine(Engine):
-    def __init__(self, settings: Settings, metrics: Metrics, worker: str, tracer: Tracer) -> None:
-        super().__init__(settings, metrics, worker)
+    def __init__(
+        self, settings: Settings, metrics: Metrics, worker: str, outpost: Outpost | None, tracer: Tracer
+    ) -> None:
+        super().__init__(settings, metrics, worker, outpost)
         self._tracer = tracer
 
     async def _one(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Landed:

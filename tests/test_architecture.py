@@ -26,7 +26,7 @@ ALLOWED = {
     ("simplejpeg",): r"service\.jpeg",
     ("huggingface_hub", "httpx2"): r"model\.hub",
     ("httpx",): r"service\.(client|client_http|commands\.remote)",
-    ("prometheus_client",): r"service\.metrics",
+    ("prometheus_client",): r"service\.(metrics|counting)",
     ("opentelemetry",): r"service\.tracing",
     ("uvicorn",): r"service\.(server|protocol)",
     ("pydantic_settings",): r"service\.settings",

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.photographs import photograph
 from bench.serve import environments, probe, summary, weights
 from bench.serve.load import Load
-from bench.serve.peers import OURS, PEERS
+from bench.serve.peers import OURS, OWN, PEERS
 from bench.serve.processes import Server, free_port
 from bench.serve.record import Record
 from bench.serve.scenarios import SATURATION, SIDES, SMALL, Regime, Scenario, load_of
@@ -209,7 +209,7 @@ def capacity(runs: Sequence[Run], regime: str) -> float:
     """Images a second that the best of the others answers at saturation; ours where there is no other."""
     found = summary.by_key(run for run in runs if run.regime == regime and run.scenario == SATURATION)
     rates = {key[2]: summary.median(group, "images_per_s") or 0.0 for key, group in found.items()}
-    others = [rate for name, rate in rates.items() if name != OURS]
+    others = [rate for name, rate in rates.items() if name not in OWN]
     return max(others or rates.values(), default=1.0)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.serve.load import Load
-from bench.serve.peers import OURS, PEERS, PILLOW, Peer
+from bench.serve.peers import OURS, OWN, PEERS, PILLOW, TWO, Peer
 
 SMALL, MEDIUM, LARGE = "12 kB", "100 kB", "2 MB"
 SIDES = {
@@ -47,7 +47,7 @@ class Regime:
     max_batch: int = 8
     slo_s: float = 0.1
     decoder: str = "pillow"  # of the peers
-    peers: tuple[str, ...] = tuple(name for name in PEERS if name != PILLOW)
+    peers: tuple[str, ...] = (OURS, *(name for name in PEERS if name not in OWN))
 
     def chosen(self, names: frozenset[str]) -> tuple[Scenario, ...]:
         """Those of these names, and what their rates depend on; all if there are none."""
@@ -88,7 +88,14 @@ _DECODER = (Scenario(SATURATION, clients=64), Scenario("c=64, 100 kB", clients=6
 REGIMES = {
     regime.name: regime
     for regime in (
-        Regime("a", "A stand-in of 0.1 ms an image", "standin", _FAST, 32),
+        Regime(
+            "a",
+            "A stand-in of 0.1 ms an image",
+            "standin",
+            _FAST,
+            32,
+            peers=(OURS, TWO, *(name for name in PEERS if name not in OWN)),
+        ),
         Regime(
             "decoder",
             "The same, every server with this project's decoder; and this service with Pillow's",
@@ -96,7 +103,7 @@ REGIMES = {
             _DECODER,
             32,
             decoder="compiled",
-            peers=(*(name for name in PEERS if name != PILLOW), PILLOW),
+            peers=(OURS, *(name for name in PEERS if name not in OWN), PILLOW),
         ),
         Regime("demo", "The demo model on the CPU", "demo", _SLOW, slo_s=0.5),
         Regime(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.serve import summary
-from bench.serve.peers import OURS, PILLOW
+from bench.serve.peers import OURS, OWN
 from bench.serve.scenarios import SATURATION
 from bench.serve.summary import Key, Run
 
@@ -78,4 +78,4 @@ def verdict(target: Target, groups: Groups) -> Verdict | None:
 
 
 def _meant(peer: str, target: Target) -> bool:
-    return peer == target.peer if target.peer else peer not in (OURS, PILLOW)
+    return peer == target.peer if target.peer else peer not in OWN

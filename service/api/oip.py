@@ -256,8 +256,13 @@ def _json_size(request: Request) -> int | None:
 
 
 def _names(request: Request) -> tuple[Served, Served]:
-    name = call.engine_of(request).settings.served_name
-    return Served(name, "BYTES", (-1, 1)), Served(name + _TENSOR, "UINT8", (-1, -1, -1, 3))
+    encoded, pixels = both(call.engine_of(request).settings.served_name)
+    return Served(encoded, "BYTES", (-1, 1)), Served(pixels, "UINT8", (-1, -1, -1, 3))
+
+
+def both(name: str) -> tuple[str, str]:
+    """The names of a model: for encoded images, and for pixels."""
+    return name, name + _TENSOR
 
 
 def _served(request: Request, model: str) -> Served:
@@ -289,4 +294,4 @@ def _configured(one: dict[str, Any]) -> dict[str, Any]:
 
 def _statistics(request: Request, name: str) -> Statistics:
     every: dict[str, Statistics] = request.app.state.statistics
-    return every.setdefault(name, Statistics())
+    return every[name]

@@ -41,7 +41,7 @@ async def readyz(request: Request) -> dict[str, str]:
         raise Draining(engine.fleet.reason, retry_after_s=1)
     if engine.fleet.state != "ready":
         raise NotReady(engine.fleet.reason, retry_after_s=1)
-    if engine.threads.overdue:
+    if engine.overdue:
         raise NotReady("every decoding thread is busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
     return {"status": "ready"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -92,9 +93,20 @@ class Server:
         return set(re.findall(r'"request_id": "([^"]+)"', self.log))
 
     def children(self) -> list[int]:
-        """Process ids of its living children."""
+        """Process ids of its living device processes."""
+        return self._children("worker")  # and faulty_worker
+
+    def http_processes(self) -> list[int]:
+        """Process ids of its living HTTP processes, where it has several."""
+        return self._children("service.http_process")
+
+    def _children(self, module: str) -> list[int]:
         children = psutil.Process(self.process.pid).children()
-        return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        return [
+            one.pid
+            for one in children
+            if one.status() != psutil.STATUS_ZOMBIE and any(word.endswith(module) for word in _words(one))
+        ]
 
     def info(self) -> dict[str, Any]:
         """What /info says."""
@@ -137,6 +149,13 @@ def serving(directory: Path, *, faults: Mapping[str, object] | None = None, **se
         if server.process.poll() is None:
             server.process.kill()
         server.process.wait()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        words: list[str] = process.cmdline()
+        return words
+    return []
 
 
 def gone(pid: int, within_s: float) -> bool:

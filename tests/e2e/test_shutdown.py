@@ -25,10 +25,10 @@ async def terminate(server: Server, clients: int) -> Load:
     return load
 
 
-@pytest.mark.parametrize("delay_ms", [0, 5, 700])
-def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, delay_ms: int) -> None:
+@pytest.mark.parametrize(("delay_ms", "processes"), [(0, 1), (5, 1), (700, 1), (5, 2)])
+def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, delay_ms: int, processes: int) -> None:
     """Accepted is what the server's log knows of: headers read. What came too late finds no connection."""
-    with serving(tmp_path, model=tiny, drain_delay_ms=delay_ms) as server:
+    with serving(tmp_path, model=tiny, drain_delay_ms=delay_ms, http_workers=processes) as server:
         load = asyncio.run(terminate(server, clients=8))
 
         assert 0 == server.exit_status()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from service.arena import Arena, Pixels
+from service.arena import Arena, Lease, Pixels
 
 
 @pytest.fixture
@@ -58,3 +58,15 @@ def test_a_slot_is_free_when_its_last_holder_lets_go(arena: Arena) -> None:
     arena.release(slot)
     assert arena.in_use == 0
     assert len(set(arena.acquire(4))) == 4
+
+
+def test_a_lease_is_a_part_of_another_arena(arena: Arena) -> None:
+    """Its slot 0 is the first that was let; it counts its own only, and never changes the memory's size."""
+    part = Arena(2, Lease(arena.descriptor, first=2, total=arena.total))
+    part.map(8)
+    (slot,) = part.acquire(1)
+    part.pixels.slot(slot)[...] = 5
+
+    assert (arena.pixels.slot(2) == 5).all()
+    assert 0 == arena.in_use
+    assert 2 == part.slots

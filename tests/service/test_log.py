@@ -214,3 +214,12 @@ def test_the_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert captured.out == ""
     assert json.loads(captured.err)["message"] == "here"
+
+
+def test_lines_tell_the_process_where_there_are_several() -> None:
+    """In both forms; and nothing where there is one."""
+    record = logging.LogRecord("vim.x", logging.INFO, "", 0, "said", (), None)
+
+    assert "http-1" == json.loads(log.JsonFormatter("http-1").format(record))["process"]
+    assert "process" not in json.loads(log.JsonFormatter().format(record))
+    assert "vim.x [http-1]: said" in log.TextFormatter("http-1").format(record)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from service.counting import Shared
 from service.errors import InferenceFailed, NotFound, RequestError, all_errors
 from service.jobs import RequestClass
 from service.metrics import _REASONS, METRICS, Metric, Metrics, Reason
@@ -245,3 +248,49 @@ def test_promtool_has_no_complaint(metrics: Metrics) -> None:
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics.render()[0], capture_output=True)
 
     assert checked.returncode == 0, checked.stderr.decode()
+
+
+def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters add up and outlive a process; its successor goes on; gauges are of those that live; no series is new."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    alone = Metrics(model="m", queue_capacity=4).render()[0].decode()
+    shares = [Shared(str(tmp_path), name) for name in ("parent", "http-1", "http-2")]
+    parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
+    parent.ready(True)
+    one = Metrics(model="m", queue_capacity=2, shared=shares[1])
+    one.queue_depth(lambda _: 3)
+    one.request("native", "classify", "m", 200, 0.01)
+    one.sample()
+    two = Metrics(model="m", queue_capacity=2, shared=shares[2])
+    two.request("native", "classify", "m", 200, 0.02)
+    before = two.render()[0].decode()
+    shares[0].buried("http-1")
+    dead = two.render()[0].decode()
+    Metrics(model="m", queue_capacity=2, shared=Shared(str(tmp_path), "http-1")).request(
+        "native", "classify", "m", 200, 0.03
+    )
+    after = parent.render()[0].decode()
+
+    answered = 'vim_requests_total{api="native",code="200",model="m",op="classify"}'
+    assert [(2, 4, 3, 1), (2, 2, 0, 1), (3, 4, 0, 1)] == [
+        tuple(
+            sample(page, name)
+            for name in (answered, "vim_queue_capacity", 'vim_queue_depth{class="bulk"}', "vim_ready")
+        )
+        for page in (before, dead, after)
+    ]
+    assert 3 == sample(after, 'vim_request_duration_seconds_count{api="native",op="classify"}')
+    assert series(after) == {name for name in series(alone) if not name.startswith("process_")}
+
+
+def sample(page: str, name: str) -> float:
+    """One value of a page, whatever the order of its labels; 0 where there is none."""
+    wanted = next(iter(parse_text(f"{name} 0\n"))).samples[0]
+    found = [one for family in parse_text(page) for one in family.samples]
+    return next((one.value for one in found if (one.name, one.labels) == (wanted.name, wanted.labels)), 0)
+
+
+def series(page: str) -> set[str]:
+    """Every sample's name."""
+    return {one.name for family in parse_text(page) for one in family.samples}

@@ -25,6 +25,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert Settings.load({}).model_dump() == {
         "host": "127.0.0.1",
         "port": 8000,
+        "http_workers": 1,
         "tls_cert": None,
         "tls_key": None,
         "api_keys": (),
@@ -280,3 +281,16 @@ def test_the_served_name_is_the_models_own(model: str, name: str) -> None:
     """Without an ending, a revision or a file; VIM_MODEL_NAME wins."""
     assert name == Settings(model=model).served_name
     assert "other" == Settings(model=model, model_name="other").served_name
+
+
+def test_a_share_is_a_part_of_what_is_limited_for_all() -> None:
+    """Rounded down, but for threads; never nothing."""
+    whole = Settings(http_workers=3, queue_images=256, queue_bytes=100, max_decode_bytes=2, threads=4)
+
+    assert (85, 33, 1, 2) == (
+        whole.share.queue_images,
+        whole.share.queue_bytes,
+        whole.share.max_decode_bytes,
+        whole.share.threads,
+    )
+    assert whole.share.max_images == whole.max_images

@@ -12,6 +12,8 @@ from bench.serve.served import Order
 Victim = Callable[[psutil.Process], psutil.Process]
 OURS = "this service"
 PILLOW = "this service, Pillow"
+TWO = "this service, 2 HTTP processes"
+OWN = frozenset({OURS, PILLOW, TWO})  # shown beside one another; only others are peers
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def _ours(order: Order) -> tuple[str, ...]:
     return ("-m", "bench.serve.standin_server") if order.standin else ("-m", "service", "serve")
 
 
-def _vim_settings(decode: str) -> Callable[[Order], dict[str, str]]:
+def _vim_settings(decode: str, processes: int = 1) -> Callable[[Order], dict[str, str]]:
     def settings(order: Order) -> dict[str, str]:
         """Defaults, but for what every server is told, and the largest batch."""
         return {
@@ -48,6 +50,7 @@ def _vim_settings(decode: str) -> Callable[[Order], dict[str, str]]:
             "VIM_DEVICE": "cpu" if order.standin else order.device,
             "VIM_MAX_BATCH": str(order.max_batch),
             "VIM_DECODE": decode,
+            "VIM_HTTP_WORKERS": str(processes),
             "VIM_LOG_LEVEL": "warning",
         }
 
@@ -86,6 +89,7 @@ PEERS = {
     for peer in (
         Peer(OURS, (), _ours, child("worker"), _vim_settings("exact"), NATIVE, "/v1/classify"),
         Peer(PILLOW, (), _ours, child("worker"), _vim_settings("pillow"), NATIVE, "/v1/classify"),
+        Peer(TWO, (), _ours, child("worker"), _vim_settings("exact", processes=2), NATIVE, "/v1/classify"),
         Peer("FastAPI", (), _module("fastapi_app"), child("spawn_main"), many="/classify-many"),
         Peer(
             "LitServe",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.serve import plots, report, summary, targets
-from bench.serve.peers import OURS, PILLOW
+from bench.serve.peers import OURS, PILLOW, TWO
 from bench.serve.record import Record
+from bench.serve.runs import capacity
 from tests.bench.serve.some_runs import RUN, runs
 
 DATA = {
@@ -35,6 +36,14 @@ def test_the_other_setting_of_this_service_is_no_peer() -> None:
     target = targets.Target("a", "c=64", "images_per_s", 1.2, least=True)
 
     assert targets.verdict(target, summary.by_key([RUN, replace(RUN, peer=PILLOW)])) is None
+
+
+def test_its_own_settings_do_not_set_the_rate_of_the_open_loops() -> None:
+    """That is the best peer's, or else its own."""
+    two = replace(RUN, peer=TWO, images_per_s=500.0)
+
+    assert 110.0 == capacity([*runs(), two], "a")
+    assert 500.0 == capacity([RUN, two], "a")
 
 
 def test_a_latency_is_to_be_lower() -> None:

@@ -1,0 +1,174 @@
+"""Several HTTP processes are one service: one queue, one truth in /metrics, and any of them may die."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.load import Load
+from tests.e2e.server import Server, gone, serving
+from tests.e2e.traffic import samples
+from tests.tiny import photo
+
+CLIENTS = 8
+_GROWS = re.compile(r"_(total|bucket|count|sum)(\{|$)")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
+    """Two of them before one device process."""
+    with serving(tmp_path_factory.mktemp("two"), model=tiny, http_workers=2) as server:
+        yield server
+
+
+def test_every_process_answers_for_all_of_them(server: Server) -> None:
+    """Each connection meets one of the two; all give the same counts, and log lines tell who answered."""
+    requests, found = 0, set[str]()
+    while len(found) < 2:
+        requests += 1
+        assert requests < 100, "the kernel gives every connection to the same process"
+        answer = httpx.post(f"{server.url}/v1/classify", content=photo(requests), timeout=60)
+        assert 200 == answer.status_code
+        found = set(re.findall(r'"vim.request", "message": "[^"]+", "process": "(http-\d)"', server.log))
+    image = base64.b64encode(photo()).decode()
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": [image]}
+    for _ in range(3):
+        httpx.post(f"{server.url}/v2/models/tiny/infer", json={"inputs": [tensor]}, timeout=60).raise_for_status()
+
+    everywhere = [_views(server) for _ in range(8)]
+
+    assert [everywhere[0]] * 8 == everywhere
+    assert {"images": requests + 3, "batches": requests + 3, "capacity": 256, "ready": 1, "inferences": 3} == {
+        name: everywhere[0][name] for name in ("images", "batches", "capacity", "ready", "inferences")
+    }
+
+
+def _views(server: Server) -> dict[str, Any]:
+    """What the process says that a new connection meets."""
+    [statistics] = httpx.get(f"{server.url}/v2/models/tiny/stats", timeout=60).json()["model_stats"]
+    return {
+        "images": server.metric('vim_images_total{class="interactive",op="classify"}'),
+        "batches": server.metric("vim_batches_total"),
+        "capacity": server.metric("vim_queue_capacity"),
+        "ready": server.metric("vim_ready"),
+        "inferences": statistics["inference_count"],
+        "info": {name: value for name, value in server.info().items() if name != "batch_seconds"},
+    }
+
+
+def test_a_killed_process_takes_nothing_with_it_but_its_own_requests(server: Server) -> None:
+    """It is replaced, the others serve on, its places in the queue are free again, and no counter goes back."""
+
+    async def scenario() -> Load:
+        victim, other = server.http_processes()
+        async with Load(server.url, CLIENTS) as load, asyncio.TaskGroup() as group:
+            over = asyncio.Event()
+            watch = group.create_task(_watch(server, over))
+            await asyncio.sleep(0.5)
+            os.kill(victim, signal.SIGKILL)
+            async with asyncio.timeout(90):
+                while server.log.count("Application startup complete") < 3:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+            load.stop()
+            over.set()
+        assert watch.result() > 3
+        assert other in server.http_processes()
+        return load
+
+    load = asyncio.run(scenario())
+
+    assert 2 == len(server.http_processes())
+    assert "http-1 was killed by signal 9; another takes its place" in server.log
+    assert not load.ledger.unexpected + load.ledger.wrong, load.ledger.complaints
+    assert load.ledger.lost <= CLIENTS, load.ledger.complaints  # one each, under way when it happened
+    assert load.ledger.good > CLIENTS
+    server.wait_for(lambda: server.metric('vim_queue_depth{class="interactive"}') == 0)
+    assert 256 == server.metric("vim_queue_capacity")
+
+
+async def _watch(server: Server, over: asyncio.Event) -> int:
+    """Look at /metrics over and over, on a new connection each time; how often that was answered."""
+    seen: dict[str, float] = {}
+    pages = 0
+    while not over.is_set():
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as probe:
+            try:
+                page = await samples(probe)
+            except httpx.TransportError:  # it met the process that was killed
+                continue
+        pages += 1
+        for name in filter(_GROWS.search, page):
+            assert page[name] >= seen.get(name, 0), name
+        seen |= page
+    return pages
+
+
+def test_nothing_is_lost_when_the_device_process_dies(server: Server) -> None:
+    """The images of both wait for the next one, as with a single HTTP process."""
+
+    async def scenario() -> Load:
+        before = server.devices()[0]["restarts"]
+        async with Load(server.url, CLIENTS) as load:
+            await asyncio.sleep(0.5)
+            os.kill(server.device_pid(), signal.SIGKILL)
+            async with asyncio.timeout(180):
+                while (device := server.devices()[0])["restarts"] == before or not device["up"]:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
+        return load
+
+    load = asyncio.run(scenario())
+
+    assert load.ledger.clean, load.ledger.complaints
+
+
+def test_one_poison_image_is_quarantined_for_all(tmp_path: Path, tiny: Path) -> None:
+    """Whichever process is sent it again: it is refused before it reaches a device."""
+    from tests.e2e.faults import SEGFAULT, plain
+
+    with serving(tmp_path, faults={}, model=tiny, http_workers=2) as server:
+        answers = [httpx.post(f"{server.url}/v1/classify", content=plain(SEGFAULT), timeout=120) for _ in range(6)]
+
+        assert [(500, "inference_failed")] * 6 == [(one.status_code, one.json()["code"]) for one in answers]
+        assert 2 == server.metric('vim_device_lost_total{device="cpu"}')
+        assert 1 == server.metric("vim_quarantined_images_total")
+
+
+def test_the_service_ends_when_its_model_cannot_be_loaded(tmp_path: Path) -> None:
+    """With the exit status of a single process, and leaves nobody behind."""
+    server = Server(tmp_path / "server.log", model=tmp_path / "nothing", http_workers=2)
+
+    assert 1 == server.exit_status()
+    assert "nothing" in server.log
+
+
+def test_a_port_that_is_taken_and_a_wrong_setting_end_it(server: Server, tmp_path: Path, tiny: Path) -> None:
+    """Another service of several processes would share the port unnoticed; what a child finds wrong counts as well."""
+    taken = Server(tmp_path / "taken.log", model=tiny, http_workers=2, port=server.url.rpartition(":")[2])
+    keys = Server(tmp_path / "keys.log", model=tiny, http_workers=2, api_keys_file=tmp_path / "none")
+
+    assert 1 == taken.exit_status()
+    assert "already in use" in taken.log
+    assert 2 == keys.exit_status()
+    assert "VIM_API_KEYS_FILE" in keys.log
+
+
+def test_killing_the_parent_ends_everything(tmp_path: Path, tiny: Path) -> None:
+    """The kernel sees to it."""
+    with serving(tmp_path, model=tiny, http_workers=2) as server:
+        children = [*server.http_processes(), *server.children()]
+        assert 3 == len(children)
+
+        server.signal(signal.SIGKILL)
+
+        assert all(gone(pid, within_s=30) for pid in children)
