@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.serve.load import Load
-from bench.serve.peers import OURS, OWN, PEERS, PILLOW, TWO, Peer
+from bench.serve.peers import ONE, OURS, OWN, PEERS, PILLOW, Peer
 
 SMALL, MEDIUM, LARGE = "12 kB", "100 kB", "2 MB"
 SIDES = {
@@ -94,7 +94,7 @@ REGIMES = {
             "standin",
             _FAST,
             32,
-            peers=(OURS, TWO, *(name for name in PEERS if name not in OWN)),
+            peers=(OURS, ONE, *(name for name in PEERS if name not in OWN)),
         ),
         Regime(
             "decoder",

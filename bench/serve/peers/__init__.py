@@ -12,8 +12,9 @@ from bench.serve.served import Order
 Victim = Callable[[psutil.Process], psutil.Process]
 OURS = "this service"
 PILLOW = "this service, Pillow"
-TWO = "this service, 2 HTTP processes"
-OWN = frozenset({OURS, PILLOW, TWO})  # shown beside one another; only others are peers
+ONE = "this service (1 HTTP process)"
+MOST_HTTP_PROCESSES = 4
+OWN = frozenset({OURS, PILLOW, ONE})  # shown beside one another; only others are peers
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,22 @@ def _ours(order: Order) -> tuple[str, ...]:
     return ("-m", "bench.serve.standin_server") if order.standin else ("-m", "service", "serve")
 
 
-def _vim_settings(decode: str, processes: int = 1) -> Callable[[Order], dict[str, str]]:
+def _advised(order: Order) -> int:
+    """HTTP processes, as docs/tuning.md has it: one for each core where the model leaves the cores alone."""
+    busy = not order.standin and order.device == "cpu"
+    return 1 if busy else min(order.cpus, MOST_HTTP_PROCESSES)
+
+
+def _vim_settings(decode: str, processes: int | None = None) -> Callable[[Order], dict[str, str]]:
     def settings(order: Order) -> dict[str, str]:
-        """Defaults, but for what every server is told, and the largest batch."""
+        """Defaults, but for what every server is told, the largest batch, and what the tuning guide advises."""
         return {
             "VIM_MODEL": order.source,
             "VIM_PORT": str(order.port),
             "VIM_DEVICE": "cpu" if order.standin else order.device,
             "VIM_MAX_BATCH": str(order.max_batch),
             "VIM_DECODE": decode,
-            "VIM_HTTP_WORKERS": str(processes),
+            "VIM_HTTP_WORKERS": str(processes or _advised(order)),
             "VIM_LOG_LEVEL": "warning",
         }
 
@@ -89,7 +96,7 @@ PEERS = {
     for peer in (
         Peer(OURS, (), _ours, child("worker"), _vim_settings("exact"), NATIVE, "/v1/classify"),
         Peer(PILLOW, (), _ours, child("worker"), _vim_settings("pillow"), NATIVE, "/v1/classify"),
-        Peer(TWO, (), _ours, child("worker"), _vim_settings("exact", processes=2), NATIVE, "/v1/classify"),
+        Peer(ONE, (), _ours, child("worker"), _vim_settings("exact", processes=1), NATIVE, "/v1/classify"),
         Peer("FastAPI", (), _module("fastapi_app"), child("spawn_main"), many="/classify-many"),
         Peer(
             "LitServe",

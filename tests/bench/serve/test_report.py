@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.serve import plots, report, summary, targets
-from bench.serve.peers import OURS, PILLOW, TWO
+from bench.serve.peers import ONE, OURS, PILLOW
 from bench.serve.record import Record
 from bench.serve.runs import capacity
 from tests.bench.serve.some_runs import RUN, runs
@@ -40,7 +40,7 @@ def test_the_other_setting_of_this_service_is_no_peer() -> None:
 
 def test_its_own_settings_do_not_set_the_rate_of_the_open_loops() -> None:
     """That is the best peer's, or else its own."""
-    two = replace(RUN, peer=TWO, images_per_s=500.0)
+    two = replace(RUN, peer=ONE, images_per_s=500.0)
 
     assert 110.0 == capacity([*runs(), two], "a")
     assert 500.0 == capacity([RUN, two], "a")
