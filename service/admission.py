@@ -25,6 +25,7 @@ log = logging.getLogger("vim.admission")
 LONGEST_RETRY_S = 30
 SMOOTHING = 0.1  # weight of the newest image in the running cost of decoding
 LOG_EVERY_S = 10.0
+CAUTION = 1.25  # an answer has to be sent as well, and a queue is not always as fast as it was
 
 
 class Admission:
@@ -66,7 +67,7 @@ class Admission:
         """
         self._check_images(request_class, count)
         wait_s = self._pace.wait_s(self._arena.in_use)
-        if wait_s > max(0.0, allowed_s):  # a time that is over already is answered as such
+        if wait_s * CAUTION > max(0.0, allowed_s):  # a time that is over already is answered as such
             self._refuse_late(wait_s, allowed_s)
         return self._arena.acquire(count, request_class)
 
