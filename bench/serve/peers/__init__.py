@@ -11,7 +11,7 @@ from bench.serve.served import Order
 
 Victim = Callable[[psutil.Process], psutil.Process]
 OURS = "this service"
-PILLOW = "this service, Pillow"
+PILLOW = "this service (Pillow)"
 ONE = "this service (1 HTTP process)"
 MOST_HTTP_PROCESSES = 4
 OWN = frozenset({OURS, PILLOW, ONE})  # shown beside one another; only others are peers
