@@ -88,7 +88,11 @@ def serving_batch(images: list[Image.Image], size: int) -> Tensor:
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
     """Jitter normalised images (B, 3, H, W): colour, contrast, grey, slight blur, erased rectangles."""
-    images = jitter_colour(images, rng)
+    return blur_and_erase(jitter_colour(images, rng), rng)
+
+
+def blur_and_erase(images: Tensor, rng: torch.Generator) -> Tensor:
+    """A slight blur of some, a rectangle erased from some."""
     images = torch.where(_chance(images, 0.1, rng), F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), images)
     return _erase(images, rng)
 

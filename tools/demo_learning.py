@@ -13,15 +13,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from tools.demo_data import Photos, augment, normalised, read_classes, read_photos, serving_batch
+from tools.demo_data import Photos, read_classes, read_photos, serving_batch
+from tools.demo_fresh import Fresh
+from tools.demo_grey import Grey
 from tools.demo_recipe import Phase, Places, Recipe
 from tools.demo_state import State, average, next_phase, resume, save
-from tools.demo_student import Student
-from tools.demo_teacher import MAP_SIDE
-from tools.demo_views import STORED, WIDE, Views, read_views, scale_views
+from tools.demo_student import Answers, Student
+from tools.demo_teacher import MAP_SIDE, teacher_for
+from tools.demo_views import AXES, MARGIN, STORED, WIDE, Seen, Views, read_views, scale_views
 
-MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
 LOG = "training_log.csv"
+
+Source = Fresh | Views
 
 _started = time.monotonic()
 
@@ -32,14 +35,15 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     dist.init_process_group("gloo", f"file://{places.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
     validation = read_photos(places.archive, "validation")
     classes = read_classes(places.archive, "train")
+    grey = Grey(places.grey, validation.labels) if places.grey else None
     state = resume(recipe, places.cache, len(validation.labels), places.start)
     while state.phase < len(recipe.phases):
         phase = recipe.phases[state.phase]
-        views = _shared_views(recipe, places.cache, phase, classes)
+        source = _source(recipe, places, phase, classes)
         images = serving_batch(validation.images, phase.size)
         while state.epoch < phase.epochs:
             started = time.process_time()  # not what others take from the processor
-            loss = _run_epoch(recipe, phase, state, views)
+            loss = _run_epoch(recipe, phase, state, source, classes, grey)
             state.epoch += 1
             if rank == 0:
                 checked = state.epoch % recipe.check_every == 0 or state.epoch == phase.epochs
@@ -53,6 +57,15 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     dist.destroy_process_group()
 
 
+def _source(recipe: Recipe, places: Places, phase: Phase, classes: Tensor) -> Source:
+    """Where this phase's batches come from."""
+    if phase.fresh is None:
+        return _shared_views(recipe, places.cache, phase, classes)
+    photos = read_photos(places.archive, "train")
+    teacher = teacher_for(places.cache, recipe.teacher, photos, photos)
+    return Fresh(teacher, photos, places.cache / AXES, phase.fresh)
+
+
 def _shared_views(recipe: Recipe, cache: Path, phase: Phase, classes: Tensor) -> Views:
     """One worker scales the views, all map the same file."""
     numbers, size = recipe.numbers(phase.wide), min(WIDE if phase.wide else STORED, round(phase.size * MARGIN))
@@ -62,11 +75,11 @@ def _shared_views(recipe: Recipe, cache: Path, phase: Phase, classes: Tensor) ->
     return read_views(cache, numbers, size, classes, phase.wide)
 
 
-def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> float:
+def _run_epoch(recipe: Recipe, phase: Phase, state: State, source: Source, classes: Tensor, grey: Grey | None) -> float:
     """Local SGD: every worker takes its own steps, every few of them the workers' weights are averaged."""
     rank = dist.get_rank()
     seed = recipe.seed * 100_000 + state.phase * 1_000 + state.epoch
-    order = torch.randperm(len(views.classes), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
     steps = len(order) // (recipe.batch * recipe.workers)
     batches = order[: steps * recipe.batch * recipe.workers].view(steps, recipe.workers, recipe.batch)
     parameters = list(state.student.parameters())
@@ -75,7 +88,10 @@ def _run_epoch(recipe: Recipe, phase: Phase, state: State, views: Views) -> floa
         _set_rate(state.optimizer, phase.rate(state.epoch + i / steps))
         rng = torch.Generator().manual_seed((seed * 1_000 + i) * 10 + rank)
         state.optimizer.zero_grad()
-        loss = _loss(recipe, phase, state.student, views, batches[i, rank], rng)
+        chosen = batches[i, rank]
+        seen = source.batch(chosen, phase.size, rng)
+        others = grey.batch(recipe.grey, phase.size, rng) if grey and phase.fresh else None
+        loss = _loss(recipe, state.student, seen, classes[chosen], others)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         state.optimizer.step()
@@ -104,35 +120,28 @@ def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[Tenso
     return state["exp_avg"], state["exp_avg_sq"]
 
 
-def _loss(recipe: Recipe, phase: Phase, student: Student, views: Views, chosen: Tensor, rng: torch.Generator) -> Tensor:
-    count = len(chosen)
-    view = torch.randint(len(views.pixels), (count,), generator=rng)
-    images = normalised(_windows(views.pixels[view, chosen], phase.size, rng))
-    maps, pooled, answer = (kept[view, chosen].float() for kept in (views.maps, views.pooled, views.logits))
-    flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
-    images, maps = torch.where(flip, images.flip(3), images), torch.where(flip, maps.flip(2), maps)
-
-    logits, guess_pooled, guess_map, features = student(augment(images, rng), MAP_SIDE)
-    warmth = recipe.warmth
-    loss = warmth**2 * F.cross_entropy(logits / warmth, (answer / warmth).softmax(1))
-    hard = F.cross_entropy(logits, views.classes[chosen], reduction="none")
-    loss = loss + recipe.hard_label * hard.where(~views.mixed(view), 0.0).mean()
-    loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(guess_pooled, pooled, dim=-1)).mean()
-    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(pooled))
-    return loss + recipe.teacher_map * F.smooth_l1_loss(guess_map, maps)
+def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: tuple[Tensor, Tensor] | None) -> Tensor:
+    count, warmth = len(classes), recipe.warmth
+    side = 0 if seen.middle is None else seen.middle.shape[1]
+    answers: Answers = student(seen.images if grey is None else torch.cat((seen.images, grey[0])), MAP_SIDE, side)
+    logits, pooled, maps, features = (part[:count] for part in answers[:4])
+    loss = warmth**2 * F.cross_entropy(logits / warmth, (seen.logits / warmth).softmax(1))
+    hard = F.cross_entropy(logits, classes, reduction="none")
+    loss = loss + recipe.hard_label * hard.where(~seen.mixed, 0.0).mean()
+    loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(pooled, seen.pooled, dim=-1)).mean()
+    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(seen.pooled))
+    loss = loss + recipe.teacher_map * F.smooth_l1_loss(maps, seen.maps)
+    if seen.middle is not None and answers.middle is not None:
+        loss = loss + recipe.teacher_middle * F.smooth_l1_loss(answers.middle[:count], seen.middle)
+    if grey is not None:
+        loss = loss + recipe.grey_label * F.cross_entropy(answers.logits[count:], grey[1])
+    return loss
 
 
 def _likeness(features: Tensor) -> Tensor:
     """(n, D) -> (n, n): the cosine of every pair, which is what finds neighbours among embeddings."""
     unit = F.normalize(features, dim=1)
     return unit @ unit.T
-
-
-def _windows(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    """A window of size x size at a random place in each image (B, H, W, 3); too small a shift to matter to the map."""
-    corners = torch.randint(pixels.shape[1] - size + 1, (len(pixels), 2), generator=rng).tolist()
-    windows = [p[top : top + size, left : left + size] for p, (top, left) in zip(pixels, corners, strict=True)]
-    return torch.stack(windows)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

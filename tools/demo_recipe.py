@@ -44,12 +44,21 @@ Time an image at batch 8, measured again: medians of 5.5 to 10.0 ms in seven ser
 
 
 @dataclass(frozen=True)
+class Style:
+    """How fresh views are cut: the least share of a photograph's area, and how many are mixtures of two."""
+
+    least: float
+    mixtures: float
+
+
+@dataclass(frozen=True)
 class Places:
     """The photographs, the model directory to write, and where everything in between is kept."""
 
     archive: Path
     out: Path
     cache: Path
+    grey: Path | None = None  # Fashion-MNIST
     start: Path | None = None  # a model directory whose weights start a late phase, in place of the earlier ones
 
 
@@ -62,10 +71,14 @@ class Phase:
     peak: float
     warmup: float = 1.0
     wide: bool = False  # learn from the wide views
+    fresh: Style | None = None  # learn from fresh views, cut like this
+    fall: bool = True  # the rate falls along a cosine; else it stays at its peak
 
     def rate(self, epoch: float) -> float:
-        """The learning rate: a linear warm-up, then a cosine to a hundredth of the peak."""
-        return cosine_rate(epoch, self.epochs, self.peak, self.warmup)
+        """The learning rate: a linear warm-up, then the peak or a cosine to a hundredth of it."""
+        if self.fall:
+            return cosine_rate(epoch, self.epochs, self.peak, self.warmup)
+        return self.peak * min(1.0, (epoch + 0.02) / self.warmup)
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,8 @@ class Recipe:
         Phase(112, 32, 1e-3),
         Phase(128, 10, 4e-4, wide=True),
         Phase(128, 10, 6e-4, wide=True),
+        Phase(128, 60, 8e-4, fresh=Style(least=0.35, mixtures=0.5), fall=False),
+        Phase(128, 12, 6e-4, fresh=Style(least=0.5, mixtures=0.3)),
     )
     entry: int = 2  # the phase that a model directory can start
     teacher: TeacherRecipe = TeacherRecipe()
@@ -114,7 +129,10 @@ class Recipe:
     hard_label: float = 0.3
     teacher_pooled: float = 2.0
     teacher_map: float = 1.0
+    teacher_middle: float = 0.5
     likeness: float = 4.0
+    grey: int = 3  # images of Fashion-MNIST beside a batch of fresh views
+    grey_label: float = 0.4
     served: int = 128  # px: garments fill random crops more than whole photographs, so serving magnifies
     crop_ratio: float = 0.95
     check_every: int = 5  # epochs between looks at the validation photographs

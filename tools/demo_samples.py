@@ -7,18 +7,16 @@ dataset stores negatives of 28 x 28; they are turned back to dark on white and e
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 import model
-from tools.demo_data import Pixels, normalised
+from tools.demo_data import normalised
+from tools.demo_grey import read_idx
 
 FOLDER = Path("examples/images")
 MANIFEST = "manifest.json"
@@ -61,7 +59,7 @@ def main() -> None:
 def write_images(dataset: Path) -> None:
     """One PNG a class."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    pixels, classes = _idx(dataset / "t10k-images-idx3-ubyte.gz"), _idx(dataset / "t10k-labels-idx1-ubyte.gz")
+    pixels, classes = read_idx(dataset / "t10k-images-idx3-ubyte.gz"), read_idx(dataset / "t10k-labels-idx1-ubyte.gz")
     for number, (name, _) in CLASSES.items():
         image = Image.fromarray(255 - pixels[int((classes == number).argmax())]).convert("RGB")
         image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(FOLDER / f"{name}.png", optimize=True)
@@ -69,7 +67,7 @@ def write_images(dataset: Path) -> None:
 
 def write_manifest(dataset: Path, directory: Path) -> None:
     """What each image is, and what the model in `directory` says."""
-    classes = _idx(dataset / "t10k-labels-idx1-ubyte.gz")
+    classes = read_idx(dataset / "t10k-labels-idx1-ubyte.gz")
     network = model.load(directory, device="cpu")
     samples = []
     for number, (name, label) in CLASSES.items():
@@ -115,14 +113,6 @@ def answer(network: model.Vim, path: Path) -> tuple[str, float]:
     scores = network(normalised(pixels[None])).softmax(1)[0]
     best = int(scores.argmax())
     return network.labels.names[best], round(scores[best].item(), 4)
-
-
-def _idx(path: Path) -> Pixels:
-    """An array in MNIST's format: two zero bytes, type, number of axes, their lengths, the values."""
-    data = gzip.decompress(path.read_bytes())
-    shape = np.frombuffer(data, ">u4", data[3], 4)
-    values: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-    return values.reshape(tuple(int(n) for n in shape))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Only `Student.vim` is shipped; the two teacher heads exist during training alone
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,42 +15,61 @@ from torch import Tensor, nn
 from model.config import VimConfig
 from model.scan.stepwise import scan
 from model.vim import Layer, Vim
+from tools.demo_teacher import MIDDLE_WIDTH
 from tools.layer_grad import layer_step
 
 PRODUCT = torch.bfloat16  # of the matrix products while training; the weights stay float32
 _STEP_RANGE = (1e-3, 1e-1)
 
 
+class Answers(NamedTuple):
+    """What the student makes of a batch."""
+
+    logits: Tensor  # (B, classes)
+    pooled: Tensor  # (B, P): a guess of the teacher's pooled features
+    maps: Tensor  # (B, side, side, M): of its last feature map
+    features: Tensor  # (B, D): what is served as the embedding
+    middle: Tensor | None  # (B, side, side, channels): of its features half-way
+
+
 class Student(nn.Module):
     """A Vim, and linear maps from its tokens to the teacher's pooled features and feature map."""
 
-    def __init__(self, config: VimConfig, pooled_width: int, map_width: int) -> None:
+    def __init__(self, config: VimConfig, pooled_width: int, map_width: int, middle_width: int = MIDDLE_WIDTH) -> None:
         super().__init__()
         self.vim = Vim(config, scan)
         initialise(self.vim)
         self.pooled = nn.Linear(config.embed_dim, pooled_width)
         self.map = nn.Linear(config.embed_dim, map_width)
+        self.middle = nn.Linear(config.embed_dim, middle_width)
 
-    def forward(self, images: Tensor, map_side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For images (B, 3, H, W): logits (B, classes), guesses of the teacher's pooled features (B, P) and feature map
-        (B, side, side, M), and the features that are served (B, D)."""
-        tokens = self._tokens(images)
+    def forward(self, images: Tensor, map_side: int, middle_side: int = 0) -> Answers:
+        """What the student makes of images (B, 3, H, W)."""
+        tokens, middle = self._tokens(images)
         features = self.vim.pool(tokens)
+        cells = self._cells(tokens, map_side)
+        guess = self.middle(self._cells(middle, middle_side)) if middle_side else None
+        return Answers(self.vim.forward_head(features), self.pooled(features), self.map(cells), features, guess)
+
+    def _cells(self, tokens: Tensor, side: int) -> Tensor:
+        """(B, L, D) -> (B, side, side, D): the patches, averaged; without the class token."""
         slot = self.vim.config.class_slots[0]
         patches = torch.cat((tokens[:, :slot], tokens[:, slot + 1 :]), dim=1)
         grid = patches.transpose(1, 2).reshape(len(tokens), -1, *self.vim.config.grid)
-        cells = F.adaptive_avg_pool2d(grid, map_side).permute(0, 2, 3, 1)
-        return self.vim.forward_head(features), self.pooled(features), self.map(cells), features
+        return F.adaptive_avg_pool2d(grid, side).permute(0, 2, 3, 1)
 
-    def _tokens(self, images: Tensor) -> Tensor:
-        """`Vim.forward_tokens` by `layer_step`."""
+    def _tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`Vim.forward_tokens` by `layer_step`, and the stream half-way."""
         hidden = self.vim._embed(images)
         residual = torch.zeros_like(hidden)
-        for layer in self.vim.layers:
+        middle = hidden
+        for i, layer in enumerate(self.vim.layers):
             assert isinstance(layer, Layer)
             hidden, residual = layer_step(layer, hidden, residual, PRODUCT)
+            if i + 1 == len(self.vim.layers) // 2:
+                middle = F.layer_norm(residual + hidden, hidden.shape[-1:])
         tokens: Tensor = self.vim.norm_f(residual + hidden)
-        return tokens
+        return tokens, middle
 
 
 @torch.no_grad()

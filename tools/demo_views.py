@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tools.demo_data import Photos, Pixels, random_crop, serving_crop
+from tools.demo_data import Photos, Pixels, augment, random_crop, serving_crop
+from tools.demo_data import normalised as normalised_as_served
 from tools.demo_teacher import SIZE, normalised
 
 STORED = 120  # px; the student sees no more of a view
@@ -27,6 +28,20 @@ WIDE_LEAST = 0.6  # of the area
 POOLED_WIDTH = 256
 MAP_WIDTH = 64
 BATCH = 32
+MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
+AXES = "axes.safetensors"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch of views as the student gets them, and what the teacher made of each."""
+
+    images: Tensor  # (B, 3, H, W), normalised and jittered
+    logits: Tensor  # (B, classes)
+    pooled: Tensor  # (B, POOLED_WIDTH), centred
+    maps: Tensor  # (B, side, side, MAP_WIDTH)
+    mixed: Tensor  # (B,) bool: only the teacher knows the class
+    middle: Tensor | None = None  # (B, side, side, MIDDLE_WIDTH), normalised: features half-way, 16 px a cell
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,23 @@ class Views:
         """Which of these views (any shape) are mixtures, whose class only the teacher knows."""
         return (view % 3 == 2) & (not self.wide)
 
+    def batch(self, chosen: Tensor, size: int, rng: torch.Generator) -> Seen:
+        """One view of each of these photographs, at random, at `size` px."""
+        count = len(chosen)
+        view = torch.randint(len(self.pixels), (count,), generator=rng)
+        images = normalised_as_served(_windows(self.pixels[view, chosen], size, rng))
+        maps, pooled, logits = (kept[view, chosen].float() for kept in (self.maps, self.pooled, self.logits))
+        flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
+        images, maps = torch.where(flip, images.flip(3), images), torch.where(flip, maps.flip(2), maps)
+        return Seen(augment(images, rng), logits, pooled, maps, self.mixed(view))
+
+
+def _windows(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
+    """A window of size x size at a random place in each image (B, H, W, 3); too small a shift to matter to the map."""
+    corners = torch.randint(pixels.shape[1] - size + 1, (len(pixels), 2), generator=rng).tolist()
+    windows = [p[top : top + size, left : left + size] for p, (top, left) in zip(pixels, corners, strict=True)]
+    return torch.stack(windows)
+
 
 def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_from: int, seed: int) -> None:
     """Cut those of the views that the cache lacks, ask the teacher about each, write `view_N.npz`. View 0 comes first:
@@ -55,7 +87,7 @@ def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_
         wide = number >= wide_from
         large = cut(photos, number, seed, wide)
         logits, features = _answers(teacher, _resized(large, SIZE))
-        axes = _axes(cache / "axes.safetensors", features)
+        axes = _axes(cache / AXES, features)
         pooled = (features.mean((1, 2)) - axes["pooled_mean"]) @ axes["pooled"]
         maps = (features - axes["map_mean"]) @ axes["map"]
         small = _resized(large, WIDE if wide else STORED)

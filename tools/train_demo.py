@@ -37,13 +37,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/demo_cache"), help="teacher, views, checkpoints")
     parser.add_argument("--teacher-packages", type=Path, help="folder with the teacher's packages, if not installed")
+    parser.add_argument("--grey", type=Path, default=Path("/usr/share/datasets/fashion-mnist"), help="Fashion-MNIST")
     parser.add_argument(
         "--start", type=Path, help="model directory whose weights start the third phase, without the first two"
     )
     args = parser.parse_args()
     if args.teacher_packages:
         sys.path.append(str(args.teacher_packages))
-    train(Recipe(), Places(args.data, args.out, args.cache, args.start))
+    train(Recipe(), Places(args.data, args.out, args.cache, args.grey, args.start))
 
 
 def train(recipe: Recipe, places: Places) -> None:

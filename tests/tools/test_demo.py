@@ -160,6 +160,12 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert phase.rate(9.99) == pytest.approx(1e-4, rel=0.02)
 
 
+def test_the_rate_can_stay_at_its_peak() -> None:
+    """A phase that the next one ends: warm-up, then the peak to its end."""
+    phase = Phase(48, 10, peak=1e-2, warmup=2.0, fall=False)
+    assert phase.rate(0.5) < phase.rate(2.0) == phase.rate(9.99) == 1e-2
+
+
 def test_likeness_is_the_cosine_of_every_pair() -> None:
     """Whatever the lengths."""
     likeness = demo_learning._likeness(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
@@ -169,13 +175,15 @@ def test_likeness_is_the_cosine_of_every_pair() -> None:
 def test_the_student_computes_what_the_model_does() -> None:
     """Training runs the layers by another way, with products in bfloat16; what ships is the model's own."""
     torch.manual_seed(4)
-    student = Student(Recipe(width=32, depth=4).config(48, CLASSES), 6, 5)
+    student = Student(Recipe(width=32, depth=4).config(48, CLASSES), 6, 5, 7)
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
-        logits, pooled, cells, features = student(images, 3)
+        logits, pooled, cells, features, middle = student(images, 3, 4)
         expected, served = student.vim(images), student.vim.forward_features(images)
 
     assert ((2, CLASSES), (2, 6), (2, 3, 3, 5)) == (logits.shape, pooled.shape, cells.shape)
+    assert middle is not None
+    assert middle.shape == (2, 4, 4, 7)
     torch.testing.assert_close(features, served, rtol=0.05, atol=0.02 * served.abs().max().item())
     torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
 
