@@ -91,8 +91,9 @@ def _card(samples: list[Sample], fingerprint: str) -> str:
 The first test image of each class of [Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist) (MIT, see
 LICENSE) that the demo model has a name for, turned back from the dataset's negatives and enlarged from 28 to {SIDE} px.
 None of them was trained on, and none was chosen for its answer: the demo model (`{fingerprint}`) is right about
-{right} of {len(samples)}. They are grey and blurred, unlike the colour photographs that it learned from. There is none
-of hat, shorts and skirt. `manifest.json` has the same for programs; `python -m tools.demo_samples` wrote both.
+{right} of {len(samples)}. They are grey and blurred, unlike the colour photographs that it mostly learned from; beside
+those it saw some of the dataset's training images. There is none of hat, shorts and skirt. `manifest.json` has the same
+for programs; `python -m tools.demo_samples` wrote both.
 
 | image | file | what it is | what the demo model says |
 | --- | --- | --- | --- |
