@@ -13,7 +13,7 @@ from tools.demo_samples import FOLDER, Sample, answer, read_manifest
 
 DIRECTORY = Path("models/demo")
 ARCHIVE = Path("../shared/data/clothing10_160_trainval.zip")
-FINGERPRINT = "a8410f1ddea5"
+FINGERPRINT = "1a2e32457a69"
 LARGEST = 12_000_000  # bytes
 
 
@@ -66,4 +66,4 @@ def test_it_is_right_about_photographs_it_never_saw(network: model.Vim) -> None:
     subset = Photos(photos.images[::4], photos.classes[::4], photos.labels)
     logits, _ = predict(network, subset)
     right = torch.eq(logits.argmax(1), subset.classes).float().mean().item()
-    assert right >= 0.75
+    assert right >= 0.78
