@@ -187,7 +187,8 @@ Known confusions: {_confusions(measured.confusion, photos.labels)}.
 Photographs: [alexeygrigorev/clothing-dataset-small](https://github.com/alexeygrigorev/clothing-dataset-small)
 (CC0 1.0), scaled to a short side of 160 px: 3,068 for training, 341 for validation. Its `test/` folder was neither
 fetched nor looked at. Beside them the training images of
-[Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist) (MIT). The weights are released under the project's licence, Apache-2.0.
+[Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist) (MIT). The weights are released under the
+project's licence, Apache-2.0.
 
 ## Recipe
 
