@@ -49,9 +49,8 @@ class Pass:
         starts = [
             [0, work[i].data_ptr(), residual[i * each].data_ptr(), out[i * each].data_ptr()] for i in range(len(work))
         ]
-        steps = np.stack(
-            [program.words + np.array(start)[program.which] for start in starts]
-        )  # (programs, steps, WORDS)
+        # (programs, steps, WORDS)
+        steps = np.stack([program.words + np.array(start)[program.which] for start in starts])
         if threads > 1:
             together_kernel()(threads, steps.shape[1], steps.ctypes.data, barrier)
         else:

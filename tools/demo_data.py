@@ -76,6 +76,19 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator, least: 
     return serving_crop(image, size)
 
 
+def mixture(one: Pixels, other: Pixels, rng: np.random.Generator, least: float) -> Pixels:
+    """(S, S, 3) twice: the first blended with the other, or with a window of the other in its own place. The other's
+    share is between `least` and a half."""
+    share, side = rng.uniform(least, 0.5), len(one)
+    if rng.random() < 0.5:
+        blend: Pixels = np.round(one * (1 - share) + other * share).astype(np.uint8)
+        return blend
+    mixed, edge = one.copy(), round(side * np.sqrt(share))
+    top, left = rng.integers(side - edge + 1, size=2)
+    mixed[top : top + edge, left : left + edge] = other[top : top + edge, left : left + edge]
+    return mixed
+
+
 def normalised(pixels: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W), ImageNet mean and deviation."""
     return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()

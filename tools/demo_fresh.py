@@ -16,13 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tools.demo_data import MEAN, STD, Photos, Pixels, blur_and_erase, jitter_colour, normalised, random_crop
+from tools import demo_teacher
+from tools.demo_data import MEAN, STD, Photos, Pixels, blur_and_erase, jitter_colour, mixture, normalised, random_crop
 from tools.demo_recipe import Style
-from tools.demo_teacher import MIDDLE_BLOCK
 from tools.demo_views import Seen
 
 SIZE = 144  # px: what the teacher sees; it was fine-tuned at 128 and is better at 144
-_TEACHER_MEAN, _TEACHER_STD = 0.498, 0.502
+LEAST_SHARE = 0.1  # of the other photograph in a mixture
 _TURNED, _DEGREES = 0.3, 12.0
 
 
@@ -34,7 +34,7 @@ class Fresh:
         self._axes = load_file(axes)
         self._by_class = [np.flatnonzero(photos.classes.numpy() == c) for c in range(len(photos.labels))]
         self._middle: Tensor | None = None
-        teacher._blocks[MIDDLE_BLOCK].register_forward_hook(self._keep)
+        teacher._blocks[demo_teacher.MIDDLE_BLOCK].register_forward_hook(self._keep)
         self._level = self._channels()
 
     def _keep(self, _block: Any, _inputs: Any, output: Tensor) -> None:
@@ -60,7 +60,7 @@ class Fresh:
         for i in np.flatnonzero(mixed):
             # every class as often as any other: the rare ones are the weak ones
             other = self._view(int(rng.choice(self._by_class[rng.integers(len(self._by_class))])), rng)
-            pixels[i] = mixture(pixels[i], other, rng)
+            pixels[i] = mixture(pixels[i], other, rng, LEAST_SHARE)
         return pixels, mixed
 
     def _view(self, number: int, rng: np.random.Generator) -> Pixels:
@@ -73,7 +73,7 @@ class Fresh:
     @torch.inference_mode()
     def _ask(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, last features (B, h, w, 1280) and half-way features (B, h, w, channels)."""
-        seen = (images * STD.view(3, 1, 1) + MEAN.view(3, 1, 1) - _TEACHER_MEAN) / _TEACHER_STD
+        seen = (images * STD.view(3, 1, 1) + MEAN.view(3, 1, 1) - demo_teacher.MEAN) / demo_teacher.STD
         with torch.autocast("cpu", torch.bfloat16):
             features = self._teacher.extract_features(seen.contiguous(memory_format=torch.channels_last)).float()
         assert self._middle is not None
@@ -86,18 +86,6 @@ class Fresh:
         pixels = np.stack([self._view(i, rng) for i in range(0, len(self._photos.images), 16)])
         middle = torch.cat([self._ask(part)[2] for part in torch.split(normalised(torch.from_numpy(pixels)), 32)])
         return middle.mean((0, 1, 2)), middle.std((0, 1, 2)) + 1e-3
-
-
-def mixture(one: Pixels, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """(H, W, 3), (H, W, 3): the first blended with the other, or with a window of the other in its own place."""
-    share, side = rng.uniform(0.1, 0.5), len(one)
-    if rng.random() < 0.5:
-        blend: Pixels = np.round(one * (1 - share) + other * share).astype(np.uint8)
-        return blend
-    mixed, edge = one.copy(), round(side * np.sqrt(share))
-    top, left = rng.integers(side - edge + 1, size=2)
-    mixed[top : top + edge, left : left + edge] = other[top : top + edge, left : left + edge]
-    return mixed
 
 
 def _scaled(images: Tensor, size: int) -> Tensor:

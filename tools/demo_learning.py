@@ -39,7 +39,7 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     state = resume(recipe, places.cache, len(validation.labels), places.start)
     while state.phase < len(recipe.phases):
         phase = recipe.phases[state.phase]
-        source = _source(recipe, places, phase, classes)
+        source = _source(recipe, places, phase)
         images = serving_batch(validation.images, phase.size)
         while state.epoch < phase.epochs:
             started = time.process_time()  # not what others take from the processor
@@ -57,22 +57,22 @@ def learn(rank: int, recipe: Recipe, places: Places) -> None:
     dist.destroy_process_group()
 
 
-def _source(recipe: Recipe, places: Places, phase: Phase, classes: Tensor) -> Source:
+def _source(recipe: Recipe, places: Places, phase: Phase) -> Source:
     """Where this phase's batches come from."""
     if phase.fresh is None:
-        return _shared_views(recipe, places.cache, phase, classes)
+        return _shared_views(recipe, places.cache, phase)
     photos = read_photos(places.archive, "train")
     teacher = teacher_for(places.cache, recipe.teacher, photos, photos)
     return Fresh(teacher, photos, places.cache / AXES, phase.fresh)
 
 
-def _shared_views(recipe: Recipe, cache: Path, phase: Phase, classes: Tensor) -> Views:
+def _shared_views(recipe: Recipe, cache: Path, phase: Phase) -> Views:
     """One worker scales the views, all map the same file."""
     numbers, size = recipe.numbers(phase.wide), min(WIDE if phase.wide else STORED, round(phase.size * MARGIN))
     if dist.get_rank() == 0:
         scale_views(cache, numbers, size)
     dist.barrier()
-    return read_views(cache, numbers, size, classes, phase.wide)
+    return read_views(cache, numbers, size, phase.wide)
 
 
 def _run_epoch(recipe: Recipe, phase: Phase, state: State, source: Source, classes: Tensor, grey: Grey | None) -> float:

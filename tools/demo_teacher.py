@@ -21,6 +21,7 @@ from tools.demo_data import Photos, jitter_colour, random_crop, serving_crop
 from tools.demo_recipe import TeacherRecipe
 
 SIZE = 128
+MEAN, STD = 0.498, 0.502  # of the pixels that it wants
 WIDTH = 1280
 MAP_SIDE = 4
 MIDDLE_BLOCK, MIDDLE_WIDTH = 10, 112  # the last block whose cells are 16 px, and its channels
@@ -44,7 +45,7 @@ def teacher_for(cache: Path, recipe: TeacherRecipe, train: Photos, validation: P
 
 def normalised(pixels: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) as this network wants it, channels last in memory."""
-    images = ((pixels.float() / 255 - 0.498) / 0.502).permute(0, 3, 1, 2)
+    images = ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tools.demo_data import Photos, Pixels, augment, random_crop, serving_crop
+from tools.demo_data import Photos, Pixels, augment, mixture, random_crop, serving_crop
 from tools.demo_data import normalised as normalised_as_served
 from tools.demo_teacher import SIZE, normalised
 
@@ -28,6 +28,7 @@ WIDE_LEAST = 0.6  # of the area
 POOLED_WIDTH = 256
 MAP_WIDTH = 64
 BATCH = 32
+LEAST_SHARE = 0.15  # of the other photograph in a mixture
 MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
 AXES = "axes.safetensors"
 
@@ -52,7 +53,6 @@ class Views:
     logits: Tensor  # (K, n, classes)
     pooled: Tensor  # (K, n, POOLED_WIDTH), centred
     maps: Tensor  # (K, n, 3, 3, MAP_WIDTH), unit variance on average
-    classes: Tensor  # (n,)
     wide: bool
 
     def mixed(self, view: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ def scale_views(cache: Path, numbers: range, size: int) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def read_views(cache: Path, numbers: range, size: int, classes: Tensor, wide: bool) -> Views:
+def read_views(cache: Path, numbers: range, size: int, wide: bool) -> Views:
     """What `scale_views` wrote, mapped into memory."""
     content = torch.load(_together(cache, numbers, size), mmap=True, weights_only=True)
-    return Views(**content, classes=classes, wide=wide)
+    return Views(**content, wide=wide)
 
 
 def _together(cache: Path, numbers: range, size: int) -> Path:
@@ -137,17 +137,9 @@ def cut(photos: Photos, number: int, seed: int, wide: bool = False) -> Pixels:
 
 
 def _mixture(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Each image blended with another, or with a window of the other pasted in its own place."""
-    other, out = pixels[rng.permutation(len(pixels))], pixels.copy()
-    for i in range(len(pixels)):
-        share = rng.uniform(0.15, 0.5)
-        if rng.random() < 0.5:
-            out[i] = np.round(pixels[i] * (1 - share) + other[i] * share)
-        else:
-            side = round(SIZE * np.sqrt(share))
-            top, left = rng.integers(SIZE - side + 1, size=2)
-            out[i, top : top + side, left : left + side] = other[i, top : top + side, left : left + side]
-    return out
+    """Each image mixed with another."""
+    others = pixels[rng.permutation(len(pixels))]
+    return np.stack([mixture(one, other, rng, LEAST_SHARE) for one, other in zip(pixels, others, strict=True)])
 
 
 def _resized(pixels: Pixels, size: int) -> Pixels:

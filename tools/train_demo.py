@@ -42,6 +42,8 @@ def main() -> None:
         "--start", type=Path, help="model directory whose weights start the third phase, without the first two"
     )
     args = parser.parse_args()
+    if not args.grey.is_dir():
+        parser.error(f"{args.grey} is not there: apt-get install dataset-fashion-mnist, or --grey DIR")
     if args.teacher_packages:
         sys.path.append(str(args.teacher_packages))
     train(Recipe(), Places(args.data, args.out, args.cache, args.grey, args.start))

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.demo_data import Photos
-from tools.demo_fresh import SIZE, Fresh, mixture
+from tools.demo_data import Photos, mixture
+from tools.demo_fresh import SIZE, Fresh
 from tools.demo_recipe import Style
 from tools.demo_teacher import MIDDLE_BLOCK, WIDTH
 from tools.demo_views import MAP_WIDTH, POOLED_WIDTH
@@ -92,7 +92,7 @@ def test_a_mixture_shows_at_least_half_of_the_first() -> None:
     white, black = np.full((60, 60, 3), 255, np.uint8), np.zeros((60, 60, 3), np.uint8)
     rng = np.random.default_rng(4)
     for _ in range(20):
-        mixed = mixture(white, black, rng)
+        mixed = mixture(white, black, rng, 0.1)
         assert 0.48 < mixed.mean() / 255 < 0.92
         assert len(np.unique(mixed)) in (1, 2)
     assert (white == 255).all()
