@@ -24,13 +24,9 @@ class Scripted:
 async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Scripted]:
     """It listens on a free port of 127.0.0.1."""
     seen = Scripted()
-
-    handlers: list[asyncio.Task[None]] = []
+    connections: list[tuple[asyncio.StreamWriter, asyncio.Task[None]]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        handlers.append(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -47,12 +43,24 @@ async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Script
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1")
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append((writer, asyncio.create_task(serve(reader, writer))))
+
+    server = await asyncio.start_server(accepted, "127.0.0.1")
     seen.port = server.sockets[0].getsockname()[1]
     try:
         yield seen
     finally:
+        asyncio.get_running_loop().remove_reader(server.sockets[0])  # accept no more
+        await _turns(4)  # one accepted at the last moment, on a busy machine, is known by then
         server.close()
-        for handler in handlers:
+        for writer, handler in connections:
             handler.cancel()
+            writer.close()  # a handler that is cancelled before it begins closes nothing
+        await _turns(2)
+
+
+async def _turns(count: int) -> None:
+    """So many turns of the event loop."""
+    for _ in range(count):
         await asyncio.sleep(0)
