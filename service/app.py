@@ -30,6 +30,7 @@ from service.errors import (
     NotFound,
     ServiceError,
     SettingsError,
+    bare,
     headers,
     problem,
 )
@@ -186,6 +187,7 @@ async def _client_gone(request: Request, _: Exception) -> Response:
 
 def _answer(request: Request, error: Exception) -> Response:
     known = _translate(error)
+    bare(error)
     if operation_of(request.scope):  # a probe that is told "not ready" is no rejection
         request.app.state.engine.metrics.refused(known)
     request.state.code = known.code

@@ -28,6 +28,7 @@ from service.errors import (
     NoClassifier,
     NotReady,
     ServiceError,
+    bare,
 )
 from service.fleet import WORKER, Fleet
 from service.flights import Flight, Flights
@@ -264,7 +265,7 @@ class Engine:
             self._quarantine.check(self._arena.pixels.slot(slot), time.monotonic())
             result = await self._queue(slot, task, flight)
         except ServiceError as error:
-            return error, Timings()
+            return bare(error), Timings()
         timings = Timings(times.decode_s, times.preprocess_s, result.queue_s, result.infer_s, 0.0, result.batch_size)
         return result, timings
 

@@ -42,7 +42,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 _TYPE = "urn:problem-type:vim-server:"
 
@@ -243,6 +245,19 @@ class InternalError(Failure):
 
 class SettingsError(Exception):
     """The environment does not make valid settings; the message has one line for each mistake."""
+
+
+def bare(error: E) -> E:
+    """The same, without where it was raised, nor from what: those frames hold the body of the request.
+
+    As a rule the error in turn, too: in an outcome, or in the future that brought it from a thread. The body would then
+    lie in memory until Python looks for such cycles, which it does by the number of objects, not by their size.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__, link = None, link.__cause__ or link.__context__
+    error.__cause__ = error.__context__ = None
+    return error
 
 
 def all_errors() -> list[type[ServiceError]]:

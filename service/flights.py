@@ -81,6 +81,7 @@ class Flights(Generic[T]):
 
     def _end(self, key: Hashable, flight: Flight[T]) -> None:
         flight.task.cancel()  # nobody waits; does nothing to one that has landed
+        del flight.task  # which knows its flight: what is cancelled would lie in memory with its image, as a cycle does
         if self._flights.get(key) is flight:
             del self._flights[key]
 

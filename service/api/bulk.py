@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from service import compression, inputs, outputs
 from service.api import call
 from service.engine import Outcome
-from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError, UnsupportedEncoding
+from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError, UnsupportedEncoding, bare
 from service.items import Item, from_text
 from service.jobs import Task
 from service.json_body import load_texts
@@ -187,7 +187,7 @@ async def _parsed(request: Request, line: bytes | ServiceError) -> tuple[Any, It
     try:
         return await call.in_thread(request, _parse, line)
     except ServiceError as error:
-        return None, error
+        return None, bare(error)
 
 
 def _parse(line: bytes) -> tuple[Any, Item]:

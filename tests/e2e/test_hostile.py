@@ -40,7 +40,7 @@ def test_bombs_are_refused_by_name_with_flat_memory(server: Server) -> None:
         answers = {attack.name: assault(client, attack)[0] for attack in ATTACKS}
 
     assert [] == [(attack.name, answers[attack.name]) for attack in ATTACKS if answers[attack.name] not in attack.codes]
-    assert raw.memory_mb(server) - held < 150
+    assert raw.memory_mb(server) - held < 100
     assert before == scores(server)
 
 

@@ -1,0 +1,83 @@
+"""What the application keeps of a request that it has answered: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import httpx
+import pytest
+
+from tests.service.image_files import BOMBS
+from tests.tiny import photo
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 200_000
+JUNK = b"junk" + bytes(SIZE)
+FORM = {"Content-Type": "multipart/form-data; boundary=cut"}
+LATE = {"X-Request-Timeout-Ms": "1"}
+
+
+def texts(*images: bytes) -> bytes:
+    """A JSON body of images."""
+    return b'{"images": [%s]}' % b", ".join(b'"%s"' % base64.b64encode(image) for image in images)
+
+
+@contextmanager
+def cycles() -> Iterator[list[bytes]]:
+    """What only the search for cycles would free, when the block has ended: the large objects of frames."""
+    found: list[bytes] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        frames = [one for one in gc.garbage if isinstance(one, FrameType)]
+        held = [value for frame in frames for value in frame.f_locals.values()]
+        found += [one for one in held if isinstance(one, bytes | bytearray) and len(one) >= SIZE]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        pytest.param("/v1/classify", JUNK, {}, 415, id="no image"),
+        pytest.param("/v1/classify", BOMBS[0]() + bytes(SIZE), {}, 413, id="too many pixels"),
+        pytest.param("/v1/embed", texts(JUNK, JUNK), {}, 415, id="two that are no images"),
+        pytest.param("/v1/embed", b'{"images": ' + b"[" * SIZE, {}, 400, id="broken JSON"),
+        pytest.param("/v1/embed", bytes(SIZE), FORM, 400, id="broken form"),
+        pytest.param("/v1/embed", b"\x1f\x8b" + bytes(SIZE), {"Content-Encoding": "gzip"}, 400, id="not gzip"),
+        pytest.param("/v1/classify", texts(*[photo() + bytes(SIZE)] * 9), LATE, 504, id="too late"),
+        pytest.param("/v1/bulk", b'{"image": ' + b"[" * SIZE + b"\n", {}, 200, id="a broken line"),
+    ],
+)
+async def test_a_refused_body_is_free_at_once(
+    client: httpx.AsyncClient, path: str, body: bytes, headers: dict[str, str], status: int
+) -> None:
+    """Not when Python next looks for cycles: by then a client that sends junk has filled the memory."""
+    with cycles() as held:
+        answer = await client.post(path, content=body, headers=headers)
+        await asyncio.sleep(0.05)
+
+    assert (status, []) == (answer.status_code, held)
+
+
+async def test_the_body_of_a_client_that_left_is_free_at_once(client: httpx.AsyncClient) -> None:
+    """Its image was being decoded."""
+    body = photo(size=(3000, 2000)) + bytes(SIZE)
+    with cycles() as held:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.002):
+                await client.post("/v1/embed", content=body)
+        await asyncio.sleep(0.5)
+
+    assert held == []
