@@ -39,8 +39,8 @@ def cycles() -> Iterator[list[bytes]]:
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         frames = [one for one in gc.garbage if isinstance(one, FrameType)]
-        held = [value for frame in frames for value in frame.f_locals.values()]
-        found += [one for one in held if isinstance(one, bytes | bytearray) and len(one) >= SIZE]
+        held: list[object] = [value for frame in frames for value in frame.f_locals.values()]
+        found += [bytes(one) for one in held if isinstance(one, bytes | bytearray) and len(one) >= SIZE]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
