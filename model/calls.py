@@ -40,10 +40,11 @@ def call(typing_context: Any, function: Any, argument: Any) -> Any:
 
 @emitted
 def product(
-    typing_context: Any, sgemm: Any, sizes: Any, x: Any, x_row: Any, weight: Any, weight_row: Any, beta: Any, out: Any,
+    typing_context: Any, gemm: Any, sizes: Any, x: Any, x_row: Any, weight: Any, weight_row: Any, beta: Any, out: Any,
     out_row: Any,
 ) -> Any:  # fmt: skip
-    """out = x weight^T + beta out, of rows * columns numbers: `sizes` is (rows, inner, columns).
+    """out = x weight^T + beta out, of rows * columns numbers, by BLAS's sgemm or one that differs in the types of x
+    and weight: `sizes` is (rows, inner, columns).
 
     BLAS counts by columns, so it is told of the transposed problem; it takes everything by address.
     """
@@ -65,4 +66,4 @@ def product(
         builder.call(_function(builder, address, *[_I64] * len(places)), places)
         return context.get_dummy_value()
 
-    return types.none(sgemm, sizes, x, x_row, weight, weight_row, beta, out, out_row), codegen
+    return types.none(gemm, sizes, x, x_row, weight, weight_row, beta, out, out_row), codegen

@@ -1,9 +1,10 @@
 """All layers of a Vim on a CPU as one function.
 
-In float32 a pass is one list of steps for compiled code (`model.cpu_pass`), if torch's BLAS can be called from there.
-Otherwise Python goes from step to step: four kinds of matrix products by torch, everything between them by
-`model.kernels`. So it is for a model in bfloat16, whose products are computed in it where the CPU can (AVX512-BF16,
-AMX) and summed in float32; everything else is float32, as in a model in float32.
+A pass is one list of steps for compiled code (`model.cpu_pass`), if torch's BLAS can be called from there. Otherwise
+Python goes from step to step: four kinds of matrix products by torch, everything between them by `model.kernels`.
+
+A model in bfloat16 has its products computed in it, and summed in float32, where that is faster: in one list of steps
+on a CPU with AMX, by torch where it can. Everything else is float32, as in a model in float32.
 
 Every buffer is made once for a forward pass and used by all layers. Nothing is transposed or copied between the steps:
 kernels read the two halves of the first projection, and the three parts of the second, where the products left them.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from model.cpu_pass import Pass
+    from model.cpu_steps import Products
 
 WIDTH = 16  # model.vectors.LANES
 
@@ -70,18 +72,20 @@ class _Encoder:
         from model.kernels import conv_kernel, norm_kernel, scan_kernel
 
         self.vim, self.config = vim, vim.config
-        self.layers = [prepared(layer.norm.weight, layer.mixer) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
+        self.narrow = vim.patch_embed.proj.weight.dtype == torch.bfloat16
+        products = _products(self.narrow)
+        dtype = products.dtype if products else torch.float32
+        self.layers = [prepared(layer.norm.weight, layer.mixer, dtype) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
         self.epsilon = torch.tensor([vim.config.norm_epsilon])
         halve = vim.config.bimamba == "v2" and vim.config.divide_out
         self.constant = torch.tensor([0.5 if halve else 1.0])
-        self.narrow = vim.patch_embed.proj.weight.dtype == torch.bfloat16
-        self.whole = None if self.narrow or team.sgemm() is None else self._whole()
+        self.whole = None if products is None else self._whole(products)
         self.norm, self.conv, self.scan = norm_kernel(), conv_kernel(vim.config.d_conv), scan_kernel(vim.config.d_state)
 
-    def _whole(self) -> Pass:
+    def _whole(self, products: Products) -> Pass:
         from model.cpu_pass import Pass
 
-        return Pass(self.config, self.layers, self.vim.norm_f.weight, self.constant)
+        return Pass(self.config, self.layers, self.vim.norm_f.weight, self.constant, products)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
@@ -108,7 +112,7 @@ class _Encoder:
         from model.kernels import TOKENS
 
         rows, width = residual.shape
-        self.norm(math.ceil(rows / TOKENS), rows, width, hidden, residual, weight, self.epsilon, out)
+        self.norm(math.ceil(rows / TOKENS), rows, width, hidden, residual, weight, self.epsilon, out, None)
 
     def _mix(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> Tensor:
         """`Mixer.forward` from `buffers.normed` to `buffers.hidden`."""
@@ -126,7 +130,7 @@ class _Encoder:
         row, inner = buffers.projected.shape[1], self.config.d_inner
         sizes = (len(layer.select), images, length, inner)
         jobs = images * math.ceil(length / TOKENS)
-        self.conv(jobs, *sizes, buffers.projected, row, layer.taps, layer.conv_bias, buffers.convolved)
+        self.conv(jobs, *sizes, buffers.projected, row, layer.taps, layer.conv_bias, buffers.convolved, None)
 
     def _scan(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> None:
         directions, rank, inner = layer.step.shape
@@ -140,8 +144,17 @@ class _Encoder:
             images * inner // WIDTH,
             *(directions, length, inner, rank, buffers.convolved, u_side, selected, side, row, layer.step),
             *(layer.step_bias, layer.rates, B, side, row, C, side, row, layer.skip),
-            *(gate, 2 * inner, self.constant, buffers.scanned),
+            *(gate, 2 * inner, self.constant, buffers.scanned, None),
         )
+
+
+def _products(narrow: bool) -> Products | None:
+    """Of a whole pass as one list of steps, where torch's BLAS can be called."""
+    from model.cpu_steps import Products
+
+    if narrow and (gemm := team.bfloat16_gemm()) is not None:
+        return Products(gemm, torch.bfloat16)
+    return None if (gemm := team.sgemm()) is None else Products(gemm, torch.float32)
 
 
 @contextlib.contextmanager

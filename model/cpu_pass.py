@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model import team
 from model.config import VimConfig
-from model.cpu_steps import OUT, Layout, Place, Program, Step
+from model.cpu_steps import OUT, Layout, Place, Products, Program, Step
 from model.cpu_weights import LayerWeights
 from model.program import apart_kernel, together_kernel
 
@@ -24,8 +24,11 @@ MOST_APART = 2  # images of one program: more of them share the weights that are
 class Pass:
     """Tokens before the first layer -> tokens after the final norm, in float32."""
 
-    def __init__(self, config: VimConfig, layers: list[LayerWeights], norm: Tensor, constant: Tensor) -> None:
+    def __init__(
+        self, config: VimConfig, layers: list[LayerWeights], norm: Tensor, constant: Tensor, products: Products
+    ) -> None:
         self._config, self._layers, self._norm, self._constant = config, layers, norm, constant
+        self._products = products
         self._epsilon = torch.tensor([config.norm_epsilon])
         self._programs: dict[tuple[int, int, int], Program] = {}
 
@@ -59,18 +62,18 @@ class Pass:
     def _program(self, images: int, length: int, threads: int) -> Program:
         key = images, length, threads
         if key not in self._programs:
-            layout = Layout(self._config, images, length, threads)
+            layout = Layout(self._config, images, length, threads, self._products)
             self._programs[key] = layout.program(list(self._steps(layout)))
         return self._programs[key]
 
     def _steps(self, at: Layout) -> Iterator[Step]:
         hidden: Place | None = None
         for layer in self._layers:
-            yield at.norm(hidden, layer.norm, self._epsilon, at.normed)
-            yield at.product(at.normed, layer.into, layer.into_bias, at.projected)
+            yield at.norm(hidden, layer.norm, self._epsilon, at.normed, at.narrow_normed)
+            yield at.product(at.narrow_normed or at.normed, layer.into, layer.into_bias, at.projected)
             yield at.convolve(layer)
-            yield at.product(at.convolved, layer.select, None, at.selected)
+            yield at.product(at.narrow_convolved or at.convolved, layer.select, None, at.selected)
             yield at.scan(layer, self._constant)
-            yield at.product(at.scanned, layer.out, layer.out_bias, at.hidden)
+            yield at.product(at.narrow_scanned or at.scanned, layer.out, layer.out_bias, at.hidden)
             hidden = at.hidden
         yield at.norm(hidden, self._norm, self._epsilon, OUT)

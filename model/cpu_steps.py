@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from model import team
 from model.config import VimConfig
 from model.cpu_weights import LayerWeights
 from model.kernels import TOKENS, conv_kernel, norm_kernel, scan_kernel
@@ -45,17 +45,29 @@ class Program:
     numbers: int  # of float32 to work with
 
 
+@dataclass(frozen=True, slots=True)
+class Products:
+    """How matrices are multiplied: the function in BLAS, and the dtype of what it multiplies."""
+
+    gemm: int
+    dtype: torch.dtype
+
+
 class Layout:
     """The buffers of some images one behind the other, M = images x length rows, and steps that use them."""
 
-    def __init__(self, config: VimConfig, images: int, length: int, threads: int) -> None:
+    def __init__(self, config: VimConfig, images: int, length: int, threads: int, products: Products) -> None:
         self.config, self.images, self.length, self.threads = config, images, length, threads
+        self.products = products
         self.rows = rows = images * length
         self.sides = 2 if config.bimamba == "v2" else 1  # directions that are convolved
         width, inner = config.embed_dim, config.d_inner
         self.chosen = config.dt_rank + 2 * config.d_state
         sizes = (rows * width, rows * width, 2 * rows * inner, self.sides * rows * inner, rows * inner)
         self._end = 0
+        self.narrow_normed, self.narrow_convolved, self.narrow_scanned = (
+            self._reserve(sizes[i] // 2) if products.dtype == torch.bfloat16 else None for i in (0, 3, 4)
+        )
         self.normed, self.hidden, self.projected, self.convolved, self.scanned = map(self._reserve, sizes)
         self.selected = self._reserve(self.sides * rows * self.chosen)
 
@@ -63,10 +75,12 @@ class Layout:
         start, self._end = self._end, self._end + -(-numbers // LANES) * LANES
         return WORK.behind(start)
 
-    def norm(self, hidden: Place | None, weight: Tensor, epsilon: Tensor, out: Place) -> Step:
+    def norm(
+        self, hidden: Place | None, weight: Tensor, epsilon: Tensor, out: Place, narrow: Place | None = None
+    ) -> Step:
         """See `norm_kernel`."""
         jobs = math.ceil(self.rows / TOKENS)
-        return norm_kernel(), jobs, (self.rows, self.config.embed_dim, hidden, RESIDUAL, weight, epsilon, out)
+        return norm_kernel(), jobs, (self.rows, self.config.embed_dim, hidden, RESIDUAL, weight, epsilon, out, narrow)
 
     def product(self, x: Place, weight: Tensor, bias: Tensor | None, out: Place) -> Step:
         """See `product_kernel`; the weight is (columns, inner), or (sides, columns, inner)."""
@@ -76,14 +90,15 @@ class Layout:
         down = math.ceil(self.threads / (sides * across))
         job_columns, job_rows = math.ceil(columns / across / LANES) * LANES, math.ceil(self.rows / down)
         jobs = sides * math.ceil(columns / job_columns) * math.ceil(self.rows / job_rows)
-        fields = (x, self.rows * inner, weight, columns * inner, bias, out, self.rows * columns, columns, team.sgemm())
-        return product_kernel(), jobs, (self.rows, inner, columns, job_rows, job_columns, *fields)
+        fields = (x, self.rows * inner, weight, columns * inner, bias, out, self.rows * columns, columns)
+        how = self.products.gemm, self.products.dtype.itemsize
+        return product_kernel(), jobs, (self.rows, inner, columns, job_rows, job_columns, *fields, *how)
 
     def convolve(self, layer: LayerWeights) -> Step:
         """See `conv_kernel`."""
         inner, jobs = self.config.d_inner, self.images * math.ceil(self.length / TOKENS)
         sizes = (self.sides, self.images, self.length, inner)
-        fields = (self.projected, 2 * inner, layer.taps, layer.conv_bias, self.convolved)
+        fields = (self.projected, 2 * inner, layer.taps, layer.conv_bias, self.convolved, self.narrow_convolved)
         return conv_kernel(self.config.d_conv), jobs, (*sizes, *fields)
 
     def scan(self, layer: LayerWeights, constant: Tensor) -> Step:
@@ -95,7 +110,7 @@ class Layout:
         fields: tuple[Field, ...] = (
             *(directions, self.length, inner, rank, self.convolved, u_side, self.selected, side, row, layer.step),
             *(layer.step_bias, layer.rates, B, side, row, B.behind(self.config.d_state), side, row, layer.skip),
-            *(self.projected.behind(inner), 2 * inner, constant, self.scanned),
+            *(self.projected.behind(inner), 2 * inner, constant, self.scanned, self.narrow_scanned),
         )
         return scan_kernel(self.config.d_state), self.images * inner // LANES, fields
 

@@ -33,6 +33,7 @@ from model.vectors import (
     splat,
     spread,
     store,
+    store_bfloat16,
     total,
 )
 
@@ -43,9 +44,9 @@ TOKENS = 16  # of one job of the norm and of the convolution
 CHUNK = 64  # tokens whose step sizes are computed before the recurrence runs over them
 
 _trial_fields: Any = fields(1)
-_norm_fields: Any = fields(7)
-_conv_fields: Any = fields(9)
-_scan_fields: Any = fields(23)
+_norm_fields: Any = fields(8)
+_conv_fields: Any = fields(10)
+_scan_fields: Any = fields(24)
 
 
 @cache
@@ -64,12 +65,13 @@ def trial_kernel() -> Kernel:
 def norm_kernel() -> Kernel:
     """residual += hidden, then RMSNorm of it.
 
-    Fields: rows, D; hidden (rows, D) or 0; residual (rows, D); weight (D); epsilon (1); out (rows, D).
+    Fields: rows, D; hidden (rows, D) or 0; residual (rows, D); weight (D); epsilon (1); out (rows, D);
+    0, or a place for the same in bfloat16 instead.
     Jobs: rows / TOKENS, rounded up.
     """
 
     def norm(table: Any) -> None:
-        jobs, rows, width, hidden, residual, weight, epsilon, out = _norm_fields(table)
+        jobs, rows, width, hidden, residual, weight, epsilon, out, narrow = _norm_fields(table)
         job = take_job(table)
         while job < jobs:
             for row in range(job * TOKENS, min(rows, (job + 1) * TOKENS)):
@@ -82,7 +84,12 @@ def norm_kernel() -> Kernel:
                     squares = fma(x, x, squares)
                 scale = splat(_F(1) / _F(math.sqrt(total(squares) / _F(width) + scalar(epsilon, 0))))
                 for d in range(0, width, W):
-                    store(out, row * width + d, mul(mul(load(residual, row * width + d), scale), load(weight, d)))
+                    at = row * width + d
+                    y = mul(mul(load(residual, at), scale), load(weight, d))
+                    if narrow != 0:
+                        store_bfloat16(narrow, at, y)
+                    else:
+                        store(out, at, y)
             job = take_job(table)
 
     return Kernel(norm)
@@ -92,13 +99,14 @@ def norm_kernel() -> Kernel:
 def conv_kernel(taps: int) -> Kernel:
     """The convolution of `model.conv`.
 
-    Fields: S, B, L, E; x (B, L, E) and its row; weight (S, K, E); bias (S, E); out (S, B, L, E).
+    Fields: S, B, L, E; x (B, L, E) and its row; weight (S, K, E); bias (S, E); out (S, B, L, E);
+    0, or a place for the same in bfloat16 as well.
     Jobs: B times (L / TOKENS, rounded up).
     """
     K = taps
 
     def conv(table: Any) -> None:
-        jobs, sides, images, length, channels, x, row, weight, bias, out = _conv_fields(table)
+        jobs, sides, images, length, channels, x, row, weight, bias, out, narrow = _conv_fields(table)
         parts = jobs // images
         job = take_job(table)
         while job < jobs:
@@ -113,7 +121,11 @@ def conv_kernel(taps: int) -> Kernel:
                             if 0 <= source < length:
                                 at = (image * length + source) * row + d
                                 y = fma(load(x, at), load(weight, (s * K + k) * channels + d), y)
-                        store(out, ((s * images + image) * length + t) * channels + d, mul(y, sigmoid(y)))
+                        at = ((s * images + image) * length + t) * channels + d
+                        y = mul(y, sigmoid(y))
+                        store(out, at, y)
+                        if narrow != 0:
+                            store_bfloat16(narrow, at, y)
             job = take_job(table)
 
     return Kernel(conv)
@@ -125,7 +137,8 @@ def scan_kernel(states: int) -> Kernel:
 
     Fields: S, L, E, R; u (S, B, L, E) and its side; delta (S, B, L, E) and its side, or with R > 0 its R factors for
     each token (S, B, L, R), their side and row, and their weight (S, R, E); bias (S, E); A / ln 2 (S, N, E);
-    B (S, B, L, N), its side and row; C likewise; D (S, E); z (B, L, E) and its row; the constant (1); out (B, L, E).
+    B (S, B, L, N), its side and row; C likewise; D (S, E); z (B, L, E) and its row; the constant (1); out (B, L, E);
+    0, or a place for the same in bfloat16 instead, but out is used on the way.
     Jobs: B E / LANES.
     """
     N = states
@@ -133,7 +146,7 @@ def scan_kernel(states: int) -> Kernel:
     def scan(table: Any) -> None:
         (
             jobs, sides, length, channels, rank, us, u_side, deltas, delta_side, delta_row, delta_weight,
-            biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out,
+            biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out, narrow,
         ) = _scan_fields(table)  # fmt: skip
         blocks = channels // W
         h, a = np.empty(N * W, _F), np.empty(N * W, _F)
@@ -183,7 +196,10 @@ def scan_kernel(states: int) -> Kernel:
                         if s == sides - 1:
                             gate = mul(load(zs, token * z_row + first), spread(constant, 0))
                             y = mul(mul(y, gate), sigmoid(load(zs, token * z_row + first)))
-                        store(out, at, y)
+                        if narrow != 0 and s == sides - 1:
+                            store_bfloat16(narrow, at, y)
+                        else:
+                            store(out, at, y)
             job = take_job(table)
 
     return Kernel(scan)

@@ -20,7 +20,7 @@ WORDS = 28  # of a step: the table of the kernel with most fields, and the kerne
 _F = np.float32
 _KERNEL, _STEP = 8 * (WORDS - 1), 8 * WORDS
 
-_product_fields: Any = fields(14)
+_product_fields: Any = fields(15)
 _program_fields: Any = fields(3)
 
 
@@ -29,14 +29,14 @@ def product_kernel() -> Kernel:
     """out = x weight^T + bias, for each side.
 
     Fields: rows, K, N; rows and columns of a job; x (rows, K) and its side; weight (N, K) and its side; bias (N) or 0;
-    out (rows, N), its side and row; the address of sgemm.
+    out (rows, N), its side and row; the address of the product in BLAS; how many bytes a number of x and weight has.
     Jobs: sides times blocks of rows times blocks of columns.
     """
 
     def multiply(table: Any) -> None:
         (
             jobs, rows, inner, width, job_rows, job_columns, x, x_side, weight, weight_side, bias, out, out_side,
-            out_row, sgemm,
+            out_row, gemm, size,
         ) = _product_fields(table)  # fmt: skip
         across = (width + job_columns - 1) // job_columns
         down = (rows + job_rows - 1) // job_rows
@@ -53,8 +53,8 @@ def product_kernel() -> Kernel:
                     for c in range(0, columns, LANES):
                         store(at, r * out_row + c, load(bias, column + c))
             product(
-                sgemm, (count, inner, columns), x + 4 * (side * x_side + row * inner), inner,
-                weight + 4 * (side * weight_side + column * inner), inner, beta, at, out_row,
+                gemm, (count, inner, columns), x + size * (side * x_side + row * inner), inner,
+                weight + size * (side * weight_side + column * inner), inner, beta, at, out_row,
             )  # fmt: skip
             job = take_job(table)
 

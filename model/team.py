@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
@@ -60,11 +61,23 @@ def barrier() -> int | None:
 @cache
 def sgemm() -> int | None:
     """The address of Fortran's `sgemm` in torch, if that is Intel's, which runs on one thread inside a team."""
+    return _blas("sgemm_")
+
+
+@cache
+def bfloat16_gemm() -> int | None:
+    """The address of the same product of bfloat16 numbers, summed in float32, where that is faster: with AMX."""
+    if sgemm() is None or not llvm.get_host_cpu_features().get("amx-bf16"):
+        return None
+    return _blas("gemm_bf16bf16f32_")
+
+
+def _blas(name: str) -> int | None:
     if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return None
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(library.sgemm_, ctypes.c_void_p).value
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
     except (AttributeError, OSError):
         return None
 

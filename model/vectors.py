@@ -25,6 +25,7 @@ LANES = 16
 _F = np.float32
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _LOG2E = _F(1.4426950408889634)
 
 
@@ -158,6 +159,29 @@ def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(place, index, vector), codegen
+
+
+def _rounded(builder: Any, x: Any) -> Any:
+    """To the nearest bfloat16, ties to even, as its 16 bits; NaN stays NaN."""
+    bits = builder.bitcast(x, _INTS)
+    last = builder.and_(builder.lshr(bits, _constant(_INTS, 16)), _constant(_INTS, 1))
+    nearest = builder.add(bits, builder.add(last, _constant(_INTS, 0x7FFF)))
+    nan = builder.or_(bits, _constant(_INTS, 0x400000))  # whatever of its payload is cut off
+    upper = builder.lshr(builder.select(builder.fcmp_unordered("uno", x, x), nan, nearest), _constant(_INTS, 16))
+    return builder.trunc(upper, _SHORTS)
+
+
+@emitted
+def store_bfloat16(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
+    """Write a vector to a flat index of an array of bfloat16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], ir.PointerType(ir.IntType(16)))
+        place = builder.bitcast(builder.gep(start, [args[1]]), ir.PointerType(_SHORTS))
+        builder.store(_rounded(builder, args[2]), place, align=2)
+        return context.get_dummy_value()
+
+    return types.none(address, index, vector), codegen
 
 
 @emitted

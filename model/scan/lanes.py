@@ -58,7 +58,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     scan_kernel(states)(
         images * width // WIDTH,
         *(directions, length, width, 0, us, u_side, deltas, delta_side, 0, None, bias, rates),
-        *(Bs, B_side, states, Cs, C_side, states, skip, gate, gate_row, torch.ones(1), out),
+        *(Bs, B_side, states, Cs, C_side, states, skip, gate, gate_row, torch.ones(1), out, None),
     )
     return out[..., :channels].to(u.dtype)
 
@@ -77,7 +77,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     shift = torch.zeros(directions, width) if bias is None else _lanes(bias.float()).contiguous()
     out = torch.empty(directions, images, length, width)
     jobs = images * math.ceil(length / TOKENS)
-    conv_kernel(taps)(jobs, directions, images, length, width, rows, row, by_tap, shift, out)
+    conv_kernel(taps)(jobs, directions, images, length, width, rows, row, by_tap, shift, out, None)
     return out[..., :channels].to(x.dtype)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import team
+from model import cpu_layers, team
 from model.cpu_layers import unsupported
 from model.fused import fuse
 from model.scan import choose
@@ -147,9 +147,27 @@ def test_other_precisions_are_composed() -> None:
     assert "dtype is float16" == unsupported(tiny_vim().cast(torch.float16))
 
 
-def test_bfloat16_is_for_the_products_alone() -> None:
+def _by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "sgemm", lambda: None)
+    monkeypatch.setattr(team, "bfloat16_gemm", lambda: None)
+
+
+def _without_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team, "bfloat16_gemm", lambda: None)
+
+
+def _by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    if team.bfloat16_gemm() is None:
+        pytest.skip("this CPU has no AMX, or torch no BLAS of Intel's")
+
+
+@pytest.mark.parametrize("way", [_by_amx, _without_amx, _by_torch])
+def test_bfloat16_is_for_the_products_alone(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[pytest.MonkeyPatch], None]
+) -> None:
     """Features point where float32's do, whether the CPU has such products or not; what other code computes in
     float32 stays float32."""
+    way(monkeypatch)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
     expected = tiny_vim().forward_features(images())
@@ -159,6 +177,36 @@ def test_bfloat16_is_for_the_products_alone() -> None:
     assert torch.bfloat16 == found.dtype
     assert torch.cosine_similarity(found.double(), expected.double(), dim=-1).min() > 0.999
     assert before == products.fp32_precision
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bimamba": "v1"},
+        {"bimamba": "none"},
+        {"layer_scale": True, "projection_bias": True},
+        {"d_state": 5, "d_conv": 3},
+        {"embed_dim": 48, "dt_rank": 7},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_bfloat16_in_one_list_of_steps_is_as_near_to_float32_as_its_weights(
+    monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], changes: dict[str, Any], count: int
+) -> None:
+    """Float32 products of the same rounded weights are the measure: rounding what they multiply moves no token by more
+    than 2 percent."""
+    _by_amx(monkeypatch)
+    threads(count)
+    vim = tiny_vim(CONFIG.replace(**changes)).cast(torch.bfloat16)
+    tokens = vim._embed(images(3).bfloat16())
+    found = cpu_layers.encoder(vim)(tokens).float()
+    _without_amx(monkeypatch)
+    expected = cpu_layers.encoder(vim)(tokens).float()
+
+    assert ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).max() < 0.02
+    assert not torch.equal(found, expected)
 
 
 def test_gradients_are_left_to_the_composed_layers() -> None:

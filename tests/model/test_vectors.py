@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+import torch
 from numba import njit
 
 from model import vectors
@@ -67,3 +68,22 @@ def test_reciprocals_are_right_to_the_last_bit_but_one(form: Any) -> None:
 
     assert np.all(np.abs(applied(form, x) * x.astype(np.float64) - 1) <= 1.3e-7)
     assert np.isnan(applied(form, np.full(16, np.nan, np.float32))).all()
+
+
+def test_bfloat16_is_rounded_as_torch_does() -> None:
+    """To the nearest, ties to even; infinite and NaN stay so, whatever NaN's payload."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 64 * 16, np.uint32)
+    special = [0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F7FFFFF, 0x3F808000, 0x3F818000, 0, 1]
+    bits[: len(special)] = special
+    numbers, out = bits.view(np.float32), np.zeros(len(bits), np.uint16)
+    load, narrow, lanes = vectors.load, vectors.store_bfloat16, vectors.LANES
+
+    @njit
+    def convert(a: Any, out: Any) -> None:
+        for i in range(0, len(a), lanes):
+            narrow(out, i, load(a, i))
+
+    convert(numbers, out.ctypes.data)
+    found, expected = torch.from_numpy(out.view(np.int16)).view(torch.bfloat16), torch.from_numpy(numbers).bfloat16()
+
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
