@@ -1,0 +1,41 @@
+"""The closed loop of `bench.service` asks as often as it is told, with images that differ, and stops at an error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bench.load import Latencies, closed_loop
+from tests.bench.serve.servers import OK, Answer, Scripted, scripted
+
+BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nwhy?"
+
+
+def sent(answer: Answer) -> tuple[Latencies, Scripted]:
+    """Three clients, six requests, two images."""
+
+    async def both() -> tuple[Latencies, Scripted]:
+        async with scripted(answer) as server:
+            url = f"http://127.0.0.1:{server.port}"
+            return await closed_loop(url, "/v1/classify", [b"cat", b"dog"], clients=3, requests=6), server
+
+    return asyncio.run(both())
+
+
+def test_every_request_is_timed_and_differs() -> None:
+    """Identical images in flight would be computed once."""
+    found, server = sent(lambda _: OK)
+
+    assert (6, 6) == (len(found.seconds), len(set(server.bodies)))
+    assert found.elapsed_s >= max(found.seconds)
+    assert {b"cat", b"dog"} == {body[:-8] for body in server.bodies}
+    assert all(head.startswith("POST /v1/classify ") for head in server.heads)
+
+
+def test_an_error_ends_the_benchmark() -> None:
+    """Its answers would be quick."""
+    with pytest.raises(ExceptionGroup) as caught:
+        sent(lambda number: BROKEN if number == 2 else OK)
+
+    assert ["500: why?"] == [str(error) for error in caught.value.exceptions]
