@@ -1,30 +1,43 @@
 """A wanted window of Pillow's 8-bit bicubic resize, bit for bit, compiled: `model.resize` for pixels in memory.
 
-Four bytes a pixel, so that a vector holds whole pixels: horizontally four neighbours of one row at once, vertically
-four columns. What it computes is the window alone, and the rows between the two passes never leave the cache.
+Both passes add up, in each of 16 lanes, four bytes times four weights: the same colour of four neighbours. Along the
+rows four rows go together; what they give is kept in the order in which the second pass wants its four bytes. What is
+computed is the window alone, and the rows between the two passes never leave the cache.
+
+CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, for weights of one byte: there a weight is three
+of them, its digits to base 256, and each digit has a sum of its own. Whole numbers have the same sum in any order.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numpy.typing import NDArray
 
 from model.jit import compiled, fields
 from model.resize import PRECISION_BITS, UPRIGHT, Axis, Pixels, Turn
-from model.vectors import emitted, register
+from model.vectors import call, emitted, has, register
 
-LANES = 16  # bytes: four pixels of four channels
-GROUP = 4
+GROUP = 4  # neighbours that are added up together; also rows, columns and channels of a vector
+LANES = 16
+DIGITS = 3
+VNNI = has("avx512f", "avx512vnni")
 
+Ints = NDArray[np.int64]
+Weights = NDArray[np.int32]
+
+_BYTES = ir.VectorType(ir.IntType(8), GROUP * LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
-_vector = register("int32x16", _INTS)
+_STATE = ir.LiteralStructType([_INTS] * DIGITS)
+_pixels = register("pixels", _BYTES)
+_sums = register("sums", _STATE)
 
 
 def can(across: Axis, down: Axis) -> bool:
@@ -48,45 +61,31 @@ class Resize:
         if pixels.shape != (*stored, 4) or not can(across, down):
             raise ValueError(f"pixels of shape {pixels.shape} cannot be resized by {across} and {down}")
         by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
-        run = self._through_columns if turn.swaps else self._through_rows
-        return run(np.ascontiguousarray(pixels), _taps(across, by_x), _taps(down, by_y))
+        wide, tall = _taps(across, by_x), _lines(down, by_y)
+        missing = max(0, tall.stop - down.source)
+        if missing:  # lines without a weight, but they are read
+            pixels = np.pad(pixels, ((0, 0), (0, missing), (0, 0)) if turn.swaps else ((0, missing), (0, 0), (0, 0)))
+        return self._run(self._swapped if turn.swaps else self._straight, np.ascontiguousarray(pixels), wide, tall)
 
-    def _through_rows(self, pixels: Pixels, wide: _Taps, tall: _Taps) -> Pixels:
-        columns = -(-len(wide.starts) // GROUP) * GROUP
-        first, stop = tall.reach
-        between = np.zeros((stop - first, columns, 4), np.uint8)
-        window = np.empty((len(tall.starts), columns, 3), np.uint8)
-        _call(
-            self._straight,
-            (pixels, wide.starts, wide.spread, tall.starts, tall.weights, between, window),
-            (pixels.shape[1], len(wide.starts), wide.taps, tall.taps, first, stop - first, columns, len(tall.starts)),
-        )
-        return window[:, : len(wide.starts)] if columns != len(wide.starts) else window
-
-    def _through_columns(self, pixels: Pixels, wide: _Taps, tall: _Taps) -> Pixels:
-        first, stop = tall.reach
-        between = np.empty((len(wide.starts), stop - first, 4), np.uint8)
-        window = np.empty((len(tall.starts), len(wide.starts), 3), np.uint8)
-        _call(
-            self._swapped,
-            (pixels, wide.starts, wide.weights, tall.starts, tall.spread, between, window),
-            (pixels.shape[1], len(wide.starts), wide.taps, tall.taps, first, stop - first, len(tall.starts)),
-        )
-        return window
-
-
-def _call(function: Any, arrays: tuple[NDArray[Any], ...], sizes: tuple[int, ...]) -> None:
-    table = (ctypes.c_int64 * (2 + len(arrays) + len(sizes)))(0, 0, *(a.ctypes.data for a in arrays), *sizes)
-    function(ctypes.addressof(table))
+    def _run(self, function: Any, pixels: Pixels, wide: _Taps, tall: _Lines) -> Pixels:
+        wanted, height = len(wide.starts), len(tall.groups)
+        columns = -(-wanted // GROUP) * GROUP
+        groups = (tall.stop - tall.first) // GROUP
+        between = np.empty((groups, columns, 4, GROUP), np.uint8)
+        window = np.empty((height, columns, 3), np.uint8)
+        arrays = pixels, wide.starts, wide.packed, tall.groups, tall.packed, between, window
+        sizes = pixels.shape[1], wanted, wide.packed.shape[1], tall.packed.shape[1], tall.first, groups, columns, height
+        table = (ctypes.c_int64 * (2 + len(arrays) + len(sizes)))(0, 0, *(a.ctypes.data for a in arrays), *sizes)
+        function(ctypes.addressof(table))
+        return window[:, :wanted] if columns != wanted else window
 
 
 class _Taps(NamedTuple):
     """Pillow's coefficients of an axis: equally many for each wanted pixel, from `starts` on, the needless ones 0."""
 
-    starts: NDArray[np.int64]
-    weights: NDArray[np.int32]  # (wanted, count), count a multiple of GROUP
-    spread: NDArray[np.int32]  # each weight once for each channel
-    reach: tuple[int, int]  # the source pixels that are read, as [first, stop)
+    starts: Ints
+    weights: Weights  # (wanted, count), count a multiple of GROUP
+    packed: Weights
 
     @property
     def taps(self) -> int:
@@ -94,11 +93,19 @@ class _Taps(NamedTuple):
         return int(self.weights.shape[1])
 
 
+class _Lines(NamedTuple):
+    """The same for the second pass, which takes lines in groups: the number of the first group for each wanted line."""
+
+    groups: Ints
+    packed: Weights
+    first: int  # the source's lines that are read, as [first, stop), whole groups
+    stop: int
+
+
 @lru_cache(maxsize=512)
 def _taps(axis: Axis, mirrored: bool = False) -> _Taps:
     weights = axis.weights()
-    missing = -weights.shape[1] % GROUP
-    weights = np.pad(weights, ((0, 0), (0, missing)))
+    weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % GROUP)))
     count = weights.shape[1]
     wanted_starts = axis.bounds()[0]
     starts = np.maximum(0, np.minimum(wanted_starts, axis.source - count))
@@ -107,127 +114,155 @@ def _taps(axis: Axis, mirrored: bool = False) -> _Taps:
         weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
     if mirrored:  # sums of whole numbers do not depend on their order
         starts, weights = axis.source - starts - count, weights[:, ::-1]
-    weights = np.ascontiguousarray(weights)
-    reach = int(starts.min()), int(starts.max()) + count
-    return _Taps(np.ascontiguousarray(starts), weights, np.repeat(weights, 4, axis=1), reach)
+    return _Taps(np.ascontiguousarray(starts), weights, _packed(weights))
 
 
-@emitted
-def _half(typing_context: Any) -> Any:
-    """What Pillow starts a sum with, to round it; of four neighbours' sums only one may have it."""
-    return _vector(), lambda context, builder, signature, args: ir.Constant(_INTS, [1 << (PRECISION_BITS - 1)] * LANES)
+@lru_cache(maxsize=512)
+def _lines(axis: Axis, mirrored: bool = False) -> _Lines:
+    starts, weights, _ = _taps(axis, mirrored)
+    wanted, count = weights.shape
+    first = int(starts.min())
+    groups, shifts = np.divmod(starts - first, GROUP)
+    moved = np.zeros((wanted, count + GROUP), np.int32)
+    moved[np.arange(wanted)[:, None], shifts[:, None] + np.arange(count)] = weights
+    if not moved[:, count:].any():
+        moved = moved[:, :count]
+    return _Lines(groups, _packed(moved), first, first + GROUP * int(groups.max()) + moved.shape[1])
 
 
-@emitted
-def _nothing(typing_context: Any) -> Any:
-    """Sums of zero."""
-    return _vector(), lambda context, builder, signature, args: ir.Constant(_INTS, [0] * LANES)
+_DIGITS_OF_128 = 0x808080
+
+
+def _packed(weights: Weights) -> Weights:
+    """(wanted, groups, 4): the weights themselves, or the first digit of four weights, their second and their third."""
+    if VNNI:
+        # 128 more in every digit, so that none is below 0; that is taken off again by turning each byte's highest bit.
+        digits = ((weights + _DIGITS_OF_128) ^ _DIGITS_OF_128).view(np.int8)
+        by_tap = digits.reshape(len(weights), -1, GROUP, 4)
+        weights = np.ascontiguousarray(by_tap.swapaxes(2, 3)).view(np.int32)
+    return np.ascontiguousarray(weights).reshape(len(weights), -1, GROUP)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, ir.PointerType(kind))
 
 
-@emitted
-def _weigh(typing_context: Any, sums: Any, place: Any, weights: Any) -> Any:
-    """Sums plus 16 bytes times 16 weights, both at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.VectorType(ir.IntType(8), LANES)
-        pixels = builder.zext(builder.load(_at(builder, args[1], byte), align=1, typ=byte), _INTS)
-        factors = builder.load(_at(builder, args[2], _INTS), align=4, typ=_INTS)
-        return builder.add(args[0], builder.mul(pixels, factors))
-
-    return _vector(_vector, types.int64, types.int64), codegen
+def _loaded(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
+    return builder.load(_at(builder, address, kind), align=align, typ=kind)
 
 
-@emitted
-def _weigh_by_one(typing_context: Any, sums: Any, place: Any, weight: Any) -> Any:
-    """Sums plus 16 bytes at an address times the one weight at another."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte, one = ir.VectorType(ir.IntType(8), LANES), ir.IntType(32)
-        pixels = builder.zext(builder.load(_at(builder, args[1], byte), align=1, typ=byte), _INTS)
-        undefined, zeros = ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * LANES)
-        first = builder.insert_element(undefined, builder.load(_at(builder, args[2], one), align=4, typ=one), one(0))
-        return builder.add(args[0], builder.mul(pixels, builder.shuffle_vector(first, undefined, zeros)))
-
-    return _vector(_vector, types.int64, types.int64), codegen
-
-
-def _clipped(builder: Any, sums: Any, lanes: int) -> Any:
-    """Pillow's clip8: shifted down, then between 0 and 255, as bytes."""
-    kind = ir.VectorType(ir.IntType(32), lanes)
-    zero, most = (ir.Constant(kind, [value] * lanes) for value in (0, 255))
-    levels = builder.ashr(sums, ir.Constant(kind, [PRECISION_BITS] * lanes))
-    levels = builder.select(builder.icmp_signed("<", levels, zero), zero, levels)
-    levels = builder.select(builder.icmp_signed(">", levels, most), most, levels)
-    return builder.trunc(levels, ir.VectorType(ir.IntType(8), lanes))
-
-
-def _picked(builder: Any, vector: Any, lanes: list[int]) -> Any:
+def _picked(builder: Any, vector: Any, lanes: list[int], other: Any = None) -> Any:
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
 
-def _one_pixel(builder: Any, sums: Any) -> Any:
-    """Four neighbours' parts added up: four bytes."""
-    eight = builder.add(_picked(builder, sums, [*range(8)]), _picked(builder, sums, [*range(8, 16)]))
-    four = builder.add(_picked(builder, eight, [*range(4)]), _picked(builder, eight, [*range(4, 8)]))
-    half = ir.Constant(four.type, [1 << (PRECISION_BITS - 1)] * 4)
-    return _clipped(builder, builder.add(four, half), 4)
+def _spread(builder: Any, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, ir.IntType(32)(0))
+    return _picked(builder, first, [0] * LANES)
 
 
-@emitted
-def _put_pixel(typing_context: Any, place: Any, sums: Any) -> Any:
-    """The sum of four neighbours' parts as one pixel of four bytes, at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pixel = _one_pixel(builder, args[1])
-        builder.store(pixel, _at(builder, args[0], pixel.type), align=1)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, _vector), codegen
+def _all(value: int) -> Any:
+    return ir.Constant(_INTS, [value] * LANES)
 
 
 @emitted
-def _put_colours(typing_context: Any, place: Any, sums: Any) -> Any:
-    """The same as three bytes."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pixel = _one_pixel(builder, args[1])
-        for i in range(3):
-            byte = builder.extract_element(pixel, ir.IntType(32)(i))
-            address = builder.add(args[0], args[0].type(i))
-            builder.store(byte, _at(builder, address, byte.type), align=1)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, _vector), codegen
+def _nothing(typing_context: Any) -> Any:
+    """Sums of zero."""
+    return _sums(), lambda context, builder, signature, args: ir.Constant(_STATE, [_all(0)] * DIGITS)
 
 
 @emitted
-def _put_whole(typing_context: Any, place: Any, sums: Any) -> Any:
-    """Four pixels of four bytes, at an address."""
+def _read(typing_context: Any, place: Any) -> Any:
+    """Four times four colours of four neighbours that lie together, at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pixels = _clipped(builder, args[1], LANES)
-        builder.store(pixels, _at(builder, args[0], pixels.type), align=1)
-        return context.get_dummy_value()
+        return _loaded(builder, args[0], _BYTES)
 
-    return types.none(types.int64, _vector), codegen
+    return _pixels(types.int64), codegen
+
+
+def _gathered(order: list[int]) -> Any:
+    """Four pixels from each of four lines, `stride` bytes apart; in this order of their bytes."""
+
+    @emitted
+    def gather(typing_context: Any, place: Any, stride: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            quarter, stride = ir.VectorType(ir.IntType(8), LANES), args[1]
+            places = [builder.add(args[0], builder.mul(stride, stride.type(i))) for i in range(GROUP)]
+            a, b, c, d = (_loaded(builder, place, quarter) for place in places)
+            halves = [_picked(builder, one, [*range(2 * LANES)], two) for one, two in ((a, b), (c, d))]
+            return _picked(builder, _picked(builder, halves[0], [*range(4 * LANES)], halves[1]), order)
+
+        return _pixels(types.int64, types.int64), codegen
+
+    return gather
+
+
+_BY_FOUR = range(GROUP)
+# One lane's four bytes, lane by lane: of a row's four columns, or of four rows' one column.
+_along_rows = _gathered([16 * row + 4 * k + c for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
+_across_rows = _gathered([16 * k + 4 * row + c for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
 
 
 @emitted
-def _put_pixels(typing_context: Any, place: Any, sums: Any) -> Any:
-    """Four pixels as three bytes each, at an address."""
+def _weigh(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Sums plus each lane's four bytes times the four weights at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        colours = [4 * pixel + colour for pixel in range(4) for colour in range(3)]
-        pixels = _picked(builder, _clipped(builder, args[1], LANES), colours)
-        builder.store(pixels, _at(builder, args[0], pixels.type), align=1)
-        return context.get_dummy_value()
+        sums, pixels = args[0], builder.bitcast(args[1], _INTS)
+        add = _with_digits if VNNI else _one_by_one
+        return add(builder, sums, pixels, lambda i: _weight(builder, args[2], i))
 
-    return types.none(types.int64, _vector), codegen
+    return _sums(_sums, _pixels, types.int64), codegen
+
+
+def _weight(builder: Any, place: Any, i: int) -> Any:
+    return _spread(builder, _loaded(builder, builder.add(place, place.type(4 * i)), ir.IntType(32), 4))
+
+
+def _with_digits(builder: Any, sums: Any, pixels: Any, weight: Callable[[int], Any]) -> Any:
+    for i in range(DIGITS):
+        total = call(builder, "llvm.x86.avx512.vpdpbusd.512", _INTS, builder.extract_value(sums, i), pixels, weight(i))
+        sums = builder.insert_value(sums, total, i)
+    return sums
+
+
+def _one_by_one(builder: Any, sums: Any, pixels: Any, weight: Callable[[int], Any]) -> Any:
+    total = builder.extract_value(sums, 0)
+    for i in range(GROUP):
+        byte = builder.and_(builder.lshr(pixels, _all(8 * i)), _all(255))
+        total = builder.add(total, builder.mul(byte, weight(i)))
+    return builder.insert_value(sums, total, 0)
+
+
+def _levels(builder: Any, sums: Any) -> Any:
+    """Pillow's clip8: rounded, shifted down, then between 0 and 255, as bytes."""
+    total = _all(1 << (PRECISION_BITS - 1))
+    for i in range(DIGITS):
+        total = builder.add(total, builder.shl(builder.extract_value(sums, i), _all(8 * i)))
+    levels = builder.ashr(total, _all(PRECISION_BITS))
+    levels = builder.select(builder.icmp_signed("<", levels, _all(0)), _all(0), levels)
+    levels = builder.select(builder.icmp_signed(">", levels, _all(255)), _all(255), levels)
+    return builder.trunc(levels, ir.VectorType(ir.IntType(8), LANES))
+
+
+def _put(lanes: list[int]) -> Any:
+    @emitted
+    def put(typing_context: Any, place: Any, sums: Any) -> Any:
+        """These bytes of the sums' levels, at an address."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            levels = _picked(builder, _levels(builder, args[1]), lanes)
+            builder.store(levels, _at(builder, args[0], levels.type), align=1)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, _sums), codegen
+
+    return put
+
+
+_put_column = _put([4 * row + c for c in _BY_FOUR for row in _BY_FOUR])  # four rows' bytes of a colour together
+_put_pixels = _put([4 * pixel + c for pixel in _BY_FOUR for c in range(3)])
 
 
 @emitted
@@ -235,65 +270,64 @@ def _int64(typing_context: Any, place: Any) -> Any:
     """The number at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_at(builder, args[0], ir.IntType(64)), align=8, typ=ir.IntType(64))
+        return _loaded(builder, args[0], ir.IntType(64), 8)
 
     return types.int64(types.int64), codegen
 
 
-_straight_fields: Any = fields(15)
-_swapped_fields: Any = fields(14)
+_fields: Any = fields(15)
+
+
+@njit(inline="always")
+def _down(between: Any, window: Any, starts: Any, weights: Any, taps: Any, columns: Any, height: Any) -> None:
+    """The second pass: from groups of rows to rows."""
+    for y in range(height):
+        top = between + _int64(starts + 8 * y) * columns * 16
+        for x in range(0, columns, 4):
+            sums = _nothing()
+            for k in range(taps):
+                sums = _weigh(sums, _read(top + (k * columns + x) * 16), weights + (y * taps + k) * 16)
+            _put_pixels(window + (y * columns + x) * 3, sums)
 
 
 def _straight() -> Any:
-    """First along the stored rows, then along the columns."""
-    G = GROUP
+    """First along the stored rows, four of them at once."""
 
     def resize(table: Any) -> None:
         (
             _, source, x_starts, x_weights, y_starts, y_weights, between, window,
-            width, wanted, x_taps, y_taps, first, rows, columns, height,
-        ) = _straight_fields(table)  # fmt: skip
-        for r in range(rows):
-            row = source + (first + r) * width * 4
+            width, wanted, x_taps, y_taps, first, groups, columns, height,
+        ) = _fields(table)  # fmt: skip
+        stride = width * 4
+        for r in range(groups):
+            rows = source + (first + 4 * r) * stride
             for x in range(wanted):
-                place = row + _int64(x_starts + 8 * x) * 4
+                place, weights = rows + _int64(x_starts + 8 * x) * 4, x_weights + x * x_taps * 16
                 sums = _nothing()
-                for k in range(0, x_taps, G):
-                    sums = _weigh(sums, place + 4 * k, x_weights + 16 * (x * x_taps + k))
-                _put_pixel(between + (r * columns + x) * 4, sums)
-        for y in range(height):
-            top = between + (_int64(y_starts + 8 * y) - first) * columns * 4
-            for x in range(0, columns, G):
-                sums = _half()
-                for k in range(y_taps):
-                    sums = _weigh_by_one(sums, top + (k * columns + x) * 4, y_weights + 4 * (y * y_taps + k))
-                _put_pixels(window + (y * columns + x) * 3, sums)
+                for k in range(x_taps):
+                    sums = _weigh(sums, _along_rows(place + 16 * k, stride), weights + 16 * k)
+                _put_column(between + (r * columns + x) * 16, sums)
+        _down(between, window, y_starts, y_weights, y_taps, columns, height)
 
     return resize
 
 
 def _swapped() -> Any:
     """The same for an image whose rows are the stored columns: the first pass goes along those."""
-    G = GROUP
 
     def resize_turned(table: Any) -> None:
         (
             _, source, x_starts, x_weights, y_starts, y_weights, between, window,
-            width, wanted, x_taps, y_taps, first, columns, height,
-        ) = _swapped_fields(table)  # fmt: skip
+            width, wanted, x_taps, y_taps, first, groups, columns, height,
+        ) = _fields(table)  # fmt: skip
+        stride = width * 4
         for x in range(wanted):
-            top = source + (_int64(x_starts + 8 * x) * width + first) * 4
-            for group in range(0, columns, G):
-                at = min(group, columns - G)  # the last one overlaps its neighbour
-                sums = _half()
-                for k in range(x_taps):
-                    sums = _weigh_by_one(sums, top + (k * width + at) * 4, x_weights + 4 * (x * x_taps + k))
-                _put_whole(between + (x * columns + at) * 4, sums)
-            for y in range(height):
-                place = between + (x * columns + _int64(y_starts + 8 * y) - first) * 4
+            top, weights = source + _int64(x_starts + 8 * x) * stride + first * 4, x_weights + x * x_taps * 16
+            for r in range(groups):
                 sums = _nothing()
-                for k in range(0, y_taps, G):
-                    sums = _weigh(sums, place + 4 * k, y_weights + 16 * (y * y_taps + k))
-                _put_colours(window + (y * wanted + x) * 3, sums)
+                for k in range(x_taps):
+                    sums = _weigh(sums, _across_rows(top + 16 * r + 4 * k * stride, stride), weights + 16 * k)
+                _put_column(between + (r * columns + x) * 16, sums)
+        _down(between, window, y_starts, y_weights, y_taps, columns, height)
 
     return resize_turned

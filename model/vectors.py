@@ -55,7 +55,8 @@ def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * LANES)
 
 
-def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+def call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """The result of LLVM's function of this name."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, args)
@@ -85,9 +86,9 @@ add = _elementwise(lambda builder, a, b: builder.fadd(a, b), 2)
 sub = _elementwise(lambda builder, a, b: builder.fsub(a, b), 2)
 mul = _elementwise(lambda builder, a, b: builder.fmul(a, b), 2)
 div = _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
-fma = _elementwise(lambda builder, a, b, c: _call(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
+fma = _elementwise(lambda builder, a, b, c: call(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
 negate = _elementwise(lambda builder, a: builder.fneg(a), 1)
-negate_abs = _elementwise(lambda builder, a: builder.fneg(_call(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
+negate_abs = _elementwise(lambda builder, a: builder.fneg(call(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
 # NaN in the first argument is kept.
 maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
 minimum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
@@ -108,11 +109,16 @@ def _scale(builder: Any, p: Any, magic_whole: Any) -> Any:
 _scaled = _elementwise(_scale, 2)
 
 
-def avx512() -> bool:
-    """Has the CPU that is compiled for the instructions of the next three?"""
+def has(*names: str) -> bool:
+    """Has the CPU that is compiled for these features, by LLVM's names?"""
     features = str(numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten())  # type: ignore[attr-defined]
     named = numba.config.CPU_NAME is not None and numba.config.CPU_FEATURES is None  # type: ignore[attr-defined]
-    return not named and {"+avx512f", "+avx512dq"} <= set(features.split(","))
+    return not named and {f"+{name}" for name in names} <= set(features.split(","))
+
+
+def avx512() -> bool:
+    """Has it the instructions of the next three?"""
+    return has("avx512f", "avx512dq")
 
 
 _EVERY_LANE, _AS_SET = ir.IntType(16)(0xFFFF), ir.IntType(32)(4)
@@ -121,16 +127,16 @@ _DOWN = ir.IntType(32)(0b1001)  # to the whole number below, without an exceptio
 
 def _fraction(builder: Any, x: Any) -> Any:
     name = "llvm.x86.avx512.mask.reduce.ps.512"
-    return _call(builder, name, _FLOATS, x, _DOWN, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+    return call(builder, name, _FLOATS, x, _DOWN, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
 
 
 def _scale_by_floor(builder: Any, p: Any, x: Any) -> Any:
     name = "llvm.x86.avx512.mask.scalef.ps.512"
-    return _call(builder, name, _FLOATS, p, x, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+    return call(builder, name, _FLOATS, p, x, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
 
 
 def _reciprocal_guess(builder: Any, x: Any) -> Any:
-    return _call(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOATS, x, _constant(_FLOATS, 0.0), _EVERY_LANE)
+    return call(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOATS, x, _constant(_FLOATS, 0.0), _EVERY_LANE)
 
 
 _fraction_avx512 = _elementwise(_fraction, 1)  # x - floor(x)
@@ -191,7 +197,7 @@ def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
         hints = [ir.IntType(32)(hint) for hint in (0, 3, 1)]  # read, keep, data
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
         return context.get_dummy_value()
 
     return types.none(place, index), codegen

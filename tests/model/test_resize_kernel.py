@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from model.preprocess import Preprocess
-from model.resize import Axis
+from model import resize_kernel
+from model.preprocess import _TURNS, Preprocess
+from model.resize import Axis, resize_window
 from model.resize_kernel import Resize, can
 
 RESIZE = Resize()
+
+
+@pytest.fixture(params=["as on this CPU", "without VNNI"])
+def resize(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Resize]:
+    """The kernel, and what it is on a CPU that cannot multiply four bytes at once."""
+    if request.param == "as on this CPU":
+        yield RESIZE
+        return
+    if not resize_kernel.VNNI:
+        pytest.skip("that is this CPU")
+    monkeypatch.setattr(resize_kernel, "VNNI", False)
+    _forget()
+    yield Resize(tmp_path)
+    _forget()
+
+
+def _forget() -> None:
+    resize_kernel._taps.cache_clear()
+    resize_kernel._lines.cache_clear()
 
 
 def noise(width: int, height: int) -> np.ndarray:
@@ -18,21 +41,45 @@ def noise(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(width * height).integers(0, 256, (height, width, 4), np.uint8)
 
 
-@pytest.mark.parametrize(
-    "size", [(640, 480), (480, 641), (224, 224), (256, 300), (37, 41), (12, 9), (1500, 700), (2048, 1536), (230, 900)]
-)
+SIZES = [(640, 480), (480, 641), (224, 224), (256, 300), (37, 41), (12, 9), (1500, 700), (2048, 1536), (230, 900)]
+
+
 @pytest.mark.parametrize("side", [224, 65])
-def test_the_pixels_are_those_of_pillow(size: tuple[int, int], side: int) -> None:
+def test_the_pixels_are_those_of_pillow(resize: Resize, side: int) -> None:
     """Shrunk and enlarged, lying and standing, a crop whose width is no multiple of four."""
     recipe = Preprocess(size=side)
-    pixels = noise(*size)
-    axes = recipe.axes(size)
-    expected = recipe(Image.fromarray(np.ascontiguousarray(pixels[..., :3])))
+    for size in SIZES:
+        pixels, axes = noise(*size), recipe.axes(size)
+        expected = recipe(Image.fromarray(np.ascontiguousarray(pixels[..., :3])))
 
-    if can(*axes):
-        np.testing.assert_array_equal(recipe.padded(RESIZE(pixels, *axes), *axes), expected)
-    else:
-        assert min(size) < 16 or any(axis.outgrown for axis in axes)
+        if can(*axes):
+            np.testing.assert_array_equal(recipe.padded(resize(pixels, *axes), *axes), expected, str(size))
+        else:
+            assert min(size) < 16 or any(axis.outgrown for axis in axes)
+
+
+@pytest.mark.parametrize("orientation", sorted(_TURNS))
+def test_turned_images_are_resized_to_their_edges(resize: Resize, orientation: int) -> None:
+    """Windows of all the source, whose sides leave every remainder by four: nothing beyond it is read or counted."""
+    turn, recipe = _TURNS[orientation], Preprocess(size=80, crop_ratio=1.0)
+    assert turn.method is not None
+    for size in [(101, 102), (102, 103), (103, 100), (61, 63)]:
+        pixels = noise(*size)
+        upright = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).transpose(turn.method)
+        axes = recipe.axes(upright.size)
+
+        np.testing.assert_array_equal(resize(pixels, *axes, turn), recipe(upright))
+
+
+@pytest.mark.parametrize("source", [(60, 60), (100, 700), (1000, 37)])
+def test_the_largest_weights_fit(resize: Resize, source: tuple[int, int]) -> None:
+    """Black and white stripes, enlarged at the very edge, where a weight is more than one."""
+    pixels = np.zeros((source[1], source[0], 4), np.uint8)
+    pixels[::2, :] = pixels[:, ::3] = 255
+    axes = Axis(source[0], 240, 0, 64), Axis(source[1], 240, 176, 240)
+    upright = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+
+    np.testing.assert_array_equal(resize(pixels, *axes), resize_window(upright.crop, *axes))
 
 
 def test_shapes_that_are_mostly_thrown_away_are_left_alone() -> None:

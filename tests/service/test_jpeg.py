@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def test_plain_files_are_equal_pixel_for_pixel(size: tuple[int, int], options: d
 
     assert taken(data)
     np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
+
+
+def test_images_that_share_a_threads_memory_are_independent() -> None:
+    """Large and small ones after each other: none shows pixels of another, and what was given does not change."""
+    files = [jpeg(size, seed=seed) for seed, size in enumerate([(420, 300), (1999, 1333), (100, 80), (1500, 1200)])]
+    expected = [decoded(data, None) for data in files]
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda data: decoded(data, JPEGS), files * 3))
+    kept = [JPEGS.plain(data, RECIPE) for data in files]
+
+    assert all(np.array_equal(one, two) for one, two in zip(found, expected * 3, strict=True))
+    assert all(one is not None and np.array_equal(one[0], two) for one, two in zip(kept, expected, strict=True))
 
 
 def test_what_is_not_plain_is_left_to_pillow() -> None:
