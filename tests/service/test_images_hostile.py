@@ -7,7 +7,6 @@ import io
 import logging
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable
 
@@ -117,13 +116,12 @@ def test_a_truncated_file_is_called_truncated(form: str) -> None:
 
 
 def test_a_png_bomb_is_refused_by_its_header() -> None:
-    """900 million pixels in 100 kB: refused in milliseconds, without memory."""
+    """900 million pixels in 100 kB: refused without memory, and without a look at what follows the header."""
     bomb = png_header(30_000, 30_000)
     before = psutil.Process().memory_info().rss
-    start = time.perf_counter()
     detail = refusal(bomb, TooManyPixels, DecodeLimits(max_pixels=100_000_000))
 
-    assert time.perf_counter() - start < 0.1
+    assert detail == refusal(bomb[:50], TooManyPixels, DecodeLimits(max_pixels=100_000_000))
     assert psutil.Process().memory_info().rss - before < 10_000_000
     assert detail == ("the image has 30000 x 30000 = 900000000 pixels; the limit is 100000000 (VIM_MAX_PIXELS)")
 
