@@ -149,16 +149,19 @@ def scan_kernel(states: int) -> Kernel:
             biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out, narrow,
         ) = _scan_fields(table)  # fmt: skip
         blocks = channels // W
-        h, a = np.empty(N * W, _F), np.empty(N * W, _F)
-        steps, steps_x = np.empty(CHUNK * W, _F), np.empty(CHUNK * W, _F)
+        scratch = np.empty((2 * N + 2 * CHUNK + 1) * W, _F)
+        h = -(scratch.ctypes.data // 4) % W  # no vector lies across two cache lines
+        a = h + N * W
+        steps = a + N * W
+        steps_x = steps + CHUNK * W
         job = take_job(table)
         while job < jobs:
             image, first = job // blocks, (job % blocks) * W
             for s in range(sides):
                 forward = 1 - 2 * s
                 for n in range(N):
-                    store(h, n * W, splat(_F(0)))
-                    store(a, n * W, load(rates, (s * N + n) * channels + first))
+                    store(scratch, h + n * W, splat(_F(0)))
+                    store(scratch, a + n * W, load(rates, (s * N + n) * channels + first))
                 skip, bias = load(Ds, s * channels + first), load(biases, s * channels + first)
                 start = length - 1 if s == 1 else 0
                 for chunk in range(0, length, CHUNK):
@@ -177,20 +180,23 @@ def scan_kernel(states: int) -> Kernel:
                             prefetch(deltas, at_delta + forward * AHEAD * channels)
                             step = add(load(deltas, at_delta), step)
                         step = softplus(step)
-                        store(steps, i * W, step)
-                        store(steps_x, i * W, mul(step, load(us, at)))
+                        store(scratch, steps + i * W, step)
+                        store(scratch, steps_x + i * W, mul(step, load(us, at)))
                     for i in range(tokens):
                         token = image * length + start + forward * (chunk + i)
                         y = mul(load(us, s * u_side + token * channels + first), skip)
-                        step, step_x = load(steps, i * W), load(steps_x, i * W)
+                        step, step_x = load(scratch, steps + i * W), load(scratch, steps_x + i * W)
                         for n in range(N):
-                            decay = exp2_of_product(step, load(a, n * W))
+                            decay = exp2_of_product(step, load(scratch, a + n * W))
                             enters = mul(step_x, spread(Bs, s * B_side + token * B_row + n))
-                            state = fma(load(h, n * W), decay, enters)
-                            store(h, n * W, state)
+                            state = fma(load(scratch, h + n * W), decay, enters)
+                            store(scratch, h + n * W, state)
                             y = fma(state, spread(Cs, s * C_side + token * C_row + n), y)
                         at = token * channels + first
                         prefetch(out, at + forward * AHEAD * channels)
+                        prefetch(us, s * u_side + at + forward * CHUNK * channels)
+                        if s == sides - 1:
+                            prefetch(zs, (token + forward * AHEAD) * z_row + first)
                         if s > 0:
                             y = add(y, load(out, at))
                         if s == sides - 1:
