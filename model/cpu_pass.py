@@ -18,7 +18,7 @@ from model.cpu_steps import OUT, Layout, Place, Products, Program, Step
 from model.cpu_weights import LayerWeights
 from model.program import apart_kernel, together_kernel
 
-MOST_APART = 2  # images of one program: more of them share the weights that are fetched, but leave the cache
+MOST_APART = 4  # images of one program: they share the weights that are fetched; more would wait for the slower thread
 
 
 class Pass:

@@ -40,6 +40,7 @@ from model.vectors import (
 _F = np.float32
 W = LANES
 AHEAD = 4  # tokens fetched ahead: the blocks of two tokens are too far apart for the hardware to foresee the next
+FAR_AHEAD = 16  # the same where a token takes little time
 TOKENS = 16  # of one job of the norm and of the convolution
 CHUNK = 64  # tokens whose step sizes are computed before the recurrence runs over them
 
@@ -169,7 +170,7 @@ def scan_kernel(states: int) -> Kernel:
                     for i in range(tokens):
                         token = image * length + start + forward * (chunk + i)
                         at = s * u_side + token * channels + first
-                        prefetch(us, at + forward * AHEAD * channels)
+                        prefetch(us, at + forward * FAR_AHEAD * channels)
                         step = bias
                         if rank > 0:
                             for r in range(rank):
@@ -177,7 +178,7 @@ def scan_kernel(states: int) -> Kernel:
                                 step = fma(factor, load(delta_weight, (s * rank + r) * channels + first), step)
                         else:
                             at_delta = s * delta_side + token * channels + first
-                            prefetch(deltas, at_delta + forward * AHEAD * channels)
+                            prefetch(deltas, at_delta + forward * FAR_AHEAD * channels)
                             step = add(load(deltas, at_delta), step)
                         step = softplus(step)
                         store(scratch, steps + i * W, step)
