@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from model.preprocess import Preprocess
 from service import images, small
 from service.errors import TooManyPixels, UnsupportedImage
 from service.images import DecodeLimits
-from service.jpeg import Jpegs
+from service.jpeg import Jpegs, _let_go
 
 JPEGS = Jpegs()
 RECIPE = Preprocess(mode="friendly")
@@ -81,6 +82,19 @@ def test_images_that_share_a_threads_memory_are_independent() -> None:
 
     assert all(np.array_equal(one, two) for one, two in zip(found, expected * 3, strict=True))
     assert all(one is not None and np.array_equal(one[0], two) for one, two in zip(kept, expected, strict=True))
+
+
+def test_only_whole_pages_are_given_back() -> None:
+    """What lies beside the memory in its first and last page stays."""
+    memory = np.full(5 * mmap.PAGESIZE, 7, np.uint8)
+    within = memory[100 : 100 + 3 * mmap.PAGESIZE]
+
+    _let_go(within)
+    _let_go(memory[:50])
+
+    assert (memory[:100] == 7).all()
+    assert (memory[100 + 3 * mmap.PAGESIZE :] == 7).all()
+    assert (within == 0).any() or not hasattr(mmap, "MADV_DONTNEED")
 
 
 def test_what_is_not_plain_is_left_to_pillow() -> None:

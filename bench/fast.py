@@ -1,0 +1,107 @@
+"""What `VIM_DECODE=fast` changes of a model's answers: the same JPEG files decoded both ways, then one pass each.
+
+    python -m bench.fast PHOTOGRAPHS --model models/demo --enlarge 320
+
+PHOTOGRAPHS is a folder with a folder of JPEG files for each class, named by the class; what else is in it has no true
+class, but answers and embeddings that can be compared. Files smaller than twice what the model's recipe resizes to are
+not scaled while they are decoded; `--enlarge` makes the short side that long beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import model
+from model.preprocess import Preprocess
+from service import images
+from service.images import DecodeLimits
+from service.jpeg import Jpegs
+from tools.demo_data import normalised
+
+LIMITS = DecodeLimits(1 << 30)
+
+
+def enlarged(data: bytes, short: int) -> bytes:
+    """The photograph with a short side of so many pixels, as a JPEG file of quality 90."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = short / min(image.size)
+    size = round(image.width * scale), round(image.height * scale)
+    encoded = io.BytesIO()
+    image.resize(size, Image.Resampling.BICUBIC).save(encoded, "JPEG", quality=90)
+    return encoded.getvalue()
+
+
+def pixels(data: bytes, recipe: Preprocess, jpegs: Jpegs) -> np.ndarray:
+    """As the service would make them."""
+    out = np.empty((recipe.size, recipe.size, 3), np.uint8)
+    images.decode(data, out, recipe, LIMITS, jpegs=jpegs)
+    return out
+
+
+@torch.inference_mode()
+def passed(network: model.Vim, batches: Iterator[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Logits and features of all photographs."""
+    features = torch.cat([network.forward_features(normalised(torch.from_numpy(batch))) for batch in batches])
+    return network.forward_head(features), features
+
+
+def batches(files: list[bytes], recipe: Preprocess, jpegs: Jpegs) -> Iterator[np.ndarray]:
+    """Pixels of 32 files at a time."""
+    for start in range(0, len(files), 32):
+        yield np.stack([pixels(data, recipe, jpegs) for data in files[start : start + 32]])
+
+
+def compare(network: model.Vim, files: list[bytes], truths: list[int | None]) -> dict[str, Any]:
+    """How many are right in both ways, how many answers are the same, and the cosines of the embeddings."""
+    exact, fast = (passed(network, batches(files, network.preprocess, Jpegs(scale=s))) for s in (False, True))
+    known = [i for i, truth in enumerate(truths) if truth is not None]
+    wanted = torch.tensor([truths[i] for i in known], dtype=torch.long)[:, None]
+
+    def right(logits: Tensor, among: int) -> int:
+        return int((logits[known].topk(among).indices == wanted).any(1).sum())
+
+    cosine = F.cosine_similarity(exact[1].double(), fast[1].double())
+    return {
+        "files": len(files),
+        "with_a_class": len(known),
+        "right": {"exact": right(exact[0], 1), "fast": right(fast[0], 1)},
+        "right_among_three": {"exact": right(exact[0], 3), "fast": right(fast[0], 3)},
+        "same_answer": round((exact[0].argmax(1) == fast[0].argmax(1)).double().mean().item(), 4),
+        "cosine": {
+            name: round(cosine.quantile(q).item(), 5) for name, q in (("least", 0), ("p5", 0.05), ("median", 0.5))
+        },
+    }
+
+
+def main() -> None:
+    """Compare and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--model", default="models/demo")
+    parser.add_argument("--enlarge", type=int, help="short side in pixels")
+    parser.add_argument("--most", type=int, default=10_000, help="files, evenly spread")
+    options = parser.parse_args()
+    network = model.load(options.model, device="cpu")
+    paths = sorted(options.photographs.rglob("*.jpg"))
+    paths = paths[:: -(-len(paths) // options.most)]
+    labels = list(network.labels.names) if network.labels else []
+    truths = [labels.index(path.parent.name) if path.parent.name in labels else None for path in paths]
+    files = [path.read_bytes() for path in paths]
+    if options.enlarge:
+        files = [enlarged(data, options.enlarge) for data in files]
+    print(json.dumps(compare(network, files, truths), indent=2))
+
+
+if __name__ == "__main__":
+    main()
