@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Precision of the weights; auto: float32, on a GPU the narrowest that agrees with it. bfloat16 is "
-        "a third faster on CPUs with AMX.",
+        "faster on CPUs with AMX.",
     )
     scan: str = Field(
         default="auto", min_length=1, description="Scan implementation by name; auto takes the best that runs."
