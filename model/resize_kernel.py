@@ -4,34 +4,28 @@ Both passes add up, in each of 16 lanes, four bytes times four weights: the same
 rows four rows go together; what they give is kept in the order in which the second pass wants its four bytes. What is
 computed is the window alone, and the rows between the two passes never leave the cache.
 
-CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, for weights of one byte: there a weight is three
-of them, its digits to base 256, and each digit has a sum of its own. Whole numbers have the same sum in any order.
+CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, for weights of one byte: there each digit of the
+weights (`model.resize_taps`) has a sum of its own. Whole numbers have the same sum in any order.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numpy.typing import NDArray
 
 from model.jit import compiled, fields
 from model.resize import PRECISION_BITS, UPRIGHT, Axis, Pixels, Turn
+from model.resize_taps import DIGITS, GROUP, Lines, Taps, lines, taps
 from model.vectors import call, emitted, has, register
 
-GROUP = 4  # neighbours that are added up together; also rows, columns and channels of a vector
 LANES = 16
-DIGITS = 3
 VNNI = has("avx512f", "avx512vnni")
-
-Ints = NDArray[np.int64]
-Weights = NDArray[np.int32]
 
 _BYTES = ir.VectorType(ir.IntType(8), GROUP * LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
@@ -42,7 +36,7 @@ _sums = register("sums", _STATE)
 
 def can(across: Axis, down: Axis) -> bool:
     """Whether these axes are for this module: others are too short for its vectors, or mostly thrown away."""
-    return not any(axis.outgrown or axis.source < _taps(axis).taps for axis in (across, down))
+    return not any(axis.outgrown or axis.source < taps(axis, VNNI).per_pixel for axis in (across, down))
 
 
 class Resize:
@@ -61,13 +55,13 @@ class Resize:
         if pixels.shape != (*stored, 4) or not can(across, down):
             raise ValueError(f"pixels of shape {pixels.shape} cannot be resized by {across} and {down}")
         by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
-        wide, tall = _taps(across, by_x), _lines(down, by_y)
+        wide, tall = taps(across, VNNI, by_x), lines(down, VNNI, by_y)
         missing = max(0, tall.stop - down.source)
         if missing:  # lines without a weight, but they are read
             pixels = np.pad(pixels, ((0, 0), (0, missing), (0, 0)) if turn.swaps else ((0, missing), (0, 0), (0, 0)))
         return self._run(self._swapped if turn.swaps else self._straight, np.ascontiguousarray(pixels), wide, tall)
 
-    def _run(self, function: Any, pixels: Pixels, wide: _Taps, tall: _Lines) -> Pixels:
+    def _run(self, function: Any, pixels: Pixels, wide: Taps, tall: Lines) -> Pixels:
         wanted, height = len(wide.starts), len(tall.groups)
         columns = -(-wanted // GROUP) * GROUP
         groups = (tall.stop - tall.first) // GROUP
@@ -78,69 +72,6 @@ class Resize:
         table = (ctypes.c_int64 * (2 + len(arrays) + len(sizes)))(0, 0, *(a.ctypes.data for a in arrays), *sizes)
         function(ctypes.addressof(table))
         return window[:, :wanted] if columns != wanted else window
-
-
-class _Taps(NamedTuple):
-    """Pillow's coefficients of an axis: equally many for each wanted pixel, from `starts` on, the needless ones 0."""
-
-    starts: Ints
-    weights: Weights  # (wanted, count), count a multiple of GROUP
-    packed: Weights
-
-    @property
-    def taps(self) -> int:
-        """How many for each wanted pixel."""
-        return int(self.weights.shape[1])
-
-
-class _Lines(NamedTuple):
-    """The same for the second pass, which takes lines in groups: the number of the first group for each wanted line."""
-
-    groups: Ints
-    packed: Weights
-    first: int  # the source's lines that are read, as [first, stop), whole groups
-    stop: int
-
-
-@lru_cache(maxsize=512)
-def _taps(axis: Axis, mirrored: bool = False) -> _Taps:
-    weights = axis.weights()
-    weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % GROUP)))
-    count = weights.shape[1]
-    wanted_starts = axis.bounds()[0]
-    starts = np.maximum(0, np.minimum(wanted_starts, axis.source - count))
-    shifts = wanted_starts - starts
-    for row in np.flatnonzero(shifts):  # a few at the far end of the source
-        weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
-    if mirrored:  # sums of whole numbers do not depend on their order
-        starts, weights = axis.source - starts - count, weights[:, ::-1]
-    return _Taps(np.ascontiguousarray(starts), weights, _packed(weights))
-
-
-@lru_cache(maxsize=512)
-def _lines(axis: Axis, mirrored: bool = False) -> _Lines:
-    starts, weights, _ = _taps(axis, mirrored)
-    wanted, count = weights.shape
-    first = int(starts.min())
-    groups, shifts = np.divmod(starts - first, GROUP)
-    moved = np.zeros((wanted, count + GROUP), np.int32)
-    moved[np.arange(wanted)[:, None], shifts[:, None] + np.arange(count)] = weights
-    if not moved[:, count:].any():
-        moved = moved[:, :count]
-    return _Lines(groups, _packed(moved), first, first + GROUP * int(groups.max()) + moved.shape[1])
-
-
-_DIGITS_OF_128 = 0x808080
-
-
-def _packed(weights: Weights) -> Weights:
-    """(wanted, groups, 4): the weights themselves, or the first digit of four weights, their second and their third."""
-    if VNNI:
-        # 128 more in every digit, so that none is below 0; that is taken off again by turning each byte's highest bit.
-        digits = ((weights + _DIGITS_OF_128) ^ _DIGITS_OF_128).view(np.int8)
-        by_tap = digits.reshape(len(weights), -1, GROUP, 4)
-        weights = np.ascontiguousarray(by_tap.swapaxes(2, 3)).view(np.int32)
-    return np.ascontiguousarray(weights).reshape(len(weights), -1, GROUP)
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:

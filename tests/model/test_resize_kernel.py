@@ -26,14 +26,7 @@ def resize(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
     if not resize_kernel.VNNI:
         pytest.skip("that is this CPU")
     monkeypatch.setattr(resize_kernel, "VNNI", False)
-    _forget()
     yield Resize(tmp_path)
-    _forget()
-
-
-def _forget() -> None:
-    resize_kernel._taps.cache_clear()
-    resize_kernel._lines.cache_clear()
 
 
 def noise(width: int, height: int) -> np.ndarray:
