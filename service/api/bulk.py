@@ -208,10 +208,10 @@ async def _infer(request: Request, item: Item, task: Task) -> Outcome:
         except QueueFull as full:
             pause = min(LONGEST_PAUSE_S, full.retry_after_s or LONGEST_PAUSE_S)
             if loop.time() + pause > deadline:
-                return full
+                return bare(full)
             await asyncio.sleep(pause)
         except ServiceError as error:
-            return error
+            return bare(error)
 
 
 def _rendered(request: Request, options: BulkOptions, index: int, name: Any, outcome: Outcome) -> bytes:
