@@ -1,8 +1,9 @@
 """One encoded image -> the model's pixels, in a slot of shared memory. The service uses Pillow here and nowhere else.
 
 Bytes are believed in nothing: the format is sniffed and must be an accepted one, size and structure are read from the
-header (`structure`) and checked before Pillow sees the file, and whatever Pillow raises becomes a ServiceError that
-shows nothing of the inside. What the model's pixels are, `model.preprocess` knows; when to decode, the engine.
+header (`structure`, `segments`) and checked before anything is decoded, and whatever Pillow raises becomes a
+ServiceError that shows nothing of the inside. What the model's pixels are, `model.preprocess` knows; when to decode,
+the engine.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from PIL import (
 )
 
 from model.preprocess import Preprocess
-from service import structure
+from service import segments, structure
 from service.errors import EmptyBody, ImageTooComplex, TooManyPixels, UnsupportedImage
+from service.formats import ACCEPTED, sniff
 from service.jpeg import Jpegs
 from service.shape import MOST_SCAN_PIXELS, Shape
 
@@ -53,28 +55,6 @@ _PLUGINS = (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-ACCEPTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
-
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"BM": "BMP",
-    b"II\x2a\x00": "TIFF",
-    b"MM\x00\x2a": "TIFF",
-    b"II\x2b\x00": "TIFF",
-    b"MM\x00\x2b": "TIFF",
-    b"%PDF-": "PDF",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
-}
-_SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!DOCTYPE\s+svg).*?<svg)", re.DOTALL | re.IGNORECASE)
-_AVIF = {b"avif", b"avis"}
-_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_HEAD = 1024  # bytes looked at
-
 # Everything seen from Pillow's decoders on mutated files, and what its source can raise beside.
 _PILLOW_RAISES = (
     ArithmeticError,
@@ -163,6 +143,48 @@ def decode(
     EmptyBody, UnsupportedImage, TooManyPixels, ImageTooComplex, and what `hold` raises. Safe to call from many threads.
     """
     name = _accepted(data)
+    if jpegs and name == "JPEG" and isinstance(preprocess, Preprocess) and (shape := _plain(data)):
+        _check(name, shape, limits)
+        with hold(shape.bytes):
+            if times := _decode_plain(data, shape, out, preprocess, jpegs):
+                return times
+        jpegs = None  # had its try
+    return _decode_opened(data, name, out, preprocess, limits, hold, jpegs)
+
+
+def decode_small(
+    data: bytes, shape: Shape, out: Pixels, recipe: Preprocess, limits: DecodeLimits, jpegs: Jpegs
+) -> DecodeTimes:
+    """As `decode`, of a file that `small` has measured, in the least time; never waits."""
+    _check("JPEG", shape, limits)
+    if times := _decode_plain(data, shape, out, recipe, jpegs):
+        return times
+    return _decode_opened(data, "JPEG", out, recipe, limits, _at_once, None)
+
+
+def _decode_plain(data: bytes, shape: Shape, out: Pixels, recipe: Preprocess, jpegs: Jpegs) -> DecodeTimes | None:
+    """A plain JPEG, which Pillow need not open; None: whatever is wrong, Pillow finds it again and says it."""
+    start = time.perf_counter()
+    try:
+        found = jpegs.plain(data, recipe, shape)
+    except _PILLOW_RAISES:
+        return None
+    if found is None:
+        return None
+    _copy(found[0], out)
+    return DecodeTimes(found[1] - start, time.perf_counter() - found[1])
+
+
+def _decode_opened(
+    data: bytes,
+    name: str,
+    out: Pixels,
+    preprocess: Callable[[Image.Image], Pixels],
+    limits: DecodeLimits,
+    hold: Hold,
+    jpegs: Jpegs | None,
+) -> DecodeTimes:
+    """What Pillow opens, whoever decodes it then."""
     shape = _measured(name, data)
     _check(name, shape, limits)
     _silence_warnings()
@@ -179,38 +201,6 @@ def decode(
     raise _unsupported(f"the {name} image is {reason}")
 
 
-def decode_small(
-    data: bytes, shape: Shape, out: Pixels, recipe: Preprocess, limits: DecodeLimits, jpegs: Jpegs
-) -> DecodeTimes:
-    """As `decode`, of a file that `small` has measured, in the least time; never waits."""
-    start = time.perf_counter()
-    _check("JPEG", shape, limits)
-    if (found := jpegs.plain(data, recipe)) is None:
-        return decode(data, out, recipe, limits, jpegs=jpegs)
-    _copy(found[0], out)
-    return DecodeTimes(found[1] - start, time.perf_counter() - found[1])
-
-
-def sniff(data: bytes) -> str | None:
-    """The image format that the first bytes announce, accepted or not; None when they announce none."""
-    head = bytes(data[:_HEAD])
-    for signature, name in _SIGNATURES.items():
-        if head.startswith(signature):
-            return name
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[4:8] == b"ftyp":
-        return _boxed(head)
-    return "SVG" if _SVG.match(head) else None
-
-
-def _boxed(head: bytes) -> str | None:
-    """HEIC and AVIF name themselves in the first box's major brand or among its compatible ones."""
-    end = int.from_bytes(head[:4], "big")
-    brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(end, len(head)), 4))}
-    return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else None
-
-
 def _accepted(data: bytes) -> str:
     if not data:
         raise EmptyBody("the image has no bytes")
@@ -220,6 +210,13 @@ def _accepted(data: bytes) -> str:
     if name not in ACCEPTED:
         raise _unsupported(f"{name} is not supported")
     return name
+
+
+def _plain(data: bytes) -> Shape | None:
+    try:
+        return segments.plain(data)
+    except (struct.error, IndexError):
+        return None
 
 
 def _measured(name: str, data: bytes) -> Shape:
@@ -261,7 +258,7 @@ def _decode(
         if jpegs and isinstance(preprocess, Preprocess) and (found := jpegs.pixels(data, image, preprocess)):
             return found[0], DecodeTimes(found[1] - start, time.perf_counter() - found[1])
         image.load()
-        if len(image.info.get("exif", b"")) > structure.MOST_EXIF_BYTES:
+        if len(image.info.get("exif", b"")) > segments.MOST_EXIF_BYTES:
             del image.info["exif"]
         decoded = time.perf_counter()
         pixels = _preprocessed(image, preprocess)

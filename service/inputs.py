@@ -24,7 +24,7 @@ from service.errors import (
     MalformedBody,
     TooManyImages,
 )
-from service.images import sniff
+from service.formats import sniff
 from service.items import Item, from_text
 from service.jobs import RequestClass
 from service.json_body import load_object

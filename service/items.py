@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
-from service.images import Pixels, sniff
+from service.formats import sniff
+from service.images import Pixels
 
 Image = bytes | Pixels  # encoded, or uint8 (H, W, 3)
 Item = Image | ServiceError  # an image, or why there is none

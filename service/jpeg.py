@@ -7,6 +7,7 @@ and grey, shapes that the kernel does not take.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import mmap
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 
 from model.preprocess import UNTOUCHED, Preprocess
 from model.resize import UPRIGHT, Turn
+from service.shape import Shape
 
 if TYPE_CHECKING:
     from model.resize_kernel import Resize
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]  # width, height
 
 log = logging.getLogger(__name__)
 
@@ -78,41 +81,56 @@ class Jpegs:
 
     def pixels(self, data: bytes, image: Any, recipe: Preprocess) -> tuple[Pixels, float] | None:
         """The pixels of a PIL image, opened and not yet decoded, and when that was done; None: Pillow's business."""
-        self._loaded.wait()
         if image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
-        return self._turned(data, recipe, turn)
+        return self._turned(data, recipe, turn, image.size)
 
-    def plain(self, data: bytes, recipe: Preprocess) -> tuple[Pixels, float] | None:
-        """The same of a file that `small` has measured, which Pillow need not open."""
-        return self._turned(data, recipe, UPRIGHT)
+    def plain(self, data: bytes, recipe: Preprocess, shape: Shape) -> tuple[Pixels, float] | None:
+        """The same of a plain file (`segments`) of this shape, which Pillow need not open."""
+        if recipe.resize is None or shape.plain not in (1, 3) or shape.pixels == 0:
+            return None
+        return self._turned(data, recipe, UPRIGHT, (shape.width, shape.height))
 
-    def _turned(self, data: bytes, recipe: Preprocess, turn: Turn) -> tuple[Pixels, float] | None:
-        if self._resize is None or (decoded := self._decoded(data, recipe)) is None:
+    def _turned(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size) -> tuple[Pixels, float] | None:
+        self._loaded.wait()
+        if self._resize is None:
             return None
         from model.resize_kernel import can
 
+        width, height = size = self._scaled(data, recipe, size)
+        axes = recipe.axes((height, width) if turn.swaps else size)
+        if not can(*axes) or (decoded := self._decoded(data, recipe, size)) is None:
+            return None
         at = time.perf_counter()
-        height, width, _ = decoded.shape
-        axes = recipe.axes((height, width) if turn.swaps else (width, height))
-        found = recipe.padded(self._resize(decoded, *axes, turn), *axes) if can(*axes) else None
+        found = recipe.padded(self._resize(decoded, *axes, turn), *axes)
         if decoded.nbytes > KEPT_BYTES:
             _let_go(decoded)
-        return None if found is None else (found, at)
+        return found, at
 
-    def _decoded(self, data: bytes, recipe: Preprocess) -> Pixels | None:
+    def _scaled(self, data: bytes, recipe: Preprocess, size: Size) -> Size:
+        """The size that is decoded to; as it is where libjpeg has something to say."""
+        import simplejpeg
+
+        if not self._scale:
+            return size
+        with contextlib.suppress(ValueError):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, **self._scaling(recipe))
+            return width, height
+        return size
+
+    def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
+        return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2} if self._scale else {}
+
+    def _decoded(self, data: bytes, recipe: Preprocess, size: Size) -> Pixels | None:
         """(H, W, 4), or None where libjpeg has something to say."""
         import simplejpeg
 
-        least = recipe.resize if self._scale else 0
-        scaling = {"min_height": least, "min_width": least, "min_factor": 2 if self._scale else 1}
+        memory = self._memory(4 * size[0] * size[1])
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data, **scaling)
-            memory = self._memory(4 * height * width)
-            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGBX", buffer=memory, **scaling)
+            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGBX", buffer=memory, **self._scaling(recipe))
         except ValueError:
             return None
-        return pixels
+        return pixels if pixels.shape == (size[1], size[0], 4) else None
 
     def _memory(self, size: int) -> Pixels:
         """So many bytes, of which the thread must need none any more when it asks again."""

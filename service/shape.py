@@ -19,6 +19,7 @@ class Shape:
     height: int
     bytes_per_pixel: float
     scans: int = 1  # of a JPEG: components of all its scans together
+    plain: int = 0  # components of a JPEG that the decoder in `jpeg` needs no help with; 0: it may
 
     @property
     def pixels(self) -> int:

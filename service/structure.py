@@ -3,22 +3,18 @@
 Decoders walk whatever a file holds, so a file of a few megabytes can keep one busy for half a minute: a hundred scans
 over every pixel, a million empty chunks, runs of one pixel. Cameras and programs write nothing like it; such a file is
 refused here, before Pillow sees it. The bounds keep every file that passes under five seconds at 100 megapixels.
-TIFF has a module of its own, `tiff`.
+JPEG and TIFF have modules of their own, `segments` and `tiff`.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from service import tiff
+from service import segments, tiff
 from service.errors import ImageTooComplex, UnsupportedImage
-from service.shape import MOST_PARTS, MOST_SCANS, Shape
+from service.shape import MOST_PARTS, Shape
 
-MOST_STRAY_BYTES = 1024  # between the segments of a JPEG; Pillow steps over each in Python
-MOST_EXIF_BYTES = 1_000_000  # one segment of a JPEG holds 64 kB; thumbnails make it larger in other formats
 # Pillow unpacks run lengths in Python, pixel by pixel.
 MOST_RUN_PIXELS, MOST_RUN_BYTES = 8_000_000, 4_000_000
 
@@ -29,80 +25,6 @@ def measure(name: str, data: bytes) -> Shape:
     Raises ImageTooComplex, UnsupportedImage; struct.error or IndexError where the file ends too early.
     """
     return _MEASURES[name](data)
-
-
-# --- JPEG: segments, then scans with segments between them -------------------------------------------------------
-
-WINDOW = 1 << 16  # bytes searched in one go, in a fraction of a millisecond
-_MARKER = re.compile(rb"\xff([^\x00\xff])")
-_AFTER_DATA = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # entropy-coded data holds FF 00 and restart markers only
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-_SCAN, _END = 0xDA, 0xD9
-_FRAMES = {0xC0, 0xC1, 0xC2}
-_OTHER_FRAMES = {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
-_PROGRESSIVE = 0xC2
-
-
-@dataclass(slots=True)
-class _Jpeg:
-    """What a walk over a JPEG found so far."""
-
-    frame: bytes = b""
-    kind: int = 0
-    exif: int = 0
-    scans: int = 0
-    components: int = 0  # of all scans together
-
-
-def _jpeg(data: bytes) -> Shape:
-    found = _Jpeg()
-    at, parts, stray = 2, 0, 0
-    while marker := _next(_AFTER_DATA if found.scans else _MARKER, data, at):
-        stray += 0 if found.scans else marker.start() - at
-        _bound("JPEG", "stray bytes before its picture", stray, MOST_STRAY_BYTES)
-        parts += 1
-        _bound("JPEG", "segments", parts, MOST_PARTS)
-        kind, at = marker[1][0], marker.end()
-        if kind == _END and found.scans:
-            break
-        if kind not in _ALONE and kind != _END:
-            at = _segment(data, at, kind, found)
-    return _jpeg_shape(found)
-
-
-def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
-    """A window at a time: a search lets nobody else have Python's lock, and the event loop would wait for all of it."""
-    while at < len(data):
-        if found := marker.search(data, at, at + WINDOW + 1):  # one byte more, for a marker on the border
-            return found
-        at += WINDOW
-    return None
-
-
-def _segment(data: bytes, at: int, kind: int, found: _Jpeg) -> int:
-    """Note what one segment says; where it ends."""
-    length = max(2, int.from_bytes(data[at : at + 2], "big"))
-    if kind == _SCAN:
-        found.scans += 1
-        found.components += data[at + 2]
-        _bound("JPEG", "scans", found.scans, MOST_SCANS)
-    elif kind in _FRAMES and not found.frame:
-        found.kind, found.frame = kind, data[at + 2 : at + length]
-    elif kind in _OTHER_FRAMES:
-        raise UnsupportedImage("a JPEG image with arithmetic coding or without loss is not supported")
-    elif kind == 0xE1 and data.startswith(b"Exif", at + 2):
-        found.exif += length
-        _bound("JPEG", "bytes of EXIF", found.exif, MOST_EXIF_BYTES)
-    return at + length
-
-
-def _jpeg_shape(found: _Jpeg) -> Shape:
-    _, height, width, count = struct.unpack_from(">BHHB", found.frame)
-    factors = [found.frame[7 + 3 * one] for one in range(count)]
-    areas = [(factor >> 4) * (factor & 15) for factor in factors]
-    most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
-    coefficients = 2 * sum(areas) / max(1, most) if found.kind == _PROGRESSIVE else 0
-    return Shape(width, height, (1 if count == 1 else 4) + coefficients, found.components)
 
 
 # --- PNG and WebP: chunks -----------------------------------------------------------------------------------------
@@ -194,7 +116,7 @@ def _bound(name: str, what: str, found: int, most: int) -> None:
 
 
 _MEASURES: dict[str, Callable[[bytes], Shape]] = {
-    "JPEG": _jpeg,
+    "JPEG": segments.measure,
     "PNG": _png,
     "WebP": _webp,
     "GIF": _gif,

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from model.preprocess import Preprocess
-from service.images import DecodeLimits, DecodeTimes, Pixels, decode, sniff
+from service.formats import sniff
+from service.images import DecodeLimits, DecodeTimes, Pixels, decode
 from tests.service.image_files import FILES, encode, photo
 
 SIZE = 40

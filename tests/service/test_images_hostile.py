@@ -17,7 +17,8 @@ from PIL import Image
 
 from model.preprocess import Preprocess
 from service.errors import EmptyBody, ImageTooComplex, ServiceError, TooManyPixels, UnsupportedImage
-from service.images import DecodeLimits, Pixels, decode, sniff
+from service.formats import sniff
+from service.images import DecodeLimits, Pixels, decode
 from tests.service.image_files import BOMBS, FILES, boxed, encode, mutations, photo, png_header, tiff
 
 SIZE = 40

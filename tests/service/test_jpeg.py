@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from model.preprocess import Preprocess
-from service import images, small
+from service import images, small, structure
 from service.errors import TooManyPixels, UnsupportedImage
 from service.images import DecodeLimits
-from service.jpeg import Jpegs, _let_go
+from service.jpeg import KEPT_BYTES, Jpegs, _let_go
+from service.shape import Shape
 
 JPEGS = Jpegs()
 RECIPE = Preprocess(mode="friendly")
@@ -78,7 +79,7 @@ def test_images_that_share_a_threads_memory_are_independent() -> None:
 
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda data: decoded(data, JPEGS), files * 3))
-    kept = [JPEGS.plain(data, RECIPE) for data in files]
+    kept = [JPEGS.plain(data, RECIPE, structure.measure("JPEG", data)) for data in files]
 
     assert all(np.array_equal(one, two) for one, two in zip(found, expected * 3, strict=True))
     assert all(one is not None and np.array_equal(one[0], two) for one, two in zip(kept, expected, strict=True))
@@ -113,6 +114,18 @@ def test_damaged_files_have_one_answer() -> None:
         assert answer(damaged, None) == answer(damaged, JPEGS)
 
 
+def test_a_header_cannot_make_the_decoder_write_beyond_its_memory() -> None:
+    """It is given memory for the size that was read from the header, and compares that with the size it finds."""
+    data = jpeg((420, 300))
+    claims = Shape(8, 8, 4, 3, 3), Shape(420, 299, 4, 3, 3), Shape(300, 420, 4, 3, 3), Shape(421, 300, 4, 3, 3)
+    memory = JPEGS._memory(KEPT_BYTES)
+    memory[:] = 7
+
+    assert JPEGS.plain(data, RECIPE, claims[0]) is None
+    assert (memory == 7).all()
+    assert [JPEGS.plain(data, RECIPE, claim) for claim in claims] == [None] * len(claims)
+
+
 def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
     """Pixels, or the refusal."""
     try:
@@ -140,7 +153,9 @@ def test_without_a_compiler_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch, 
     np.testing.assert_array_equal(decoded(jpeg(), jpegs), decoded(jpeg(), None))
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "L"}, {"subsampling": 0}, {"restart_marker_rows": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "L"}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"keep_rgb": True}], ids=str
+)
 def test_small_files_are_equal_pixel_for_pixel_without_pillow(options: dict[str, Any]) -> None:
     """And what libjpeg warns about is still Pillow's to decide."""
     data = jpeg((240, 180), **options)

@@ -49,6 +49,7 @@ def claiming(width: int, height: int) -> bytes:
         {"subsampling": 2},
         {"restart_marker_rows": 1},
         {"comment": b"by hand"},
+        {"keep_rgb": True},
         {"icc_profile": b"colours of a screen"},
         {"size": (320, 320), "quality": 30},
         {"size": (1, 1)},
@@ -85,7 +86,9 @@ def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any])
         b"",
         picture()[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0") + picture()[2:],
         picture()[:2] + segment(0xE2, b"MPF\0") + picture()[2:],
-        picture()[:2] + segment(0xEE, b"Adobe\0\x64\0\0\0\0\0") + picture()[2:],
+        picture()[:2] + segment(0xEE, b"Adobe") + picture()[2:],
+        picture()[:2] + segment(0xE0, b"JFIF") + picture()[2:],
+        picture()[:2] + segment(0xE2, b"ICC_PROFILE\0") + picture()[2:],
         picture()[:2] + segment(0xFE, b"") * small.MOST_SEGMENTS + picture()[2:],
         picture()[:2] + b"stray" + picture()[2:],
         picture()[:2] + segment(0xC0, b"\x08\0\x08\0\x08\x01\x01\x11\0") + picture()[2:],
@@ -94,7 +97,17 @@ def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any])
     ids=[
         *("progressive", "CMYK", "EXIF", "many pixels", "long", "PNG", "GIF", "several pictures", "many bytes"),
         *("claims 3,600 megapixels", "no width", "no height", "cut in the header", "no end", "start alone", "nothing"),
-        *("XMP", "MPF", "Adobe", "many segments", "stray bytes", "two frames", "two scans"),
+        *(
+            "XMP",
+            "MPF",
+            "short Adobe",
+            "short JFIF",
+            "short ICC",
+            "many segments",
+            "stray bytes",
+            "two frames",
+            "two scans",
+        ),
     ],
 )
 def test_all_others_are_not_small(data: bytes) -> None:

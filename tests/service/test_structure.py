@@ -11,9 +11,11 @@ from PIL import Image
 
 from model.preprocess import Preprocess
 from service.errors import ImageTooComplex, ServiceError, UnsupportedImage
-from service.images import DecodeLimits, decode, sniff
+from service.formats import sniff
+from service.images import DecodeLimits, decode
+from service.segments import MOST_EXIF_BYTES, MOST_STRAY_BYTES, WINDOW
 from service.shape import MOST_PARTS, MOST_SCAN_PIXELS, MOST_SCANS
-from service.structure import MOST_EXIF_BYTES, MOST_RUN_BYTES, MOST_STRAY_BYTES, WINDOW, measure
+from service.structure import MOST_RUN_BYTES, measure
 from tests.service import slow_files
 from tests.service.image_files import FILES, encode, photo
 from tests.service.slow_files import Build

@@ -1,0 +1,47 @@
+"""Which image format a file's first bytes announce, and which formats are accepted."""
+
+from __future__ import annotations
+
+import re
+
+ACCEPTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II\x2a\x00": "TIFF",
+    b"MM\x00\x2a": "TIFF",
+    b"II\x2b\x00": "TIFF",
+    b"MM\x00\x2b": "TIFF",
+    b"%PDF-": "PDF",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+}
+_SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!DOCTYPE\s+svg).*?<svg)", re.DOTALL | re.IGNORECASE)
+_AVIF = {b"avif", b"avis"}
+_HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_HEAD = 1024  # bytes looked at
+
+
+def sniff(data: bytes) -> str | None:
+    """The image format that the first bytes announce, accepted or not; None when they announce none."""
+    head = bytes(data[:_HEAD])
+    for signature, name in _SIGNATURES.items():
+        if head.startswith(signature):
+            return name
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return _boxed(head)
+    return "SVG" if _SVG.match(head) else None
+
+
+def _boxed(head: bytes) -> str | None:
+    """HEIC and AVIF name themselves in the first box's major brand or among its compatible ones."""
+    end = int.from_bytes(head[:4], "big")
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(end, len(head)), 4))}
+    return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else None
