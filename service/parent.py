@@ -23,7 +23,7 @@ from pathlib import Path
 
 import uvloop
 
-from service import port, tally
+from service import port, slices, tally
 from service.api.statistics import numbers
 from service.app import counted, metrics_port
 from service.counting import Shared
@@ -224,6 +224,7 @@ def serve(settings: Settings, worker: str) -> int:
             log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
             return NO_PORT
         directory = kept.enter_context(_directory())
+        slices.shorten()
         return uvloop.run(Parent(settings, worker, addresses, directory).run())
 
 

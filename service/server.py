@@ -24,7 +24,7 @@ from typing import Any
 
 import uvicorn
 
-from service import parent
+from service import parent, slices
 from service.app import create_app
 from service.engine import Engine
 from service.errors import SettingsError
@@ -67,6 +67,7 @@ class Server(uvicorn.Server):
             await self._listen_more()
         gc.freeze()  # from here on the collector looks at what requests leave behind, not at all that was imported
         sys.setswitchinterval(SWITCH_S)
+        slices.shorten()
         self._listening()
 
     async def _listen_more(self) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from service import slices
 from service.jobs import RequestClass
 
 BULK_SHARE = 8  # of so many places that are given while both classes wait, bulk gets one
@@ -114,6 +115,7 @@ class Threads:
         return inbox
 
     def _serve(self, inbox: _Inbox) -> None:
+        slices.restore()
         while (piece := inbox.get()) is not None:
             result, error = self._timed(piece.work)
             with contextlib.suppress(RuntimeError):  # the loop has ended

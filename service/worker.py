@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from model.errors import ModelError
 from model.runner import BatchRunner, Runner
 from model.vim import Vim
 from service import log as service_log
+from service import slices
 from service.arena import Pixels
 from service.inflight import InFlight
 from service.messages import (
@@ -40,9 +40,6 @@ from service.settings import Settings
 
 log = logging.getLogger("vim.worker")
 
-# On a CPU the model yields to decoding and to the event loop: images then gather into larger batches, and probes and
-# refusals stay quick. On a GPU there is nothing to yield.
-NICENESS = 10
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so images would keep their own sizes
 
@@ -57,6 +54,7 @@ class Worker:
 
     def serve(self) -> None:
         """Load, warm up, then run batches until the parent closes the connection."""
+        slices.restore()  # before torch starts threads
         start = self._receive()
         assert isinstance(start, Start)
         settings = Settings.model_validate_json(start.settings_json)
@@ -78,8 +76,6 @@ class Worker:
         check_servable(vim.config)
         runner = runner_for(vim, settings)
         runner.verify_scan(settings.scan)  # before anything is told of the model: it may choose the dtype
-        if runner.device.type == "cpu":
-            os.nice(NICENESS)
         info, siblings = describe(runner, settings), _siblings(runner, device)
         size = vim.config.image_size[0]
         self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info, siblings))
