@@ -27,7 +27,6 @@ class Taps(NamedTuple):
 
     starts: Ints
     weights: Weights  # (wanted, count), count a multiple of GROUP
-    packed: Weights  # (wanted, count / GROUP, GROUP)
 
     @property
     def per_pixel(self) -> int:
@@ -36,16 +35,19 @@ class Taps(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The same for the second pass, which takes lines in groups: the number of the first group for each wanted line."""
+    """The same where the source is read in groups, by the number of the first group for each wanted pixel.
+
+    The wanted pixels are filled up to whole groups too, with some that weigh nothing.
+    """
 
     groups: Ints
-    packed: Weights
-    first: int  # the source's lines that are read, as [first, stop), whole groups
+    packed: Weights  # (wanted, count / GROUP, GROUP)
+    first: int  # the source's pixels that are read, as [first, stop), whole groups
     stop: int
 
 
 @lru_cache(maxsize=512)
-def taps(axis: Axis, digits: bool, mirrored: bool = False) -> Taps:
+def taps(axis: Axis, mirrored: bool = False) -> Taps:
     """Of an axis as it is, or from its other end."""
     weights = axis.weights()
     weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % GROUP)))
@@ -57,13 +59,13 @@ def taps(axis: Axis, digits: bool, mirrored: bool = False) -> Taps:
         weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
     if mirrored:  # sums of whole numbers do not depend on their order
         starts, weights = axis.source - starts - count, weights[:, ::-1]
-    return Taps(np.ascontiguousarray(starts), weights, _packed(weights, digits))
+    return Taps(np.ascontiguousarray(starts), weights)
 
 
 @lru_cache(maxsize=512)
 def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
-    """`taps`, moved to where groups of lines begin."""
-    starts, weights, _ = taps(axis, digits, mirrored)
+    """`taps`, moved to where groups begin."""
+    starts, weights = taps(axis, mirrored)
     wanted, count = weights.shape
     first = int(starts.min())
     groups, shifts = np.divmod(starts - first, GROUP)
@@ -71,7 +73,9 @@ def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
     moved[np.arange(wanted)[:, None], shifts[:, None] + np.arange(count)] = weights
     if not moved[:, count:].any():
         moved = moved[:, :count]
-    return Lines(groups, _packed(moved, digits), first, first + GROUP * int(groups.max()) + moved.shape[1])
+    stop = first + GROUP * int(groups.max()) + moved.shape[1]
+    more = -wanted % GROUP
+    return Lines(np.pad(groups, (0, more)), np.pad(_packed(moved, digits), ((0, more), (0, 0), (0, 0))), first, stop)
 
 
 def _packed(weights: Weights, digits: bool) -> Weights:

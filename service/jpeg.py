@@ -32,8 +32,8 @@ Size = tuple[int, int]  # width, height
 log = logging.getLogger(__name__)
 
 QUICK_SIDE = 256
-# A thread keeps the memory for so many pixels: fresh memory costs a page fault for each 4 kB.
-KEPT_BYTES = 8 << 20
+# A thread keeps the memory for so many pixels (4 megapixels): fresh memory costs a page fault for each 4 kB.
+KEPT_BYTES = 12 << 20
 # Where libjpeg-turbo finds its lines aligned it writes them past the caches, and the resize reads them at once.
 LINE_BYTES, OFF_LINE = 32, 4
 
@@ -95,14 +95,15 @@ class Jpegs:
         self._loaded.wait()
         if self._resize is None:
             return None
-        from model.resize_kernel import can
+        from model.resize_kernel import can, room_for
 
         width, height = size = self._scaled(data, recipe, size)
         axes = recipe.axes((height, width) if turn.swaps else size)
-        if not can(*axes) or (decoded := self._decoded(data, recipe, size)) is None:
+        room = room_for(width)
+        if not can(*axes) or (decoded := self._decoded(data, recipe, size, room)) is None:
             return None
         at = time.perf_counter()
-        found = recipe.padded(self._resize(decoded, *axes, turn), *axes)
+        found = recipe.padded(self._resize(decoded, *axes, turn, room), *axes)
         if decoded.nbytes > KEPT_BYTES:
             _let_go(decoded)
         return found, at
@@ -121,16 +122,16 @@ class Jpegs:
     def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
         return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2} if self._scale else {}
 
-    def _decoded(self, data: bytes, recipe: Preprocess, size: Size) -> Pixels | None:
-        """(H, W, 4), or None where libjpeg has something to say."""
+    def _decoded(self, data: bytes, recipe: Preprocess, size: Size, room: int) -> Pixels | None:
+        """(H, W, 3) with room behind it, or None where libjpeg has something to say."""
         import simplejpeg
 
-        memory = self._memory(4 * size[0] * size[1])
+        memory = self._memory(3 * size[0] * size[1] + room)
         try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGBX", buffer=memory, **self._scaling(recipe))
+            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=memory, **self._scaling(recipe))
         except ValueError:
             return None
-        return pixels if pixels.shape == (size[1], size[0], 4) else None
+        return pixels if pixels.shape == (size[1], size[0], 3) else None
 
     def _memory(self, size: int) -> Pixels:
         """So many bytes, of which the thread must need none any more when it asks again."""

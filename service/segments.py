@@ -158,7 +158,7 @@ def _shape(found: _Jpeg) -> Shape:
     areas = [(factor >> 4) * (factor & 15) for factor in factors]
     most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
     coefficients = 2 * sum(areas) / max(1, most) if found.kind == _PROGRESSIVE else 0
-    return Shape(width, height, 4 + coefficients, found.components, count if found.plain else 0)
+    return Shape(width, height, (3 if count == 1 else 4) + coefficients, found.components, count if found.plain else 0)
 
 
 def _bound(what: str, found: int, most: int) -> None:

@@ -23,7 +23,7 @@ def unpacked(packed: Weights, digits: bool) -> Weights:
 @pytest.mark.parametrize("digits", [False, True])
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("axis", AXES, ids=str)
-def test_both_passes_weigh_the_same_neighbours(axis: Axis, digits: bool, mirrored: bool) -> None:
+def test_pixels_are_weighed_one_by_one_as_in_groups(axis: Axis, digits: bool, mirrored: bool) -> None:
     """Every source pixel has Pillow's weight; whatever else is read counts nothing."""
     starts, weights = axis.bounds()[0], axis.weights()
     expected = np.zeros((len(starts), axis.source + 2 * GROUP), np.int32)
@@ -33,12 +33,15 @@ def test_both_passes_weigh_the_same_neighbours(axis: Axis, digits: bool, mirrore
     if mirrored:
         expected[:, : axis.source] = expected[:, axis.source - 1 :: -1][:, : axis.source]
 
-    across, down = taps(axis, digits, mirrored), lines(axis, digits, mirrored)
-    places = [(across.starts, across.packed), (down.first + GROUP * down.groups, down.packed)]
-    for firsts, packed in places:
+    single, grouped = taps(axis, mirrored), lines(axis, digits, mirrored)
+    in_groups = unpacked(grouped.packed, digits)
+    places = [(single.starts, single.weights), (grouped.first + GROUP * grouped.groups, in_groups)]
+    for firsts, table in places:
         found = np.zeros_like(expected)
-        for row, line in enumerate(unpacked(packed, digits)):
+        for row, line in enumerate(table[: axis.wanted]):
             found[row, firsts[row] : firsts[row] + len(line)] += line
 
         np.testing.assert_array_equal(found, expected)
-    assert down.stop <= axis.source + GROUP - 1
+    assert len(grouped.groups) == len(in_groups) == -(-axis.wanted // GROUP) * GROUP
+    assert not in_groups[axis.wanted :].any()
+    assert grouped.stop <= axis.source + GROUP - 1
