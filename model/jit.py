@@ -1,7 +1,8 @@
 """Machine code for this CPU: compiled by numba when first needed, and kept on disk. No torch.
 
 A kernel is a function of one address, that of a table of int64: the next job, the number of jobs, and the kernel's own
-fields. Which numbers kernels compute is `model.kernels` and `model.resize_kernel`; who runs their jobs is `model.team`.
+fields. Which numbers kernels compute is `model.kernels`, `model.resize_kernel` and `model.inks`; who runs their jobs is
+`model.team`.
 This module is the only one that touches numba's cache.
 """
 
@@ -30,7 +31,7 @@ NEXT_JOB, JOBS, FIELDS = 0, 1, 2  # places in the table
 _SIGNATURE = types.void(types.intp)
 _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # numba notices a change of the file that a kernel stands in, but not of these, which are compiled into every kernel.
-_COMPILED_IN = ("jit.py", "vectors.py", "calls.py")
+_COMPILED_IN = ("jit.py", "vectors.py", "calls.py", "blocks.py")
 
 
 @emitted

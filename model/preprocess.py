@@ -64,8 +64,8 @@ class Preprocess:
         return pixels
 
     def plain_turn(self, image: Image.Image) -> Turn | None:
-        """How an RGB or grey image is turned before it is resized; None for images that take more, or no resize."""
-        if self.resize is None or image.mode not in ("RGB", "L"):
+        """How RGB, grey or inks are turned before they are resized; None for images that take more, or no resize."""
+        if self.resize is None or image.mode not in ("RGB", "L", "CMYK"):
             return None
         return _TURNS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
 

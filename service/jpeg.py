@@ -1,8 +1,8 @@
 """JPEG files -> the model's pixels without Pillow's decoder and resize: the same pixels in about a third of the time.
 
 simplejpeg decodes, `model.resize_kernel` computes the wanted window alone. The file's structure and size have been
-checked before (`images`). What is not plain is left to Pillow: files that libjpeg warns about, other colours than RGB
-and grey, shapes that the kernel does not take.
+checked before (`images`). What is not plain is left to Pillow: files that libjpeg warns about, shapes that the kernel
+does not take.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from model.resize import UPRIGHT, Turn
 from service.shape import Shape
 
 if TYPE_CHECKING:
+    from model.inks import Inks
     from model.resize_kernel import Resize
 
 Pixels = NDArray[np.uint8]
@@ -36,6 +37,7 @@ QUICK_SIDE = 256
 KEPT_BYTES = 12 << 20
 # Where libjpeg-turbo finds its lines aligned it writes them past the caches, and the resize reads them at once.
 LINE_BYTES, OFF_LINE = 32, 4
+BLOCK = 64  # bytes that are converted together
 
 
 def encode(pixels: Pixels) -> bytes:
@@ -69,6 +71,7 @@ class Jpegs:
 
     def __init__(self, cache_dir: Path | None = None, *, scale: bool = False) -> None:
         self._cache_dir, self._scale = cache_dir, scale
+        self._inks: Inks  # before there is a resize
         self._resize: Resize | None = None
         self._kept = threading.local()
         self._loaded = threading.Event()
@@ -83,15 +86,17 @@ class Jpegs:
         """The pixels of a PIL image, opened and not yet decoded, and when that was done; None: Pillow's business."""
         if image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
-        return self._turned(data, recipe, turn, image.size)
+        return self._turned(data, recipe, turn, image.size, image.mode == "CMYK")
 
     def plain(self, data: bytes, recipe: Preprocess, shape: Shape) -> tuple[Pixels, float] | None:
         """The same of a plain file (`segments`) of this shape, which Pillow need not open."""
-        if recipe.resize is None or shape.plain not in (1, 3) or shape.pixels == 0:
+        if recipe.resize is None or shape.pixels == 0:
             return None
-        return self._turned(data, recipe, UPRIGHT, (shape.width, shape.height))
+        return self._turned(data, recipe, UPRIGHT, (shape.width, shape.height), shape.plain == 4)
 
-    def _turned(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size) -> tuple[Pixels, float] | None:
+    def _turned(
+        self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, inks: bool
+    ) -> tuple[Pixels, float] | None:
         self._loaded.wait()
         if self._resize is None:
             return None
@@ -100,7 +105,7 @@ class Jpegs:
         width, height = size = self._scaled(data, recipe, size)
         axes = recipe.axes((height, width) if turn.swaps else size)
         room = room_for(width)
-        if not can(*axes) or (decoded := self._decoded(data, recipe, size, room)) is None:
+        if not can(*axes) or (decoded := self._decoded(data, recipe, size, room, inks)) is None:
             return None
         at = time.perf_counter()
         found = recipe.padded(self._resize(decoded, *axes, turn, room), *axes)
@@ -122,16 +127,23 @@ class Jpegs:
     def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
         return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2} if self._scale else {}
 
-    def _decoded(self, data: bytes, recipe: Preprocess, size: Size, room: int) -> Pixels | None:
+    def _decoded(self, data: bytes, recipe: Preprocess, size: Size, room: int, inks: bool) -> Pixels | None:
         """(H, W, 3) with room behind it, or None where libjpeg has something to say."""
         import simplejpeg
 
-        memory = self._memory(3 * size[0] * size[1] + room)
+        width, height = size
+        channels, colours = (4, "CMYK") if inks else (3, "RGB")
+        count = channels * width * height
+        memory = self._memory(-(-count // BLOCK) * BLOCK + room)
         try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=memory, **self._scaling(recipe))
+            found = simplejpeg.decode_jpeg(data, colorspace=colours, buffer=memory, **self._scaling(recipe))
         except ValueError:
             return None
-        return pixels if pixels.shape == (size[1], size[0], 3) else None
+        if found.shape != (height, width, channels):
+            return None
+        if inks:
+            self._inks(memory[: memory.size - room])
+        return memory[: 3 * width * height].reshape(height, width, 3)
 
     def _memory(self, size: int) -> Pixels:
         """So many bytes, of which the thread must need none any more when it asks again."""
@@ -146,9 +158,11 @@ class Jpegs:
         try:
             import simplejpeg  # noqa: F401
 
+            from model.inks import Inks
             from model.resize_kernel import Resize
 
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
+            self._inks = Inks(directory)
             self._resize = Resize(directory)
         except Exception as error:  # a missing compiler costs speed, not the service
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import resize_kernel
+from model import blocks, resize_kernel
 from model.preprocess import _TURNS, Preprocess
 from model.resize import Axis, resize_window
 from model.resize_kernel import Resize, can
@@ -23,9 +23,9 @@ def resize(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
     if request.param == "as on this CPU":
         yield RESIZE
         return
-    if not resize_kernel.VNNI:
+    if not blocks.VNNI:
         pytest.skip("that is this CPU")
-    monkeypatch.setattr(resize_kernel, "VNNI", False)
+    monkeypatch.setattr(blocks, "VNNI", False)
     yield Resize(tmp_path)
 
 

@@ -58,6 +58,10 @@ def taken(data: bytes, recipe: Preprocess = RECIPE) -> bool:
         {"quality": 60, "subsampling": 2},
         {"progressive": True},
         {"mode": "L"},
+        {"mode": "L", "turned": 6},
+        {"mode": "CMYK"},
+        {"mode": "CMYK", "progressive": True, "subsampling": 0},
+        {"mode": "CMYK", "turned": 3},
         {"keep_rgb": True},
         {"restart_marker_rows": 1},
         *({"turned": orientation} for orientation in range(2, 9)),
@@ -67,6 +71,24 @@ def taken(data: bytes, recipe: Preprocess = RECIPE) -> bool:
 def test_plain_files_are_equal_pixel_for_pixel(size: tuple[int, int], options: dict[str, Any]) -> None:
     """Whatever the subsampling, in colour or grey, baseline or progressive, turned or mirrored."""
     data = jpeg(size, **options)
+
+    assert taken(data)
+    np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
+
+
+def with_adobe(data: bytes, transform: int | None) -> bytes:
+    """The file with Adobe's segment saying so, or without one."""
+    at = data.index(b"\xff\xeeAdobe"[:2])
+    length = int.from_bytes(data[at + 2 : at + 4], "big")
+    own = b"" if transform is None else b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+    return data[:at] + own + data[at + 2 + length :]
+
+
+@pytest.mark.parametrize("transform", [None, 0, 2])
+@pytest.mark.parametrize("size", [(420, 300), (301, 223)])
+def test_inks_become_the_colours_that_pillow_makes_of_them(transform: int | None, size: tuple[int, int]) -> None:
+    """Whether they are stored as such or as YCCK, and whoever wrote them."""
+    data = with_adobe(jpeg(size, "CMYK"), transform)
 
     assert taken(data)
     np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
@@ -99,8 +121,8 @@ def test_only_whole_pages_are_given_back() -> None:
 
 
 def test_what_is_not_plain_is_left_to_pillow() -> None:
-    """CMYK, a very long strip, a size that is not resized: same pixels, by the other way."""
-    for data in (jpeg(mode="CMYK"), jpeg((2000, 150)), jpeg((2000, 150), turned=6)):
+    """A very long strip, a size that is not resized: same pixels, by the other way."""
+    for data in (jpeg((2000, 150)), jpeg((2000, 150), turned=6)):
         assert not taken(data)
         np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
     assert not taken(jpeg(), Preprocess(size=32))
