@@ -96,6 +96,19 @@ across_rows = _arranged([LANES * k + 3 * row + c % 3 for row in _BY_FOUR for c i
 
 
 @emitted
+def fetch(typing_context: Any, place: Any) -> Any:
+    """Ask for the cache line at an address, wherever that is."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3]
+        function = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
+        builder.call(function, [at(builder, args[0], ir.IntType(8)), *(ir.IntType(32)(value) for value in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+@emitted
 def weigh(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     """Sums plus each lane's four bytes times four weights."""
 

@@ -37,7 +37,8 @@ class Inks:
         """Contiguous bytes, whole blocks of 64; the first three quarters become RGB. Releases the GIL."""
         if memory.size % BLOCK or not memory.flags.c_contiguous or not memory.flags.writeable:
             raise ValueError(f"{memory.size} bytes are not whole blocks of {BLOCK} that can be written to")
-        self._code.ctypes(ctypes.addressof((ctypes.c_int64 * 4)(0, 0, memory.ctypes.data, memory.size // BLOCK)))
+        table = (ctypes.c_int64 * 4)(0, 0, memory.ctypes.data, memory.size // BLOCK)  # lives as long as the call takes
+        self._code.ctypes(ctypes.addressof(table))
 
 
 @emitted

@@ -8,6 +8,8 @@ is what the first pass gives for the second. What is computed is the window alon
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from model.blocks import (
     across_rows,
     along_rows,
     cut,
+    fetch,
     half,
     int64,
     put_columns,
@@ -31,19 +34,55 @@ from model.blocks import (
 )
 from model.jit import compiled, fields
 from model.resize import UPRIGHT, Axis, Pixels, Turn
-from model.resize_taps import GROUP, Lines, lines, taps
+from model.resize_taps import GROUP, lines, taps
 
-_fields: Any = fields(21)
-
-
-def can(across: Axis, down: Axis) -> bool:
-    """Whether these axes are for this module: others are too short for its vectors, or mostly thrown away."""
-    return not any(axis.outgrown or axis.source < taps(axis).per_pixel for axis in (across, down))
+_FIELDS = 21
+_fields: Any = fields(_FIELDS)
+_Table = ctypes.c_int64 * (2 + _FIELDS)
 
 
-def room_for(width: int) -> int:
-    """How many bytes behind an image of this width may be read, at most; they weigh nothing."""
-    return (GROUP - 1) * 3 * width + LANES
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that is known of a resize before there are pixels, for images of one size."""
+
+    stored: tuple[int, int]  # rows, columns
+    wanted: tuple[int, int]
+    reach: int  # bytes of the image that are read, some of them behind it
+    start: int  # the first
+    lines: int  # bytes of scratch memory: what is read
+    between: int  # and what lies between the passes
+    numbers: tuple[int, ...]  # of the kernel's table, after those that are places in memory
+    tables: tuple[int, ...]  # places of what is in `kept`
+    kept: tuple[Any, ...]
+
+
+@lru_cache(maxsize=512)
+def _plan(across: Axis, down: Axis, turn: Turn, digits: bool) -> _Plan | None:
+    if any(axis.outgrown or axis.source < taps(axis).per_pixel for axis in (across, down)):
+        return None
+    by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
+    wide, tall = lines(across, digits, by_x), lines(down, digits, by_y)
+    rows, columns = (wide, tall) if turn.swaps else (tall, wide)
+    stored = (across.source, down.source) if turn.swaps else (down.source, across.source)
+    stride = 3 * stored[1]
+    x_step, y_step = (stride, 3) if turn.swaps else (3, stride)
+    blocks, groups = (wide.stop - wide.first) // GROUP, (tall.stop - tall.first) // GROUP
+    together = 16 if turn.swaps else 2  # groups of rows: there neighbours lie beside each other
+    row = (GROUP * 3 * len(wide.groups) // (GROUP * BLOCK) + 1) * GROUP * BLOCK  # of what lies between the passes
+    steps = stride, GROUP * x_step, GROUP * y_step, int(turn.swaps), together
+    sizes = blocks, groups, len(wide.groups), row, wide.packed.shape[1], tall.packed.shape[1]
+    kept = wide.groups, wide.packed, tall.groups, tall.packed
+    return _Plan(
+        stored,
+        (down.wanted, across.wanted),
+        (rows.stop - 1) * stride + 3 * columns.stop + LANES - 3 * GROUP,
+        x_step * wide.first + y_step * tall.first,
+        blocks * together * BLOCK,
+        (groups + 1) * row + BLOCK,
+        (*steps, *sizes, 3 * across.wanted, down.wanted),
+        tuple(array.ctypes.data for array in kept),
+        kept,
+    )
 
 
 class Resize:
@@ -53,45 +92,36 @@ class Resize:
         self._code = compiled(_kernel(), cache_dir)
         self._run = self._code.ctypes
 
+    @staticmethod
+    def can(across: Axis, down: Axis, turn: Turn = UPRIGHT) -> bool:
+        """Whether these axes are for this module: others are too short for its vectors, or mostly thrown away."""
+        return _plan(across, down, turn, arithmetic.VNNI) is not None
+
+    @staticmethod
+    def room_for(width: int) -> int:
+        """How many bytes behind an image of this width may be read, at most; they weigh nothing."""
+        return (GROUP - 1) * 3 * width + LANES
+
     def __call__(self, pixels: Pixels, across: Axis, down: Axis, turn: Turn = UPRIGHT, room: int = 0) -> Pixels:
         """The wanted (rows, columns, 3) of a resized image, stored as (H, W, 3).
 
         The axes are those of the image after its turn, and such that `can` is true. Behind the pixels lie `room` bytes
         that may be read; where `room_for` wants more the pixels are copied. Releases the GIL.
         """
-        stored = (across.source, down.source) if turn.swaps else (down.source, across.source)
-        if pixels.shape != (*stored, 3) or not can(across, down):
+        plan = _plan(across, down, turn, arithmetic.VNNI)
+        if plan is None or pixels.shape != (*plan.stored, 3):
             raise ValueError(f"pixels of shape {pixels.shape} cannot be resized by {across} and {down}")
-        by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
-        wide, tall = (lines(axis, arithmetic.VNNI, by) for axis, by in ((across, by_x), (down, by_y)))
-        rows, columns = (wide, tall) if turn.swaps else (tall, wide)
-        reach = 3 * ((rows.stop - 1) * pixels.shape[1] + columns.stop) + LANES - 3 * GROUP
-        if not pixels.flags.c_contiguous or reach > pixels.nbytes + room:
-            pixels = _with_room(pixels, reach)
-        window = np.empty(3 * down.wanted * across.wanted + BLOCK, np.uint8)
-        self._fill(window, 3 * across.wanted, pixels, wide, tall, turn.swaps)
-        return window[:-BLOCK].reshape(down.wanted, across.wanted, 3)
-
-    def _fill(self, window: Pixels, width: int, pixels: Pixels, wide: Lines, tall: Lines, swaps: bool) -> None:
-        """`window` holds lines of `width` bytes, and a block more, which is written to and means nothing."""
-        stride = 3 * pixels.shape[1]
-        by_x, by_y = (stride, 3) if swaps else (3, stride)
-        blocks, groups = (wide.stop - wide.first) // GROUP, (tall.stop - tall.first) // GROUP
-        together = 16 if swaps else 2  # groups of rows: there neighbours lie beside each other
-        row = (GROUP * 3 * len(wide.groups) // (GROUP * BLOCK) + 1) * GROUP * BLOCK  # of what lies between the passes
-        lines, between = _aligned(blocks * together * BLOCK), _aligned((groups + 1) * row + BLOCK)
-        arrays = wide.groups, wide.packed, tall.groups, tall.packed, lines, between, window
-        steps = stride, GROUP * by_x, GROUP * by_y, int(swaps), together
-        sizes = blocks, groups, len(wide.groups), row, wide.packed.shape[1], tall.packed.shape[1]
-        start = pixels.ctypes.data + by_x * wide.first + by_y * tall.first
-        numbers = start, *(a.ctypes.data for a in arrays), *steps, *sizes, width, (window.size - BLOCK) // width
-        self._run(ctypes.addressof((ctypes.c_int64 * (2 + len(numbers)))(0, 0, *numbers)))
-
-
-def _aligned(size: int) -> Pixels:
-    """So many bytes, and more, from the start of a cache line on: none of the blocks in it straddles two."""
-    memory = np.empty(size + BLOCK, np.uint8)
-    return memory[-memory.ctypes.data % BLOCK :]
+        if not pixels.flags.c_contiguous or plan.reach > pixels.nbytes + room:
+            pixels = _with_room(pixels, plan.reach)
+        size = 3 * plan.wanted[0] * plan.wanted[1]
+        window = np.empty(size + BLOCK, np.uint8)  # a block more, which is written to and means nothing
+        scratch = np.empty(plan.lines + plan.between + BLOCK, np.uint8)
+        at = scratch.ctypes.data
+        at += -at % BLOCK  # where a cache line starts: none of the blocks straddles two
+        places = pixels.ctypes.data + plan.start, *plan.tables, at, at + plan.lines, window.ctypes.data
+        table = _Table(0, 0, *places, *plan.numbers)  # has a name, so that it lives as long as the call takes
+        self._run(ctypes.addressof(table))
+        return window[:size].reshape(*plan.wanted, 3)
 
 
 def _with_room(pixels: Pixels, size: int) -> Pixels:
@@ -151,7 +181,11 @@ def _kernel() -> Any:
                         across_rows(lines + b * step + r * BLOCK, place, stride)
                     else:
                         along_rows(lines + b * step + r * BLOCK, place, stride)
+            ahead = source + (first + together) * group_step
             for x in range(0, columns, 4):
+                if not swaps and 16 * x < 12 * blocks:
+                    for r in range(4 * together):
+                        fetch(ahead + r * stride + 16 * x)
                 at, weights = x_groups + 8 * x, x_weights + x * x_taps * 16
                 for r in range(0, count, 2):
                     put = between + (first + r) * row + 12 * x

@@ -13,6 +13,7 @@ import logging
 import mmap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ class Jpegs:
 
     def __init__(self, cache_dir: Path | None = None, *, scale: bool = False) -> None:
         self._cache_dir, self._scale = cache_dir, scale
-        self._inks: Inks  # before there is a resize
+        self._decode: Callable[..., Pixels]  # this and the next before there is a resize
+        self._inks: Inks
         self._resize: Resize | None = None
         self._kept = threading.local()
         self._loaded = threading.Event()
@@ -97,15 +99,14 @@ class Jpegs:
     def _turned(
         self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, inks: bool
     ) -> tuple[Pixels, float] | None:
-        self._loaded.wait()
+        if not self._loaded.is_set():
+            self._loaded.wait()
         if self._resize is None:
             return None
-        from model.resize_kernel import can, room_for
-
-        width, height = size = self._scaled(data, recipe, size)
+        width, height = size = self._scaled(data, recipe, size) if self._scale else size
         axes = recipe.axes((height, width) if turn.swaps else size)
-        room = room_for(width)
-        if not can(*axes) or (decoded := self._decoded(data, recipe, size, room, inks)) is None:
+        room = self._resize.room_for(width)
+        if not self._resize.can(*axes, turn) or (decoded := self._decoded(data, recipe, size, room, inks)) is None:
             return None
         at = time.perf_counter()
         found = recipe.padded(self._resize(decoded, *axes, turn, room), *axes)
@@ -117,8 +118,6 @@ class Jpegs:
         """The size that is decoded to; as it is where libjpeg has something to say."""
         import simplejpeg
 
-        if not self._scale:
-            return size
         with contextlib.suppress(ValueError):
             height, width, _, _ = simplejpeg.decode_jpeg_header(data, **self._scaling(recipe))
             return width, height
@@ -129,14 +128,12 @@ class Jpegs:
 
     def _decoded(self, data: bytes, recipe: Preprocess, size: Size, room: int, inks: bool) -> Pixels | None:
         """(H, W, 3) with room behind it, or None where libjpeg has something to say."""
-        import simplejpeg
-
         width, height = size
         channels, colours = (4, "CMYK") if inks else (3, "RGB")
         count = channels * width * height
         memory = self._memory(-(-count // BLOCK) * BLOCK + room)
         try:
-            found = simplejpeg.decode_jpeg(data, colorspace=colours, buffer=memory, **self._scaling(recipe))
+            found = self._decode(data, colorspace=colours, buffer=memory, **self._scaling(recipe))
         except ValueError:
             return None
         if found.shape != (height, width, channels):
@@ -156,13 +153,13 @@ class Jpegs:
 
     def _load(self) -> None:
         try:
-            import simplejpeg  # noqa: F401
+            import simplejpeg
 
             from model.inks import Inks
             from model.resize_kernel import Resize
 
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
-            self._inks = Inks(directory)
+            self._decode, self._inks = simplejpeg.decode_jpeg, Inks(directory)
             self._resize = Resize(directory)
         except Exception as error:  # a missing compiler costs speed, not the service
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)

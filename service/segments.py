@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.errors import ImageTooComplex, UnsupportedImage
 from service.shape import MOST_PARTS, MOST_SCANS, Shape
 
 MOST_STRAY_BYTES = 1024  # between the segments; Pillow steps over each in Python
 MOST_EXIF_BYTES = 1_000_000  # one segment holds 64 kB; thumbnails make it larger in other formats
+MOST_PLAIN_PARTS = 512  # a colour profile of 4 MB has 64
 WINDOW = 1 << 16  # bytes searched in one go, in a fraction of a millisecond
 
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
@@ -38,12 +39,6 @@ class _Jpeg:
     exif: int = 0
     scans: int = 0
     components: int = 0  # of all scans together
-    plain: bool = True
-
-    @property
-    def one_scan(self) -> bool:
-        """Is the scan that has been found all of the picture?"""
-        return self.kind != _PROGRESSIVE and self.scans == 1 and self.components == self.frame[5]
 
 
 def measure(data: bytes) -> Shape:
@@ -52,62 +47,77 @@ def measure(data: bytes) -> Shape:
     Raises ImageTooComplex, UnsupportedImage; struct.error or IndexError where it ends too early.
     """
     found = _Jpeg()
-    _walk(data, found, MOST_PARTS, to_scan=False)
-    return _shape(found)
-
-
-def plain(data: bytes) -> Shape | None:
-    """The shape of a plain file; None for all others. Raises ImageTooComplex, UnsupportedImage.
-
-    One whose first scan is all of its picture is read no further: nothing behind that scan is ever decoded.
-    """
-    found, _ = _header(data, MOST_PARTS)
-    if found is None:
-        return None
-    return _shape(found) if found.one_scan else measure(data)
-
-
-def one_scan(data: bytes, most_parts: int) -> tuple[Shape, int] | None:
-    """The shape of a plain file of one scan, with so many segments at most, and where the scan's data begins."""
-    found, at = _header(data, most_parts)
-    return (_shape(found), at) if found is not None and found.one_scan else None
-
-
-def end(data: bytes, at: int) -> bool:
-    """Does nothing follow the scan whose data begins here but the end of the picture?"""
-    marker = _next(_AFTER_DATA, data, at)
-    return marker is not None and marker[1][0] == _END
-
-
-def _header(data: bytes, most_parts: int) -> tuple[_Jpeg | None, int]:
-    found = _Jpeg()
-    try:
-        at = _walk(data, found, most_parts, to_scan=True)
-    except (ImageTooComplex, UnsupportedImage, IndexError):
-        return None, 0
-    return (found if found.plain and found.scans else None), at
-
-
-def _walk(data: bytes, found: _Jpeg, most_parts: int, *, to_scan: bool) -> int:
-    """Over all of a file, or up to its first scan or what is not plain; where it ended."""
     at, parts, stray = 2, 0, 0
     while marker := _next(_AFTER_DATA if found.scans else _MARKER, data, at):
-        if not found.scans and marker.start() > at:
-            stray += marker.start() - at
-            found.plain = False
-            _bound("stray bytes before its picture", stray, MOST_STRAY_BYTES)
+        stray += 0 if found.scans else marker.start() - at
+        _bound("stray bytes before its picture", stray, MOST_STRAY_BYTES)
         parts += 1
-        _bound("segments", parts, most_parts)
+        _bound("segments", parts, MOST_PARTS)
         kind, at = marker[1][0], marker.end()
         if kind == _END and found.scans:
             break
-        if kind in _ALONE or kind == _END:
-            found.plain &= found.scans > 0
-        else:
+        if kind not in _ALONE and kind != _END:
             at = _segment(data, at, kind, found)
-        if to_scan and (found.scans or not found.plain):
-            break
-    return at
+    return _shape(found.frame, found.kind, found.components)
+
+
+def plain(data: bytes) -> Shape | None:
+    """The shape of a plain file; None for all others. Raises what `measure` raises.
+
+    One whose first scan is all of its picture is read no further: nothing behind that scan is ever decoded.
+    """
+    if (header := _header(data, MOST_PLAIN_PARTS)) is None:
+        return None
+    return header.shape if header.one_scan else replace(measure(data), plain=header.shape.plain)
+
+
+def one_scan(data: bytes, most_parts: int) -> Shape | None:
+    """The shape of a plain file of one scan and nothing behind it, with so many segments at most before it."""
+    header = _header(data, most_parts)
+    if header is None or not header.one_scan:
+        return None
+    marker = _next(_AFTER_DATA, data, header.at)
+    return header.shape if marker is not None and marker[1][0] == _END else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What stands before the data of the first scan of a plain file, and where that begins."""
+
+    shape: Shape
+    one_scan: bool
+    at: int
+
+
+def _header(data: bytes, most_parts: int) -> _Header | None:
+    frame, kind_of_frame, at = b"", 0, 2
+    for _ in range(most_parts):
+        head = data[at : at + 4]
+        if len(head) < 4 or head[0] != 0xFF:
+            return None
+        kind, length = head[1], head[2] << 8 | head[3]
+        stop = at + 2 + length
+        if length < 2 or stop > len(data) or not (kind in _PLAIN or _is_as_usual(data, at + 4, kind, length)):
+            return None
+        if kind == _SCAN:
+            return _begun(frame, kind_of_frame, data[at + 4], stop) if length > 2 else None
+        if kind in _FRAMES:
+            if frame:
+                return None
+            frame, kind_of_frame = data[at + 4 : stop], kind
+        at = stop
+    return None
+
+
+def _is_as_usual(data: bytes, at: int, kind: int, length: int) -> bool:
+    name, least = _PLAIN_IF.get(kind, (b"", 1 << 16))
+    return length >= 2 + least and data.startswith(name, at)
+
+
+def _begun(frame: bytes, kind: int, components: int, at: int) -> _Header | None:
+    if len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3, 4) or len(frame) != 6 + 3 * frame[5]:
+        return None
+    return _Header(_shape(frame, kind, components, plain=frame[5]), kind != _PROGRESSIVE and components == frame[5], at)
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
@@ -121,10 +131,7 @@ def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | 
 
 def _segment(data: bytes, at: int, kind: int, found: _Jpeg) -> int:
     """Note what one segment says; where it ends."""
-    claimed = int.from_bytes(data[at : at + 2], "big")
-    length = max(2, claimed)
-    if not found.scans and found.plain:
-        found.plain = _is_plain(data, at, kind, claimed, found)
+    length = max(2, int.from_bytes(data[at : at + 2], "big"))
     if kind == _SCAN:
         found.scans += 1
         found.components += data[at + 2]
@@ -139,26 +146,16 @@ def _segment(data: bytes, at: int, kind: int, found: _Jpeg) -> int:
     return at + length
 
 
-def _is_plain(data: bytes, at: int, kind: int, length: int, found: _Jpeg) -> bool:
-    """One segment before the first scan: whole, of a kind that needs no Pillow, and one frame before the scan."""
-    if length < 2 or at + length > len(data):
-        return False
-    if kind in _PLAIN_IF:
-        name, least = _PLAIN_IF[kind]
-        return data.startswith(name, at + 2) and length >= 2 + least
-    if kind in _FRAMES:
-        count = data[at + 7] if length > 7 else 0
-        return not found.frame and count in (1, 3, 4) and length == 8 + 3 * count and data[at + 2] == 8
-    return kind in _PLAIN and (kind != _SCAN or bool(found.frame))
-
-
-def _shape(found: _Jpeg) -> Shape:
-    _, height, width, count = struct.unpack_from(">BHHB", found.frame)
-    factors = [found.frame[7 + 3 * one] for one in range(count)]
-    areas = [(factor >> 4) * (factor & 15) for factor in factors]
-    most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
-    coefficients = 2 * sum(areas) / max(1, most) if found.kind == _PROGRESSIVE else 0
-    return Shape(width, height, (3 if count == 1 else 4) + coefficients, found.components, count if found.plain else 0)
+def _shape(frame: bytes, kind: int, components: int, plain: int = 0) -> Shape:
+    _, height, width, count = struct.unpack_from(">BHHB", frame)
+    if len(frame) < 6 + 3 * count:
+        raise IndexError("components")
+    coefficients = 0.0
+    if kind == _PROGRESSIVE:
+        factors = [frame[7 + 3 * one] for one in range(count)]
+        most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
+        coefficients = 2 * sum((factor >> 4) * (factor & 15) for factor in factors) / max(1, most)
+    return Shape(width, height, (3 if count == 1 else 4) + coefficients, components, plain)
 
 
 def _bound(what: str, found: int, most: int) -> None:

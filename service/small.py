@@ -22,10 +22,8 @@ def measured(data: bytes) -> Shape | None:
     """The shape of such a file; None for all others."""
     if len(data) > MOST_BYTES or not data.startswith(_START):
         return None
-    if (found := segments.one_scan(data, MOST_SEGMENTS)) is None:
-        return None
-    shape, at = found
-    return shape if _is_small(shape) and segments.end(data, at) else None
+    shape = segments.one_scan(data, MOST_SEGMENTS)
+    return shape if shape is not None and _is_small(shape) else None
 
 
 def _is_small(shape: Shape) -> bool:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import blocks, resize_kernel
+from model import blocks
 from model.preprocess import _TURNS, Preprocess
 from model.resize import Axis, resize_window
-from model.resize_kernel import Resize, can
+from model.resize_kernel import Resize
 
 RESIZE = Resize()
 
@@ -45,7 +45,7 @@ def test_the_pixels_are_those_of_pillow(resize: Resize, side: int) -> None:
         pixels, axes = noise(*size), recipe.axes(size)
         expected = recipe(Image.fromarray(pixels))
 
-        if can(*axes):
+        if Resize.can(*axes):
             np.testing.assert_array_equal(recipe.padded(resize(pixels, *axes), *axes), expected, str(size))
         else:
             assert min(size) < 16 or any(axis.outgrown for axis in axes)
@@ -60,7 +60,7 @@ def test_turned_images_are_resized_to_their_edges(resize: Resize, orientation: i
         pixels = noise(*size)
         upright = Image.fromarray(pixels).transpose(turn.method)
         axes = recipe.axes(upright.size)
-        room = resize_kernel.room_for(size[0])
+        room = Resize.room_for(size[0])
         roomy = np.concatenate([pixels.reshape(-1), np.full(room, 255, np.uint8)])[: pixels.size].reshape(pixels.shape)
 
         np.testing.assert_array_equal(resize(pixels, *axes, turn), recipe(upright))
@@ -80,8 +80,8 @@ def test_the_largest_weights_fit(resize: Resize, source: tuple[int, int]) -> Non
 
 def test_shapes_that_are_mostly_thrown_away_are_left_alone() -> None:
     """1 x 1000 becomes 256 x 256,000, of which 224 x 224 are wanted: `model.resize` knows how."""
-    assert not can(*Preprocess().axes((1, 1000)))
-    assert can(*Preprocess().axes((640, 480)))
+    assert not Resize.can(*Preprocess().axes((1, 1000)))
+    assert Resize.can(*Preprocess().axes((640, 480)))
 
 
 def test_pixels_that_are_not_the_axes_source_are_refused() -> None:

@@ -107,6 +107,17 @@ def test_images_that_share_a_threads_memory_are_independent() -> None:
     assert all(one is not None and np.array_equal(one[0], two) for one, two in zip(kept, expected, strict=True))
 
 
+def test_many_threads_do_not_disturb_each_other() -> None:
+    """Nothing that a call of compiled code reads is freed, or anybody else's, before it has ended."""
+    files = [jpeg((60 + 7 * seed, 90), "CMYK" if seed % 2 else "RGB", seed) for seed in range(8)]
+    expected = [decoded(data, None) for data in files]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda data: decoded(data, JPEGS), files * 50))
+
+    assert all(np.array_equal(one, two) for one, two in zip(found, expected * 50, strict=True))
+
+
 def test_only_whole_pages_are_given_back() -> None:
     """What lies beside the memory in its first and last page stays."""
     memory = np.full(5 * mmap.PAGESIZE, 7, np.uint8)

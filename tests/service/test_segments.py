@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,8 +74,8 @@ def test_usual_files_are_plain(name: str) -> None:
     data = GOOD[name]
     shape = segments.plain(data)
 
-    assert shape == structure.measure("JPEG", data)
     assert shape is not None
+    assert replace(shape, plain=0) == structure.measure("JPEG", data)
     assert shape.plain == {"grey": 1, "grey, progressive": 1, "four inks": 4}.get(name, 3)
 
 
@@ -86,8 +85,6 @@ def test_files_with_more_before_the_picture_are_not_plain(name: str) -> None:
     data = GOOD["baseline"][:2] + SEGMENTS[name] + GOOD["baseline"][2:]
 
     assert segments.plain(data) is None
-    with contextlib.suppress(ServiceError, struct.error, IndexError):
-        assert structure.measure("JPEG", data).plain == 0
     assert answer(data, None) == answer(data, JPEGS)
 
 

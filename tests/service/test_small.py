@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any])
     found = small.measured(data)
 
     assert found is not None
-    assert structure.measure("JPEG", data) == found
+    assert structure.measure("JPEG", data) == replace(found, plain=0)
 
 
 @pytest.mark.parametrize(
