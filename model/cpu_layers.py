@@ -80,7 +80,8 @@ class _Encoder:
         halve = vim.config.bimamba == "v2" and vim.config.divide_out
         self.constant = torch.tensor([0.5 if halve else 1.0])
         self.whole = None if products is None else self._whole(products)
-        self.norm, self.conv, self.scan = norm_kernel(), conv_kernel(vim.config.d_conv), scan_kernel(vim.config.d_state)
+        self.norm, self.conv = norm_kernel(), conv_kernel(vim.config.d_conv)
+        self.scan = scan_kernel(vim.config.d_state, vim.config.dt_rank)
 
     def _whole(self, products: Products) -> Pass:
         from model.cpu_pass import Pass
@@ -142,7 +143,7 @@ class _Encoder:
         gate = buffers.projected[:, inner:]
         self.scan(
             images * inner // WIDTH,
-            *(directions, length, inner, rank, buffers.convolved, u_side, selected, side, row, layer.step),
+            *(directions, length, inner, buffers.convolved, u_side, selected, side, row, layer.step),
             *(layer.step_bias, layer.rates, B, side, row, C, side, row, layer.skip),
             *(gate, 2 * inner, self.constant, buffers.scanned, None),
         )

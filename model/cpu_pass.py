@@ -16,6 +16,7 @@ from model import team
 from model.config import VimConfig
 from model.cpu_steps import OUT, Layout, Place, Products, Program, Step
 from model.cpu_weights import LayerWeights
+from model.pages import Workspace
 from model.program import apart_kernel, together_kernel
 
 MOST_APART = 4  # images of one program: they share the weights that are fetched; more would wait for the slower thread
@@ -30,6 +31,7 @@ class Pass:
         self._config, self._layers, self._norm, self._constant = config, layers, norm, constant
         self._products = products
         self._epsilon = torch.tensor([config.norm_epsilon])
+        self._workspace = Workspace()
         self._programs: dict[tuple[int, int, int], Program] = {}
 
     def __call__(self, residual: Tensor) -> Tensor:
@@ -48,16 +50,18 @@ class Pass:
     def _run(self, residual: Tensor, out: Tensor, each: int, threads: int, barrier: int) -> None:
         """Programs of `each` images: a single one by all threads together, or many, each by one thread."""
         program = self._program(each, residual.shape[1], threads)
-        work = torch.empty(len(residual) // each, program.numbers)
-        starts = [
-            [0, work[i].data_ptr(), residual[i * each].data_ptr(), out[i * each].data_ptr()] for i in range(len(work))
-        ]
-        # (programs, steps, WORDS)
-        steps = np.stack([program.words + np.array(start)[program.which] for start in starts])
-        if threads > 1:
-            together_kernel()(threads, steps.shape[1], steps.ctypes.data, barrier)
-        else:
-            apart_kernel()(len(steps), steps.shape[1], steps.ctypes.data, 0)
+        count = len(residual) // each
+        with self._workspace.lent(count * program.numbers) as work:
+            starts = [
+                [0, place.data_ptr(), residual[i * each].data_ptr(), out[i * each].data_ptr()]
+                for i, place in enumerate(work.view(count, -1))
+            ]
+            # (programs, steps, WORDS)
+            steps = np.stack([program.words + np.array(start)[program.which] for start in starts])
+            if threads > 1:
+                together_kernel()(threads, steps.shape[1], steps.ctypes.data, barrier)
+            else:
+                apart_kernel()(len(steps), steps.shape[1], steps.ctypes.data, 0)
 
     def _program(self, images: int, length: int, threads: int) -> Program:
         key = images, length, threads

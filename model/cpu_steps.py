@@ -108,11 +108,11 @@ class Layout:
         side, u_side = (0, 0) if shared else (self.rows * self.chosen, self.rows * inner)
         B, row = self.selected.behind(rank), self.chosen
         fields: tuple[Field, ...] = (
-            *(directions, self.length, inner, rank, self.convolved, u_side, self.selected, side, row, layer.step),
+            *(directions, self.length, inner, self.convolved, u_side, self.selected, side, row, layer.step),
             *(layer.step_bias, layer.rates, B, side, row, B.behind(self.config.d_state), side, row, layer.skip),
             *(self.projected.behind(inner), 2 * inner, constant, self.scanned, self.narrow_scanned),
         )
-        return scan_kernel(self.config.d_state), self.images * inner // LANES, fields
+        return scan_kernel(self.config.d_state, rank), self.images * inner // LANES, fields
 
     def program(self, steps: list[Step]) -> Program:
         """What the kernels read, but for the bases."""

@@ -1,7 +1,7 @@
 """The loops of a Vim on a CPU as numba kernels: norm, convolution with SiLU, and the selective scan with its gate.
 
 Channels are the vector lanes (`model.vectors`): the channels of each array are a multiple of LANES. Numbers of states
-and taps are constants of the compiled code, so that LLVM unrolls the loops over them.
+and taps, and delta's rank, are constants of the compiled code, so that LLVM unrolls the loops over them.
 
 Each docstring lists the fields of the kernel's table (`model.jit`) in order. Shapes are those of C-contiguous float32
 arrays. "row" is how many numbers lie between a token and the next, "side" between a direction and the other: 0 where
@@ -47,7 +47,7 @@ CHUNK = 64  # tokens whose step sizes are computed before the recurrence runs ov
 _trial_fields: Any = fields(1)
 _norm_fields: Any = fields(8)
 _conv_fields: Any = fields(10)
-_scan_fields: Any = fields(24)
+_scan_fields: Any = fields(23)
 
 
 @cache
@@ -133,27 +133,28 @@ def conv_kernel(taps: int) -> Kernel:
 
 
 @cache
-def scan_kernel(states: int) -> Kernel:
+def scan_kernel(states: int, rank: int) -> Kernel:
     """The scan of `model.scan`, times a constant, with delta either given or as a product of low rank.
 
-    Fields: S, L, E, R; u (S, B, L, E) and its side; delta (S, B, L, E) and its side, or with R > 0 its R factors for
-    each token (S, B, L, R), their side and row, and their weight (S, R, E); bias (S, E); A / ln 2 (S, N, E);
+    Fields: S, L, E; u (S, B, L, E) and its side; delta (S, B, L, E) and its side, or with a rank R > 0 its R factors
+    for each token (S, B, L, R), their side and row, and their weight (S, R, E); bias (S, E); A / ln 2 (S, N, E);
     B (S, B, L, N), its side and row; C likewise; D (S, E); z (B, L, E) and its row; the constant (1); out (B, L, E);
     0, or a place for the same in bfloat16 instead, but out is used on the way.
     Jobs: B E / LANES.
     """
-    N = states
+    N, R = states, rank
 
     def scan(table: Any) -> None:
         (
-            jobs, sides, length, channels, rank, us, u_side, deltas, delta_side, delta_row, delta_weight,
+            jobs, sides, length, channels, us, u_side, deltas, delta_side, delta_row, delta_weight,
             biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out, narrow,
         ) = _scan_fields(table)  # fmt: skip
         blocks = channels // W
-        scratch = np.empty((2 * N + 2 * CHUNK + 1) * W, _F)
+        scratch = np.empty((2 * N + R + 2 * CHUNK + 1) * W, _F)
         h = -(scratch.ctypes.data // 4) % W  # no vector lies across two cache lines
         a = h + N * W
-        steps = a + N * W
+        weight = a + N * W
+        steps = weight + R * W
         steps_x = steps + CHUNK * W
         job = take_job(table)
         while job < jobs:
@@ -163,6 +164,8 @@ def scan_kernel(states: int) -> Kernel:
                 for n in range(N):
                     store(scratch, h + n * W, splat(_F(0)))
                     store(scratch, a + n * W, load(rates, (s * N + n) * channels + first))
+                for r in range(R):
+                    store(scratch, weight + r * W, load(delta_weight, (s * R + r) * channels + first))
                 skip, bias = load(Ds, s * channels + first), load(biases, s * channels + first)
                 start = length - 1 if s == 1 else 0
                 for chunk in range(0, length, CHUNK):
@@ -172,10 +175,16 @@ def scan_kernel(states: int) -> Kernel:
                         at = s * u_side + token * channels + first
                         prefetch(us, at + forward * FAR_AHEAD * channels)
                         step = bias
-                        if rank > 0:
-                            for r in range(rank):
-                                factor = spread(deltas, s * delta_side + token * delta_row + r)
-                                step = fma(factor, load(delta_weight, (s * rank + r) * channels + first), step)
+                        if R > 0:
+                            factors = s * delta_side + token * delta_row
+                            other = splat(_F(0))  # two sums: each waits for its last term
+                            for r in range(0, R - 1, 2):
+                                step = fma(spread(deltas, factors + r), load(scratch, weight + r * W), step)
+                                other = fma(spread(deltas, factors + r + 1), load(scratch, weight + (r + 1) * W), other)
+                            if R % 2 == 1:
+                                last = R - 1
+                                step = fma(spread(deltas, factors + last), load(scratch, weight + last * W), step)
+                            step = add(step, other)
                         else:
                             at_delta = s * delta_side + token * channels + first
                             prefetch(deltas, at_delta + forward * FAR_AHEAD * channels)

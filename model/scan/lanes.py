@@ -55,9 +55,9 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     bias, skip = (_lanes(x.float()).contiguous() for x in (delta_bias, D))
     width, states = rates.shape[-1], A.shape[-1]
     out = torch.empty(images, length, width)
-    scan_kernel(states)(
+    scan_kernel(states, 0)(
         images * width // WIDTH,
-        *(directions, length, width, 0, us, u_side, deltas, delta_side, 0, None, bias, rates),
+        *(directions, length, width, us, u_side, deltas, delta_side, 0, None, bias, rates),
         *(Bs, B_side, states, Cs, C_side, states, skip, gate, gate_row, torch.ones(1), out, None),
     )
     return out[..., :channels].to(u.dtype)

@@ -49,6 +49,8 @@ def fused(vim: Vim) -> Vim:
         {"depth": 1},
         {"d_state": 5, "d_conv": 3},
         {"embed_dim": 48, "dt_rank": 7},
+        {"dt_rank": 1},
+        {"dt_rank": 12},
     ],
     ids=str,
 )

@@ -1,0 +1,48 @@
+"""Memory for one pass at a time, in huge pages where the system has them.
+
+A pass goes through its buffers sixteen channels at a time, and each token's lie in another small page: on a virtual
+machine, where looking a page up takes longest, that slows the whole pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+KEPT = 1 << 24  # numbers at most, 64 MiB, between passes
+_HUGE = 1 << 21  # bytes of a page, or of several where they are smaller
+
+
+class Workspace:
+    """Lends float32 numbers. Several threads may borrow at once."""
+
+    def __init__(self) -> None:
+        self._spare: list[Tensor] = []
+
+    @contextlib.contextmanager
+    def lent(self, numbers: int) -> Iterator[Tensor]:
+        """So many, with anything in them; what was lent before, if it is large enough."""
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            memory = torch.empty(0)
+        if len(memory) < numbers:
+            memory = _mapped(numbers)
+        yield memory[:numbers]
+        if len(memory) <= KEPT:
+            self._spare.append(memory)
+
+
+def _mapped(numbers: int) -> Tensor:
+    """Zeros, of which the system gives each page when it is first touched; unmapped when no tensor shows them."""
+    size = -(-4 * max(1, numbers) // _HUGE) * _HUGE
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size // 4)
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32)
