@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ _SIGNATURE = types.void(types.intp)
 _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # numba notices a change of the file that a kernel stands in, but not of these, which are compiled into every kernel.
 _COMPILED_IN = ("jit.py", "vectors.py", "calls.py", "blocks.py")
+
+_NUMBAS_OWN = threading.Lock()  # its configuration, which all threads share
 
 
 @emitted
@@ -68,7 +71,7 @@ def compiled(function: Callable[[Any], None], cache_dir: Path | None = None) -> 
     Raises RuntimeError.
     """
     try:
-        with _kept_below(cache_dir):
+        with _NUMBAS_OWN, _kept_below(cache_dir):
             return _code(function, cache=True)
     except Exception as error:  # an unwritable or damaged cache costs a compilation, not the start
         log.warning("compiled code cannot be kept or read (%s: %s)", type(error).__name__, error)

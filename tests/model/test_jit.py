@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
 
+from model import jit
 from tests.model.test_lanes import run_python
 
 _RUN = """
@@ -47,6 +52,22 @@ def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
 
     assert "compiled code cannot be kept or read" in said
     assert "16 compiled" in said
+
+
+def test_threads_that_compile_at_once_keep_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place is a setting of numba's, which threads share: none may find another's, or none at all."""
+
+    def slow(*_: object, **__: object) -> str:
+        time.sleep(0.02)
+        config: Any = numba.config
+        return str(config.CACHE_DIR)
+
+    monkeypatch.setattr(jit, "_code", slow)
+    names = "abcdefgh"
+    with ThreadPoolExecutor(len(names)) as threads:
+        found = list(threads.map(lambda name: jit.compiled(print, tmp_path / name), names))
+
+    assert [Path(one).parent.name for one in found] == [*names]
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="names of x86 processors")
