@@ -292,7 +292,8 @@ class Engine:
         jpegs, recipe = self._jpegs, self._preprocess
         if not isinstance(image, bytes) or jpegs is None or not jpegs.quick(recipe):
             return None
-        if (shape := small.measured(image)) is None:
+        most = small.ALONE if self._arena.in_use == 1 else small.AMONG_OTHERS
+        if (shape := small.measured(image, most)) is None:
             return None
         return functools.partial(images.decode_small, image, shape, view, recipe, self._limits, jpegs)
 

@@ -1,4 +1,7 @@
-"""Is a file a plain JPEG so small that decoding it takes less than handing it to a thread does? Read from its header.
+"""Is a file a plain JPEG so small that it may be decoded on the event loop? Read from its header.
+
+Where others wait, one is small that takes no longer than handing it to a thread does. For an image that is alone in the
+service a thread only costs: the hand-over, a millisecond when all caches are cold, and so a larger one is small as well.
 
 Only one of a single scan, in colour or grey. Whatever is not surely so is not small: whoever decodes it then says what
 it is. Looking takes some microseconds, whatever the bytes are.
@@ -6,11 +9,22 @@ it is. Looking takes some microseconds, whatever the bytes are.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from service import segments
 from service.shape import Shape
 
-# 0.4 ms on one core where both are half used up.
-MOST_BYTES, MOST_PIXELS = 32_768, 102_400
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The most that a small file may have."""
+
+    bytes: int
+    pixels: int
+
+
+AMONG_OTHERS = Bound(32_768, 102_400)  # 0.4 ms on one core where both are half used up
+ALONE = Bound(262_144, 800_000)  # 4 ms, for which whoever comes meanwhile has to wait
 # A line of pixels would be resized to a line of thousands, most of which is cut off.
 MOST_ASPECT = 8
 MOST_SEGMENTS = 32
@@ -18,14 +32,14 @@ MOST_SEGMENTS = 32
 _START = b"\xff\xd8"
 
 
-def measured(data: bytes) -> Shape | None:
+def measured(data: bytes, most: Bound = AMONG_OTHERS) -> Shape | None:
     """The shape of such a file; None for all others."""
-    if len(data) > MOST_BYTES or not data.startswith(_START):
+    if len(data) > most.bytes or not data.startswith(_START):
         return None
     shape = segments.one_scan(data, MOST_SEGMENTS)
-    return shape if shape is not None and _is_small(shape) else None
+    return shape if shape is not None and _is_small(shape, most) else None
 
 
-def _is_small(shape: Shape) -> bool:
+def _is_small(shape: Shape, most: Bound) -> bool:
     sides = shape.width, shape.height
-    return 0 < shape.pixels <= MOST_PIXELS and max(sides) <= MOST_ASPECT * min(sides) and shape.plain in (1, 3)
+    return 0 < shape.pixels <= most.pixels and max(sides) <= MOST_ASPECT * min(sides) and shape.plain in (1, 3)

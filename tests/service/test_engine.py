@@ -1,4 +1,4 @@
-"""Where an image is decoded: small ones at once on the event loop, others in the threads; the answer is the same."""
+"""Where an image is decoded: on the event loop if small or alone, else in the threads; the answer is the same."""
 
 from __future__ import annotations
 
@@ -72,12 +72,24 @@ async def test_only_small_interactive_photographs_need_no_thread(
     assert ["interactive", "interactive", "bulk"] == given
 
 
+async def test_a_photograph_that_is_alone_needs_no_thread(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is too large; beside another one it keeps to the threads, so that both are decoded at a time."""
+    given = in_threads(engine, monkeypatch)
+    await infer(engine, [LARGE])
+    assert [] == given
+    await infer(engine, [photograph((2000, 1000))])
+    assert ["interactive"] == given
+    await asyncio.gather(infer(engine, [LARGE]), infer(engine, [photograph((800, 599))]))
+    assert ["interactive"] * 3 == given
+
+
 async def test_the_answer_does_not_depend_on_where(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pixels are equal, so embeddings are."""
-    (at_once,) = await infer(engine, [SMALL])
-    (in_thread,) = await infer(engine, [SMALL], "bulk")
+    for file in (SMALL, LARGE):
+        (at_once,) = await infer(engine, [file])
+        (in_thread,) = await infer(engine, [file], "bulk")
 
-    np.testing.assert_array_equal(in_thread.values, at_once.values)
+        np.testing.assert_array_equal(in_thread.values, at_once.values)
 
 
 async def test_many_small_photographs_are_all_answered(engine: Engine) -> None:

@@ -116,6 +116,17 @@ def test_all_others_are_not_small(data: bytes) -> None:
     assert small.measured(data) is None
 
 
+def test_alone_a_larger_file_is_small() -> None:
+    """Within bounds of its own."""
+    larger, too_large = picture((1000, 800), quality=30), picture((1000, 801), quality=30)
+    found = small.measured(larger, small.ALONE)
+
+    assert small.measured(larger) is None
+    assert found is not None
+    assert (1000, 800) == (found.width, found.height)
+    assert small.measured(too_large, small.ALONE) is None
+
+
 def test_scans_one_component_at_a_time_are_not_small() -> None:
     """A baseline file may have one scan for each; its first names fewer components than its frame."""
     data = picture()
