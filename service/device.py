@@ -14,8 +14,8 @@ from typing import Literal
 
 from service import cpus
 from service.jobs import Job
+from service.link import Link
 from service.messages import (
-    HEADER,
     Attach,
     BatchDone,
     BatchFailed,
@@ -26,9 +26,6 @@ from service.messages import (
     RunBatch,
     Start,
     StartFailed,
-    ToDevice,
-    pack,
-    unpack,
 )
 from service.settings import Settings
 
@@ -60,8 +57,8 @@ class Device:
         self._module = module
         self._ids = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._listener: asyncio.Task[None] | None = None
+        self._link: Link | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[FromDevice] = asyncio.Queue()
         self._lost: DeviceLost | None = None
         self._answers: dict[int, asyncio.Future[BatchDone | BatchFailed]] = {}  # of the batches that are out
@@ -71,16 +68,17 @@ class Device:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._spawn(theirs.fileno())
-        reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-        self._listener = asyncio.create_task(self._listen(reader), name=f"listen to {self.name}")
-        self._send(Start(self._settings.model_dump_json(), self.name))
+        self._link = await Link.over(ours, self._take)
+        self._watch = asyncio.create_task(self._until_ended(self._link), name=f"watch {self.name}")
+        self._link.say(Start(self._settings.model_dump_json(), self.name))
         loaded = await self._receive()
         assert isinstance(loaded, Loaded)
         return loaded
 
     async def warm_up(self, slots: int) -> Ready:
         """Attach the mapped arena and wait until the process is self-tested and warm. Raises DeviceLost."""
-        self._send(Attach(slots))
+        assert self._link is not None
+        self._link.say(Attach(slots))
         ready = await self._receive()
         assert isinstance(ready, Ready)
         return ready
@@ -88,11 +86,12 @@ class Device:
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         """One forward pass. Raises BatchError when it failed there, DeviceLost when the process ended or hangs."""
         self.check()
+        assert self._link is not None
         order = RunBatch(next(self._ids), tuple(job.slot for job in batch), tuple(job.task for job in batch))
         ahead = list(self._answers.values())
         future: asyncio.Future[BatchDone | BatchFailed] = asyncio.get_running_loop().create_future()
         self._answers[order.id] = future
-        self._send(order)
+        self._link.say(order)
         if ahead:
             await asyncio.wait(ahead)  # its own time begins when those before it are done
         try:
@@ -111,8 +110,8 @@ class Device:
         """End the process: at once if it is lost or at work, else by closing its connection."""
         if self._process is None:
             return
-        if self._writer is not None:
-            self._writer.close()
+        if self._link is not None:
+            self._link.close()
         if self._lost is not None or self._answers:
             self._process.kill()
         try:
@@ -146,10 +145,6 @@ class Device:
         if self._lost is not None:
             raise self._lost
 
-    def _send(self, message: ToDevice) -> None:
-        assert self._writer is not None
-        self._writer.write(pack(message))
-
     async def _receive(self) -> FromDevice:
         message = await self._inbox.get()
         if isinstance(message, StartFailed):
@@ -158,13 +153,9 @@ class Device:
             self.check()
         return message
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        try:
-            while True:
-                (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-                self._take(unpack(await reader.readexactly(length)))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self._lose(f"the device process {await self._fate()}")
+    async def _until_ended(self, link: Link) -> None:
+        await link.ended
+        self._lose(f"the device process {await self._fate()}")
 
     def _take(self, message: FromDevice) -> None:
         if not isinstance(message, (BatchDone, BatchFailed)):

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from service.messages import HEADER, FromHttp, ToHttp, pack, unpack
+from service.messages import HEADER, FromHttp, ToDevice, ToHttp, pack, unpack
 
 
 class Link(asyncio.Protocol):
@@ -26,7 +26,7 @@ class Link(asyncio.Protocol):
         _, link = await make(lambda: cls(hear), sock=connection)
         return link
 
-    def say(self, message: FromHttp | ToHttp) -> None:
+    def say(self, message: FromHttp | ToHttp | ToDevice) -> None:
         """Send a message; nothing happens when the other end is gone."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(pack(message))

@@ -1,7 +1,7 @@
 """Is a file a plain JPEG so small that it may be decoded on the event loop? Read from its header.
 
-Where others wait, one is small that takes no longer than handing it to a thread does. For an image that is alone in the
-service a thread only costs: the hand-over, a millisecond when all caches are cold, and so a larger one is small as well.
+Where others wait, one is small that takes no longer than handing it to a thread does. For an image that is alone in
+the service a thread only costs, a millisecond when all caches are cold, and so a larger one is small as well.
 
 Only one of a single scan, in colour or grey. Whatever is not surely so is not small: whoever decodes it then says what
 it is. Looking takes some microseconds, whatever the bytes are.
