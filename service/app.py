@@ -77,8 +77,10 @@ def create_app(settings: Settings, worker: str = WORKER, outpost: Outpost | None
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with nullcontext() if outpost else metrics_port(settings, metrics):
             engine.start()
-            yield
-            await engine.close()
+            try:
+                yield
+            finally:
+                await engine.close()
         if traces:
             await asyncio.to_thread(traces.close)
 

@@ -155,7 +155,7 @@ def _shape(frame: bytes, kind: int, components: int, plain: int = 0) -> Shape:
         factors = [frame[7 + 3 * one] for one in range(count)]
         most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
         coefficients = 2 * sum((factor >> 4) * (factor & 15) for factor in factors) / max(1, most)
-    return Shape(width, height, (3 if count == 1 else 4) + coefficients, components, plain)
+    return Shape(width, height, 4 + coefficients, components, plain)
 
 
 def _bound(what: str, found: int, most: int) -> None:

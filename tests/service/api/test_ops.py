@@ -148,7 +148,7 @@ async def test_decodes_past_their_deadline(tiny_model: Path, monkeypatch: pytest
     app = create_app(settings_for(tiny_model, request_timeout_ms=300))
     async with running(app) as client:
         monkeypatch.setattr(images, "decode", endless)
-        response = await client.post("/v1/classify", content=photo(size=(800, 600)))
+        response = await client.post("/v1/classify", content=photo(size=(2000, 1000)))
         async with asyncio.timeout(10):
             while (ready := await client.get("/readyz")).status_code == 200:
                 await asyncio.sleep(0.01)
