@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.fused import fuse_verified
+from model.pixels import PixelEmbed
 from model.selftest import choose_verified
 from model.vim import Vim
 
@@ -96,6 +97,7 @@ class Runner:
         self.device = parameter.device
         self.dtype = vim.patch_embed.proj.weight.dtype
         self.max_batch = max_batch or (CPU_MAX_BATCH if self.device.type == "cpu" else CUDA_MAX_BATCH)
+        self._embed = PixelEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
         self._mean = torch.tensor(vim.preprocess.mean, device=self.device)[:, None, None]
         self._std = torch.tensor(vim.preprocess.std, device=self.device)[:, None, None]
 
@@ -130,7 +132,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, pixels: Array, *, scores: bool, cls: bool, mean: bool) -> Rows:
         """One forward pass over uint8 pixels (n, H, W, 3), n <= max_batch."""
-        tokens = self.vim.forward_tokens(self._normalised(pixels))
+        tokens = self._tokens(pixels)
         features = self.vim.pool(tokens)
         parts = {
             "scores": self.vim.forward_head(features).float().softmax(-1) if scores else None,
@@ -168,6 +170,11 @@ class Runner:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
+
+    def _tokens(self, pixels: Array) -> Tensor:
+        if self._embed is None:
+            return self.vim.forward_tokens(self._normalised(pixels))
+        return self.vim.forward_patches(self._embed(torch.from_numpy(pixels)))
 
     def _normalised(self, pixels: Array) -> Tensor:
         return normalised(torch.from_numpy(pixels).to(self.device), self._mean, self._std).to(self.dtype)

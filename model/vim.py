@@ -180,7 +180,11 @@ class Vim(nn.Module):
     def forward_tokens(self, images: Tensor) -> Tensor:
         """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""
         _check_images(images, self.config)
-        tokens = self._embed(images)
+        return self.forward_patches(self.patch_embed(images))
+
+    def forward_patches(self, patches: Tensor) -> Tensor:
+        """The same from patch tokens (B, M, D), as `patch_embed` gives them."""
+        tokens = self._embed(patches)
         return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -190,8 +194,8 @@ class Vim(nn.Module):
         final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
         return final.to(tokens.dtype)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        tokens = self._insert_class_tokens(self.patch_embed(images))
+    def _embed(self, patches: Tensor) -> Tensor:
+        tokens = self._insert_class_tokens(patches)
         if self.config.pos_embed:
             tokens = tokens + self.pos_embed
         return tokens.flip(1) if self.config.flip else tokens

@@ -78,14 +78,14 @@ def test_warm_up_runs_every_batch_size() -> None:
 
 def test_a_warm_up_that_runs_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service then runs with what fits."""
-    run, honest = runner(max_batch=32), Vim.forward_tokens
+    run, honest = runner(max_batch=32), Vim.forward_patches
 
-    def cramped(self: Vim, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 4:
+    def cramped(self: Vim, patches: torch.Tensor) -> torch.Tensor:
+        if len(patches) > 4:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
-        return honest(self, images)
+        return honest(self, patches)
 
-    monkeypatch.setattr(Vim, "forward_tokens", cramped)
+    monkeypatch.setattr(Vim, "forward_patches", cramped)
 
     assert [1, 2, 4] == [size for size, _ in run.warm_up()]
     assert 4 == run.max_batch
@@ -94,10 +94,10 @@ def test_a_warm_up_that_runs_out_of_memory_lowers_the_largest_batch(monkeypatch:
 def test_other_failures_of_the_warm_up_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken model must not start."""
 
-    def broken(self: Vim, images: torch.Tensor) -> torch.Tensor:
+    def broken(self: Vim, patches: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Vim, "forward_tokens", broken)
+    monkeypatch.setattr(Vim, "forward_patches", broken)
     with pytest.raises(RuntimeError, match="broken"):
         list(runner().warm_up())
 
