@@ -32,7 +32,7 @@ NEXT_JOB, JOBS, FIELDS = 0, 1, 2  # places in the table
 _SIGNATURE = types.void(types.intp)
 _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # numba notices a change of the file that a kernel stands in, but not of these, which are compiled into every kernel.
-_COMPILED_IN = ("jit.py", "vectors.py", "calls.py", "blocks.py")
+_COMPILED_IN = ("jit.py", "vectors.py", "calls.py", "blocks.py", "denormals.py")
 
 _NUMBAS_OWN = threading.Lock()  # its configuration, which all threads share
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from model.denormals import as_before, as_zero
 from model.jit import fields, take_job
 from model.team import Kernel
 from model.vectors import (
@@ -149,6 +150,7 @@ def scan_kernel(states: int, rank: int) -> Kernel:
             jobs, sides, length, channels, us, u_side, deltas, delta_side, delta_row, delta_weight,
             biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out, narrow,
         ) = _scan_fields(table)  # fmt: skip
+        before = as_zero()
         blocks = channels // W
         scratch = np.empty((2 * N + R + 2 * CHUNK + 1) * W, _F)
         h = -(scratch.ctypes.data // 4) % W  # no vector lies across two cache lines
@@ -217,5 +219,6 @@ def scan_kernel(states: int, rank: int) -> Kernel:
                         else:
                             store(out, at, y)
             job = take_job(table)
+        as_before(before)
 
     return Kernel(scan)
