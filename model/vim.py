@@ -184,7 +184,7 @@ class Vim(nn.Module):
 
     def forward_patches(self, patches: Tensor) -> Tensor:
         """The same from patch tokens (B, M, D), as `patch_embed` gives them."""
-        tokens = self._embed(patches)
+        tokens = self._placed(patches)
         return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -194,7 +194,10 @@ class Vim(nn.Module):
         final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
         return final.to(tokens.dtype)
 
-    def _embed(self, patches: Tensor) -> Tensor:
+    def _embed(self, images: Tensor) -> Tensor:
+        return self._placed(self.patch_embed(images))
+
+    def _placed(self, patches: Tensor) -> Tensor:
         tokens = self._insert_class_tokens(patches)
         if self.config.pos_embed:
             tokens = tokens + self.pos_embed
