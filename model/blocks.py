@@ -96,19 +96,6 @@ across_rows = _arranged([LANES * k + 3 * row + c % 3 for row in _BY_FOUR for c i
 
 
 @emitted
-def fetch(typing_context: Any, place: Any) -> Any:
-    """Ask for the cache line at an address, wherever that is."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3]
-        function = builder.module.declare_intrinsic("llvm.prefetch", [kinds[0]], ir.FunctionType(ir.VoidType(), kinds))
-        builder.call(function, [at(builder, args[0], ir.IntType(8)), *(ir.IntType(32)(value) for value in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.none(types.int64), codegen
-
-
-@emitted
 def weigh(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     """Sums plus each lane's four bytes times four weights."""
 
@@ -201,13 +188,3 @@ def _put(places: list[tuple[int, int]]) -> Any:
 # Of four columns: four rows' bytes of a colour together, and 16 bytes that the next ones overwrite.
 put_columns = _put([(x, 4 * row + c) for x in _BY_FOUR for c in range(3) for row in _BY_FOUR] + [(0, 0)] * LANES)
 put_lanes = _put([(x, lane) for x in _BY_FOUR for lane in range(LANES)])
-
-
-@emitted
-def int64(typing_context: Any, place: Any) -> Any:
-    """The number at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return loaded(builder, args[0], ir.IntType(64), 8)
-
-    return types.int64(types.int64), codegen

@@ -23,18 +23,18 @@ from model.blocks import (
     across_rows,
     along_rows,
     cut,
-    fetch,
     half,
-    int64,
     put_columns,
     put_lanes,
     read,
     spread_weights,
     weigh,
 )
+from model.calls import number_at
 from model.jit import compiled, fields
 from model.resize import UPRIGHT, Axis, Pixels, Turn
 from model.resize_taps import GROUP, lines, taps
+from model.vectors import prefetch
 
 _FIELDS = 21
 _fields: Any = fields(_FIELDS)
@@ -133,7 +133,7 @@ def _with_room(pixels: Pixels, size: int) -> Pixels:
 @njit(inline="always")
 def _across(line: Any, step: Any, group: Any, weights: Any, taps: Any) -> Any:
     """One column of two groups of rows."""
-    place = line + int64(group) * step
+    place = line + number_at(group) * step
     a, b = half(), half()
     for k in range(taps):
         spread = spread_weights(weights + 16 * k)
@@ -185,13 +185,13 @@ def _kernel() -> Any:
             for x in range(0, columns, 4):
                 if not swaps and 16 * x < 12 * blocks:
                     for r in range(4 * together):
-                        fetch(ahead + r * stride + 16 * x)
+                        prefetch(ahead + r * stride + 16 * x, 0)
                 at, weights = x_groups + 8 * x, x_weights + x * x_taps * 16
                 for r in range(0, count, 2):
                     put = between + (first + r) * row + 12 * x
                     _four_across(lines + r * BLOCK, step, at, weights, x_taps, put, row)
         for y in range(height):
-            top, weights = between + int64(y_groups + 8 * y) * row, y_weights + y * y_taps * 16
+            top, weights = between + number_at(y_groups + 8 * y) * row, y_weights + y * y_taps * 16
             for x in range(0, width, BLOCK):
                 _down(top + 4 * x, row, weights, y_taps, window + y * width + x)
 
