@@ -116,7 +116,7 @@ WORKDIR /app
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=10s --start-period=300s --start-interval=5s --retries=3 \
-    CMD ["python", "-m", "service.healthcheck"]
+    CMD ["python", "-m", "service.server.healthcheck"]
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]
 ARG VERSION=0.1.0

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+from vim_client.client import AsyncClient
 
 from bench.photographs import photograph
 from bench.service import server
-from service.client import AsyncClient
 
 WAYS = {"alone, 16 at once": (1, 16), "alone, 32 at once": (1, 32)} | {
     f"groups of {group}, {in_flight} at once": (group, in_flight)

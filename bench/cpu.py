@@ -21,7 +21,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from service import cpus
+from service.system import cpus
 
 if __name__ == "__main__":  # before torch is imported, as in the device process
     os.environ.update(cpus.thread_environment(cpus.available_cpus()))
@@ -33,8 +33,8 @@ from torch import Tensor
 from bench import selective_scan_ref
 from bench.deit import DeiTTiny
 from bench.model import random_model
+from model.backends.fusion import fuse
 from model.config import VimConfig
-from model.fused import fuse
 from model.scan import ScanChoice, choose
 from model.vim import Vim
 

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model.preprocess import Preprocess
-from service import images
-from service.images import DecodeLimits
-from service.jpeg import Jpegs
+from model.preprocessing.recipe import Preprocess
+from service.images.decode import DecodeLimits
+from service.images.decode import decode as decode_into
+from service.images.jpeg import Jpegs
 
 LIMITS = DecodeLimits(1 << 30)
 RECIPE = Preprocess(mode="friendly")
@@ -48,7 +48,7 @@ def way(jpegs: Jpegs | None) -> Way:
 
     def decode(data: bytes) -> np.ndarray:
         out = np.empty((224, 224, 3), np.uint8)
-        images.decode(data, out, RECIPE, LIMITS, jpegs=jpegs)
+        decode_into(data, out, RECIPE, LIMITS, jpegs=jpegs)
         return out
 
     return decode

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model.preprocess import Preprocess
-from service import images
-from service.images import DecodeLimits
-from service.jpeg import Jpegs
+from model.preprocessing.recipe import Preprocess
+from service.images.decode import DecodeLimits
+from service.images.decode import decode as decode_into
+from service.images.jpeg import Jpegs
 
 
 def decoder(recipe: Preprocess) -> Callable[[bytes], np.ndarray]:
@@ -18,7 +18,7 @@ def decoder(recipe: Preprocess) -> Callable[[bytes], np.ndarray]:
 
     def decode(data: bytes) -> np.ndarray:
         out = np.empty((recipe.size, recipe.size, 3), np.uint8)
-        images.decode(data, out, recipe, limits, jpegs=jpegs)
+        decode_into(data, out, recipe, limits, jpegs=jpegs)
         return out
 
     return decode

@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 import model
-from model.preprocess import Preprocess
-from service import images
-from service.images import DecodeLimits
-from service.jpeg import Jpegs
-from tools.demo_data import normalised
+from model.preprocessing.recipe import Preprocess
+from service.images import decode
+from service.images.decode import DecodeLimits
+from service.images.jpeg import Jpegs
+from training.data import normalised
 
 LIMITS = DecodeLimits(1 << 30)
 
@@ -45,7 +45,7 @@ def enlarged(data: bytes, short: int) -> bytes:
 def pixels(data: bytes, recipe: Preprocess, jpegs: Jpegs) -> np.ndarray:
     """As the service would make them."""
     out = np.empty((recipe.size, recipe.size, 3), np.uint8)
-    images.decode(data, out, recipe, LIMITS, jpegs=jpegs)
+    decode.decode(data, out, recipe, LIMITS, jpegs=jpegs)
     return out
 
 

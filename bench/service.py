@@ -37,10 +37,10 @@ import psutil
 from bench.decoding import decoder
 from bench.load import closed_loop
 from bench.photographs import photograph
-from service import cpus
+from service.system import cpus
 
 if TYPE_CHECKING:
-    from model.runner import Runner
+    from model.runtime.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 START_TIMEOUT_S = 120
@@ -51,7 +51,7 @@ def in_process(source: str, max_batch: int) -> Runner:
     """The model in this process, with the device process's own thread settings (they must be there before torch)."""
     os.environ.update(cpus.thread_environment(cpus.available_cpus()))  # the heap's must be there before Python starts
     import model
-    from model.runner import Runner
+    from model.runtime.runner import Runner
 
     return Runner(model.load(source, preprocess="friendly"), max_batch=max_batch)
 

@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 from tqdm import tqdm
-
-from service.client import Client, find_images
+from vim_client.client import Client, find_images
 
 BATCH = 256
 TILE, MARGIN, LINE = 160, 8, 18

@@ -13,9 +13,9 @@ from model.errors import ConfigError, LabelsError, ModelError, ScanError, Weight
 
 if TYPE_CHECKING:
     from model.labels import Labels
-    from model.preprocess import Preprocess
+    from model.loading.load import load
+    from model.preprocessing.recipe import Preprocess
     from model.vim import Vim
-    from model.weights import load
 
 __all__ = [
     "ConfigError",
@@ -32,9 +32,9 @@ __all__ = [
 
 _LAZY = {
     "Labels": "model.labels",
-    "Preprocess": "model.preprocess",
+    "Preprocess": "model.preprocessing.recipe",
     "Vim": "model.vim",
-    "load": "model.weights",
+    "load": "model.loading.load",
 }
 
 

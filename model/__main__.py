@@ -93,8 +93,8 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from model.convert import convert
-    from model.weights import read
+    from model.commands.convert import convert
+    from model.loading.load import read
 
     contents = read(options.source, **_reading(options))
     for path in convert(contents, options.directory, force=options.force):
@@ -107,10 +107,10 @@ def _convert(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from model.evaluate import as_text, check_classifier, evaluate
-    from model.labelled import find, spread
-    from model.runner import Runner
-    from model.weights import load
+    from model.commands.evaluate import as_text, check_classifier, evaluate
+    from model.commands.image_folder import find, spread
+    from model.loading.load import load
+    from model.runtime.runner import Runner
 
     vim = load(options.source, device=options.device, **_reading(options))
     check_classifier(vim.config)
@@ -135,8 +135,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def describe(source: str, **reading: Any) -> dict[str, Any]:
     """Everything known of a source before it runs, JSON-ready. Arguments and errors are those of `read`."""
-    from model.fingerprint import BUFFERS
-    from model.weights import read
+    from model.loading.fingerprint import BUFFERS
+    from model.loading.load import read
 
     contents = read(source, **reading)
     checkpoint, labels = contents.checkpoint, contents.labels

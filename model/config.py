@@ -147,7 +147,7 @@ class VimConfig:
         With a class token `final_pool_type` is ignored, as in the reference, except that `max` does not collapse the
         logits to shape (B,): they stay (B, classes).
         """
-        from model.reference_kwargs import translate
+        from model.reference_config import translate
 
         return cls(**translate(kwargs))
 

@@ -1,7 +1,8 @@
 """Vision Mamba as a torch module, equal to the reference (hustvl/Vim, vim/models_mamba.py, VisionMamba.forward).
 
-Architecture only: reading weights is `model.weights`, choosing a device and batch sizes `model.runner`. "Quirk n" is
-the number in the list of the reference's surprises (ARCHITECTURE.md): trained weights depend on them, so they stay.
+Architecture only: reading weights is `model.loading.load`, choosing a device and batch sizes `model.runtime.runner`.
+"Quirk n" is the number in the list of the reference's surprises (ARCHITECTURE.md): trained weights depend on them, so
+they stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from model.scan import ScanChoice, ScanFn
 
 if TYPE_CHECKING:
     from model.labels import Labels
-    from model.preprocess import Preprocess
+    from model.preprocessing.recipe import Preprocess
 
 # All layers and the final norm as one function: tokens (B, L, D) -> tokens (B, L, D) in the same dtype.
 EncoderFn = Callable[[Tensor], Tensor]
@@ -123,7 +124,7 @@ class Vim(nn.Module):
     fingerprint: str = ""
     assumptions: tuple[str, ...] = ()
     scan_choice: ScanChoice | None = None
-    encoder: EncoderFn | None = None  # what runs instead of `encode`; `model.fused` sets it
+    encoder: EncoderFn | None = None  # what runs instead of `encode`; `model.backends.fusion` sets it
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -245,7 +246,9 @@ class Vim(nn.Module):
         return hidden, residual
 
     def use_scan(self, choice: ScanChoice) -> None:
-        """Run every layer's convolution and recurrence with another implementation, composed; see `model.fused`."""
+        """Run every layer's convolution and recurrence with another implementation, composed; see
+        `model.backends.fusion`.
+        """
         self.scan_choice, self.encoder = choice, None
         for layer in self.layers:
             layer.mixer.conv, layer.mixer.scan = choice.conv, choice.fn  # type: ignore[union-attr]

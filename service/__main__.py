@@ -11,7 +11,7 @@ os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
 
 if __name__ == "__main__":
     try:
-        from service.cli import main
+        from service.cli.main import main
 
         sys.exit(main())
     except KeyboardInterrupt:  # while modules are still being imported

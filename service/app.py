@@ -19,10 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service import __version__
-from service.access import PROBES, Gate, known_keys
-from service.api import bulk, docs, huggingface, native, oip, openai, ops, page, statistics, weaviate
-from service.counting import Shared
-from service.engine import Engine
+from service.api import bulk, demo_page, health, huggingface, openai, openapi, v1, weaviate
+from service.api.auth import PROBES, Gate, known_keys
+from service.api.middleware import APIS, Direct, Head, Observe, operation_of
+from service.api.oip import routes as oip
+from service.api.oip import statistics
+from service.api.responses import JsonResponse
+from service.devices.pool import WORKER
+from service.engine.engine import Engine
 from service.errors import (
     InternalError,
     InvalidOptions,
@@ -34,17 +38,15 @@ from service.errors import (
     headers,
     problem,
 )
-from service.fleet import WORKER
-from service.metrics import Metrics
-from service.middleware import APIS, Direct, Head, Observe, operation_of
-from service.outpost import Outpost
-from service.outputs import JsonResponse
-from service.protocol import listening
+from service.server.prefork.remote_pool import Outpost
+from service.server.protocol import listening
 from service.settings import Settings
-from service.tally import Tally
+from service.telemetry.metrics import Metrics
+from service.telemetry.multiprocess import Shared
+from service.telemetry.shared_counters import Tally
 
 if TYPE_CHECKING:
-    from service.tracing import Traces
+    from service.telemetry.tracing import Traces
 
 log = logging.getLogger("vim.app")
 
@@ -57,7 +59,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = docs.corrected(super().openapi(), PROBES, with_keys=self.with_keys)
+            self.openapi_schema = openapi.corrected(super().openapi(), PROBES, with_keys=self.with_keys)
         return self.openapi_schema
 
 
@@ -100,7 +102,7 @@ def create_app(settings: Settings, worker: str = WORKER, outpost: Outpost | None
     tally = outpost.tally if outpost else Tally.of_one(statistics.numbers(settings.queue_images))
     app.state.statistics = statistics.counted(oip.both(settings.served_name), tally, settings.queue_images)
     app.state.created = outpost.begin.created if outpost else int(time.time())
-    for contract in (native, bulk, openai, oip, huggingface, weaviate, ops, page, docs):
+    for contract in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi):
         app.include_router(contract.router)
     for kind in (ServiceError, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _handle)
@@ -126,7 +128,7 @@ def create_app(settings: Settings, worker: str = WORKER, outpost: Outpost | None
 def _traces() -> Traces:
     """Its libraries are an extra, and are imported only here. Raises SettingsError."""
     try:
-        from service.tracing import Traces
+        from service.telemetry.tracing import Traces
     except ImportError as error:
         raise SettingsError(f"VIM_TRACING needs OpenTelemetry's SDK (pip install '.[tracing]'): {error}") from None
     return Traces()
@@ -147,7 +149,7 @@ def metrics_port(settings: Settings, metrics: Metrics) -> AbstractAsyncContextMa
     """/metrics on a port of its own, if it has one. Raises OSError when entered."""
     if settings.metrics_port is None:
         return nullcontext()
-    return listening(ops.scraped(metrics), settings.host, settings.metrics_port, settings.header_timeout_ms / 1000)
+    return listening(health.scraped(metrics), settings.host, settings.metrics_port, settings.header_timeout_ms / 1000)
 
 
 def _cors(origins: str) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def _cors(origins: str) -> dict[str, Any]:
 
 def _posts() -> dict[str, Any]:
     """What is asked most often: path -> endpoint."""
-    return {route.path: route.endpoint for route in native.router.routes if isinstance(route, APIRoute)}
+    return {route.path: route.endpoint for route in v1.router.routes if isinstance(route, APIRoute)}
 
 
 async def _handle(request: Request, error: Exception) -> Response:

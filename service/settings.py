@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from service import cpus, keys
+from service import api_keys
 from service.errors import SettingsError
+from service.system import cpus
 
 _PREFIX = "VIM_"
 # What Kubernetes sets in every pod beside a service called vim or vim-something, unless enableServiceLinks is false.
@@ -37,7 +38,7 @@ _WORDS = {
     "cache_dir": "a directory (~ needs a home directory)",
     "tls_cert": "a file",
     "tls_key": "a file",
-    "api_keys": f"keys, each of {keys.LOOKS}",
+    "api_keys": f"keys, each of {api_keys.LOOKS}",
     "api_keys_file": "a file",
 }
 
@@ -227,7 +228,7 @@ class Settings(BaseSettings):
     @classmethod
     def _digests(cls, value: Any) -> Any:
         """Only digests are kept: settings are shown, compared and sent to the device process."""
-        return keys.digests(value.split(",")) if isinstance(value, str) else value
+        return api_keys.digests(value.split(",")) if isinstance(value, str) else value
 
     @field_validator("device")
     @classmethod

@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 
 import model
-from model.source import SHIPPED
-from service import metrics
+from model.loading.source import SHIPPED
 from service.app import create_app
 from service.errors import all_errors
 from service.settings import Settings, variable
+from service.telemetry import metrics
 from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,12 +17,12 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
 from bench.gpu.table import table as measured
-from model.names import RELEASED
-from service import metrics
+from model.loading.released import RELEASED
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
 from service.jobs import Memory, RequestClass
 from service.settings import Settings, allowed, variable
+from service.telemetry import metrics
 from tests.clients.matrix import CLIENTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"

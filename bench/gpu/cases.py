@@ -12,11 +12,11 @@ import torch
 
 from bench.gpu.standins import Immediate
 from model.config import VimConfig
-from model.cuda.accelerator import Accelerator
-from model.cuda.precision import in_precision
-from model.cuda.runner import CudaRunner
-from model.cuda.torch_cuda import TorchCuda
-from model.preprocess import Preprocess
+from model.preprocessing.recipe import Preprocess
+from model.runtime.cuda.accelerator import Accelerator
+from model.runtime.cuda.precision import in_precision
+from model.runtime.cuda.runner import CudaRunner
+from model.runtime.cuda.torch_cuda import TorchCuda
 from model.scan import choose, names_on
 from model.vim import Vim
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from bench.gpu.cases import Plan, random_model, runner, slots
 from bench.gpu.record import Entry, Record
 from bench.gpu.reference import Reference
+from model.backends import mamba_ssm
+from model.backends.selftest import TOLERANCE, _example
 from model.config import VimConfig
-from model.cuda.precision import in_precision
-from model.cuda.runner import CudaRunner
-from model.runner import PARTS
-from model.scan import choose, mamba_ssm
-from model.selftest import TOLERANCE, _example
+from model.runtime.cuda.precision import in_precision
+from model.runtime.cuda.runner import CudaRunner
+from model.runtime.runner import PARTS
+from model.scan import choose
 from model.vim import Vim
 
 LOGITS = 1e-3  # float32 on the device, TF32 off

@@ -12,8 +12,9 @@ from torch import Tensor
 from bench.gpu.cases import Plan
 from bench.gpu.record import Entry, Record
 from bench.gpu.timing import Clock
+from model.backends import mamba_ssm
 from model.config import VimConfig
-from model.scan import choose, mamba_ssm
+from model.scan import choose
 
 # Exponentials a clock and multiprocessor (MUFU), sm_80 to sm_90.
 EXP_PER_CLOCK = 16

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cuda.accelerator import Array, Work
-from model.scan import mamba_ssm, reference
+from model.backends import mamba_ssm, reference
+from model.runtime.cuda.accelerator import Array, Work
 
 
 class Immediate:
-    """`model.cuda.accelerator.Accelerator` on the CPU: everything runs when it is asked for."""
+    """`model.runtime.cuda.accelerator.Accelerator` on the CPU: everything runs when it is asked for."""
 
     device = torch.device("cpu")
 

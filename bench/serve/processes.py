@@ -20,7 +20,7 @@ from bench.serve import environments
 from bench.serve.load import Load, Records
 from bench.serve.peers import Peer
 from bench.serve.served import Order
-from service import cpus
+from service.system import cpus
 
 AWAKE_S = 0.1
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from bench.serve.record import Record
 from bench.serve.scenarios import SATURATION, SIDES, SMALL, Regime, Scenario, load_of
 from bench.serve.served import Order
 from bench.serve.summary import Run
-from service import cpus
+from service.system import cpus
 
 READY_S = 120.0
 SETTLE_S = 20.0  # for a backlog of the run before

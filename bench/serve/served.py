@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from model.config import VimConfig
-from model.preprocess import Preprocess
-from model.source import resolve
+from model.loading.source import resolve
+from model.preprocessing.recipe import Preprocess
 
 PREFIX = "BENCH_SERVE_"
 Decode = Callable[[bytes], np.ndarray]
@@ -55,7 +55,7 @@ class Served:
         import torch
 
         import model
-        from model.runner import Runner
+        from model.runtime.runner import Runner
 
         if order.standin:
             from bench.serve import standin

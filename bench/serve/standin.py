@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from model.runner import Rows, Runner
+from model.runtime.runner import Rows, Runner
 
 SECONDS_PER_IMAGE = 1e-4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from service import log
-from service.server import serve
+from service.server.server import serve
 from service.settings import Settings
 
 if __name__ == "__main__":

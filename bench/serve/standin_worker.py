@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.serve import standin
-from service import worker
+from service.devices import worker
 
 if __name__ == "__main__":
     standin.install()

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from model.config import VimConfig
-from model.preprocess import Preprocess
+from model.preprocessing.recipe import Preprocess
 from model.vim import Vim
 
 STANDIN = "standin"

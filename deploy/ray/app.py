@@ -20,7 +20,7 @@ from ray.serve.config import AutoscalingConfig
 
 from service import log
 from service.app import create_app
-from service.engine import Engine
+from service.engine.engine import Engine
 from service.settings import Settings
 
 POLL_S = 0.05

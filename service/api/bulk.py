@@ -17,15 +17,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service import compression, inputs, outputs
-from service.api import call
-from service.engine import Outcome
+from service.api import dependencies, responses
+from service.api.request import body as request_body
+from service.api.request import content_encoding
+from service.api.request.image_fields import Item, from_text
+from service.api.request.json_body import load_texts
+from service.api.responses import to_json
+from service.api.schemas import EmbedOptions, Responses, problems, query
+from service.engine.engine import Outcome
 from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError, UnsupportedEncoding, bare
-from service.items import Item, from_text
 from service.jobs import Task
-from service.json_body import load_texts
-from service.outputs import to_json
-from service.schemas import EmbedOptions, Responses, problems, query
 
 router = APIRouter(tags=["native"])
 
@@ -62,10 +63,10 @@ _EXTRA = {
 )
 async def bulk(request: Request) -> Response:
     """A stream of images, one JSON object a line: `{"id", "image": base64}`; a line comes back for each, in order."""
-    options = inputs.validate(BulkOptions, request.query_params, {})
-    engine = call.engine_of(request)
+    options = request_body.validate(BulkOptions, request.query_params, {})
+    engine = dependencies.engine_of(request)
     engine.check(options.task)
-    if request.headers.get("content-encoding", "").strip().lower() not in compression.IDENTITY:
+    if request.headers.get("content-encoding", "").strip().lower() not in content_encoding.IDENTITY:
         raise UnsupportedEncoding("this stream is read line by line as it comes; send it without Content-Encoding")
     request.state.op, request.state.request_class = options.op, "bulk"
     request.state.body = engine.admission.body("bulk")
@@ -81,7 +82,7 @@ class _Stream(Response):
     media_type = NDJSON
 
     def __init__(self, request: Request, options: BulkOptions) -> None:
-        super().__init__(headers=call.model_headers(request))
+        super().__init__(headers=dependencies.model_headers(request))
         del self.headers["content-length"]
         self._request = request
         self._options = options
@@ -115,7 +116,7 @@ class _Stream(Response):
 
 async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
     """The body's lines, each within VIM_MAX_BODY_BYTES; one that exceeds them before it ends is the last."""
-    limit = call.engine_of(request).settings.max_body_bytes
+    limit = dependencies.engine_of(request).settings.max_body_bytes
     pieces: list[bytes] = []
     size = request.state.bytes = 0
     async for part in _parts(request):
@@ -137,7 +138,7 @@ async def _lines(request: Request) -> AsyncIterator[bytes | ServiceError]:
 async def _parts(request: Request) -> AsyncIterator[bytes | ServiceError]:
     """The body as it arrives; a client that goes silent for VIM_BODY_TIMEOUT_MS ends it with an error."""
     stream = request.stream()
-    longest_ms = call.engine_of(request).settings.body_timeout_ms
+    longest_ms = dependencies.engine_of(request).settings.body_timeout_ms
     while True:
         try:
             async with asyncio.timeout(longest_ms / 1000):
@@ -156,7 +157,7 @@ async def _parts(request: Request) -> AsyncIterator[bytes | ServiceError]:
 async def _no_room(request: Request, size: int) -> ServiceError | None:
     """None once there is memory for so much; why not, when there is none for as long as one request may take."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + call.engine_of(request).settings.request_timeout_ms / 1000
+    deadline = loop.time() + dependencies.engine_of(request).settings.request_timeout_ms / 1000
     while True:
         try:
             request.state.body.receive(size)
@@ -185,7 +186,7 @@ async def _parsed(request: Request, line: bytes | ServiceError) -> tuple[Any, It
     if isinstance(line, ServiceError):
         return None, line
     try:
-        return await call.in_thread(request, _parse, line)
+        return await dependencies.in_thread(request, _parse, line)
     except ServiceError as error:
         return None, bare(error)
 
@@ -199,7 +200,7 @@ def _parse(line: bytes) -> tuple[Any, Item]:
 
 async def _infer(request: Request, item: Item, task: Task) -> Outcome:
     """One image; a full queue is waited for, as long as one request may take."""
-    engine = call.engine_of(request)
+    engine = dependencies.engine_of(request)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + engine.settings.request_timeout_ms / 1000
     while True:
@@ -216,7 +217,7 @@ async def _infer(request: Request, item: Item, task: Task) -> Outcome:
 
 def _rendered(request: Request, options: BulkOptions, index: int, name: Any, outcome: Outcome) -> bytes:
     if options.op == "classify":
-        line = outputs.classification(index, outcome, options.top_k, call.engine_of(request).loaded.labels)
+        line = responses.classification(index, outcome, options.top_k, dependencies.engine_of(request).loaded.labels)
     else:
-        line = outputs.embedding(index, outcome, options)
+        line = responses.embedding(index, outcome, options)
     return to_json(line if name is None else {"id": name} | line) + b"\n"

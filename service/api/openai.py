@@ -1,6 +1,7 @@
 """OpenAI's embeddings, for images: /v1/embeddings, /v1/models, and errors in the shape that its clients read.
 
-Images come in every spelling that OpenAI-like clients use (infinity, Jina, vLLM); `service.items` reads them.
+Images come in every spelling that OpenAI-like clients use (infinity, Jina, vLLM); `service.api.request.image_fields`
+reads them.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from service import inputs, outputs
-from service.api import call
-from service.api.shapes import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
+from service.api import dependencies, responses
+from service.api.compat_schemas import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
+from service.api.request import body as request_body
+from service.api.request.image_fields import Item, from_any, from_message, whole
+from service.api.request.json_body import load_object
+from service.api.responses import JsonResponse
+from service.api.schemas import INFERENCE, problems
 from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
-from service.items import Item, from_any, from_message, whole
 from service.jobs import Task
-from service.json_body import load_object
-from service.outputs import JsonResponse
-from service.schemas import INFERENCE, problems
 
 router = APIRouter(tags=["openai"])
 
@@ -60,14 +61,14 @@ _PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 @router.post("/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
 async def embeddings(request: Request) -> Response:
     """OpenAI's embeddings: `input` is an image, or a list, as data URIs, base64 or `{"image": ...}`; no text."""
-    engine = call.engine_of(request)
+    engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
-    body = await call.read_body(request)
-    wanted, images = await call.in_thread(request, _parse, body, engine.settings.max_images)
+    body = await dependencies.read_body(request)
+    wanted, images = await dependencies.in_thread(request, _parse, body, engine.settings.max_images)
     _check(request, wanted)
-    answer = await call.infer(request, images, Task("embed"))
+    answer = await dependencies.infer(request, images, Task("embed"))
     with engine.metrics.timed("postprocess"):
-        return _render(request, outputs.rows(answer), wanted)
+        return _render(request, responses.rows(answer), wanted)
 
 
 @router.get("/v1/models", response_model=OpenAIModels)
@@ -102,9 +103,9 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
-    wanted = inputs.validate(EmbeddingsRequest, {}, load_object(body, max_images))
+    wanted = request_body.validate(EmbeddingsRequest, {}, load_object(body, max_images))
     found = _images(wanted)
-    inputs.check_count(len(found), max_images)
+    request_body.check_count(len(found), max_images)
     return wanted, whole(found)
 
 
@@ -128,33 +129,33 @@ def _check(request: Request, wanted: EmbeddingsRequest) -> None:
         _check_model(request, str(wanted.model))
     if wanted.modality != "image":
         raise UnsupportedInput(f"modality {wanted.modality[:20]!r} is not supported: this is a vision-only model")
-    dim = call.model_of(request)["embedding_dim"]
+    dim = dependencies.model_of(request)["embedding_dim"]
     if wanted.dimensions not in (*_UNSIZED, dim):
         raise UnsupportedInput(f"embeddings of this model have {dim} dimensions, not {wanted.dimensions}")
 
 
 def _check_model(request: Request, name: str) -> None:
-    served = call.engine_of(request).settings.served_name
+    served = dependencies.engine_of(request).settings.served_name
     if name != served:
         raise UnknownModel(f"the model {name[:100]!r} does not exist here; there is {served!r}")
 
 
 def _render(request: Request, rows: Sequence[np.ndarray], wanted: EmbeddingsRequest) -> Response:
-    vectors = [outputs.normalised(row) if wanted.normalized else row for row in rows]
+    vectors = [responses.normalised(row) if wanted.normalized else row for row in rows]
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": outputs.as_base64(one) if wanted.encoding == "base64" else one,
+            "embedding": responses.as_base64(one) if wanted.encoding == "base64" else one,
         }
         for index, one in enumerate(vectors)
     ]
     usage = {"prompt_tokens": len(data), "total_tokens": len(data)}  # images; clients want whole numbers here
-    content = {"object": "list", "data": data, "model": call.model_of(request)["name"], "usage": usage}
-    return JsonResponse(content, headers=call.model_headers(request))
+    content = {"object": "list", "data": data, "model": dependencies.model_of(request)["name"], "usage": usage}
+    return JsonResponse(content, headers=dependencies.model_headers(request))
 
 
 def _model(request: Request) -> dict[str, Any]:
     created = request.app.state.created
-    name = call.engine_of(request).settings.served_name
+    name = dependencies.engine_of(request).settings.served_name
     return {"id": name, "object": "model", "created": created, "owned_by": "vim-server"}

@@ -12,15 +12,16 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service import __version__, inputs, outputs
-from service.api import call, ops
-from service.api.shapes import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
+from service import __version__
+from service.api import dependencies, health, responses
+from service.api.compat_schemas import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
+from service.api.request import body as request_body
+from service.api.request.image_fields import Item, from_text, whole
+from service.api.request.json_body import load_object
+from service.api.responses import JsonResponse
+from service.api.schemas import INFERENCE, problems
 from service.errors import MalformedBody, UnsupportedInput
-from service.items import Item, from_text, whole
 from service.jobs import Task
-from service.json_body import load_object
-from service.outputs import JsonResponse
-from service.schemas import INFERENCE, problems
 
 router = APIRouter(tags=["weaviate"])
 
@@ -43,7 +44,7 @@ async def vectorize(request: Request) -> Response:
     if not isinstance(images, list):
         raise MalformedBody('"images" must be a list of base64 strings')
     vectors = await _vectors(request, images)
-    return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=call.model_headers(request))
+    return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=dependencies.model_headers(request))
 
 
 @router.post(
@@ -55,13 +56,13 @@ async def vectors(request: Request) -> Response:
     content = await _content(request)
     (vector,) = await _vectors(request, [content.get("image")])
     body = {"id": content.get("id"), "vector": vector, "dim": len(vector)}
-    return JsonResponse(body, headers=call.model_headers(request))
+    return JsonResponse(body, headers=dependencies.model_headers(request))
 
 
 @router.get("/meta", response_model=WeaviateMeta, responses=problems(503))
 async def meta(request: Request) -> Response:
     """What Weaviate shows of its module: the model, its fingerprint and dimension."""
-    model = call.model_of(request)
+    model = dependencies.model_of(request)
     known = {key: model[key] for key in ("name", "fingerprint", "embedding_dim")}
     return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
 
@@ -69,31 +70,31 @@ async def meta(request: Request) -> Response:
 @router.get("/.well-known/live", status_code=204, response_class=Response, responses=problems(503))
 async def live(request: Request) -> Response:
     """As `/livez`, with 204."""
-    await ops.livez(request)
+    await health.livez(request)
     return Response(status_code=204)
 
 
 @router.get("/.well-known/ready", status_code=204, response_class=Response, responses=problems(503))
 async def ready(request: Request) -> Response:
     """As `/readyz`, with 204."""
-    await ops.readyz(request)
+    await health.readyz(request)
     return Response(status_code=204)
 
 
 async def _content(request: Request) -> dict[str, Any]:
-    engine = call.engine_of(request)
+    engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
-    body = await call.read_body(request)
-    return await call.in_thread(request, load_object, body, engine.settings.max_images)
+    body = await dependencies.read_body(request)
+    return await dependencies.in_thread(request, load_object, body, engine.settings.max_images)
 
 
 async def _vectors(request: Request, texts: Sequence[Any]) -> list[np.ndarray]:
-    engine = call.engine_of(request)
-    inputs.check_count(len(texts), engine.settings.max_images)
-    images = await call.in_thread(request, _images, texts)
-    answer = await call.infer(request, images, Task("embed"))
+    engine = dependencies.engine_of(request)
+    request_body.check_count(len(texts), engine.settings.max_images)
+    images = await dependencies.in_thread(request, _images, texts)
+    answer = await dependencies.infer(request, images, Task("embed"))
     with engine.metrics.timed("postprocess"):
-        return [outputs.normalised(row) for row in outputs.rows(answer)]
+        return [responses.normalised(row) for row in responses.rows(answer)]
 
 
 def _images(texts: Sequence[Any]) -> Sequence[Item]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 import model
 from bench.fast import compare, enlarged
-from service.jpeg import encode
+from service.images.jpeg import encode
 
 ROOT = Path(__file__).parents[2]
 

@@ -108,7 +108,7 @@ def devices() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         environ = process.info["environ"] or {}
-        if "service.worker" in (process.info["cmdline"] or []) and environ.get(MARK) == str(os.getpid()):
+        if "service.devices.worker" in (process.info["cmdline"] or []) and environ.get(MARK) == str(os.getpid()):
             found.append(process)
     return found
 

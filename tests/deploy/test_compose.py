@@ -93,5 +93,5 @@ def test_stops_only_after_the_drain(tmp_path: Path, name: str) -> None:
 def test_asks_the_health_check_of_the_image(tmp_path: Path, name: str) -> None:
     """The same command as the image's, with time for a first start."""
     health = config(tmp_path, "--profile", "gpu")[name]["healthcheck"]
-    assert health["test"] == ["CMD", "python", "-m", "service.healthcheck"]
+    assert health["test"] == ["CMD", "python", "-m", "service.server.healthcheck"]
     assert health["start_period"] == "5m0s"

@@ -58,7 +58,7 @@ def test_starts_without_a_shell(target: str) -> None:
     assert json.loads(last(target, "CMD")) == ["serve"]
     assert last(target, "STOPSIGNAL") == "SIGTERM"
     health = last(target, "HEALTHCHECK")
-    assert json.loads(health[health.index("CMD") + 3 :]) == ["python", "-m", "service.healthcheck"]
+    assert json.loads(health[health.index("CMD") + 3 :]) == ["python", "-m", "service.server.healthcheck"]
 
 
 def test_builds_the_cpu_image_unless_told_otherwise() -> None:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from service.app import create_app
-from service.metrics import METRICS
 from service.settings import Settings
+from service.telemetry.metrics import METRICS
 from tests.deploy.dockerfile import ROOT, tool
 from tools.doc_tables import endpoints
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from service.metrics import METRICS
+from service.telemetry.metrics import METRICS
 from tests.deploy.dockerfile import ROOT
 from tests.e2e.server import serving
 from tests.tiny import photo, write_tiny_model

@@ -7,7 +7,7 @@ import sys
 import time
 
 from service import log
-from service.server import serve
+from service.server.server import serve
 from service.settings import Settings
 
 STUCK_S = 4.0

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from model.runner import Rows, Runner
+from model.runtime.runner import Rows, Runner
 from model.vim import Vim
-from service import worker
+from service.devices import worker
 from service.settings import Settings
 from tests.e2e import faults
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import httpx
 from PIL import Image
 
-from tests.service import slow_files
-from tests.service.image_files import BOMBS, encode, mutations, photo, png_header
+from tests.service.images import slow_files
+from tests.service.images.image_files import BOMBS, encode, mutations, photo, png_header
 from tests.tiny import photo as photograph
 
 

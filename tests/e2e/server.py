@@ -98,7 +98,7 @@ class Server:
 
     def http_processes(self) -> list[int]:
         """Process ids of its living HTTP processes, where it has several."""
-        return self._children("service.http_process")
+        return self._children("service.server.prefork.child")
 
     def _children(self, module: str) -> list[int]:
         children = psutil.Process(self.process.pid).children()

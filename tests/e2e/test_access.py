@@ -50,7 +50,7 @@ def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Pat
         with_key, without = run(*ask, VIM_CLIENT_KEY=KEY, **trusted), run(*ask, **trusted)
         mistrusted = run(*ask, VIM_CLIENT_KEY=KEY)
         health = {f"VIM_{name.upper()}": str(value) for name, value in settings.items() if name != "model"}
-        healthy = run("service.healthcheck", VIM_PORT=server.url.rsplit(":", 1)[1], **health)
+        healthy = run("service.server.healthcheck", VIM_PORT=server.url.rsplit(":", 1)[1], **health)
         child = psutil.Process(server.device_pid())
 
         assert (401, 200) == (refused.status_code, good.status_code)

@@ -116,7 +116,7 @@ def wait_for_worker(process: subprocess.Popen[str]) -> int:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child in psutil.Process(process.pid).children():
-            if "service.worker" in child.cmdline():
+            if "service.devices.worker" in child.cmdline():
                 return child.pid
         time.sleep(0.02)
     raise AssertionError("no device process")

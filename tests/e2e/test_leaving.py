@@ -96,8 +96,8 @@ def test_a_wrong_deadline_is_refused(given: str) -> None:
     """422, naming the header."""
     from starlette.requests import Request
 
+    from service.api.request.body import timeout_s
     from service.errors import InvalidOptions
-    from service.inputs import timeout_s
 
     request = Request({"type": "http", "headers": [(b"x-request-timeout-ms", given.encode("utf-8"))]})
     with pytest.raises(InvalidOptions, match="X-Request-Timeout-Ms"):

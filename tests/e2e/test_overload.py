@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from service.admission import LONGEST_RETRY_S
+from service.engine.admission import LONGEST_RETRY_S
 from tests.e2e.faults import BATCH_S
 from tests.e2e.overload import measured_rate, overload
 from tests.e2e.server import serving

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from model import VimConfig, load
-from model.names import RELEASED
+from model.loading.released import RELEASED
 from tests.golden import SHARED, needs_shared
-from tests.model.fake_hub import serve
 from tests.model.full_size import write
+from tests.model.loading.fake_hub import serve
 
 ROOT = Path(__file__).parents[2]
 PEAK = """
 import resource, sys
 from model import load
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-import torch, model.weights
+import torch, model.loading.load
 before = peak()
 vim = load("vim-tiny", cache_dir=sys.argv[1], device="cpu")
 print(vim.fingerprint, 1024 * (peak() - before))

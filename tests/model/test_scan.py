@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.backends import reference, torch_scan
+from model.backends.cpu import scan as cpu_scan
+from model.backends.selftest import choose_verified, largest_error
 from model.config import VimConfig
 from model.errors import ScanError
-from model.scan import ScanChoice, choose, lanes, names_on, reference, stepwise
-from model.selftest import choose_verified, largest_error
+from model.scan import ScanChoice, choose, names_on
 
 CPU = torch.device("cpu")
 NAMES = names_on(CPU)
@@ -81,11 +83,11 @@ def test_an_impulse_only_reaches_its_own_side(name: str) -> None:
 def test_chunks_and_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounding the memory cuts time and images anywhere without a seam."""
     arguments = inputs(2, 5, 23, 8, 4)
-    expected = stepwise.scan(*arguments)
-    monkeypatch.setattr(stepwise, "CHUNK_ELEMENTS", 2 * 2 * 8 * 4 * 3)
-    monkeypatch.setattr(stepwise, "GROUP_ELEMENTS", 2 * 2 * 8 * 4)
+    expected = torch_scan.scan(*arguments)
+    monkeypatch.setattr(torch_scan, "CHUNK_ELEMENTS", 2 * 2 * 8 * 4 * 3)
+    monkeypatch.setattr(torch_scan, "GROUP_ELEMENTS", 2 * 2 * 8 * 4)
 
-    torch.testing.assert_close(stepwise.scan(*arguments), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch_scan.scan(*arguments), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
@@ -117,7 +119,7 @@ def test_selftest_passes_the_scans_there_are() -> None:
 
 def test_selftest_refuses_wrong_numbers_by_name_and_passes_them_over_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explicit scan is an error; auto takes the next one and says so."""
-    for module in (lanes, stepwise):
+    for module in (cpu_scan, torch_scan):
         monkeypatch.setattr(module, "scan", wrong_scan)
     config = VimConfig(embed_dim=24)
 

@@ -12,7 +12,7 @@ from types import FrameType
 import httpx
 import pytest
 
-from tests.service.image_files import BOMBS
+from tests.service.images.image_files import BOMBS
 from tests.tiny import photo
 
 pytestmark = pytest.mark.anyio

@@ -3,7 +3,7 @@
 import torch
 
 from model.conv import causal_conv
-from tools.conv_grad import conv_backward, conv_forward
+from training.conv_grad import conv_backward, conv_forward
 
 
 def test_output_and_gradients_equal_the_models() -> None:

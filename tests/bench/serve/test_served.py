@@ -15,8 +15,8 @@ import model
 from bench.photographs import photograph
 from bench.serve import probe, standin, weights
 from bench.serve.served import Order, Served, decoder, recipe_of
-from model.preprocess import Preprocess
-from model.runner import Runner
+from model.preprocessing.recipe import Preprocess
+from model.runtime.runner import Runner
 from tests.tiny import tiny_vim
 
 ROOT = Path(__file__).parents[3]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from service import images
 from service.api.bulk import IN_FLIGHT
 from service.app import create_app
+from service.images import decode
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
 
@@ -242,16 +242,16 @@ async def test_an_image_that_is_being_decoded_when_the_drain_time_ends_is_refuse
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait for a device that nobody feeds any more; the stream has its proper end."""
-    app, prepare = create_app(settings_for(tiny_model)), images.prepare
+    app, prepare = create_app(settings_for(tiny_model)), decode.prepare
     begun, go = threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> images.DecodeTimes:
+    def slow(*arguments: Any) -> decode.DecodeTimes:
         begun.set()
         go.wait(30)
         return prepare(*arguments)
 
     async with running(app) as client:
-        monkeypatch.setattr(images, "prepare", slow)
+        monkeypatch.setattr(decode, "prepare", slow)
         asking = asyncio.create_task(client.post("/v1/bulk", content=lines({"image": TEXTS[0]})))
         await asyncio.to_thread(begun.wait)
         app.state.engine.abandon()

@@ -1,0 +1,298 @@
+"""A client of this server, synchronous (`Client`) and asynchronous (`AsyncClient`): images in, labels or numpy out.
+
+    with Client("http://localhost:8000") as client:
+        print(client.classify("photo.jpg").predictions[0].label)
+        vectors = np.stack(list(client.embed_many(paths)))
+
+An image is a path, the bytes of a file, a PIL image, or pixels as a numpy array: uint8 (H, W, 3), RGB. A server that is
+busy (429) or not ready (503) is asked again, not before its `Retry-After`, a bounded number of times. Many images
+travel over /v1/bulk in groups, several at once: groups, because httpx reads nothing before it has sent everything.
+
+The three files `client/` need httpx and numpy, Pillow for images that are not files, tqdm for progress bars,
+and nothing else of this project.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import itertools
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import anyio.from_thread
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from vim_client.http import Item, ServerError, Wire
+from vim_client.images import Image, encoded, find_images
+
+__all__ = ["AsyncClient", "Classification", "Client", "Image", "Prediction", "ServerError", "Vector", "find_images"]
+
+Vector = NDArray[np.float32]
+Pooling = Literal["cls", "mean"]
+T = TypeVar("T")
+
+SMALL_BYTES = 400_000  # an image of more travels alone: beyond that base64 costs more than a request
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class and its softmax probability."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """An image's classes, best first, and the fingerprint of the model that said so."""
+
+    predictions: tuple[Prediction, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish(Generic[T]):
+    """What is wanted of each of many images: in a stream, and of one alone."""
+
+    options: Mapping[str, Any]
+    read: Callable[[Item], T]
+    alone: Callable[[bytes], Awaitable[T]]
+
+
+class AsyncClient:
+    """Ask from asyncio. `in_flight` is how many images `..._many` keep under way, and so in memory, `group` how many of
+    them travel in one request (1: each alone). `transport` is httpx's, for proxies and tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 120,
+        tries: int = 10,
+        in_flight: int = 32,
+        group: int = 8,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        if min(tries, in_flight, group) < 1:
+            raise ValueError("tries, in_flight and group must be at least 1")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(timeout_s, connect=10, pool=None)
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
+        self._wire = Wire(self._http, tries)
+        self._group = min(group, in_flight)
+        self._groups = in_flight // self._group
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def info(self) -> dict[str, Any]:
+        """What `/info` says: model, fingerprint, preprocessing, device, limits."""
+        found: dict[str, Any] = (await self._wire.send(self._http.build_request("GET", "info"))).json()
+        return found
+
+    async def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
+        """The `top_k` most likely classes. Raises ServerError, OSError for a file that cannot be read."""
+        body = (await self._post("v1/classify", image, {"top_k": top_k}, bulk)).json()
+        return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
+
+    async def embed(
+        self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False
+    ) -> Vector:
+        """The embedding, float32 (D,). Raises as `classify`."""
+        options = {"pooling": pooling, "normalize": str(normalize).lower()}
+        answer = await self._post("v1/embed", image, options, bulk, accept="application/octet-stream")
+        return np.frombuffer(answer.content, "<f4").astype(np.float32)
+
+    def classify_many(
+        self, images: Iterable[Image], *, top_k: int = 5
+    ) -> AsyncGenerator[Classification | ServerError | OSError, None]:
+        """In order, an error in the place of an image that has no answer; in the bulk class."""
+        alone = functools.partial(self.classify, top_k=top_k, bulk=True)
+        return self._many(images, _Wish({"op": "classify", "top_k": top_k}, _classification, alone))
+
+    def embed_many(
+        self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
+    ) -> AsyncGenerator[Vector | ServerError | OSError, None]:
+        """As `classify_many`."""
+        options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
+        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, bulk=True)
+        return self._many(images, _Wish(options, _vector, alone))
+
+    async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
+        """Embed the images below `folder`; returns how many could be.
+
+        Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order of the paths, with its
+        row or its error. Holds the vectors in memory, the images not.
+        """
+        paths = find_images(folder)
+        rows: list[Vector] = []
+        lines: list[str] = []
+        async with aclosing(self.embed_many(paths)) as answers:
+            async for path, answer in _beside(_bar(paths, progress), answers):
+                lines.append(json.dumps({"path": str(path)} | _line(answer, len(rows))) + "\n")
+                if isinstance(answer, np.ndarray):
+                    rows.append(answer)
+        await asyncio.to_thread(_write, Path(out), rows, lines)
+        return len(rows)
+
+    async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ServerError | OSError, None]:
+        """Answers in order, so many groups at once; the next image is not even looked at before there is room."""
+        rest = iter(images)
+        under_way: deque[asyncio.Task[list[T | ServerError | OSError]]] = deque()
+        try:
+            while True:
+                while len(under_way) < self._groups and (group := list(itertools.islice(rest, self._group))):
+                    under_way.append(asyncio.create_task(self._answers(group, wish)))
+                if not under_way:
+                    return
+                for answer in await under_way.popleft():
+                    yield answer
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _answers(self, group: list[Image], wish: _Wish[T]) -> list[T | ServerError | OSError]:
+        """One for each image. The small ones travel together, each large one alone."""
+        found = await asyncio.gather(*(_settled(asyncio.to_thread(encoded, image)) for image in group))
+        bodies = {number: body for number, body in enumerate(found) if isinstance(body, bytes)}
+        small = {number: body for number, body in bodies.items() if len(body) <= SMALL_BYTES and len(bodies) > 1}
+        large = {number: body for number, body in bodies.items() if number not in small}
+        together, singly = await asyncio.gather(
+            self._together([*small.values()], wish),
+            asyncio.gather(*(_settled(wish.alone(body)) for body in large.values())),
+        )
+        errors = {number: one for number, one in enumerate(found) if not isinstance(one, bytes)}
+        answers = errors | dict(zip([*small, *large], [*together, *singly], strict=True))
+        return [answers[number] for number in range(len(group))]
+
+    async def _together(self, bodies: list[bytes], wish: _Wish[T]) -> list[T | ServerError]:
+        lines = await self._wire.together(bodies, wish.options)
+        return [line if isinstance(line, ServerError) else wish.read(line) for line in lines]
+
+    async def _post(
+        self, path: str, image: Image, options: dict[str, Any], bulk: bool, accept: str = "application/json"
+    ) -> httpx.Response:
+        body = await asyncio.to_thread(encoded, image)
+        headers = {"Accept": accept, "Content-Type": "application/octet-stream"}
+        headers |= {"X-Request-Class": "bulk"} if bulk else {}
+        request = self._http.build_request("POST", path, params=options, content=body, headers=headers)
+        return await self._wire.send(request)
+
+
+class Client:
+    """`AsyncClient` for programs without asyncio: the same methods, `..._many` as plain iterators."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._starting: AbstractContextManager[Any] = anyio.from_thread.start_blocking_portal()
+        self._portal = self._starting.__enter__()
+        self._client: AsyncClient = self._portal.call(lambda: AsyncClient(url, **options))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal.call(self._client.close)
+        self._starting.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        self.__exit__(None, None, None)
+
+    def info(self) -> dict[str, Any]:
+        """See `AsyncClient.info`."""
+        return self._portal.call(self._client.info)
+
+    def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
+        """See `AsyncClient.classify`."""
+        return self._portal.call(lambda: self._client.classify(image, top_k=top_k, bulk=bulk))
+
+    def embed(self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False) -> Vector:
+        """See `AsyncClient.embed`."""
+        return self._portal.call(lambda: self._client.embed(image, pooling=pooling, normalize=normalize, bulk=bulk))
+
+    def classify_many(
+        self, images: Iterable[Image], *, top_k: int = 5
+    ) -> Iterator[Classification | ServerError | OSError]:
+        """See `AsyncClient.classify_many`."""
+        return self._each(self._client.classify_many(images, top_k=top_k))
+
+    def embed_many(
+        self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
+    ) -> Iterator[Vector | ServerError | OSError]:
+        """See `AsyncClient.embed_many`."""
+        return self._each(self._client.embed_many(images, pooling=pooling, normalize=normalize))
+
+    def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
+        """See `AsyncClient.embed_folder`."""
+        return self._portal.call(lambda: self._client.embed_folder(folder, out, progress=progress))
+
+    def _each(self, answers: AsyncGenerator[T, None]) -> Iterator[T]:
+        try:
+            while True:
+                yield self._portal.call(answers.__anext__)
+        except StopAsyncIteration:
+            return
+        finally:
+            self._portal.call(answers.aclose)
+
+
+def _classification(item: Item) -> Classification:
+    found = (Prediction(one["index"], one["label"], one["score"]) for one in item["predictions"])
+    return Classification(tuple(found), item["fingerprint"])
+
+
+def _vector(item: Item) -> Vector:
+    return np.frombuffer(base64.b64decode(item["embedding"]), "<f4").astype(np.float32)
+
+
+async def _settled(work: Awaitable[T]) -> T | ServerError | OSError:
+    try:
+        return await work
+    except (ServerError, OSError) as error:
+        return error
+
+
+async def _beside(first: Iterable[Path], second: AsyncIterator[T]) -> AsyncIterator[tuple[Path, T]]:
+    for one in first:
+        yield one, await anext(second)
+
+
+def _bar(paths: list[Path], progress: bool) -> Iterable[Path]:
+    if not progress:
+        return paths
+    from tqdm import tqdm
+
+    bar: Iterable[Path] = tqdm(paths, unit="image")
+    return bar
+
+
+def _write(out: Path, rows: list[Vector], lines: list[str]) -> None:
+    np.save(f"{out}.npy", np.stack(rows) if rows else np.empty((0, 0), np.float32))
+    Path(f"{out}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _line(answer: Vector | ServerError | OSError, row: int) -> dict[str, Any]:
+    return {"row": row} if isinstance(answer, np.ndarray) else {"error": str(answer)}

@@ -1,0 +1,1 @@
+"""Implementations of the selective scan and of the whole encoder; `VIM_SCAN` selects one."""

@@ -1,0 +1,1 @@
+"""The `numba` backend: the encoder compiled for CPUs."""

@@ -1,0 +1,1 @@
+"""The `triton` backend: the encoder as Triton kernels for CUDA devices."""

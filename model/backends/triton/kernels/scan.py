@@ -1,0 +1,161 @@
+"""The middle of a ViM layer as one kernel: dt_proj, softplus, convolution, SiLU, both scans, the D skip. No flips.
+
+One program is one warp: 32 channels of one image in one direction, over all tokens or one chunk of them. Sixteen
+one-dimensional state vectors stay in registers; a two-dimensional tile would replicate dt and need shuffles for y.
+dt of the next 16 tokens is one matrix product, left in memory that only this program touches and that the cache holds.
+
+    XZ     (B, L, 2E)               in_proj's output: x, and the gate z that is not read here
+    DBC    (S, B, L, 32 + R')       float32: B and C interleaved, then dt_proj's input, filled with zeros to R'
+    PAIRS  the same memory as 64-bit integers: (B_n, C_n) is one load
+    WDT    (S, E, R')               dt_proj.weight, filled with zeros to R'
+    P      (S, 23, E)               float32, see `model.backends.triton.kernels.common`
+    Y      (S, B, L, E)             out: <h, C> + D u, not gated
+    DT     (programs, 16, 32)       scratch, float32
+    STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends (out), then at their beginnings (in)
+    SUMS   (S, B, chunks, E)        float32: sum of dt over a chunk
+
+Equations 2a and 2b of Mamba (arXiv 2312.00752) with exp2(dt A log2 e); the wiring is hustvl/Vim's mamba_simple.py.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from model.backends.triton.kernels.common import CONV_BIAS, DT_BIAS, ROWS, SKIP, TAPS, silu, softplus
+
+
+@triton.jit
+def scan_tokens(
+    XZ: tl.tensor,
+    DBC: tl.tensor,
+    PAIRS: tl.tensor,
+    WDT: tl.tensor,
+    P: tl.tensor,
+    Y: tl.tensor,
+    DT: tl.tensor,
+    STATE: tl.tensor,
+    SUMS: tl.tensor,
+    images: tl.tensor,
+    L: tl.tensor,
+    E: tl.tensor,
+    chunk: tl.tensor,
+    chunks: tl.tensor,
+    RANK: tl.constexpr,
+    TILE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ENDS: tl.constexpr,
+    CARRY: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> None:
+    """ENDS: start from nothing, write only STATE and SUMS. CARRY: start from STATE. WIDE: 64-bit offsets."""
+    pid = tl.program_id(0)
+    blocks = tl.cdiv(E, CHANNELS)
+    piece = pid // blocks
+    lane = tl.arange(0, CHANNELS)
+    d = (pid % blocks) * CHANNELS + lane
+    live = d < E
+    track = piece // chunks
+    s = track // images
+    sign = 1 - 2 * s
+    params = P + s * ROWS * E + d
+    w0 = tl.load(params + TAPS * E, mask=live, other=0.0)
+    w1 = tl.load(params + (TAPS + 1) * E, mask=live, other=0.0)
+    w2 = tl.load(params + (TAPS + 2) * E, mask=live, other=0.0)
+    w3 = tl.load(params + (TAPS + 3) * E, mask=live, other=0.0)
+    conv_bias = tl.load(params + CONV_BIAS * E, mask=live, other=0.0)
+    dt_bias = tl.load(params + DT_BIAS * E, mask=live, other=0.0)
+    skip = tl.load(params + SKIP * E, mask=live, other=0.0)
+    rank = tl.arange(0, RANK)
+    w_dt = tl.load(WDT + (s * E + d)[None, :] * RANK + rank[:, None], mask=live[None, :], other=0.0)
+    state_at = STATE + piece.to(tl.int64) * 16 * E + d
+    rates = ()
+    h = ()
+    for n in tl.static_range(16):
+        rates = rates + (tl.load(params + n * E, mask=live, other=0.0),)
+        if CARRY:
+            h = h + (tl.load(state_at + n * E, mask=live, other=0.0),)
+        else:
+            h = h + (tl.zeros((CHANNELS,), dtype=tl.float32),)
+    first = (piece % chunks) * chunk
+    last = tl.minimum(first + chunk, L)
+    # The rows of step 0: the direction's first token. Step k is `sign * k` rows further.
+    origin = (track % images) * L + s * (L - 1)
+    out = track * L + s * (L - 1)
+    if WIDE:
+        origin = origin.to(tl.int64)
+        out = out.to(tl.int64)
+    x0 = tl.load(XZ + (origin + sign * (first - 3)) * 2 * E + d, mask=live & (first >= 3), other=0.0).to(tl.float32)
+    x1 = tl.load(XZ + (origin + sign * (first - 2)) * 2 * E + d, mask=live & (first >= 2), other=0.0).to(tl.float32)
+    x2 = tl.load(XZ + (origin + sign * (first - 1)) * 2 * E + d, mask=live & (first >= 1), other=0.0).to(tl.float32)
+    following = tl.load(XZ + (origin + sign * first) * 2 * E + d, mask=live, other=0.0)
+    total = tl.zeros((CHANNELS,), dtype=tl.float32)
+    step = tl.arange(0, TILE)
+    scratch = DT + pid * TILE * CHANNELS + lane
+    for start in range(first, last, TILE):
+        rows = (out + sign * (start + step)) * (32 + RANK)
+        low = tl.load(DBC + rows[:, None] + 32 + rank[None, :], mask=(start + step < last)[:, None], other=0.0)
+        raw = tl.dot(low.to(w_dt.dtype), w_dt, input_precision="ieee") + dt_bias[None, :]
+        tl.debug_barrier()  # every thread has read the tile before
+        tl.store(scratch[None, :] + step[:, None] * CHANNELS, softplus(raw))
+        tl.debug_barrier()
+        for i in range(tl.minimum(TILE, last - start)):
+            k = start + i
+            x3 = following.to(tl.float32)
+            following = tl.load(XZ + (origin + sign * (k + 1)) * 2 * E + d, mask=live & (k + 1 < last), other=0.0)
+            dt = tl.load(scratch + i * CHANNELS)
+            u = silu(conv_bias + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3)
+            x0 = x1
+            x1 = x2
+            x2 = x3
+            dt_u = dt * u
+            y = skip * u
+            row = out + sign * k
+            pairs = PAIRS + row * (16 + RANK // 2)
+            moved = ()
+            for n in tl.static_range(16):
+                pair = tl.load(pairs + n)
+                b = pair.to(tl.int32).to(tl.float32, bitcast=True)
+                c = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+                state = tl.exp2(dt * rates[n]) * h[n] + dt_u * b
+                y += state * c
+                moved = moved + (state,)
+            h = moved
+            if ENDS:
+                total += dt
+            else:
+                tl.store(Y + row * E + d, y.to(Y.dtype.element_ty), mask=live)
+    if ENDS:
+        for n in tl.static_range(16):
+            tl.store(state_at + n * E, h[n], mask=live)
+        tl.store(SUMS + piece.to(tl.int64) * E + d, total, mask=live)
+
+
+@triton.jit
+def carry_states(
+    P: tl.tensor,
+    STATE: tl.tensor,
+    SUMS: tl.tensor,
+    images: tl.tensor,
+    E: tl.tensor,
+    chunks: tl.tensor,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """States at the chunks' ends, each begun from nothing -> states at their beginnings, in place.
+
+    The product of the decays over a chunk is exp(A sum of dt), so one number for each channel carries all of it.
+    """
+    blocks = tl.cdiv(E, CHANNELS)
+    track = tl.program_id(0) // blocks
+    d = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)
+    n = tl.arange(0, 16)
+    live = (d < E)[None, :]
+    tile = n[:, None] * E + d[None, :]
+    rates = tl.load(P + (track // images) * ROWS * E + tile, mask=live, other=0.0)
+    h = tl.zeros((16, CHANNELS), dtype=tl.float32)
+    for c in range(chunks):
+        piece = (track * chunks + c).to(tl.int64)
+        end = tl.load(STATE + piece * 16 * E + tile, mask=live, other=0.0)
+        tl.store(STATE + piece * 16 * E + tile, h, mask=live)
+        dt = tl.load(SUMS + piece * E + d, mask=d < E, other=0.0)
+        h = tl.exp2(rates * dt[None, :]) * h + end

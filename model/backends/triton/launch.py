@@ -1,0 +1,211 @@
+"""Starts the kernels of a fused layer: grids, tile sizes, buffers. No size has been tuned by measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from model.backends.triton.kernels.project import conv_project, out_project_norm, widen_norm
+from model.backends.triton.kernels.scan import carry_states, scan_tokens
+from model.backends.triton.weights import STATES, LayerWeights
+
+SCAN_TILE, SCAN_CHANNELS = 16, 32  # one warp
+LARGEST_PART = 256  # columns of one accumulator
+WIDE_FROM = 1 << 31  # elements
+MANY_ROWS = 4096
+SHARED_SLACK = 24 << 10  # bytes beside the tiles that are loaded ahead
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What sizes depend on: processors (SMs), and bytes of shared memory that one program may take."""
+
+    processors: int
+    shared: int
+
+    @staticmethod
+    def of(device: torch.device) -> Device:
+        """Ask the driver; on a CPU, where only the interpreter runs, an H100."""
+        if device.type != "cuda":
+            return Device(132, 232448)
+        found = torch.cuda.get_device_properties(device)
+        # torch's stubs leave the name out; 48 KiB is what every device gives.
+        shared = getattr(found, "shared_memory_per_block_optin", 48 << 10)
+        return Device(found.multi_processor_count, shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What a program of a matrix kernel takes at once; its warps; one more than the tiles that are loaded ahead."""
+
+    tokens: int
+    channels: int
+    warps: int
+    stages: int = 3
+
+
+def project_tile(rows: int, dtype: torch.dtype) -> Tile:
+    """For M rows: large where rows are many, small where the device would idle."""
+    if dtype == torch.float32:  # a mode for correctness: no matrix units
+        return Tile(16, 32, 4)
+    return Tile(16, 64, 4) if rows < MANY_ROWS else Tile(64, 32, 4)
+
+
+def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
+    """For M rows of D columns, which one program holds in registers."""
+    few = rows < MANY_ROWS or dtype == torch.float32
+    tokens = 16 if few else 64 if width <= 384 else 32
+    channels = 64 if few and width <= 192 and dtype != torch.float32 else 32
+    ahead = channels * (width + 3 * tokens) * dtype.itemsize
+    stages = 3 if 2 * ahead + SHARED_SLACK <= device.shared else 2
+    return Tile(tokens, channels, 4 if width <= (384 if few else 192) else 8, stages)
+
+
+def parts(width: int) -> tuple[int, int]:
+    """D as (count, power of two): 192 = 3 * 64, 384 = 3 * 128, 768 = 3 * 256."""
+    part = min(width & -width, LARGEST_PART)
+    return width // part, part
+
+
+def chunks(tokens: int, whole: int, processors: int) -> int:
+    """Into how many pieces to cut the time, so that a long sequence fills a device that `whole` programs do not.
+
+    Cutting computes every state twice, so it must at least quadruple the programs that run at once.
+    """
+    wanted = 8 * processors
+    pieces = min(tokens // 64, -(-wanted // max(1, whole)))
+    return pieces if pieces >= 4 else 1
+
+
+def programs(xz: Tensor) -> int:
+    """How many programs scan in_proj's output (B, L, 2E) when the time is not cut."""
+    return 2 * xz.shape[0] * int(triton.cdiv(xz.shape[2] // 2, SCAN_CHANNELS))
+
+
+def wide(*tensors: Tensor) -> bool:
+    """Does an offset into one of them exceed 31 bits?"""
+    return any(tensor.numel() >= WIDE_FROM for tensor in tensors)
+
+
+def first_norm(tokens: Tensor, norm: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Tokens (B, L, D) -> (their RMSNorm in their dtype, the residual in float32)."""
+    width = tokens.shape[-1]
+    tokens = tokens.contiguous()
+    residual, normed = torch.empty_like(tokens, dtype=torch.float32), torch.empty_like(tokens)
+    rows = tokens.numel() // width
+    widen_norm[(triton.cdiv(rows, 4),)](
+        tokens,
+        residual,
+        norm,
+        normed,
+        rows,
+        width,
+        epsilon,
+        ROWS_EACH=4,
+        WIDTH=triton.next_power_of_2(width),
+        WIDE=wide(tokens),
+        num_warps=4,
+    )
+    return normed, residual
+
+
+def project(xz: Tensor, weights: LayerWeights) -> Tensor:
+    """in_proj's output (B, L, 2E) -> B, C and dt's low-rank input of both directions (2, B, L, 32 + R'), float32."""
+    images, length, both = xz.shape
+    rows, channels = images * length, both // 2
+    tile = project_tile(rows, xz.dtype)
+    dbc = xz.new_empty(2, images, length, 2 * STATES + weights.rank, dtype=torch.float32)
+    conv_project[(triton.cdiv(rows, tile.tokens), 2)](
+        xz,
+        weights.x_proj,
+        weights.params,
+        dbc,
+        rows,
+        length,
+        channels,
+        RANK=weights.rank,
+        TOKENS=tile.tokens,
+        CHANNELS=tile.channels,
+        WIDE=wide(xz, dbc),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return dbc
+
+
+def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
+    """Both directions' <h, C> + D u (2, B, L, E), not gated; the time cut into at most `pieces` chunks."""
+    images, length, both = xz.shape
+    channels = both // 2
+    chunk = SCAN_TILE * triton.cdiv(triton.cdiv(length, pieces), SCAN_TILE)
+    pieces = triton.cdiv(length, chunk)
+    started = programs(xz) * pieces
+    y = xz.new_empty(2, images, length, channels)
+    scratch = dbc.new_empty(started, SCAN_TILE, SCAN_CHANNELS)
+    states = dbc.new_empty(2, images, pieces, STATES, channels) if pieces > 1 else scratch
+    sums = dbc.new_empty(2, images, pieces, channels) if pieces > 1 else scratch
+
+    def run(*, ends: bool, carry: bool) -> None:
+        scan_tokens[(started,)](
+            xz,
+            dbc,
+            dbc.view(torch.int64),
+            weights.dt_proj,
+            weights.params,
+            y,
+            scratch,
+            states,
+            sums,
+            images,
+            length,
+            channels,
+            chunk,
+            pieces,
+            RANK=weights.rank,
+            TILE=SCAN_TILE,
+            CHANNELS=SCAN_CHANNELS,
+            ENDS=ends,
+            CARRY=carry,
+            WIDE=wide(xz, dbc, y),
+            num_warps=1,
+        )
+
+    if pieces > 1:
+        run(ends=True, carry=False)
+        carry_states[(programs(xz),)](
+            weights.params, states, sums, images, channels, pieces, CHANNELS=SCAN_CHANNELS, num_warps=1
+        )
+    run(ends=False, carry=pieces > 1)
+    return y
+
+
+def finish(
+    y: Tensor, xz: Tensor, weights: LayerWeights, residual: Tensor, norm: Tensor, epsilon: float, device: Device
+) -> Tensor:
+    """Gate, out_proj, addition to `residual` in place, RMSNorm with the weight `norm`: (B, L, D) in the dtype of y."""
+    width, rows = residual.shape[-1], residual.numel() // residual.shape[-1]
+    count, part = parts(width)
+    tile = out_tile(rows, width, y.dtype, device)
+    normed = torch.empty_like(residual, dtype=y.dtype)
+    out_project_norm[(triton.cdiv(rows, tile.tokens),)](
+        y,
+        xz,
+        weights.out_proj,
+        residual,
+        norm,
+        normed,
+        rows,
+        y.shape[-1],
+        epsilon,
+        PARTS=count,
+        PART=part,
+        TOKENS=tile.tokens,
+        CHANNELS=tile.channels,
+        WIDE=wide(xz, y),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return normed

@@ -1,0 +1,31 @@
+"""`triton`, the CUDA default: our own kernels, compiled at the start. The fused layers are
+`model.backends.triton.encoder`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.backends.triton import support as triton_support
+
+
+def unavailable(device: torch.device) -> str | None:
+    """Runs on CUDA devices from compute capability 8.0 on."""
+    return triton_support.unavailable(device)
+
+
+def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
+    """See `model.scan`. Computes in float32. Raises ScanError for float64."""
+    from model.backends.triton.kernels import compose
+
+    with torch.cuda.device(triton_support.place(u)):
+        return compose.scan(u, delta, A, B, C, D, z, delta_bias)
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See `model.conv`. Computes in float32."""
+    from model.backends.triton.kernels import compose
+
+    with torch.cuda.device(triton_support.place(x)):
+        return compose.causal_conv(x, weight, bias)

@@ -1,0 +1,80 @@
+"""A source of any kind -> a model directory: model.safetensors, config.json, labels.json, preprocess.json.
+
+The directory computes the same as the source: its fingerprint is compared before this reports success.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from model.errors import ModelError, WeightsError
+from model.labels import NUMBERED
+from model.loading.fingerprint import BUFFERS
+from model.loading.load import Contents, read
+from model.loading.source import PARTS, WEIGHTS
+from model.preprocessing.recipe import Preprocess
+
+Write = Callable[[Path], object]
+
+
+def convert(contents: Contents, directory: Path, *, force: bool = False) -> list[Path]:
+    """Write the parts and return their paths. Raises WeightsError for files in the way, unless forced.
+
+    Classes that nobody named get no labels.json, and the usual preprocessing no preprocess.json; old ones are removed.
+    """
+    parts = _parts(contents)
+    _check_free(directory, force=force)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, *(f"{part}.json" for part in PARTS)):
+            _replace(directory / name, parts.get(name))
+    except OSError as error:
+        raise WeightsError(f"cannot write {directory}: {error.strerror or error}") from error
+    written = read(directory, preprocess=contents.preprocess.mode).fingerprint
+    if written != contents.fingerprint:
+        raise ModelError(
+            f"{directory} came out as {written}, not as {contents.fingerprint}: the disk changed the files"
+        )
+    return [directory / name for name in parts]
+
+
+def _parts(contents: Contents) -> dict[str, Write]:
+    """How each file is written; the RoPE tables follow from the configuration and are left out."""
+    tensors = {name: tensor for name, tensor in contents.checkpoint.tensors.items() if name not in BUFFERS}
+    parts: dict[str, Write] = {
+        WEIGHTS: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+        "config.json": contents.config.save,
+    }
+    if contents.labels.source != NUMBERED:
+        parts["labels.json"] = contents.labels.save
+    recipe = contents.preprocess
+    if recipe != Preprocess(size=recipe.size, mode=recipe.mode):
+        text = json.dumps(recipe.to_dict(), indent=2) + "\n"
+        parts["preprocess.json"] = lambda path: path.write_text(text, encoding="utf-8")
+    return parts
+
+
+def _check_free(directory: Path, *, force: bool) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise WeightsError(f"{directory} is a file; name a directory to write to")
+    taken = [name for name in (WEIGHTS, *(f"{part}.json" for part in PARTS)) if (directory / name).exists()]
+    if taken and not force:
+        raise WeightsError(f"{directory} already holds {', '.join(taken)}: nothing was written; --force replaces them")
+
+
+def _replace(path: Path, write: Write | None) -> None:
+    """Write beside and move, so that no half-written file ever has the name; None removes."""
+    if write is None:
+        path.unlink(missing_ok=True)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

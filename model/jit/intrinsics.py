@@ -1,0 +1,69 @@
+"""Calls by address from inside numba kernels: other kernels, OpenMP's barrier, and a matrix product of torch's BLAS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from model.jit.simd import emitted
+
+_I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
+
+
+def _function(builder: Any, address: Any, *kinds: Any) -> Any:
+    return builder.inttoptr(address, ir.FunctionType(ir.VoidType(), kinds).as_pointer())
+
+
+@emitted
+def number_at(typing_context: Any, address: Any) -> Any:
+    """The int64 at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
+
+    return types.int64(address), codegen
+
+
+@emitted
+def call(typing_context: Any, function: Any, argument: Any) -> Any:
+    """`void function(argument)` of a word."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.call(_function(builder, args[0], _I64), [args[1]])
+        return context.get_dummy_value()
+
+    return types.none(function, argument), codegen
+
+
+@emitted
+def product(
+    typing_context: Any, gemm: Any, sizes: Any, x: Any, x_row: Any, weight: Any, weight_row: Any, beta: Any, out: Any,
+    out_row: Any,
+) -> Any:  # fmt: skip
+    """out = x weight^T + beta out, of rows * columns numbers, by BLAS's sgemm or one that differs in the types of x
+    and weight: `sizes` is (rows, inner, columns).
+
+    BLAS counts by columns, so it is told of the transposed problem; it takes everything by address.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, (rows, inner, columns) = args[0], cgutils.unpack_tuple(builder, args[1], 3)  # type: ignore[no-untyped-call]
+        x_at, x_row, weight_at, weight_row, beta, out_at, out_row = args[2:]
+
+        def by_address(value: Any, kind: Any) -> Any:
+            place = cgutils.alloca_once(builder, kind)  # type: ignore[no-untyped-call]
+            builder.store(builder.trunc(value, kind) if kind == _I32 else value, place)
+            return builder.ptrtoint(place, _I64)
+
+        whole = [by_address(value, _I32) for value in (columns, rows, inner, weight_row, x_row, out_row)]
+        m, n, k, lda, ldb, ldc = whole
+        transposed, plain = (by_address(ir.IntType(8)(ord(letter)), ir.IntType(8)) for letter in "TN")
+        one, beta = by_address(_F32(1.0), _F32), by_address(beta, _F32)
+        places = [transposed, plain, m, n, k, one, weight_at, lda, x_at, ldb, beta, out_at, ldc]
+        builder.call(_function(builder, address, *[_I64] * len(places)), places)
+        return context.get_dummy_value()
+
+    return types.none(gemm, sizes, x, x_row, weight, weight_row, beta, out, out_row), codegen

@@ -1,0 +1,1 @@
+"""Weights from a file, a folder or a model hub to a checked model."""

@@ -1,0 +1,55 @@
+"""Twelve hex digits that name what a model computes: the same answers to the same image have the same digits.
+
+Ingredients, each behind its name and length so that no two can run into one another:
+
+    config       every field of VimConfig as JSON with sorted keys; 2 and 2.0 are the same number
+    preprocess   the recipe with its mode (reference, friendly), likewise
+    <tensor>     for every learned tensor by name, sorted: shape, then float32 bytes, little-endian
+
+Left out: the RoPE tables (they follow from the config), labels (they name scores, they do not change them), file names
+and formats, device, dtype and scan (they move an answer by rounding only). Weights are taken before any cast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from model.config import VimConfig
+from model.preprocessing.recipe import Preprocess
+
+BUFFERS = frozenset({"rope.freqs_cos", "rope.freqs_sin"})
+DIGITS = 12
+
+
+def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
+    """Twelve hex digits of sha256 over the ingredients above."""
+    digest = hashlib.sha256()
+    _feed(digest, "config", _canonical(config.to_dict()))
+    _feed(digest, "preprocess", _canonical(preprocess.to_dict()))
+    for name in sorted(tensors.keys() - BUFFERS):
+        values = np.ascontiguousarray(tensors[name].detach().float().cpu().numpy(), dtype="<f4")
+        _feed(digest, f"{name} {list(values.shape)}", values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:DIGITS]
+
+
+def _feed(digest: hashlib._Hash, name: str, content: bytes | memoryview) -> None:
+    digest.update(f"{name}|{len(content)}|".encode())
+    digest.update(content)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,253 @@
+"""From a path to a loaded model: `load`.
+
+    source -> checkpoint -> configuration, given or inferred -> strict fit -> model on its device
+
+Each step lives in a module of its own; this one joins them. `read` stops before a device is chosen: all that can be
+known of a source without running it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from model.backends.fusion import fuse
+from model.backends.reference import scan as reference
+from model.config import VimConfig
+from model.errors import ConfigError, ModelError, WeightsError
+from model.labels import Labels
+from model.loading.checkpoint import Checkpoint
+from model.loading.checkpoint import read as read_checkpoint
+from model.loading.fingerprint import BUFFERS, fingerprint
+from model.loading.fit import check_fit
+from model.loading.infer_config import Hints, Size, infer
+from model.loading.pos_embed import at_size, check_size
+from model.loading.source import Source, resolve
+from model.preprocessing.recipe import Mode, Preprocess
+from model.scan import ScanChoice, ScanFn, choose
+from model.vim import Rope, Vim
+
+log = logging.getLogger("vim.model")
+
+AnyConfig = VimConfig | Mapping[str, Any] | str | Path
+AnyLabels = Labels | Sequence[str] | str | Path
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A source read and checked: weights that fit the configuration, and all that goes with them."""
+
+    checkpoint: Checkpoint
+    config: VimConfig
+    config_from: str
+    assumptions: tuple[str, ...]
+    preprocess: Preprocess
+    labels: Labels
+    fingerprint: str
+
+
+def load(
+    source: str | Path,
+    *,
+    config: AnyConfig | None = None,
+    weights: str = "model",
+    labels: AnyLabels | None = None,
+    preprocess: str | Preprocess = "reference",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    scan: str = "auto",
+    image_size: int | Size | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Vim:
+    """Load a model for inference: eval mode, gradients off.
+
+    `source` is a directory (config.json, model.safetensors or one .pth, labels.json, preprocess.json), or one file: a
+    .safetensors, a state dict, or the reference's training checkpoint, of which `weights` picks "model" or
+    "model_ema"; or what is not on this disk: the name of a released model (`vim-tiny`) or `owner/name[@revision]
+    [:file]` on the Hugging Face hub, kept in `cache_dir`; `offline` never touches the network.
+    Without `config` or config.json the architecture is inferred from the tensors; what they do not show is assumed,
+    logged, and kept in `.assumptions`. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
+    trained one the position embedding is resampled.
+
+    Raises ModelError with a message for the person who chose the source.
+    """
+    place, kind = pick_device(device), pick_dtype(dtype)
+    choice = choose(scan, place)
+    contents = read(
+        source,
+        config=config,
+        weights=weights,
+        labels=labels,
+        preprocess=preprocess,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        offline=offline,
+    )
+    vim = _assemble(contents, choice).cast(kind).to(place)
+    fuse(vim)
+    log.info("loaded %s: fingerprint %s, %s on %s", contents.checkpoint.path, vim.fingerprint, kind, place)
+    return vim
+
+
+def read(
+    source: str | Path,
+    *,
+    config: AnyConfig | None = None,
+    weights: str = "model",
+    labels: AnyLabels | None = None,
+    preprocess: str | Preprocess = "reference",
+    image_size: int | Size | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Contents:
+    """Everything about a source that needs no device. Arguments and errors are those of `load`."""
+    parts = resolve(source, cache_dir, offline=offline)
+    checkpoint = read_checkpoint(parts.weights, weights)
+    size = _as_size(image_size)
+    trained, config_from, assumptions = _configuration(config, parts, checkpoint, size)
+    _check(checkpoint, trained)
+    architecture, tensors = at_size(trained, checkpoint.tensors, size or trained.image_size)
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
+    recipe = _recipe(preprocess, parts.preprocess, architecture)
+    return Contents(
+        checkpoint,
+        architecture,
+        config_from,
+        assumptions,
+        recipe,
+        Labels.resolve(parts.labels if labels is None else labels, architecture.num_classes),
+        fingerprint(architecture, recipe, checkpoint.tensors),
+    )
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """`auto` is CUDA when there is one. Raises ModelError for a device that this machine lacks."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; known: auto, cpu, cuda, cuda:N") from error
+    if place.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {device!r} is not supported; known: auto, cpu, cuda, cuda:N")
+    if place.type == "cuda":
+        _check_cuda(place)
+    return place
+
+
+def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """`auto` is float32. Raises ModelError for a type the model does not run in."""
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        return torch.float32
+    if name not in DTYPES:
+        raise ModelError(f"dtype {name!r} is not supported; known: auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _check_cuda(place: torch.device) -> None:
+    if not torch.cuda.is_available():
+        built = f"with CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+        raise ModelError(
+            f"device {str(place)!r} was asked for, but there is no CUDA device here "
+            f"(torch {torch.__version__}, built {built}); use 'auto' or 'cpu'"
+        )
+    if place.index is not None and place.index >= torch.cuda.device_count():
+        raise ModelError(f"device {str(place)!r} was asked for, but this machine has {torch.cuda.device_count()}")
+
+
+def _configuration(
+    given: AnyConfig | None, parts: Source, checkpoint: Checkpoint, image_size: Size | None
+) -> tuple[VimConfig, str, tuple[str, ...]]:
+    """Configuration, where it comes from, and what was assumed. What is written wins over what is inferred."""
+    if given is not None:
+        return _as_config(given), "given", ()
+    if parts.config is not None:
+        return VimConfig.read(parts.config), str(parts.config), ()
+    try:
+        hints = Hints.from_args(checkpoint.args, parts.released.known if parts.released else None)
+        config, assumptions = infer(checkpoint.tensors, hints, image_size)
+        if image_size is not None:
+            check_size(config, image_size)  # here it may have been taken for the trained size
+    except (WeightsError, ConfigError) as error:
+        raise type(error)(f"{checkpoint.path}: {error}") from error
+    for assumption in assumptions:
+        log.info("%s: assuming %s", checkpoint.path.name, assumption)
+    known = f", and what is known of {parts.released.name}" if parts.released else ""
+    return config, f"inferred from the tensors{known}", assumptions
+
+
+def _as_size(given: int | Size | None) -> Size | None:
+    if given is None:
+        return None
+    height, width = (given, given) if isinstance(given, int) else given
+    return height, width
+
+
+def _as_config(given: AnyConfig) -> VimConfig:
+    if isinstance(given, VimConfig):
+        return given
+    return VimConfig.from_dict(given) if isinstance(given, Mapping) else VimConfig.read(given)
+
+
+def _check(checkpoint: Checkpoint, config: VimConfig) -> None:
+    """Names, shapes, and that a RoPE table in the file is the one that the configuration means."""
+    expected = _skeleton(config, reference).state_dict()
+    # A table follows from the configuration: a file may do without.
+    given = {name: tensor for name, tensor in expected.items() if name in BUFFERS} | checkpoint.tensors
+    check_fit(checkpoint.path, config, expected, given)
+    for name, table in _tables(config).items():
+        if name in checkpoint.tensors and not torch.allclose(checkpoint.tensors[name], table, rtol=0, atol=1e-2):
+            raise WeightsError(
+                f"{checkpoint.path}: {name} is not the table of this configuration "
+                f"(rope_pretrained_grid {config.rope_pretrained_grid}, image_size {config.image_size})"
+            )
+
+
+def _recipe(given: str | Preprocess, file: Path | None, config: VimConfig) -> Preprocess:
+    """The file's overrides under the caller's mode; the size always follows the model."""
+    if isinstance(given, Preprocess):
+        if config.image_size != (given.size, given.size):
+            raise ConfigError(f"the preprocessing makes {given.size} px images, the model takes {config.image_size}")
+        return given
+    size = config.image_size[0]  # a model that is not square has no recipe of the reference's; the service refuses it
+    written = Preprocess.from_dict({"size": size} | ({} if file is None else _read_object(file)))
+    return dataclasses.replace(written, size=size, mode=cast(Mode, given))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object, found {type(values).__name__}")
+    return values
+
+
+def _skeleton(config: VimConfig, scan: ScanFn) -> Vim:
+    """The modules without memory for their parameters."""
+    with torch.device("meta"):
+        return Vim(config, scan)
+
+
+def _tables(config: VimConfig) -> dict[str, Tensor]:
+    return {f"rope.{name}": table for name, table in Rope(config).state_dict().items()} if config.rope else {}
+
+
+def _assemble(contents: Contents, choice: ScanChoice) -> Vim:
+    vim = _skeleton(contents.config, choice.fn)
+    vim.load_state_dict(contents.checkpoint.tensors | _tables(contents.config), strict=True, assign=True)
+    vim.preprocess, vim.labels = contents.preprocess, contents.labels
+    vim.fingerprint, vim.assumptions, vim.scan_choice = contents.fingerprint, contents.assumptions, choice
+    return vim.requires_grad_(False).eval()

@@ -1,0 +1,91 @@
+"""The same weights at another image size: the position embedding resampled over the grid of patches.
+
+RoPE tables are dropped here; they are computed anew from the configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import VimConfig
+from model.errors import ConfigError
+from model.loading.fingerprint import BUFFERS
+
+Size = tuple[int, int]
+
+
+def at_size(config: VimConfig, tensors: Mapping[str, Tensor], size: Size) -> tuple[VimConfig, dict[str, Tensor]]:
+    """Configuration and tensors for images of `size` (height, width); at the trained size exactly those given.
+
+    Raises ConfigError as `check_size`.
+    """
+    if size == config.image_size:
+        return config, dict(tensors)
+    check_size(config, size)
+    other = config.replace(image_size=size)
+    kept = {name: tensor for name, tensor in tensors.items() if name not in BUFFERS}
+    return other, kept | ({"pos_embed": resample(kept["pos_embed"], config, other)} if config.pos_embed else {})
+
+
+def resample(positions: Tensor, old: VimConfig, new: VimConfig) -> Tensor:
+    """(1, L, D) on the old grid -> (1, L', D) float32 on the new one, class tokens moved to their new slots.
+
+    Bicubic without antialiasing and with half-pixel centres, as the reference resamples its patches; but it takes slot
+    0 for the class token's, which is wrong for a middle token (vim/main.py, --finetune; quirk 21). Computed in float64,
+    so that machines with other instruction sets round to the same float32 and fingerprints agree.
+    """
+    if new.grid == old.grid:
+        return positions
+    grid = positions[:, _patch_slots(old)].reshape(1, *old.grid, -1).permute(0, 3, 1, 2)
+    resized = F.interpolate(grid.double(), size=new.grid, mode="bicubic", align_corners=False, antialias=False)
+    moved = torch.empty(1, new.seq_len, positions.shape[2])
+    moved[:, _patch_slots(new)] = resized.flatten(2).transpose(1, 2).float()
+    moved[:, list(new.class_slots)] = positions[:, list(old.class_slots)].float()
+    return moved
+
+
+def check_size(config: VimConfig, size: Size) -> None:
+    """Raise ConfigError, naming the nearest sizes that do, unless whole patches at the model's stride fill `size`."""
+    if _is_whole(config, size) and _reason(config, size) is None:
+        return
+    near = " or ".join(f"{height}x{width}" for height, width in _nearest(config, size))
+    raise ConfigError(
+        f"image_size {size[0]}x{size[1]} does not fit: "
+        + (_reason(config, size) or f"patches of {config.patch_size} px at stride {config.stride} leave a rest")
+        + (f"; the nearest sizes that fit: {near}" if near else "")
+    )
+
+
+def _patch_slots(config: VimConfig) -> list[int]:
+    return [slot for slot in range(config.seq_len) if slot not in config.class_slots]
+
+
+def _is_whole(config: VimConfig, size: Size) -> bool:
+    return all(side >= config.patch_size and (side - config.patch_size) % config.stride == 0 for side in size)
+
+
+def _reason(config: VimConfig, size: Size) -> str | None:
+    """Why the architecture itself refuses the size; RoPE wants a square with an even number of patches."""
+    try:
+        config.replace(image_size=size)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _nearest(config: VimConfig, size: Size) -> list[Size]:
+    below = (_steps(config, size, step) for step in (0, -1))
+    above = (_steps(config, size, step) for step in (1, 2))
+    found = [next((near for near in side if _reason(config, near) is None), None) for side in (below, above)]
+    return [near for near in dict.fromkeys(found) if near is not None]
+
+
+def _steps(config: VimConfig, size: Size, step: int) -> Size:
+    """Each side rounded down to whole patches, then `step` patches further."""
+    patch, stride = config.patch_size, config.stride
+    height, width = (max(patch, patch + ((side - patch) // stride + step) * stride) for side in size)
+    return height, width

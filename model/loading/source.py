@@ -1,0 +1,110 @@
+"""Where the parts of a model lie on disk: weights, configuration, labels, preprocessing; fetched there if need be.
+
+Opens none of them: `model.loading.checkpoint` reads the weights, `model.loading.load` the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from model.errors import WeightsError
+from model.labels import IMAGENET
+from model.loading.hub import Hub
+from model.loading.released import GRAMMAR, RELEASED, Reference, Released, parse, released
+
+SHIPPED = {"demo": Path(__file__).resolve().parents[2] / "models" / "demo"}
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHTS = "model.safetensors"
+PARTS = ("config", "labels", "preprocess")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Paths of a model's parts; None for a part that the source does not bring."""
+
+    weights: Path
+    config: Path | None = None
+    labels: Path | str | None = None  # a released model has ImageNet's, by name
+    preprocess: Path | None = None
+    released: Released | None = None
+
+
+def resolve(source: str | Path, cache_dir: str | Path | None = None, *, offline: bool = False) -> Source:
+    """Find the parts of `source`: a directory, one file of weights, a name, or `owner/name[@revision][:file]`.
+
+    Names are those of the released models (`vim-tiny`, ...) and of the shipped one (`demo`). A path that exists wins.
+    A lone file stands for itself: a config.json that happens to lie beside it is not picked up, since folders of
+    downloads mix models. Name the directory to use both. Raises WeightsError when there is nothing to load.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return _local(path)
+    if str(source) in SHIPPED:
+        return _local(SHIPPED[str(source)])
+    reference = parse(str(source))
+    # owner/name.pth is a mistyped path, not a repository to ask the network for.
+    if reference is None or (reference.file is None and path.suffix in (*SUFFIXES, ".json")):
+        raise WeightsError(_unknown(path))
+    return _fetched(reference, Hub(cache_dir, offline))
+
+
+def _unknown(path: Path) -> str:
+    near = difflib.get_close_matches(str(path), [*RELEASED, *SHIPPED], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return (
+        f"{path} does not exist{hint}; give a directory, a file ({', '.join(SUFFIXES)}), "
+        f"a name ({', '.join([*SHIPPED, *RELEASED])}), or a repository on the hub: {GRAMMAR}"
+    )
+
+
+def _local(path: Path) -> Source:
+    if path.is_dir():
+        files = {file.name for file in path.iterdir() if file.is_file()}
+        beside = {part: path / f"{part}.json" for part in PARTS if f"{part}.json" in files}
+        return _joined(path / _choose(files, str(path)), beside)
+    if not path.exists():
+        raise WeightsError(f"the shipped model {path} is not there")
+    if path.suffix == ".json":
+        raise WeightsError(f"{path} is JSON, not weights; name its directory {path.parent} to load the model there")
+    return Source(path)
+
+
+def _fetched(reference: Reference, hub: Hub) -> Source:
+    """As a lone file when one is named or the repository has no model.safetensors, else as a directory."""
+    if reference.file is not None:
+        return _fetched_file(reference, reference.file, hub)
+    files = hub.files(reference)
+    weights = _choose(files, f"{reference.repo} (revision {reference.revision})")
+    if weights != WEIGHTS:
+        return _fetched_file(reference, weights, hub)
+    beside = {part: hub.download(reference, f"{part}.json") for part in PARTS if f"{part}.json" in files}
+    return _joined(hub.download(reference, weights), beside)
+
+
+def _fetched_file(reference: Reference, file: str, hub: Hub) -> Source:
+    if PurePosixPath(file).suffix not in SUFFIXES:
+        raise WeightsError(f"{reference.repo}:{file} is not a file of weights ({', '.join(SUFFIXES)})")
+    known = released(reference.repo, file)
+    return Source(hub.download(reference, file), labels=IMAGENET if known else None, released=known)
+
+
+def _joined(weights: Path, beside: dict[str, Path]) -> Source:
+    config, labels, preprocess = (beside.get(part) for part in PARTS)
+    return Source(weights, config, labels, preprocess)
+
+
+def _choose(files: Iterable[str], where: str) -> str:
+    """The one file of weights at the top of a directory or repository."""
+    weights = sorted(file for file in files if "/" not in file and PurePosixPath(file).suffix in SUFFIXES)
+    if WEIGHTS in weights:
+        return WEIGHTS
+    # The same model is often kept in both formats; the safer one is taken.
+    candidates = [file for file in weights if file.endswith(".safetensors")] or weights
+    if not candidates:
+        raise WeightsError(f"{where} holds no weights: no {WEIGHTS} and no file {', '.join(SUFFIXES)}")
+    if len(candidates) > 1:
+        raise WeightsError(f"{where} holds several files of weights ({', '.join(candidates)}): name the one you mean")
+    return candidates[0]

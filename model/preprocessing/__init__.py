@@ -1,0 +1,1 @@
+"""Images to the pixels that a model expects."""

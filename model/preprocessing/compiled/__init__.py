@@ -1,0 +1,1 @@
+"""Preprocessing kernels compiled with numba; bit for bit equal to Pillow."""

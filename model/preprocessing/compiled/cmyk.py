@@ -1,0 +1,70 @@
+"""Four inks of a JPEG file -> RGB as Pillow makes it of them, compiled: to the same memory, three bytes for four.
+
+Such a file stores how much light each ink lets through, and Pillow multiplies that of cyan, magenta and yellow with
+that of black, rounded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from model.jit.compiler import compiled, fields
+from model.jit.simd import emitted
+from model.preprocessing.compiled.filter_weights import GROUP
+from model.preprocessing.compiled.simd_bytes import BLOCK, at, loaded, picked
+from model.preprocessing.resize import Pixels
+
+_BYTES, _WORDS = (ir.VectorType(ir.IntType(bits), BLOCK) for bits in (8, 16))
+_PIXELS = range(BLOCK // GROUP)
+_BLACK = [GROUP * pixel + GROUP - 1 for pixel in _PIXELS for _ in range(GROUP)]
+_COLOURS = [GROUP * pixel + colour for pixel in _PIXELS for colour in range(3)]
+
+_fields: Any = fields(2)
+
+
+class Inks:
+    """The compiled function. Making it takes the compiler or its kept code (see `model.jit.compiler`).
+
+    Raises RuntimeError.
+    """
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self._code = compiled(_kernel(), cache_dir)
+
+    def __call__(self, memory: Pixels) -> None:
+        """Contiguous bytes, whole blocks of 64; the first three quarters become RGB. Releases the GIL."""
+        if memory.size % BLOCK or not memory.flags.c_contiguous or not memory.flags.writeable:
+            raise ValueError(f"{memory.size} bytes are not whole blocks of {BLOCK} that can be written to")
+        table = (ctypes.c_int64 * 4)(0, 0, memory.ctypes.data, memory.size // BLOCK)  # lives as long as the call takes
+        self._code.ctypes(ctypes.addressof(table))
+
+
+@emitted
+def _to_rgb(typing_context: Any, to: Any, place: Any) -> Any:
+    """Of 16 pixels; writes a whole block, of which the last quarter means nothing."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        inks = loaded(builder, args[1], _BYTES)
+        wide, black = (builder.zext(some, _WORDS) for some in (inks, picked(builder, inks, _BLACK)))
+        half, eight = (ir.Constant(_WORDS, [value] * BLOCK) for value in (128, 8))
+        product = builder.add(builder.mul(wide, black), half)
+        rounded = builder.lshr(builder.add(product, builder.lshr(product, eight)), eight)  # product / 255
+        chosen = picked(builder, builder.trunc(rounded, _BYTES), _COLOURS + [0] * (BLOCK - len(_COLOURS)))
+        builder.store(chosen, at(builder, args[0], _BYTES), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+def _kernel() -> Any:
+    def convert(table: Any) -> None:
+        _, memory, blocks = _fields(table)
+        for block in range(blocks):
+            _to_rgb(memory + 48 * block, memory + 64 * block)
+
+    return convert

@@ -1,0 +1,215 @@
+"""From a decoded image to the model's pixels: the recipe as a frozen value that can be called. No torch, no decoding.
+
+`reference` mode treats colours as hustvl/Vim does, `friendly` mode as a person expects. Normalising with `mean` and
+`std` is left to whoever holds the tensors; the arithmetic of resizing is in `resize`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from model.config import reject_unknown
+from model.errors import ConfigError
+from model.preprocessing.resize import UPRIGHT, Axis, Box, Pixels, Turn, resize_window
+
+Mode = Literal["reference", "friendly"]
+UNTOUCHED = 32  # the reference neither resizes nor crops for input sizes up to this
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """The reference's evaluation transform (vim/datasets.py) up to ToTensor: PIL image to uint8 (size, size, 3).
+
+    `friendly` differs only where a person would object: EXIF orientation is applied, transparency lies on white and
+    16-bit values are scaled instead of clamped. Sizes up to 32 return the image in its own size.
+    """
+
+    size: int = 224
+    crop_ratio: float = 0.875
+    mode: Mode = "reference"
+    interpolation: Literal["bicubic"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _triple(name, getattr(self, name)))
+        if min(self.std) <= 0:
+            raise ConfigError(f"std must be positive, got {self.std}")
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """The image as the model sees it; a fresh, C-contiguous array."""
+        source = _Source(image, self.mode)
+        if self.resize is None:
+            return np.array(source.read((0, 0, *source.size)))
+        across, down = self.axes(source.size)
+        return self.padded(resize_window(source.read, across, down), across, down)
+
+    def padded(self, window: Pixels, across: Axis, down: Axis) -> Pixels:
+        """The window of a resized image, centred on black where the image is smaller than the crop; C-contiguous."""
+        if window.shape[:2] == (self.size, self.size) and window.flags.writeable and window.flags.c_contiguous:
+            return window
+        pixels = np.zeros((self.size, self.size, 3), np.uint8)
+        left, top = _padding(across, self.size), _padding(down, self.size)
+        pixels[top : top + down.wanted, left : left + across.wanted] = window
+        return pixels
+
+    def plain_turn(self, image: Image.Image) -> Turn | None:
+        """How RGB, grey or inks are turned before they are resized; None for images that take more, or no resize."""
+        if self.resize is None or image.mode not in ("RGB", "L", "CMYK"):
+            return None
+        return _TURNS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
+
+    @property
+    def resize(self) -> int | None:
+        """Length of the short side before the crop; None when images stay as they are."""
+        return None if self.size <= UNTOUCHED else int(self.size / self.crop_ratio)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON-ready values, with the derived `resize`."""
+        values = dataclasses.asdict(self)
+        return values | {"resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a `resize` that does not follow."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        reject_unknown(values, fields | {"resize"}, "preprocessing field")
+        recipe = cls(**{name: value for name, value in values.items() if name in fields})
+        if values.get("resize", recipe.resize) != recipe.resize:
+            raise ConfigError(
+                f"resize {values['resize']!r} contradicts size {recipe.size} and crop_ratio {recipe.crop_ratio}, "
+                f"which give {recipe.resize}"
+            )
+        return recipe
+
+    def axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+        """Across and down: how an image of (width, height) is resized, and which window of it is wanted.
+
+        Only for recipes that resize.
+        """
+        assert self.resize is not None
+        short = self.resize
+        long = int(short * max(size) / min(size))
+        width, height = (short, long) if size[0] <= size[1] else (long, short)
+        return _centered(size[0], width, self.size), _centered(size[1], height, self.size)
+
+
+def _check(recipe: Preprocess) -> None:
+    size, ratio = recipe.size, recipe.crop_ratio
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(f"size must be a positive integer, got {size!r}")
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < math.inf:
+        raise ConfigError(f"crop_ratio must be a positive number, got {ratio!r}")
+    if size / ratio < 1:
+        raise ConfigError(f"crop_ratio {ratio} of size {size} leaves no pixel to resize to")
+    if recipe.mode not in get_args(Mode):
+        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {recipe.mode!r}")
+    if recipe.interpolation != "bicubic":
+        raise ConfigError(f"interpolation must be bicubic, as in the reference, got {recipe.interpolation!r}")
+
+
+def _triple(name: str, values: Any) -> tuple[float, ...]:
+    numbers = values if isinstance(values, (tuple, list)) else ()
+    if len(numbers) != 3 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
+        raise ConfigError(f"{name} must be three numbers, one a channel, got {values!r}")
+    return tuple(float(value) for value in numbers)
+
+
+def _centered(source: int, target: int, crop: int) -> Axis:
+    """CenterCrop's window, rounded half to even as torchvision does, or all of a side shorter than the crop."""
+    if target <= crop:
+        return Axis(source, target, 0, target)
+    first = round((target - crop) / 2)
+    return Axis(source, target, first, first + crop)
+
+
+def _padding(axis: Axis, crop: int) -> int:
+    return (crop - axis.wanted) // 2  # torchvision's center_crop pads first, rounding down
+
+
+class _Source:
+    """An image seen upright and in RGB, one box at a time, so that no second full copy of it ever exists."""
+
+    def __init__(self, image: Image.Image, mode: Mode) -> None:
+        image.load()
+        friendly = mode == "friendly"
+        self._image = image
+        self._turn = _TURNS.get(_orientation(image)) if friendly else None
+        self._white = _white_level(image) if friendly else None
+        swapped = self._turn is not None and self._turn.swaps
+        self.size = (image.height, image.width) if swapped else image.size
+
+    def read(self, box: Box) -> Image.Image:
+        part = self._image.crop(self._turn.source_box(box, self._image.size) if self._turn else box)
+        rgb = self._rgb(part)
+        return rgb.transpose(self._turn.method) if self._turn and self._turn.method is not None else rgb
+
+    def _rgb(self, part: Image.Image) -> Image.Image:
+        if self._white is None:
+            return _plain_rgb(part)
+        if part.mode in _DEEP:
+            return _scaled(part, self._white)
+        return _on_white(part) if part.mode in _CLEAR and part.has_transparency_data else _plain_rgb(part)
+
+
+_TURNS = {
+    2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, from_right=True),
+    3: Turn(Image.Transpose.ROTATE_180, from_right=True, from_bottom=True),
+    4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, from_bottom=True),
+    5: Turn(Image.Transpose.TRANSPOSE, swaps=True),
+    6: Turn(Image.Transpose.ROTATE_270, swaps=True, from_bottom=True),
+    7: Turn(Image.Transpose.TRANSVERSE, swaps=True, from_right=True, from_bottom=True),
+    8: Turn(Image.Transpose.ROTATE_90, swaps=True, from_right=True),
+}
+_BROKEN_EXIF = (struct.error, SyntaxError, ValueError, TypeError, LookupError, OSError)  # raised by Pillow's parser
+_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+_CLEAR = {"1", "L", "P", "RGB", "LA", "La", "PA", "RGBA", "RGBa"}
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN_EXIF:
+        return 1  # damaged metadata is no reason to refuse a photograph that decodes
+    return value if isinstance(value, int) else 1
+
+
+def _white_level(image: Image.Image) -> float:
+    """The value that means white: 65535, or where the mode has no fixed range, the first usual one that suffices."""
+    if image.mode not in ("I", "F"):
+        return 65535.0
+    high = cast(tuple[float, float], image.getextrema())[1]
+    usual = (65535.0,) if image.mode == "I" else (1.0, 255.0, 65535.0)
+    return next((white for white in usual if high <= white), high if math.isfinite(high) else 65535.0)
+
+
+def _plain_rgb(part: Image.Image) -> Image.Image:
+    """Pillow's own conversion: alpha dropped, 16 bits clamped."""
+    part.info.pop("transparency", None)  # no effect on the pixels, but Pillow warns about some
+    return part if part.mode == "RGB" else part.convert("RGB")
+
+
+def _on_white(part: Image.Image) -> Image.Image:
+    clear = part.convert("RGBA")
+    paper = Image.new("RGB", part.size, "white")
+    paper.paste(clear, mask=clear)
+    return paper
+
+
+def _scaled(part: Image.Image, white: float) -> Image.Image:
+    values = np.asarray(part)
+    levels = np.rint(np.clip(np.nan_to_num(values * (255.0 / white)), 0, 255)).astype(np.uint8)
+    key = part.info.get("transparency")
+    if isinstance(key, int):
+        levels[values == key] = 255
+    return Image.fromarray(levels).convert("RGB")

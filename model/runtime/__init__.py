@@ -1,0 +1,1 @@
+"""A loaded model on a device: uint8 pixels in, float32 rows out."""

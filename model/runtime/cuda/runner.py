@@ -1,0 +1,283 @@
+"""A loaded model on a CUDA device: one graph for each batch size, two batches in flight.
+
+    slots ─► copy stream: page-locked pixels ─► lane ─► compute stream: input ─► graph ─► output ─► page-locked rows
+
+A batch runs in the graph of the next larger size; what stands in the rows beyond it changes nothing, because no image
+sees another. While one batch computes, the pixels of the next go into the other lane.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.runtime.cuda.accelerator import Accelerator, Array, Event, Graph, Stream
+from model.runtime.cuda.batches import runs_of, size_for, sizes_that_fit
+from model.runtime.cuda.precision import Precision, choose_precision, in_precision
+from model.runtime.runner import PARTS, Part, Rows, batch_sizes, is_out_of_memory, normalised
+from model.vim import Vim
+
+log = logging.getLogger("vim.model")
+
+MAX_BATCH = 128  # a GPU of today is full well before that, and everybody waits for the whole batch
+LANES = 2
+TIMED = 3  # runs of each size in the warm-up, of which the median counts
+
+
+@dataclass(slots=True)
+class Lane:
+    """The way of one batch through the device: its pixels there, and its rows here."""
+
+    staged: Tensor  # (max_batch, H, W, 3) uint8 on the device
+    gathered: Tensor | None  # the same in page-locked memory of the host, where the slots themselves are not
+    rows: Tensor  # (max_batch, columns) float32 in page-locked memory of the host
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A batch on its way."""
+
+    lane: Lane
+    images: int
+    parts: frozenset[Part]
+    done: Event
+
+
+class CudaRunner:
+    """See the module. `vim` is float32 on `accelerator`'s device, or in the dtype that was asked for."""
+
+    depth = LANES
+
+    def __init__(
+        self, vim: Vim, accelerator: Accelerator, *, max_batch: int | None = None, choose_dtype: bool = False
+    ) -> None:
+        self.vim = vim
+        self.max_batch = max_batch or MAX_BATCH
+        self.dtype_why = "asked for"
+        self.graphs = "not recorded yet"
+        self.page_lock = "no pixels attached yet"
+        self.handover_s = 0.0
+        self._choose_dtype = choose_dtype
+        self._accelerator = accelerator
+        self._copies, self._compute = accelerator.stream(), accelerator.stream()
+        self._sizes: list[int] = []
+        self._graphs: dict[int, Graph] = {}
+        self._lanes: list[Lane] = []
+        self._next = 0
+        self._direct = False
+        self._slots: Tensor
+        self._input: Tensor
+        self._output: Tensor
+        self._mean, self._std = (
+            torch.tensor(values, device=accelerator.device)[:, None, None]
+            for values in (vim.preprocess.mean, vim.preprocess.std)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._accelerator.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in."""
+        return self.vim.patch_embed.proj.weight.dtype
+
+    # --- start-up ---------------------------------------------------------------------------------------------
+
+    def verify_scan(self, name: str) -> None:
+        """Take a scan that agrees with the reference loop and, if wanted, the narrowest dtype that agrees with float32.
+
+        Raises ScanError.
+        """
+        if self._choose_dtype:
+            precision = choose_precision(self.vim, name)
+        else:
+            precision = Precision(in_precision(self.vim, name, self.dtype), self.dtype_why)
+        self.vim, self.dtype_why = precision.vim, precision.why
+        self._accelerator.settle()
+
+    def attach(self, slots: Array) -> None:
+        """The pixels of every batch to come: uint8 (slots, H, W, 3), shared with whoever writes them."""
+        self._slots = torch.from_numpy(slots)
+        reason = self._accelerator.page_lock(slots)
+        self.page_lock = "pixels are page-locked" if reason is None else f"pixels are gathered first: {reason}"
+        log.info("%s", self.page_lock)
+        self.max_batch = min(self.max_batch, len(slots))
+        self._direct = reason is None
+
+    def warm_up(self) -> Iterator[tuple[int, float]]:
+        """Find the largest batch, record a graph for every size, then run each: yields (size, seconds)."""
+        self._sizes = sizes_that_fit(batch_sizes(self.max_batch), self._peak_of, self._accelerator.free)
+        self._allocate(self._sizes[-1])
+        self._accelerator.settle()
+        self._record()
+        self.max_batch = self._sizes[-1]
+        self._lanes = [self._lane() for _ in range(LANES)]
+        for size in self._sizes:
+            yield size, self._time(size)
+        self.handover_s = self._time_copy(self.max_batch)
+
+    def _allocate(self, size: int) -> None:
+        """Input and output for batches of up to `size`; graphs that were recorded before keep the old ones."""
+        self._input = self._accelerator.device_buffer(size, *self._slots.shape[1:], dtype=torch.uint8)
+        self._output = self._accelerator.device_buffer(size, sum(self._widths()), dtype=torch.float32)
+
+    def _peak_of(self, size: int) -> int | None:
+        def once() -> None:
+            self._allocate(size)
+            self._accelerator.run(self._compute, lambda: self._forward(size))
+
+        try:
+            return self._accelerator.peak_of(once)
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            self._accelerator.settle()
+            return None
+
+    def _record(self) -> None:
+        """The largest first: the smaller ones then fit into its memory."""
+        for size in self._sizes[::-1]:
+            try:
+                self._graphs[size] = self._capture(size)
+            except Exception as error:
+                self._accelerator.settle()
+                if size > 1 and not self._graphs and is_out_of_memory(error):
+                    log.warning("the graph of a batch of %d does not fit into memory", size)
+                    self._sizes.remove(size)
+                    continue
+                self._graphs.clear()
+                self.graphs = f"none, each kernel is started by itself: {error}"
+                log.warning("CUDA graphs: %s", self.graphs)
+                return
+        self.graphs = f"batches of {', '.join(map(str, self._sizes))}"
+
+    def _capture(self, size: int) -> Graph:
+        return self._accelerator.capture(self._compute, lambda: self._forward(size))
+
+    def _time(self, size: int) -> float:
+        slots = [slot % len(self._slots) for slot in range(size)]
+        seconds = []
+        for _ in range(TIMED):
+            start = time.perf_counter()
+            self.collect(self.submit(slots, self._all_parts()))
+            seconds.append(time.perf_counter() - start)
+        return sorted(seconds)[TIMED // 2]
+
+    def _time_copy(self, size: int) -> float:
+        start = time.perf_counter()
+        self._accelerator.synchronize(self._stage(self._lanes[0], list(range(min(size, len(self._slots))))))
+        return time.perf_counter() - start
+
+    # --- batches ----------------------------------------------------------------------------------------------
+
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Flight:
+        """Put a batch of attached slots on the device, n <= max_batch; they must not change before `collect`.
+
+        At most `depth` batches may be out, and they are collected in order.
+        """
+        lane = self._lanes[self._next]
+        if lane.busy:
+            raise RuntimeError(f"more than {self.depth} batches in flight")
+        self._next = (self._next + 1) % len(self._lanes)
+        images = len(slots)
+        self._accelerator.wait(self._compute, self._stage(lane, slots))
+        self._accelerator.copy(self._compute, self._input[:images], lane.staged[:images])
+        self._compute_batch(size_for(images, self._sizes))
+        self._accelerator.copy(self._compute, lane.rows[:images], self._output[:images])
+        lane.busy = True
+        return Flight(lane, images, frozenset(parts), self._accelerator.record(self._compute))
+
+    def collect(self, flight: Flight) -> Rows:
+        """Wait for a batch and take its rows; raises what went wrong on the device."""
+        try:
+            self._accelerator.synchronize(flight.done)
+        finally:
+            flight.lane.busy = False
+        packed = flight.lane.rows[: flight.images].numpy().copy()
+        return _unpacked(packed, self._widths(), flight.parts)
+
+    def compute_again(self, images: int) -> None:
+        """Run what is in the input once more, on `compute_stream`: for measuring."""
+        self._compute_batch(size_for(images, self._sizes))
+
+    @property
+    def compute_stream(self) -> Stream:
+        """Where batches compute, one after the other."""
+        return self._compute
+
+    def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
+        """Bytes of the device's own memory."""
+        return self._accelerator.memory()
+
+    def recover(self) -> None:
+        """After a failed batch. Raises when the device is beyond use (a sticky CUDA error)."""
+        self._accelerator.settle()
+
+    def describe(self) -> dict[str, str]:
+        """For `/info`: why this dtype, which graphs, and how pixels get to the device."""
+        return {"dtype": self.dtype_why, "graphs": self.graphs, "pixels": self.page_lock}
+
+    def _stage(self, lane: Lane, slots: Sequence[int]) -> Event:
+        """Pixels to the device; neighbouring slots travel in one copy."""
+        source, pieces = self._slots, runs_of(slots)
+        if lane.gathered is not None:
+            torch.index_select(self._slots, 0, torch.tensor(slots), out=lane.gathered[: len(slots)])
+            source, pieces = lane.gathered, [(0, 0, len(slots))]
+        for first, slot, count in pieces:
+            self._accelerator.copy(self._copies, lane.staged[first : first + count], source[slot : slot + count])
+        return self._accelerator.record(self._copies)
+
+    def _compute_batch(self, size: int) -> None:
+        if size in self._graphs:
+            self._accelerator.replay(self._compute, self._graphs[size])
+        else:
+            self._accelerator.run(self._compute, lambda: self._forward(size))
+
+    @torch.inference_mode()
+    def _forward(self, size: int) -> None:
+        """The first `size` rows of the input -> those of the output: every part, and whether each is finite."""
+        images = normalised(self._input[:size], self._mean, self._std).to(self.dtype)
+        tokens = self.vim.forward_tokens(images)
+        features = self.vim.pool(tokens)
+        parts = [features, self.vim.mean_of_patches(tokens)]
+        if self.vim.config.num_classes:
+            parts.insert(0, self.vim.forward_head(features).float().softmax(-1))
+        wide = [part.float() for part in parts]
+        finite = [part.isfinite().all(dim=1, keepdim=True).float() for part in wide]
+        self._output[:size].copy_(torch.cat([*wide, *finite], dim=1))
+
+    def _widths(self) -> tuple[int, ...]:
+        """Columns of a row of the output: scores, cls, mean, then a flag for each of these that there is."""
+        config = self.vim.config
+        widths = [config.num_classes, config.embed_dim, config.embed_dim]
+        return (*widths, sum(width > 0 for width in widths))
+
+    def _all_parts(self) -> list[Part]:
+        return [part for part, width in zip(PARTS, self._widths(), strict=False) if width]
+
+    def _lane(self) -> Lane:
+        shape = (self.max_batch, *self._slots.shape[1:])
+        return Lane(
+            staged=self._accelerator.device_buffer(*shape, dtype=torch.uint8),
+            gathered=None if self._direct else self._accelerator.host_buffer(*shape, dtype=torch.uint8),
+            rows=self._accelerator.host_buffer(self.max_batch, sum(self._widths()), dtype=torch.float32),
+        )
+
+
+def _unpacked(packed: Array, widths: tuple[int, ...], wanted: frozenset[Part]) -> Rows:
+    """Rows (n, columns) as `_forward` packs them -> the parts that are wanted."""
+    columns = dict(zip(PARTS, np.split(packed, np.cumsum(widths)[:-1], axis=1), strict=False))
+    flags = iter(packed[:, len(packed.T) - widths[-1] :].T > 0)
+    finite = {name: next(flags) for name, part in columns.items() if part.shape[1]}
+    parts = {name: part if name in wanted else None for name, part in columns.items()}
+    return Rows(**parts, finite=np.logical_and.reduce([finite[name] for name in wanted]))

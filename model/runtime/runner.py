@@ -1,0 +1,206 @@
+"""A loaded model on its device: uint8 pixels in, float32 rows out. Batch sizes and warm-up live here.
+
+Knows nothing of requests or queues; `service.devices.worker` drives it. `Runner` runs any device one batch after the
+other; the service has `model.runtime.cuda.runner` for a GPU, behind the same protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.backends.cpu.patch_embed import PixelEmbed
+from model.backends.fusion import fuse_verified
+from model.backends.selftest import choose_verified
+from model.vim import Vim
+
+log = logging.getLogger("vim.model")
+
+Array = np.ndarray
+Part = Literal["scores", "cls", "mean"]
+PARTS: tuple[Part, ...] = ("scores", "cls", "mean")
+
+CPU_MAX_BATCH = 8  # more gains no throughput on a CPU and delays everybody in the batch
+CUDA_MAX_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one forward pass says about n images, float32. What was not asked for is None."""
+
+    scores: Array | None  # (n, classes), softmax
+    cls: Array | None  # (n, D), what the head sees
+    mean: Array | None  # (n, D), mean of the patch tokens after the final norm
+    finite: Array  # (n,) bool: False where a value is NaN or infinite
+
+
+class BatchRunner(Protocol):
+    """What the service drives: `verify_scan`, `attach`, `warm_up`, then batches by the numbers of their slots."""
+
+    vim: Vim
+    max_batch: int
+    handover_s: float  # how long before a batch ends the next one should come, so that the device never waits
+
+    @property
+    def depth(self) -> int:
+        """How many batches may be out at once."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are in, once the scan is verified."""
+
+    def verify_scan(self, name: str) -> None:
+        """Run on a scan that agrees with the reference loop. Raises ScanError."""
+
+    def attach(self, slots: Array) -> None:
+        """The pixels of every batch to come: uint8 (slots, H, W, 3), shared with whoever writes them."""
+
+    def warm_up(self) -> Iterator[tuple[int, float]]:
+        """Run every batch size, yielding (size, seconds); memory may lower `max_batch`."""
+
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Any:
+        """Begin a batch of attached slots, which must not change before `collect`; returns what that takes."""
+
+    def collect(self, flight: Any) -> Rows:
+        """The rows of a batch, when they are there; batches are collected in order, from any one thread."""
+
+    def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
+        """Bytes of the device's own memory; empty where it has none."""
+
+    def recover(self) -> None:
+        """After a failed batch. Raises when the device is beyond use."""
+
+    def describe(self) -> dict[str, str]:
+        """For `/info`: how the model runs, and why so."""
+
+
+class Runner:
+    """Runs batches of up to `max_batch` images of `size` x `size` pixels."""
+
+    depth = 1
+    handover_s = 0.0
+
+    def __init__(self, vim: Vim, *, max_batch: int | None = None) -> None:
+        self.vim = vim
+        parameter = next(vim.parameters())
+        self.device = parameter.device
+        self.dtype = vim.patch_embed.proj.weight.dtype
+        self.max_batch = max_batch or (CPU_MAX_BATCH if self.device.type == "cpu" else CUDA_MAX_BATCH)
+        self._embed = PixelEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
+        self._mean = torch.tensor(vim.preprocess.mean, device=self.device)[:, None, None]
+        self._std = torch.tensor(vim.preprocess.std, device=self.device)[:, None, None]
+
+    def verify_scan(self, name: str) -> None:
+        """Replace the model's scan by one that agrees with the reference loop. Raises ScanError."""
+        self.vim.use_scan(choose_verified(name, self.vim.config, self.device, self.dtype))
+        fuse_verified(self.vim)
+
+    def attach(self, slots: Array) -> None:
+        """The pixels that `submit` takes: uint8 (slots, H, W, 3)."""
+        self._slots = slots
+
+    def warm_up(self) -> Iterator[tuple[int, float]]:
+        """Run every batch size once, yielding (size, seconds); the first that does not fit lowers `max_batch`."""
+        for size in batch_sizes(self.max_batch):
+            start = time.perf_counter()
+            try:
+                self._warm_up(size)
+            except Exception as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self.max_batch = size // 2
+                log.warning("a batch of %d does not fit into memory; batches of at most %d", size, self.max_batch)
+                self.recover()
+                return
+            yield size, time.perf_counter() - start
+
+    def _warm_up(self, size: int) -> None:
+        height, width = self.vim.config.image_size
+        self.run(np.zeros((size, height, width, 3), np.uint8), scores=True, cls=True, mean=True)
+
+    @torch.inference_mode()
+    def run(self, pixels: Array, *, scores: bool, cls: bool, mean: bool) -> Rows:
+        """One forward pass over uint8 pixels (n, H, W, 3), n <= max_batch."""
+        tokens = self._tokens(pixels)
+        features = self.vim.pool(tokens)
+        parts = {
+            "scores": self.vim.forward_head(features).float().softmax(-1) if scores else None,
+            "cls": features if cls else None,
+            "mean": self.vim.mean_of_patches(tokens) if mean else None,
+        }
+        rows = {name: None if part is None else part.float().cpu().numpy() for name, part in parts.items()}
+        return Rows(**rows, finite=_finite(rows.values()))
+
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Rows:
+        """Run a batch of attached slots to its end."""
+        scores, cls, mean = (part in parts for part in PARTS)
+        return self.run(self._slots[list(slots)], scores=scores, cls=cls, mean=mean)
+
+    def collect(self, flight: Rows) -> Rows:
+        """What `submit` returned."""
+        return flight
+
+    def describe(self) -> dict[str, str]:
+        """Nothing was chosen here."""
+        return {}
+
+    def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
+        """Bytes of the device's own memory; empty on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        return {
+            "allocated": torch.cuda.memory_allocated(self.device),
+            "reserved": torch.cuda.memory_reserved(self.device),
+            "total": torch.cuda.get_device_properties(self.device).total_memory,
+        }
+
+    def recover(self) -> None:
+        """After a failed batch: free cached memory. Raises when the device is beyond use (a sticky CUDA error)."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
+    def _tokens(self, pixels: Array) -> Tensor:
+        if self._embed is None:
+            return self.vim.forward_tokens(self._normalised(pixels))
+        return self.vim.forward_patches(self._embed(torch.from_numpy(pixels)))
+
+    def _normalised(self, pixels: Array) -> Tensor:
+        return normalised(torch.from_numpy(pixels).to(self.device), self._mean, self._std).to(self.dtype)
+
+
+def batch_sizes(largest: int) -> list[int]:
+    """The sizes that are warmed up: powers of two, and the largest batch."""
+    powers = [1 << n for n in range(largest.bit_length()) if 1 << n < largest]
+    return [*powers, largest]
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) as the reference's ToTensor and Normalize give it."""
+    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Did the device, or the host, run out of memory? torch's CPU allocator says so in words only.
+
+    A graph that is being recorded may raise something else on the way out.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        return True
+    return isinstance(error.__context__, Exception) and is_out_of_memory(error.__context__)
+
+
+def _finite(parts: Iterable[Array | None]) -> Array:
+    finite: Array = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts if part is not None])
+    return finite

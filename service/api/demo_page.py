@@ -1,0 +1,89 @@
+"""The demo page for browsers, its files, and the sample pictures; other clients get an index in JSON from `/`."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, Response
+
+from service import __version__
+from service.api.compat_schemas import FILE
+from service.api.responses import JsonResponse
+from service.api.schemas import problems
+from service.engine.engine import Engine
+from service.errors import NotFound
+
+PAGE = Path(__file__).resolve().parent / "page"
+SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
+
+router = APIRouter(tags=["page"])
+
+_FILES: dict[str, Any] = {
+    "response_class": Response,
+    "responses": problems(404) | {200: {"content": {"*/*": {"schema": FILE}}, "description": "The file."}},
+}
+
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+_INDEX = {
+    "service": "Vision Mamba server",
+    "classify": "/v1/classify",
+    "embed": "/v1/embed",
+    "info": "/info",
+    "ready": "/readyz",
+    "metrics": "/metrics",
+    "openapi": "/openapi.json",
+}
+
+
+@router.get(
+    "/", response_model=dict[str, str], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+)
+async def index(request: Request) -> Response:
+    """For a browser the demo page (`VIM_PAGE`), for others where things are, as JSON."""
+    engine: Engine = request.app.state.engine
+    if engine.settings.page and "text/html" in request.headers.get("accept", ""):
+        return _file(PAGE, "index.html", {"Content-Security-Policy": _POLICY, "Vary": "Accept"})
+    return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
+
+
+@router.get("/page/{name}", **_FILES)
+async def page_file(request: Request, name: str) -> Response:
+    """The demo page's script, styles and icon."""
+    _check_on(request)
+    return _file(PAGE, name)
+
+
+@router.get("/samples", responses=problems(404))
+async def samples(request: Request) -> list[dict[str, Any]]:
+    """The shipped sample pictures: file, expected label, source and licence."""
+    _check_on(request)
+    manifest = SAMPLES / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else []
+
+
+@router.get("/samples/{name}", **_FILES)
+async def sample(request: Request, name: str) -> Response:
+    """One of the sample pictures."""
+    _check_on(request)
+    return _file(SAMPLES, name)
+
+
+_VARY = {"Vary": "Accept"}
+
+
+def _check_on(request: Request) -> None:
+    if not request.app.state.engine.settings.page:
+        raise NotFound("the demo page is switched off (VIM_PAGE)")
+
+
+def _file(folder: Path, name: str, headers: dict[str, str] | None = None) -> Response:
+    """A file directly in `folder`. Raises NotFound; a name cannot lead out of it, because it is looked up."""
+    found = {path.name: path for path in folder.glob("*.*")}.get(name)
+    if found is None:
+        raise NotFound(f"no such file: {name[:100]}")
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return FileResponse(found, media_type=media_type, headers={"Cache-Control": "no-cache"} | (headers or {}))

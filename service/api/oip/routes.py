@@ -1,0 +1,299 @@
+"""Open Inference Protocol v2 (KServe, Triton): health, metadata, config, statistics and infer under /v2.
+
+One model goes by two names, because an input has one type here: NAME takes encoded images (BYTES), NAME-tensor takes
+pixels (UINT8 NHWC of any size, preprocessed like a decoded image). What the tensors look like is in
+`service.api.oip.tensors`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api import dependencies, health
+from service.api.compat_schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
+from service.api.oip import tensors
+from service.api.oip.statistics import Statistics
+from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor
+from service.api.request.image_fields import Item, whole
+from service.api.responses import OCTETS, JsonResponse, normalised, rows
+from service.api.schemas import INFERENCE, Responses, problems
+from service.engine.engine import Answer
+from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
+from service.jobs import Task
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+HEADER = "Inference-Header-Content-Length"
+VERSION = "1"
+HIGHEST = 1  # of a request's priority; larger numbers are less urgent, 0 is the default
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+_MODEL = "/models/{model}"
+_VERSIONED = "/models/{model}/versions/{version}"
+_TENSOR = "-tensor"
+_UNKNOWN, _UNREADY = problems(404), problems(404, 503)
+_INFER = body_of({"application/json": OIP_BODY, OCTETS: FILE})
+_BINARY: Responses = {
+    200: {"content": {OCTETS: {"schema": FILE}}, "description": f"With `{HEADER}`: JSON, then raw tensors."}
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One of the two names, and its input."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # the batch's first
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The input as the metadata show it."""
+        return {"name": "image", "datatype": self.datatype, "shape": self.shape}
+
+
+@router.get("")
+@router.get("/", include_in_schema=False)
+async def server_metadata() -> dict[str, Any]:
+    """Name, version and the extensions of the protocol that work here."""
+    return {"name": "vim-server", "version": __version__, "extensions": EXTENSIONS}
+
+
+@router.get("/health/live", responses=problems(503))
+async def live(request: Request) -> dict[str, bool]:
+    """As `/livez`, in the protocol's words."""
+    await health.livez(request)
+    return {"live": True}
+
+
+@router.get("/health/ready", responses=problems(503))
+async def ready(request: Request) -> dict[str, bool]:
+    """As `/readyz`, in the protocol's words."""
+    await health.readyz(request)
+    return {"ready": True, "live": True}
+
+
+@router.get("/models/stats")
+async def all_statistics(request: Request) -> dict[str, Any]:
+    """What both names were asked by this protocol since the start: counts, and nanoseconds by stage."""
+    return {"model_stats": [_statistics(request, one.name).as_dict(one.name, VERSION) for one in _names(request)]}
+
+
+@router.get(_MODEL, response_model=OipMetadata, responses=_UNREADY)
+@router.get(_VERSIONED, include_in_schema=False)
+async def model_metadata(request: Request, model: str) -> Response:
+    """Inputs and outputs of NAME (encoded images) or NAME-tensor (pixels)."""
+    served = _served(request, model)
+    return JsonResponse(
+        {
+            "name": served.name,
+            "versions": [VERSION],
+            "platform": "vim_server",
+            "inputs": [served.metadata],
+            "outputs": _outputs(request),
+        }
+    )
+
+
+@router.get(_MODEL + "/ready", responses=_UNREADY)
+@router.get(_VERSIONED + "/ready", include_in_schema=False)
+async def model_ready(request: Request, model: str) -> dict[str, Any]:
+    """As `/readyz`, for one of the two names."""
+    served = _served(request, model)
+    await health.readyz(request)
+    return {"name": served.name, "ready": True}
+
+
+@router.get(_MODEL + "/config", response_model=dict[str, Any], responses=_UNREADY)
+@router.get(_VERSIONED + "/config", include_in_schema=False)
+async def model_config(request: Request, model: str) -> Response:
+    """What Triton's clients and perf_analyzer ask for before they begin."""
+    served = _served(request, model)
+    settings = dependencies.engine_of(request).settings
+    fingerprint = dependencies.model_of(request)["fingerprint"]
+    return JsonResponse(
+        {
+            "name": served.name,
+            "platform": "vim_server",
+            "backend": "vim_server",
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": min(settings.max_images, settings.queue_images),
+            "input": [_configured(served.metadata)],
+            "output": [_configured(one) for one in _outputs(request)],
+            "dynamic_batching": {},
+            "parameters": {"fingerprint": {"string_value": fingerprint}},
+        }
+    )
+
+
+@router.get(_MODEL + "/stats", responses=_UNKNOWN)
+@router.get(_VERSIONED + "/stats", include_in_schema=False)
+async def statistics(request: Request, model: str) -> dict[str, Any]:
+    """The same for one of the two names."""
+    served = _served(request, model)
+    return {"model_stats": [_statistics(request, served.name).as_dict(served.name, VERSION)]}
+
+
+@router.post(
+    _MODEL + "/infer", response_model=OipAnswer, responses=problems(*INFERENCE) | _BINARY, openapi_extra=_INFER
+)
+@router.post(_VERSIONED + "/infer", response_class=Response, include_in_schema=False)
+async def infer(request: Request, model: str) -> Response:
+    """Scores, embedding and label of each image; tensors as JSON or as raw bytes."""
+    served = _served(request, model)
+    counts = _statistics(request, served.name)
+    try:
+        return await _infer(request, served, counts)
+    except ServiceError:
+        counts.failed(time.monotonic() - request.state.started)
+        raise
+
+
+async def _infer(request: Request, served: Served, counts: Statistics) -> Response:
+    engine = dependencies.engine_of(request)
+    engine.check(Task("embed"))
+    body = await dependencies.read_body(request)
+    limit = engine.settings.max_images
+    header, images = await dependencies.in_thread(request, _parse, body, _json_size(request), served, limit)
+    wanted = header.outputs or [OutputHeader(name=one["name"]) for one in _outputs(request)]
+    task = _task(wanted, [one["name"] for one in _outputs(request)])
+    request.state.op = task.op
+    if header.parameters.priority > HIGHEST:
+        request.state.request_class = "bulk"
+    answer = await dependencies.infer(request, images, task, header.parameters.timeout / 1e6 or None)
+    start = time.monotonic()
+    with engine.metrics.timed("postprocess"):
+        response = _render(request, served, header, _tensors_of(request, answer, task, header, wanted))
+    counts.succeeded(answer, time.monotonic() - request.state.started, time.monotonic() - start)
+    return response
+
+
+def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) -> tuple[RequestHeader, Sequence[Item]]:
+    header, given = tensors.parse(body, json_size, "image")
+    if [one.name for one in given] != ["image"]:
+        names = ", ".join(repr(one.name[:100]) for one in given)
+        raise MalformedBody(f"{served.name} takes one input, 'image'; the request has {names or 'none'}")
+    regions = [one.parameters.shared_memory_region for one in header.inputs]
+    if any(regions) or any(one.parameters.shared_memory_region for one in header.outputs):
+        raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
+    _check_type(given[0], served)
+    return header, whole(tensors.images_of(given[0], max_images))
+
+
+def _check_type(tensor: Tensor, served: Served) -> None:
+    if tensor.datatype != served.datatype:
+        name = served.name.removesuffix(_TENSOR) if served.datatype == "UINT8" else served.name
+        raise UnsupportedInput(
+            f"{served.name} takes {served.datatype}, not {tensor.datatype[:20]}: send encoded images as BYTES to "
+            f"{name}, or pixels of any size as UINT8 [N, height, width, 3] to {name}{_TENSOR}; "
+            "either is preprocessed here"
+        )
+
+
+def _task(wanted: Sequence[OutputHeader], known: Sequence[str]) -> Task:
+    names = {one.name for one in wanted}
+    if unknown := sorted(names - set(known)):
+        raise MalformedBody(f"no output {unknown[0][:100]!r}; there are {', '.join(known)}")
+    if any(one.parameters.classification and one.name != "scores" for one in wanted):
+        raise UnsupportedInput("classification is for the output scores")
+    return Task("embed") if names == {"embedding"} else Task("classify", embedding_too="embedding" in names)
+
+
+def _tensors_of(
+    request: Request, answer: Answer, task: Task, header: RequestHeader, wanted: Sequence[OutputHeader]
+) -> list[Output]:
+    values = np.stack(rows(answer))
+    classes = dependencies.model_of(request)["classes"] if task.op == "classify" else 0
+    labels = dependencies.engine_of(request).loaded.labels
+    scores, embeddings = values[:, :classes], values[:, classes:]
+    return [_tensor(one, scores, embeddings, labels, header.is_binary(one)) for one in wanted]
+
+
+def _tensor(
+    wanted: OutputHeader, scores: np.ndarray, embeddings: np.ndarray, labels: Sequence[str], binary: bool
+) -> Output:
+    name = wanted.name
+    if name == "embedding":
+        values = np.stack([normalised(row) for row in embeddings])
+        return Output(name, values.shape, values, binary)
+    if name == "labels":
+        return Output(name, (len(scores), 1), [labels[best] for best in scores.argmax(axis=1)], binary)
+    if k := min(wanted.parameters.classification, scores.shape[1]):
+        return Output(name, (len(scores), k), _classified(scores, k, labels), binary)
+    return Output(name, scores.shape, scores, binary)
+
+
+def _classified(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[str]:
+    """The classification extension: `value:index:label` of the k best, best first."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(scores, best, strict=True) for i in order]
+
+
+def _render(request: Request, served: Served, header: RequestHeader, outputs: Sequence[Output]) -> Response:
+    head: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
+    if header.id is not None:
+        head["id"] = header.id
+    head["parameters"] = {"fingerprint": dependencies.model_of(request)["fingerprint"]}
+    content, raw = tensors.encode(head, outputs)
+    response = JsonResponse(content)
+    if not any(one.binary for one in outputs):
+        return response
+    return Response(bytes(response.body) + raw, media_type=OCTETS, headers={HEADER: str(len(response.body))})
+
+
+def _json_size(request: Request) -> int | None:
+    given = request.headers.get(HEADER)
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 12:
+        raise MalformedBody(f"{HEADER} must be a whole number of bytes; got {given[:40]!r}")
+    return int(given)
+
+
+def _names(request: Request) -> tuple[Served, Served]:
+    encoded, pixels = both(dependencies.engine_of(request).settings.served_name)
+    return Served(encoded, "BYTES", (-1, 1)), Served(pixels, "UINT8", (-1, -1, -1, 3))
+
+
+def both(name: str) -> tuple[str, str]:
+    """The names of a model: for encoded images, and for pixels."""
+    return name, name + _TENSOR
+
+
+def _served(request: Request, model: str) -> Served:
+    version = request.path_params.get("version", VERSION)
+    names = _names(request)
+    found = next((one for one in names if one.name == model), None)
+    if found is None:
+        known = " and ".join(one.name for one in names)
+        raise UnknownModel(f"Request for unknown model: '{model[:100]}' is not found; there are {known}")
+    if version != VERSION:
+        raise UnknownModel(f"Request for unknown model: '{model}' version '{version[:20]}' is not found; there is 1")
+    return found
+
+
+def _outputs(request: Request) -> list[dict[str, Any]]:
+    """What the model can say; without a head only the embedding. Raises NotReady before it is loaded."""
+    model = dependencies.model_of(request)
+    scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model["classes"])}
+    embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model["embedding_dim"])}
+    labels = {"name": "labels", "datatype": "BYTES", "shape": (-1, 1)}
+    return [scores, embedding, labels] if model["classes"] else [embedding]
+
+
+def _configured(one: dict[str, Any]) -> dict[str, Any]:
+    """Metadata -> config: Triton's names of types, and no batch dimension."""
+    kind = {"BYTES": "STRING"}.get(one["datatype"], one["datatype"])
+    return {"name": one["name"], "data_type": f"TYPE_{kind}", "dims": one["shape"][1:]}
+
+
+def _statistics(request: Request, name: str) -> Statistics:
+    every: dict[str, Statistics] = request.app.state.statistics
+    return every[name]

@@ -1,0 +1,93 @@
+"""What the Open Inference Protocol's `statistics` extension tells of one model since the start, in nanoseconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from service.engine.engine import Answer
+from service.jobs import Result
+from service.telemetry.shared_counters import Tally
+
+_STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+_KINDS = ("success", "fail", *_STAGES, "cache_hit", "cache_miss")
+
+
+NAMES = 2  # of one model
+
+
+def numbers(largest_batch: int) -> int:
+    """How many numbers the statistics of all names are."""
+    return NAMES * _numbers(largest_batch)
+
+
+def counted(names: Sequence[str], tally: Tally, largest_batch: int) -> dict[str, Statistics]:
+    """The statistics of each name, in a tally of so many `numbers`."""
+    assert len(names) == NAMES
+    each = _numbers(largest_batch)
+    return {name: Statistics(tally.part(n * each, each), largest_batch) for n, name in enumerate(names)}
+
+
+def _numbers(largest_batch: int) -> int:
+    return 2 * len(_KINDS) + 1 + 2 * (largest_batch + 1)
+
+
+class Statistics:
+    """Counts the requests that came to one model by this protocol."""
+
+    def __init__(self, tally: Tally, largest_batch: int) -> None:
+        kinds, sizes = len(_KINDS), largest_batch + 1
+        self._count = tally.part(0, kinds)
+        self._ns = tally.part(kinds, kinds)
+        self._last_ms = tally.part(2 * kinds, 1)
+        self._images_in = tally.part(2 * kinds + 1, sizes)  # images that ran in batches of this size
+        self._infer_ns_in = tally.part(2 * kinds + 1 + sizes, sizes)
+
+    def succeeded(self, answer: Answer, request_s: float, render_s: float) -> None:
+        """A request was answered; of its images the slowest counts, stage by stage."""
+        times = answer.timings
+        self._add("success", request_s)
+        for stage, seconds in zip(
+            _STAGES, (times.queue_s, times.decode_s + times.preprocess_s, times.infer_s, render_s), strict=True
+        ):
+            self._add(stage, seconds)
+        self._ran([one for one in answer.outcomes if isinstance(one, Result)])
+        self._last_ms.put(0, time.time_ns() // 1_000_000)
+
+    def failed(self, request_s: float) -> None:
+        """A request was refused, or failed."""
+        self._add("fail", request_s)
+
+    def as_dict(self, name: str, version: str) -> dict[str, Any]:
+        """One entry of `model_stats`. A forward pass shared with others counts by this model's part of it."""
+        counts, ns, images_in = self._count.totals(), self._ns.totals(), self._images_in.totals()
+        executions = {size: images / size for size, images in enumerate(images_in) if images}
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": self._last_ms.highest(0),
+            "inference_count": sum(images_in),
+            "execution_count": round(sum(executions.values())),
+            "inference_stats": {
+                kind: {"count": count, "ns": spent} for kind, count, spent in zip(_KINDS, counts, ns, strict=True)
+            },
+            "batch_stats": [self._batch(size, round(count)) for size, count in executions.items()],
+        }
+
+    def _add(self, kind: str, seconds: float) -> None:
+        self._count.add(_KINDS.index(kind), 1)
+        self._ns.add(_KINDS.index(kind), _ns(seconds))
+
+    def _ran(self, results: Sequence[Result]) -> None:
+        for one in results:
+            self._images_in.add(one.batch_size, 1)
+            self._infer_ns_in.add(one.batch_size, _ns(one.infer_s / one.batch_size))
+
+    def _batch(self, size: int, executions: int) -> dict[str, Any]:
+        """Only the device works on batches; images are decoded and answers written one by one."""
+        return {"batch_size": size, "compute_infer": {"count": executions, "ns": self._infer_ns_in.total(size)}}
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -1,0 +1,231 @@
+"""Tensors of the Open Inference Protocol on the wire: a JSON header, then raw tensors. Knows the format, not the model.
+
+In JSON data may be nested or flat, row-major. In binary a number is little-endian without padding, and a BYTES element
+is its length as uint32 followed by its bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+
+from service.api.request.body import check_count
+from service.api.request.image_fields import Item, from_text
+from service.api.request.json_body import load_tensors
+from service.errors import MalformedBody
+
+_LENGTH = struct.Struct("<I")
+
+
+Name = Annotated[str, Field(max_length=200)]
+
+
+class InputParameters(BaseModel):
+    """Parameters of an input that are understood; the rest are ignored, as the protocol wants."""
+
+    binary_data_size: int | None = Field(None, ge=0)
+    shared_memory_region: str | None = None
+
+
+class InputHeader(BaseModel):
+    """One input of a request's JSON; `data` is in it, or as raw bytes behind the JSON."""
+
+    name: Name
+    datatype: Name
+    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
+    parameters: InputParameters = InputParameters()
+    data: Any = None
+
+
+class OutputParameters(BaseModel):
+    """Parameters of an output that are understood."""
+
+    binary_data: bool | None = None
+    classification: int = Field(0, ge=0)
+    shared_memory_region: str | None = None
+
+
+class OutputHeader(BaseModel):
+    """One output that is wanted."""
+
+    name: Name
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(BaseModel):
+    """Parameters of a request that are understood; `timeout` is in microseconds, 0 for none."""
+
+    timeout: int = Field(0, ge=0)
+    priority: int = Field(0, ge=0)
+    binary_data_output: bool = False
+
+
+class RequestHeader(BaseModel):
+    """The JSON of an infer request."""
+
+    id: str | None = None
+    inputs: Annotated[list[InputHeader], Field(max_length=8)]
+    outputs: Annotated[list[OutputHeader], Field(max_length=32)] = []
+    parameters: RequestParameters = RequestParameters()
+
+    def is_binary(self, output: OutputHeader) -> bool:
+        """Is this output wanted as raw bytes? Its own parameter wins over the request's."""
+        own = output.parameters.binary_data
+        return self.parameters.binary_data_output if own is None else own
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input, not yet looked into: a JSON value, or raw bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output: float32 numbers, or texts (BYTES), row-major, with their shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: np.ndarray | Sequence[str]
+    binary: bool
+
+    @property
+    def datatype(self) -> str:
+        """The protocol's name of the type."""
+        return "FP32" if isinstance(self.values, np.ndarray) else "BYTES"
+
+
+def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestHeader, list[Tensor]]:
+    """A request's header and inputs. `json_size` is Inference-Header-Content-Length, None when it was not sent.
+
+    0 means that the body is one BYTES element of the only input, and that outputs are wanted as raw bytes. Raises
+    MalformedBody.
+    """
+    if json_size == 0:
+        return _raw_header(), [Tensor(input_name, "BYTES", (1,), _LENGTH.pack(len(body)) + body)]
+    if json_size is not None and json_size > len(body):
+        raise MalformedBody(f"Inference-Header-Content-Length is {json_size}; the body has {len(body)} bytes")
+    header = _header(load_tensors(body if json_size is None else body[:json_size]))
+    return header, _tensors(header, memoryview(body)[len(body) if json_size is None else json_size :])
+
+
+def images_of(tensor: Tensor, max_images: int) -> list[Item]:
+    """The images of a BYTES tensor (encoded; base64 in JSON) or of a UINT8 one (N, H, W, 3).
+
+    Raises MalformedBody, EmptyBody, TooManyImages.
+    """
+    check_count(math.prod(tensor.shape) if tensor.datatype == "BYTES" else math.prod(tensor.shape[:1]), max_images)
+    return _encoded(tensor) if tensor.datatype == "BYTES" else list(_pixels(tensor))
+
+
+def encode(head: dict[str, Any], outputs: Sequence[Output]) -> tuple[dict[str, Any], bytes]:
+    """The response's JSON (`head` and the outputs) and the raw tensors that go behind it."""
+    raw = [_to_bytes(one.values) if one.binary else b"" for one in outputs]
+    described = [_described(one, len(data)) for one, data in zip(outputs, raw, strict=True)]
+    return head | {"outputs": described}, b"".join(raw)
+
+
+def _raw_header() -> RequestHeader:
+    return RequestHeader(inputs=[], parameters=RequestParameters(binary_data_output=True))
+
+
+def _header(content: Any) -> RequestHeader:
+    try:
+        return RequestHeader.model_validate(content)
+    except ValidationError as error:
+        found = ("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5])).strip()
+        raise MalformedBody(f"not an infer request: {found}") from error
+
+
+def _tensors(header: RequestHeader, rest: memoryview) -> list[Tensor]:
+    tensors = []
+    for one in header.inputs:
+        size = one.parameters.binary_data_size
+        if (size is None) == (one.data is None):
+            raise MalformedBody(f"input {one.name!r} needs either data or parameters.binary_data_size")
+        if size is not None and size > len(rest):
+            raise MalformedBody(f"input {one.name!r} should have {size} raw bytes; {len(rest)} are there")
+        data = one.data if size is None else rest[:size]
+        rest = rest if size is None else rest[size:]
+        tensors.append(Tensor(one.name, one.datatype, tuple(one.shape), data))
+    if len(rest):
+        raise MalformedBody(f"{len(rest)} bytes follow the last input")
+    return tensors
+
+
+def _encoded(tensor: Tensor) -> list[Item]:
+    raw = isinstance(tensor.data, memoryview | bytes)
+    elements = list(itertools.islice(_split(tensor), math.prod(tensor.shape) + 1)) if raw else _flat(tensor)
+    if len(elements) != math.prod(tensor.shape):
+        found = "more" if raw and elements[math.prod(tensor.shape) :] else len(elements)
+        raise MalformedBody(f"input {tensor.name!r} has shape {list(tensor.shape)} and {found} elements")
+    return elements if raw else [from_text(one) for one in elements]
+
+
+def _split(tensor: Tensor) -> Iterator[bytes]:
+    rest = memoryview(tensor.data)
+    for number in itertools.count():
+        if not rest:
+            return
+        if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < _LENGTH.unpack_from(rest)[0]:
+            raise MalformedBody(f"input {tensor.name!r}: element {number} is longer than what is left")
+        end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
+        yield bytes(rest[_LENGTH.size : end])
+        rest = rest[end:]
+
+
+def _flat(tensor: Tensor) -> list[Any]:
+    """JSON data as one list; nested no deeper than the shape says."""
+    data = tensor.data
+    for _ in tensor.shape[1:]:
+        if isinstance(data, list) and data and all(isinstance(row, list) for row in data):
+            data = [one for row in data for one in row]
+    if not isinstance(data, list):
+        raise MalformedBody(f"input {tensor.name!r}: data must be a list")
+    return data
+
+
+def _pixels(tensor: Tensor) -> np.ndarray:
+    shape = tensor.shape
+    if len(shape) != 4 or shape[3] != 3 or not math.prod(shape):
+        raise MalformedBody(f"input {tensor.name!r} must have the shape [N, height, width, 3]; it has {list(shape)}")
+    raw = isinstance(tensor.data, memoryview)
+    values = np.frombuffer(tensor.data, np.uint8) if raw else _from_json(tensor)
+    if values.size != math.prod(shape):
+        raise MalformedBody(f"input {tensor.name!r} has shape {list(shape)} and {values.size} numbers")
+    return values.reshape(shape)
+
+
+def _from_json(tensor: Tensor) -> np.ndarray:
+    try:
+        values = np.asarray(tensor.data)
+    except (ValueError, OverflowError) as error:  # ragged, or too deep
+        raise MalformedBody(f"input {tensor.name!r}: data is no array") from error
+    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
+        raise MalformedBody(f"input {tensor.name!r}: UINT8 data must be whole numbers from 0 to 255")
+    return values.astype(np.uint8)
+
+
+def _to_bytes(values: np.ndarray | Sequence[str]) -> bytes:
+    if isinstance(values, np.ndarray):
+        return values.astype("<f4").tobytes()
+    texts = [text.encode() for text in values]
+    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
+
+
+def _described(output: Output, size: int) -> dict[str, Any]:
+    known = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
+    if output.binary:
+        return known | {"parameters": {"binary_data_size": size}}
+    return known | {"data": output.values.ravel() if isinstance(output.values, np.ndarray) else list(output.values)}

@@ -1,0 +1,121 @@
+"""Results -> response bodies of the native API. Shapes of other contracts belong to their own modules in `api/`."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.responses import Response
+
+from service.api.schemas import EmbedOptions
+from service.engine.engine import Answer, Outcome
+from service.errors import ServiceError
+from service.jobs import Timings
+
+OCTETS = "application/octet-stream"
+
+
+def to_json(content: Any) -> bytes:
+    """JSON, numpy arrays included."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+class JsonResponse(Response):
+    """JSON by orjson, which writes numpy arrays without a Python object for every float."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Encode; NaN and infinity would become null, so results are checked to be finite before."""
+        return to_json(content)
+
+
+def top_k(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The k best classes, best first; ties by index. `k` is clamped to the number of classes."""
+    best = np.argsort(-scores, kind="stable")[:k]
+    return [{"index": int(i), "label": labels[i], "score": float(scores[i])} for i in best]
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Scaled to unit length (L2); a zero vector stays zero."""
+    length = float(np.linalg.norm(values.astype(np.float64)))
+    unit: np.ndarray = (values / length).astype(np.float32) if length else values
+    return unit
+
+
+def classification(index: int, outcome: Outcome, k: int, labels: Sequence[str]) -> dict[str, Any]:
+    """One item of a classify response."""
+    if isinstance(outcome, ServiceError):
+        return _failed(index, outcome)
+    return {"index": index, "predictions": top_k(outcome.values, k, labels)}
+
+
+def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, Any]:
+    """One item of an embed response."""
+    if isinstance(outcome, ServiceError):
+        return _failed(index, outcome)
+    values = normalised(outcome.values) if options.normalize else outcome.values
+    return {
+        "index": index,
+        "embedding": as_base64(values) if options.encoding == "base64" else values,
+        "dim": len(values),
+        "pooling": options.pooling,
+        "normalized": options.normalize,
+    }
+
+
+def raw_embeddings(answer: Answer, normalize: bool, model: dict[str, Any]) -> Response:
+    """All embeddings as little-endian float32, row after row; `X-Shape` says N,D.
+
+    There is no place for an error in it, so any bad image fails the request, naming its index.
+    """
+    found = [normalised(row) if normalize else row for row in rows(answer)]
+    body = np.stack(found).astype("<f4")
+    shape = ",".join(map(str, body.shape))
+    headers = {"X-Shape": shape, "X-Model-Name": model["name"], "X-Model-Fingerprint": model["fingerprint"]}
+    return Response(body.tobytes(), media_type=OCTETS, headers=headers)
+
+
+def rows(answer: Answer) -> list[np.ndarray]:
+    """Every image's values, for contracts with no place for an error: raises the first one, naming its image."""
+    return [_row(index, outcome, len(answer.outcomes)) for index, outcome in enumerate(answer.outcomes)]
+
+
+def _row(index: int, outcome: Outcome, count: int) -> np.ndarray:
+    if isinstance(outcome, ServiceError):
+        raise outcome.about(f"image {index}") if count > 1 else outcome
+    return outcome.values
+
+
+def as_base64(values: np.ndarray) -> str:
+    """Little-endian float32 as base64."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+
+
+def timings_ms(timings: Timings) -> dict[str, float]:
+    """Milliseconds by stage, to the microsecond, and the size of the batch."""
+    seconds = {
+        "decode": timings.decode_s,
+        "preprocess": timings.preprocess_s,
+        "queue": timings.queue_s,
+        "infer": timings.infer_s,
+        "total": timings.total_s,
+    }
+    return {stage: round(1000 * value, 3) for stage, value in seconds.items()} | {"batch_size": timings.batch_size}
+
+
+def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]) -> Response:
+    """The native response. Raises the first image's error, with every image's in it, when no image succeeded."""
+    errors = [outcome for outcome in answer.outcomes if isinstance(outcome, ServiceError)]
+    if len(errors) == len(answer.outcomes):
+        raise errors[0].with_items(results) if len(errors) > 1 else errors[0]
+    identity = {"name": model["name"], "fingerprint": model["fingerprint"]}
+    times = timings_ms(answer.timings)
+    return JsonResponse({"model": identity, "results": results, "timings_ms": times, "batches": answer.batches})
+
+
+def _failed(index: int, error: ServiceError) -> dict[str, Any]:
+    return {"index": index, "error": {"code": error.code, "message": error.detail, "status": error.status}}

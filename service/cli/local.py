@@ -1,0 +1,120 @@
+"""Answers without a server: the engine and its device process, for as long as the command runs.
+
+The same settings, decoding, batching and device process as behind HTTP, so the same answers; torch stays over there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from service import __version__
+from service.api.responses import normalised, top_k
+from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
+from service.engine.engine import Engine
+from service.errors import ServiceError
+from service.jobs import Result, Task
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+_NEVER_MS = 7 * 24 * 3600 * 1000  # nobody else waits: a slow device is no reason to give up
+_FEW = 8  # images for which no larger batch is worth warming up
+_POLL_S = 0.02
+
+
+class Local:
+    """A Backend around an engine that is ready."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._model = Model.of(engine.fleet.info["model"])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `/info` says, with the limits that apply here."""
+        settings = self._engine.settings
+        limits = {
+            "max_batch": self._engine.fleet.max_batch,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_pixels": settings.max_pixels,
+        }
+        return self._engine.fleet.info | {"limits": limits, "version": __version__}
+
+    @property
+    def max_bytes(self) -> int:
+        """As the server's."""
+        return self._engine.settings.max_body_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """One batch on the device and one being decoded."""
+        return min(2 * self._engine.fleet.max_batch, self._engine.settings.queue_images)
+
+    async def infer(self, data: bytes, ask: Ask) -> Outcome:
+        """One image through the engine."""
+        outcome = await self._outcome(data, Task(ask.op, ask.pooling))
+        if isinstance(outcome, ServiceError):
+            return Failed(outcome.code, outcome.detail)
+        if ask.op == "classify":
+            return Classified(self._model, top_k(outcome.values, ask.top_k, self._engine.loaded.labels))
+        return Embedded(self._model, normalised(outcome.values) if ask.normalize else outcome.values)
+
+    async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
+        try:
+            deadline = time.monotonic() + self._engine.settings.request_timeout_ms / 1000
+            return (await self._engine.infer([data], task, deadline)).outcomes[0]
+        except ServiceError as error:  # of the request, which is to say of every image
+            raise CommandError(error.detail) from error
+
+
+@asynccontextmanager
+async def local(settings: Settings) -> AsyncIterator[Backend]:
+    """Load the model and wait until it is warm. Raises CommandError with the reason when it cannot be served."""
+    async with local_engine(settings) as engine:
+        yield Local(engine)
+
+
+@asynccontextmanager
+async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine itself, warm."""
+    logging.getLogger("vim.engine").addFilter(_has_traceback)
+    engine = Engine(settings, Metrics(model=settings.served_name, queue_capacity=settings.queue_images))
+    try:
+        engine.start()
+        await _settled(engine)
+        yield engine
+    finally:
+        await engine.close()
+
+
+def settings_for(settings: Settings, images: int, batch: int | None) -> Settings:
+    """The server's settings, without its patience and fairness, and with batches that suit so many images.
+
+    `images` is 0 where the batch size is not to be touched.
+    """
+    few = images if 0 < images < _FEW and settings.max_batch is None else settings.max_batch
+    max_batch = batch or few
+    changes = {
+        "max_batch": max_batch,
+        "queue_images": max(settings.queue_images, 2 * (max_batch or 0)),
+        "request_timeout_ms": _NEVER_MS,
+        "log_level": settings.log_level if "log_level" in settings.model_fields_set else "warning",
+    }
+    return settings.model_copy(update=changes)
+
+
+async def _settled(engine: Engine) -> None:
+    """Wait until images are served. Raises CommandError when they never will be."""
+    while engine.fleet.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
+        await asyncio.sleep(_POLL_S)
+    if engine.fleet.state == "failed":
+        raise CommandError(engine.fleet.failure)
+
+
+def _has_traceback(record: logging.LogRecord) -> bool:
+    """Of the engine's log only what the command does not say itself."""
+    return record.exc_info is not None

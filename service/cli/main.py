@@ -1,0 +1,254 @@
+"""The command line: arguments, exit statuses, and what Ctrl-C and a closed pipe mean. The work is in `commands`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+from service import __version__, log
+from service.cli.backend import Ask, CommandError
+from service.cli.files import find
+from service.cli.output import Embeddings, Lines, Table, npy_path
+from service.cli.progress import Progress
+from service.cli.run import Place, answer, describe
+from service.errors import SettingsError
+from service.jobs import Pooling
+from service.settings import CLIENT_KEY, Settings, variable
+
+_AsWritten = argparse.RawDescriptionHelpFormatter
+USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+
+_EPILOG = """\
+classify, embed and info load the model of the VIM_* settings themselves, or ask a server with --url.
+FILE may be a folder: the images below it, sorted by path, without what is hidden.
+Results go to stdout; progress (on a terminal) and errors go to stderr.
+
+exit status: 0 all went well; 1 a file failed (the others are answered) or the model or server could not be used;
+2 wrong usage or settings; 130 Ctrl-C
+"""
+_CLASSIFY = """\
+Print the most likely classes of each image, best first, as a table. With --json, NDJSON: one object a line and file,
+in order and as soon as it is known:
+  {"file", "model": {"name", "fingerprint"}, "predictions": [{"index", "label", "score"}, ...]}
+or, for a file that failed:
+  {"file", "error": {"code", "message"}}
+"""
+_EMBED = """\
+Write the embeddings of all images to OUT.npy (float32, N x D) and their names to OUT.names.txt (one a line, in the
+order of the rows; a file that failed has neither), and print what was written and by which model. With --json that is
+one object: {"out", "names", "shape", "dtype", "pooling", "normalized", "model", "failed": [{"file", "error"}, ...]}
+"""
+_TUNE = """\
+Measure this machine with the model of the VIM_* settings: start-up, decoding by threads, forward passes by batch size,
+and both at once. Print the settings to run it with, and why. Nothing else should run meanwhile. With --json one object,
+which is also what `python -m tools.simulate_fleet --profile` takes.
+"""
+_INFO = "Print what the model is and where it runs, as GET /info says it; with --json as one object."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status. Wrong usage raises SystemExit(2)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not fit the terminal's encoding
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet as well
+        return PIPE_CLOSED
+    except OSError as error:  # a full disk; files that cannot be read are answered one by one
+        print(f"cannot write: {error}", file=sys.stderr)
+        return FAILED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Vision Mamba inference server, and the same answers without one",
+        epilog=_EPILOG,
+        formatter_class=_AsWritten,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the model over HTTP (settings: VIM_* environment variables)")
+    serve.set_defaults(run=_serve)
+    _add_classify(commands)
+    _add_embed(commands)
+    info = commands.add_parser("info", help="what the model is and where it runs", description=_INFO)
+    _add_place(info)
+    info.set_defaults(run=_info, batch=None)
+    _add_tune(commands)
+    return parser
+
+
+def _add_classify(commands: Any) -> None:
+    classify = commands.add_parser(
+        "classify", help="the most likely classes of images", description=_CLASSIFY, formatter_class=_AsWritten
+    )
+    _add_place(classify)
+    _add_files(classify)
+    classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="classes for each image (default 5)")
+    classify.set_defaults(run=_classify)
+
+
+def _add_embed(commands: Any) -> None:
+    embed = commands.add_parser(
+        "embed", help="embeddings of images, as .npy", description=_EMBED, formatter_class=_AsWritten
+    )
+    _add_place(embed)
+    _add_files(embed)
+    embed.add_argument("--out", type=_out, default="embeddings.npy", help="where to (default embeddings.npy)")
+    embed.add_argument(
+        "--pooling",
+        choices=get_args(Pooling),
+        default="cls",
+        help="cls (default): what the classifier head sees; mean: the mean of the patch tokens",
+    )
+    embed.add_argument("--no-normalize", action="store_true", help="as the model gives them, not scaled to unit length")
+    embed.set_defaults(run=_embed)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune", help="measure this machine and recommend settings", description=_TUNE, formatter_class=_AsWritten
+    )
+    tune.add_argument("files", nargs="*", metavar="FILE", help="images like those that will come (default: made up)")
+    tune.add_argument(
+        "--wait-ms", type=_positive, default=1000, metavar="MS", help="longest wait for an answer (default 1000)"
+    )
+    tune.add_argument(
+        "--seconds", type=_positive, default=10, metavar="S", help="for each measurement (default 10; there are three)"
+    )
+    tune.add_argument("--write", type=Path, metavar="FILE", help="the settings as an environment file")
+    tune.add_argument("--json", action="store_true", help="for programs; see above")
+    tune.set_defaults(run=_tune)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", type=_url, help="ask the server there instead of loading the model")
+    parser.add_argument(
+        "--key", type=_key, help=f"API key of that server; others here can see it, better set {CLIENT_KEY}"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs; see above")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="an image, or a folder of images")
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        metavar="N",
+        help="most images in one forward pass (default VIM_MAX_BATCH); with --url: requests at once (default 16)",
+    )
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like http://host:8000")
+    return text
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise argparse.ArgumentTypeError("an API key is printable ASCII")
+    return text
+
+
+def _out(text: str) -> Path:
+    try:
+        return npy_path(text)
+    except CommandError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _serve(_: argparse.Namespace) -> int:
+    settings = Settings.load()
+    os.environ.pop(variable("api_keys"), None)  # children inherit the environment
+    log.configure(settings.log_level)
+    from service.server.server import serve
+
+    return serve(settings)
+
+
+def _classify(options: argparse.Namespace) -> int:
+    files = find(options.files)
+    progress = Progress(len(files))
+    write = _writer(progress)
+    sink = Lines(write) if options.json else Table([file.name for file in files], write)
+    return _run(answer(_place(options), files, Ask("classify", top_k=options.top_k), sink, progress), progress)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    files = find(options.files)
+    progress = Progress(len(files))
+    ask = Ask("embed", pooling=options.pooling, normalize=not options.no_normalize)
+    sink = Embeddings(options.out, ask, _writer(progress), as_json=options.json)
+    return _run(answer(_place(options), files, ask, sink, progress), progress)
+
+
+def _info(options: argparse.Namespace) -> int:
+    progress = Progress(0)
+    return _run(describe(_place(options), _writer(progress), progress, as_json=options.json), progress)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from service.cli.tune.command import Wish, tune
+
+    settings = _settings()
+    progress = Progress(0)
+    wish = Wish(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
+    return _run(tune(settings, wish, _writer(progress), progress), progress)
+
+
+def _place(options: argparse.Namespace) -> Place:
+    """With --url the settings are the server's affair, and ours are not even read."""
+    if options.url is not None:
+        key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
+        return Place(options.url, None, options.batch, key)
+    return Place(None, _settings(), options.batch)
+
+
+def _settings() -> Settings:
+    settings = Settings.load()
+    log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
+    return settings
+
+
+def _run(work: Coroutine[Any, Any, int], progress: Progress) -> int:
+    try:
+        return asyncio.run(work)
+    except CommandError as error:
+        progress.note(str(error))
+        return FAILED
+    finally:
+        progress.clear()
+
+
+def _writer(progress: Progress) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        progress.clear()
+        print(line, flush=True)
+
+    return write

@@ -1,0 +1,157 @@
+"""Answers from a running server: one image a request, several requests at once. The only module that knows httpx.
+
+A server that is busy or not ready is asked again, as late as it wishes, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+
+from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
+
+IN_FLIGHT = 16
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
+TRIES = 10
+_LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
+_FORM_BYTES = 1024  # what a form adds to its file, generously
+_BUSY = {429, 503}
+_NOT_THIS_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
+_TIMEOUT = httpx.Timeout(120, connect=10, pool=None)
+
+
+class Remote:
+    """A Backend behind a URL."""
+
+    def __init__(self, client: httpx.AsyncClient, info: dict[str, Any], in_flight: int) -> None:
+        self._client = client
+        self._info = info
+        self._in_flight = in_flight
+        self._max_bytes = max(1, int(info["limits"]["max_body_bytes"]) - _FORM_BYTES)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What it answered when it was first asked."""
+        return self._info
+
+    @property
+    def max_bytes(self) -> int:
+        """What the server takes; more is not sent, since it may hang up instead of saying so."""
+        return self._max_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at once."""
+        return self._in_flight
+
+    async def infer(self, data: bytes, ask: Ask) -> Outcome:
+        """Post one image as a form: a bare body that is no image could be taken for JSON."""
+        request = self._client.build_request(
+            "POST", f"v1/{ask.op}", params=_options(ask), files={"file": ("image", data, "application/octet-stream")}
+        )
+        response = await _send(self._client, request, _LOST_TRIES)
+        if response.status_code != httpx.codes.OK:
+            return _failed(response)
+        try:
+            return _outcome(response.json(), ask)
+        except (ValueError, LookupError, TypeError, binascii.Error) as error:
+            raise _foreign(response) from error
+
+
+@asynccontextmanager
+async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
+    """Ask who is there. Raises CommandError when nobody answers as this server does, or it wants another key."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
+        response = await _send(client, client.build_request("GET", "info"), 1)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            raise CommandError(f"{client.base_url} refuses {'this' if key else 'to answer without an'} API key (--key)")
+        try:
+            backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT)
+            Model.of(backend.info["model"])
+        except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+            raise _foreign(response) from error
+        yield backend
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: int) -> httpx.Response:
+    """The first answer that is no "later", or CommandError with the last one."""
+    said = ""
+    for attempt in range(TRIES):
+        try:
+            response = await client.send(request)
+        except httpx.TransportError as error:
+            said = f"no answer from {client.base_url}: {error or type(error).__name__}"
+            if attempt + 1 >= lost_tries:
+                break
+            await asyncio.sleep(_wait_s(attempt, None))
+            continue
+        if response.status_code not in _BUSY:
+            return response
+        said = f"{client.base_url} answers {response.status_code} after {attempt + 1} tries: {_detail(response)}"
+        if attempt + 1 < TRIES:
+            await asyncio.sleep(_wait_s(attempt, response.headers.get("Retry-After")))
+    raise CommandError(said)
+
+
+def _wait_s(attempt: int, retry_after: str | None) -> float:
+    """Seconds until the next try: exponential back-off, and not before the server's Retry-After (seconds)."""
+    asked_s = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0.0
+    return min(LONGEST_WAIT_S, max(math.ldexp(FIRST_WAIT_S, attempt), asked_s))
+
+
+def _options(ask: Ask) -> dict[str, str | int]:
+    if ask.op == "classify":
+        return {"top_k": ask.top_k}
+    return {"pooling": ask.pooling, "normalize": str(ask.normalize).lower(), "encoding": "base64"}
+
+
+def _outcome(body: dict[str, Any], ask: Ask) -> Outcome:
+    model, result = Model.of(body["model"]), body["results"][0]
+    if ask.op == "classify":
+        return Classified(model, [_prediction(one) for one in result["predictions"]])
+    return Embedded(model, np.frombuffer(base64.b64decode(result["embedding"]), "<f4").astype(np.float32))
+
+
+def _prediction(one: dict[str, Any]) -> dict[str, Any]:
+    return {"index": int(one["index"]), "label": str(one["label"]), "score": float(one["score"])}
+
+
+def _failed(response: httpx.Response) -> Failed:
+    """This image's own error; what would meet every image is a CommandError."""
+    body = _json(response)
+    code = body.get("code")
+    if not isinstance(code, str):
+        raise _foreign(response)
+    if code in _NOT_THIS_IMAGE:
+        raise CommandError(_detail(response))
+    return Failed(code, _detail(response))
+
+
+def _foreign(response: httpx.Response) -> CommandError:
+    place = response.headers.get("Location")
+    hint = f" and points to {place}" if place else ""
+    return CommandError(
+        f"{response.request.url} does not answer as this server does: {response.status_code} "
+        f"{response.headers.get('Content-Type', 'without a type')}{hint}"
+    )
+
+
+def _detail(response: httpx.Response) -> str:
+    return str(_json(response).get("detail") or response.reason_phrase)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

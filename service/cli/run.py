@@ -1,0 +1,124 @@
+"""classify, embed and info: files through a backend, several at once, answers in order. Prints by `output`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass, field
+
+from service.cli.backend import Ask, Backend, CommandError, Failed, Model, Outcome
+from service.cli.files import File, read
+from service.cli.output import Sink, as_tree
+from service.cli.progress import Progress
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where answers come from: a server's URL, or the settings of a model of our own."""
+
+    url: str | None
+    settings: Settings | None
+    batch: int | None = None
+    key: str = field(default="", repr=False)
+
+    def connect(self, images: int) -> AbstractAsyncContextManager[Backend]:
+        """A backend for so many images; 0 when it is only asked what it is."""
+        if self.url is not None:
+            from service.cli.remote import remote
+
+            return remote(self.url, self.batch, self.key)
+        assert self.settings is not None
+        from service.cli.local import local, settings_for
+
+        return local(settings_for(self.settings, images, self.batch))
+
+    def __str__(self) -> str:
+        return f"asking {self.url}" if self.settings is None else f"loading {self.settings.served_name}"
+
+
+async def answer(place: Place, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
+    """Answer every file; returns the exit status. What was answered before a CommandError is kept."""
+    progress.busy(f"{place} ...")
+    async with place.connect(len(files)) as backend:
+        _check(backend, ask)
+        progress.begin()
+        stopped = await _feed(backend, files, ask, sink, progress)
+        sink.finish()
+        if stopped is not None:
+            progress.note(f"stopped after {progress.done} of {len(files)}: {stopped}")
+        elif progress.live or progress.failed:
+            progress.note(_summary(progress, Model.of(backend.info["model"])))
+    return 1 if stopped or progress.failed else 0
+
+
+async def _feed(
+    backend: Backend, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress
+) -> CommandError | None:
+    """Every answer to the sink; returns what ended it early."""
+    try:
+        async with aclosing(_answers(backend, files, ask)) as answers:
+            async for file, outcome in answers:
+                _take(file, outcome, sink, progress)
+    except CommandError as error:
+        return error
+    return None
+
+
+async def describe(place: Place, write: Callable[[str], None], progress: Progress, *, as_json: bool) -> int:
+    """Print what `/info` says."""
+    progress.busy(f"{place} ...")
+    async with place.connect(0) as backend:
+        info = backend.info
+    write(json.dumps(info) if as_json else "\n".join(as_tree(info)))
+    return 0
+
+
+def _check(backend: Backend, ask: Ask) -> None:
+    if ask.op == "classify" and not backend.info["model"].get("classes"):
+        raise CommandError("this model has no classifier head; it can only embed")
+
+
+def _take(file: File, outcome: Outcome, sink: Sink, progress: Progress) -> None:
+    if isinstance(outcome, Failed):
+        progress.note(f"{file.name}: {outcome.message}")
+    sink.add(file.name, outcome)
+    progress.step(failed=isinstance(outcome, Failed))
+
+
+async def _answers(backend: Backend, files: Sequence[File], ask: Ask) -> AsyncGenerator[tuple[File, Outcome], None]:
+    """In the order of the files, with at most `in_flight` of them in memory."""
+    under_way: deque[tuple[File, asyncio.Task[Outcome]]] = deque()
+    try:
+        for file in files:
+            if len(under_way) >= backend.in_flight:
+                yield await _oldest(under_way)
+            under_way.append((file, asyncio.create_task(_one(backend, file, ask))))
+        while under_way:
+            yield await _oldest(under_way)
+    finally:
+        for _, task in under_way:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+
+
+async def _oldest(under_way: deque[tuple[File, asyncio.Task[Outcome]]]) -> tuple[File, Outcome]:
+    file, task = under_way[0]
+    outcome = await task
+    under_way.popleft()
+    return file, outcome
+
+
+async def _one(backend: Backend, file: File, ask: Ask) -> Outcome:
+    data = await asyncio.to_thread(read, file, backend.max_bytes)
+    return data if isinstance(data, Failed) else await backend.infer(data, ask)
+
+
+def _summary(progress: Progress, model: Model) -> str:
+    good = progress.done - progress.failed
+    rate = progress.done / max(progress.seconds, 1e-9)
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{good} of {progress.done} images by {model}{failed}, {progress.seconds:.1f} s ({rate:.1f} images/s)"

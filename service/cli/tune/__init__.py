@@ -1,0 +1,1 @@
+"""`tune`: measure this machine and recommend settings."""

@@ -1,0 +1,227 @@
+"""The device process: owns torch and one device, runs the batches it is handed. Speaks only to its parent.
+
+A fresh interpreter, never a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends when the
+parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs and looks at no socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import signal
+import socket
+import sys
+from typing import BinaryIO
+
+import numpy as np
+
+from model.config import VimConfig
+from model.errors import ModelError
+from model.runtime.runner import BatchRunner, Runner
+from model.vim import Vim
+from service import log as service_log
+from service.devices.messages import (
+    HEADER,
+    Attach,
+    FromDevice,
+    Loaded,
+    Ready,
+    RunBatch,
+    Start,
+    StartFailed,
+    pack,
+    unpack,
+)
+from service.devices.slots import Pixels
+from service.devices.worker_loop import InFlight
+from service.settings import Settings
+from service.system import sched_slice
+
+log = logging.getLogger("vim.worker")
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so images would keep their own sizes
+
+
+class Worker:
+    """The loop between a parent and a model."""
+
+    def __init__(self, connection: socket.socket, arena_descriptor: int) -> None:
+        self._connection = connection
+        self._stream: BinaryIO = connection.makefile("rb")
+        self._arena_descriptor = arena_descriptor
+
+    def serve(self) -> None:
+        """Load, warm up, then run batches until the parent closes the connection."""
+        sched_slice.restore()  # before torch starts threads
+        start = self._receive()
+        assert isinstance(start, Start)
+        settings = Settings.model_validate_json(start.settings_json)
+        service_log.configure(settings.log_level)
+        runner = self._load(settings, start.device)
+        attach = self._receive()
+        assert isinstance(attach, Attach)
+        pixels = Pixels(self._arena_descriptor, attach.slots, runner.vim.config.image_size[0])
+        runner.attach(pixels.all)
+        self._warm_up(runner)
+        in_flight = InFlight(runner, self.send)
+        while (message := self._receive()) is not None:
+            assert isinstance(message, RunBatch)
+            in_flight.begin(message)
+        in_flight.close()
+
+    def _load(self, settings: Settings, device: str) -> BatchRunner:
+        vim = _load_model(settings, device)
+        check_servable(vim.config)
+        runner = runner_for(vim, settings)
+        runner.verify_scan(settings.scan)  # before anything is told of the model: it may choose the dtype
+        info, siblings = describe(runner, settings), _siblings(runner, device)
+        size = vim.config.image_size[0]
+        self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info, siblings))
+        return runner
+
+    def _warm_up(self, runner: BatchRunner) -> None:
+        seconds = {}
+        for size, taken in runner.warm_up():
+            log.info("warm-up: batch of %d in %.1f ms", size, 1000 * taken)
+            seconds[size] = taken
+        self.send(
+            Ready(
+                max_batch=runner.max_batch,
+                batch_seconds=seconds,
+                scan=_describe_scan(runner.vim),
+                memory=runner.memory(),
+                depth=runner.depth,
+                handover_s=runner.handover_s,
+                runner=runner.describe(),
+            )
+        )
+
+    def _receive(self) -> object | None:
+        header = self._stream.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return None
+        (length,) = HEADER.unpack(header)
+        message: object = unpack(self._stream.read(length))
+        return message
+
+    def send(self, message: FromDevice) -> None:
+        """Say something to the parent."""
+        self._connection.sendall(pack(message))
+
+
+def check_servable(config: VimConfig) -> None:
+    """Raise ModelError for a model that answers no photograph with one row."""
+    height, width = config.image_size
+    if config.channels != 3:
+        raise ModelError(f"the service decodes RGB images; this model takes {config.channels} channels")
+    if height != width:
+        raise ModelError(f"the service crops to a square; this model takes {height}x{width} px")
+    if config.token_wise:
+        raise ModelError(f"pool {config.pool!r} gives features per token; the service answers with one row an image")
+    if height < SMALLEST_SIDE:
+        raise ModelError(f"images of {height} px and below are not resized by the reference; the service needs 33 px")
+
+
+def runner_for(vim: Vim, settings: Settings) -> BatchRunner:
+    """What runs this model on its device. On a GPU VIM_DTYPE=auto is decided by agreement with float32."""
+    if vim.patch_embed.proj.weight.device.type == "cpu":
+        return Runner(vim, max_batch=settings.max_batch)
+    from model.runtime.cuda.runner import CudaRunner
+    from model.runtime.cuda.torch_cuda import TorchCuda
+
+    accelerator = TorchCuda(vim.patch_embed.proj.weight.device)
+    return CudaRunner(vim, accelerator, max_batch=settings.max_batch, choose_dtype=settings.dtype == "auto")
+
+
+def _siblings(runner: BatchRunner, device: str) -> tuple[str, ...]:
+    """The other devices that there are, where none was named."""
+    import torch
+
+    if runner.device.type == "cpu" or device not in ("auto", "cuda"):
+        return ()
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()) if index != runner.device.index)
+
+
+def served_fingerprint(vim: Vim, settings: Settings) -> str:
+    """The model's; another one where photographs are scaled while they are decoded, since that moves embeddings."""
+    if settings.decode != "fast":
+        return vim.fingerprint
+    return hashlib.sha256(f"{vim.fingerprint} decode=fast".encode()).hexdigest()[: len(vim.fingerprint)]
+
+
+def describe(runner: BatchRunner, settings: Settings) -> dict[str, object]:
+    """What `/info` says about the model and where it runs."""
+    import torch
+
+    vim = runner.vim
+    return {
+        "model": {
+            "name": settings.served_name,
+            "fingerprint": served_fingerprint(vim, settings),
+            "source": settings.model,
+            "weights": settings.weights,
+            "parameters": sum(p.numel() for p in vim.parameters()),
+            "classes": vim.config.num_classes,
+            "embedding_dim": vim.config.embed_dim,
+            "config": vim.config.to_dict(),
+            "assumptions": list(vim.assumptions),
+            "labels": vim.labels.source,
+        },
+        "preprocess": vim.preprocess.to_dict(),
+        "device": {"name": _device_name(runner), "type": runner.device.type, "threads": torch.get_num_threads()},
+        "dtype": str(runner.dtype).removeprefix("torch."),
+        "scan": _describe_scan(vim),
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": sys.version.split()[0]},
+    }
+
+
+def _device_name(runner: BatchRunner) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(runner.device) if runner.device.type == "cuda" else "cpu"
+
+
+def _describe_scan(vim: Vim) -> dict[str, str]:
+    choice = vim.scan_choice
+    return {"name": choice.name, "why": choice.why, "path": choice.path} if choice else {}
+
+
+def _load_model(settings: Settings, device: str) -> Vim:
+    from model.backends.triton.support import use_cache
+    from model.loading.load import load
+
+    use_cache(settings.cache_dir)
+    return load(
+        settings.model,
+        weights=settings.weights,
+        labels=settings.labels or None,
+        preprocess=settings.preprocess,
+        device=device,
+        dtype=settings.dtype,
+        scan=settings.scan,
+        image_size=settings.image_size,
+        cache_dir=settings.cache_dir,
+        offline=settings.offline,
+    )
+
+
+def main(socket_descriptor: int, arena_descriptor: int) -> int:
+    """Entry point of the process; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    worker = Worker(socket.socket(fileno=socket_descriptor), arena_descriptor)
+    try:
+        worker.serve()
+    except ModelError as error:
+        worker.send(StartFailed(str(error)))
+        return 1
+    except (BrokenPipeError, ConnectionResetError):
+        log.info("the parent is gone")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,112 @@
+"""In the device process: batches go into the runner in one thread and their answers to the parent in another.
+
+Where the runner takes one batch at a time, both are the same thread. A batch that fails is answered with its failure;
+a device that is beyond use ends the process, whose parent then starts another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from model.runtime.runner import BatchRunner, Rows, is_out_of_memory
+from service.devices.messages import BatchDone, BatchFailed, RunBatch
+
+log = logging.getLogger("vim.worker")
+
+BROKEN = 70  # exit status: EX_SOFTWARE
+
+Answer = BatchDone | BatchFailed
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    batch: RunBatch
+    started: float
+    flight: Any  # what `BatchRunner.collect` takes
+    failed: BatchFailed | None = None
+
+
+class InFlight:
+    """The batches between `submit` and `collect`, in order."""
+
+    def __init__(
+        self, runner: BatchRunner, send: Callable[[Answer], None], end_process: Callable[[int], None] = os._exit
+    ) -> None:
+        self._runner = runner
+        self._send = send
+        self._end_process = end_process
+        self._ended_at = 0.0  # the last batch; the next one's time begins there at the earliest
+        self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        if runner.depth > 1:
+            self._thread = threading.Thread(target=self._answer_all, name="answer", daemon=True)
+            self._thread.start()
+
+    def begin(self, batch: RunBatch) -> None:
+        """Hand a batch to the runner; its answer goes to the parent when it is there."""
+        begun = self._submit(batch)
+        if self._thread is None:
+            self._answer(begun)
+        else:
+            self._begun.put(begun)
+
+    def close(self) -> None:
+        """Answer what has begun, then return."""
+        if self._thread is not None:
+            self._begun.put(None)
+            self._thread.join()
+
+    def _submit(self, batch: RunBatch) -> _Begun:
+        started = time.perf_counter()
+        try:
+            parts = {part for task in batch.tasks for part in task.parts}
+            return _Begun(batch, started, self._runner.submit(batch.slots, parts))
+        except Exception as error:  # the service goes on: this batch alone is answered with the failure
+            return _Begun(batch, started, None, self._failed(batch, error))
+
+    def _answer_all(self) -> None:
+        while (begun := self._begun.get()) is not None:
+            self._answer(begun)
+
+    def _answer(self, begun: _Begun) -> None:
+        try:
+            self._send(self._collect(begun))
+        except (BrokenPipeError, ConnectionResetError):  # the thread that reads notices, too
+            log.info("the parent is gone")
+
+    def _collect(self, begun: _Begun) -> Answer:
+        if begun.failed is not None:
+            return begun.failed
+        try:
+            rows = self._runner.collect(begun.flight)
+        except Exception as error:
+            return self._failed(begun.batch, error)
+        started, self._ended_at = max(begun.started, self._ended_at), time.perf_counter()
+        return BatchDone(begun.batch.id, _rows_of(begun.batch, rows), self._ended_at - started)
+
+    def _failed(self, batch: RunBatch, error: Exception) -> BatchFailed:
+        log.error("batch %d of %d images failed", batch.id, len(batch.slots), exc_info=error)
+        try:
+            self._runner.recover()
+        except Exception:
+            log.critical("the device is beyond use; this process ends", exc_info=True)
+            logging.shutdown()
+            self._end_process(BROKEN)
+        kind: Literal["error", "out_of_memory"] = "out_of_memory" if is_out_of_memory(error) else "error"
+        return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
+
+
+def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
+    return tuple(
+        np.concatenate([getattr(rows, part)[i] for part in task.parts]) if finite else None
+        for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
+    )

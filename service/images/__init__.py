@@ -1,0 +1,1 @@
+"""Image bytes to pixels: formats, file structure and limits, decoding, memory."""

@@ -1,0 +1,287 @@
+"""The parent of several HTTP processes (VIM_HTTP_WORKERS): starts them, replaces those that end, and owns the devices.
+
+Its children listen on one port and decode; their images meet here, in one queue (`dispatch`). With one HTTP process
+there is no parent: `server` then does all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+
+from service.api.oip.statistics import numbers
+from service.app import counted, metrics_port
+from service.devices.messages import Begin, FromHttp, Listening
+from service.devices.process import ROOT
+from service.errors import SettingsError
+from service.ipc import Link
+from service.server.prefork import sockets
+from service.server.prefork.broker import Desk, Dispatch
+from service.settings import Settings
+from service.system import sched_slice
+from service.telemetry import shared_counters
+from service.telemetry.multiprocess import Shared
+
+log = logging.getLogger("vim.parent")
+
+TICK_S = 0.25  # how often the HTTP processes hear of what changes all the time
+BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before a process is replaced that ended soon after it had begun, again
+STABLE_S = 60.0
+EXIT_S = 5.0
+MARGIN_S = 10.0  # what a shutdown may take beyond what the settings allow
+NO_PORT, NO_METRICS_PORT = 1, 3  # exit statuses, as of a single process
+MEMORY = "/dev/shm"
+PREFIX = "vim-metrics-"
+STALE_S = 60.0
+
+
+class NoStart(Exception):  # noqa: N818 - an event
+    """An HTTP process ended before it had ever listened; its exit status."""
+
+
+class Child:
+    """One HTTP process, through all those that take its place."""
+
+    def __init__(self, dispatch: Dispatch, begin: Begin, shared: Shared, tally_descriptor: int) -> None:
+        self.listening = asyncio.Event()
+        self._dispatch = dispatch
+        self._begin = begin
+        self._shared = shared
+        self._tally_descriptor = tally_descriptor
+        self._process: subprocess.Popen[bytes] | None = None
+        self._desk: Desk
+        self._ending = False
+
+    async def run(self) -> None:
+        """Until told to end. Raises NoStart."""
+        in_a_row = 0
+        while not self._ending:
+            began = time.monotonic()
+            status = await self._live()
+            if self._ending:
+                return
+            if not self.listening.is_set():
+                raise NoStart(status)
+            in_a_row = 1 if time.monotonic() - began > STABLE_S else in_a_row + 1
+            log.error("%s %s; another takes its place", self._begin.name, _fate(status))
+            await asyncio.sleep(BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1])
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Let it finish what it has, and do not replace it."""
+        self._ending = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    async def _live(self) -> int:
+        """From start to end of one process; its exit status."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = process = self._spawn(theirs.fileno())
+        link = await Link.over(ours, self._hear)
+        link.say(self._begin)
+        self._desk = self._dispatch.open(self._begin.number, link.say)
+        try:
+            await link.ended
+            return await _ended(process)
+        finally:
+            self._dispatch.close(self._begin.number)
+            self._shared.buried(self._begin.name)
+            link.close()
+
+    def _hear(self, message: FromHttp) -> None:
+        if isinstance(message, Listening):
+            self.listening.set()
+        else:
+            self._desk.take(message)
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        inherited = (descriptor, self._dispatch.arena.descriptor, self._tally_descriptor)
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        return subprocess.Popen(
+            [sys.executable, "-m", "service.server.prefork.child", *map(str, inherited), str(os.getpid())],
+            env=os.environ | {"PYTHONPATH": path},  # files in the settings are relative to where we are
+            pass_fds=inherited,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
+        )
+
+
+class Parent:
+    """One service: its devices, its HTTP processes, its signals."""
+
+    def __init__(self, settings: Settings, worker: str, addresses: tuple[sockets.Address, ...], directory: str) -> None:
+        self._settings = settings
+        self._addresses = addresses
+        shared = Shared(directory, "parent")
+        self._metrics = counted(settings, shared, slots=0)
+        self._dispatch = Dispatch(settings, self._metrics, worker)
+        self._dispatch.fleet.on_failure = self._end
+        count = settings.http_workers
+        memory = shared_counters.memory(count, numbers(settings.queue_images))
+        created = int(time.time())
+        self._children = [
+            Child(
+                self._dispatch,
+                Begin(settings.model_dump_json(), f"http-{n + 1}", n, addresses, directory, created),
+                shared,
+                memory,
+            )
+            for n in range(count)
+        ]
+        self._signalled = False
+
+    async def run(self) -> int:
+        """Until a signal, or until the devices are given up; the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            async with metrics_port(self._settings, self._metrics):
+                return await self._serve()
+        except OSError as error:
+            log.error("VIM_METRICS_PORT: %s", error)
+            return NO_METRICS_PORT
+
+    async def _serve(self) -> int:
+        background = [asyncio.create_task(self._dispatch.fleet.run()), asyncio.create_task(self._tick())]
+        status = 0
+        try:
+            await self._run_children()
+        except* NoStart as failed:
+            status = int(str(failed.exceptions[0])) or 1
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            await self._dispatch.fleet.close()
+        return 1 if self._dispatch.fleet.failure else status
+
+    async def _run_children(self) -> None:
+        """The first shows whether the settings are right; then all the others at once."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                first, *others = self._children
+                running = [group.create_task(first.run())]
+                await _first_of(first.listening.wait(), running[0])
+                if not running[0].done():
+                    running += [group.create_task(child.run()) for child in others]
+                    await _first_of(_all_listen(others), *running)
+                    self._say_where()
+        finally:
+            for child in self._children:
+                child.end(signal.SIGKILL)
+
+    def _say_where(self) -> None:
+        scheme = "https" if self._settings.tls_cert else "http"
+        for _, (host, number, *_) in self._addresses:
+            address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{number}"
+            log.info("running on %s with %d HTTP processes", address, len(self._children))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._dispatch.tell()
+
+    def _on_signal(self, number: int) -> None:
+        if self._signalled:
+            log.warning("second signal: ending at once")
+            os._exit(128 + number)  # the kernel ends the children
+        self._signalled = True
+        log.info("%s: draining", signal.Signals(number).name)
+        self._dispatch.fleet.drain()
+        self._end()
+
+    def _end(self) -> None:
+        for child in self._children:
+            child.end()
+        settings = self._settings
+        patience_s = (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000 + MARGIN_S
+        asyncio.get_running_loop().call_later(patience_s, self._end_now)
+
+    def _end_now(self) -> None:
+        for child in self._children:
+            child.end(signal.SIGKILL)
+
+
+def serve(settings: Settings, worker: str) -> int:
+    """Serve until told to stop; returns the exit status. Raises SettingsError before that."""
+    with contextlib.ExitStack() as kept:
+        try:
+            addresses = kept.enter_context(sockets.kept(settings.host, settings.port))
+        except OSError as error:
+            log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
+            return NO_PORT
+        directory = kept.enter_context(_directory())
+        sched_slice.shorten()
+        return uvloop.run(Parent(settings, worker, addresses, directory).run())
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[str]:
+    """For what the processes count, in memory where that can be; gone afterwards. Raises SettingsError."""
+    place = _place()
+    _sweep(Path(place))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as directory:
+        lock = os.open(directory, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory
+        os.close(lock)
+
+
+def _place() -> str:
+    if os.access(MEMORY, os.W_OK):
+        return MEMORY
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise SettingsError(f"VIM_HTTP_WORKERS needs a place for small files; TMPDIR may name one: {error}") from None
+
+
+def _sweep(place: Path) -> None:
+    """Remove what a service left that was killed: nobody holds its lock."""
+    for left in place.glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):  # in use, or another user's
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    shutil.rmtree(left)
+            finally:
+                os.close(lock)
+
+
+async def _all_listen(children: list[Child]) -> None:
+    for child in children:
+        await child.listening.wait()
+
+
+async def _first_of(*awaitables: object) -> None:
+    tasks = [asyncio.ensure_future(one) for one in awaitables]  # type: ignore[call-overload]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> int:
+    """It has closed its connection; if it does not end as well, it is ended."""
+    try:
+        return await asyncio.to_thread(process.wait, EXIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return await asyncio.to_thread(process.wait)
+
+
+def _fate(status: int) -> str:
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

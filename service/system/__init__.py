@@ -1,0 +1,1 @@
+"""What the operating system offers: CPUs, thread limits, scheduling."""

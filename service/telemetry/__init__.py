@@ -1,0 +1,1 @@
+"""Metrics, traces and the counters that several processes share."""

@@ -1,0 +1,350 @@
+"""What the service counts and times, for Prometheus.
+
+`METRICS` lists every metric; `Metrics` owns one registry and is told what happened, by verbs. Labels take few values,
+all known at start-up, and begin at zero so that rate() works from the first hit.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+)
+from prometheus_client.exposition import choose_encoder
+
+from service.errors import ServiceError
+from service.jobs import Memory, RequestClass
+from service.telemetry import multiprocess
+from service.telemetry.multiprocess import Page, Shared
+
+Op = Literal["classify", "embed"]
+Stage = Literal["decode", "preprocess", "infer", "postprocess"]
+Reason = Literal[
+    "queue_full",
+    "memory_full",
+    "deadline",
+    "too_large",
+    "draining",
+    "client_gone",
+    "not_ready",
+    "unsupported",
+    "invalid",
+    "unauthorized",
+]
+Retry = Literal["error", "out_of_memory", "device_lost"]
+
+# From 1 ms on a GPU to 10 s on a busy CPU.
+LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
+
+_CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
+_REASONS: dict[str, Reason] = {
+    "queue_full": "queue_full",
+    "memory_full": "memory_full",
+    "deadline_exceeded": "deadline",
+    "body_timeout": "deadline",
+    "body_too_large": "too_large",
+    "too_many_pixels": "too_large",
+    "image_too_complex": "too_large",
+    "too_many_images": "too_large",
+    "draining": "draining",
+    "not_ready": "not_ready",
+    "unauthorized": "unauthorized",
+    "unsupported_image": "unsupported",
+    "empty_body": "invalid",
+    "malformed_body": "invalid",
+    "url_not_supported": "invalid",
+    "unsupported_input": "invalid",
+    "unsupported_encoding": "unsupported",
+    "model_not_found": "invalid",
+    "invalid_options": "invalid",
+    "no_classifier": "invalid",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the README's table."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+    def counter(self, registry: CollectorRegistry) -> Counter:
+        """A new counter of this name."""
+        return Counter(self.name, self.help, self.labels, registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        """A new gauge of this name."""
+        return Gauge(self.name, self.help, self.labels, registry=registry, multiprocess_mode="livesum")
+
+    def histogram(self, registry: CollectorRegistry, buckets: Iterable[float] = LATENCY) -> Histogram:
+        """A new histogram of this name."""
+        return Histogram(self.name, self.help, self.labels, registry=registry, buckets=tuple(buckets))
+
+
+REQUESTS = Metric("vim_requests_total", "counter", ("api", "op", "model", "code"), "Requests answered, by status code.")
+REQUEST_SECONDS = Metric(
+    "vim_request_duration_seconds", "histogram", ("api", "op"), "From the request's first byte to its answer."
+)
+IMAGES = Metric("vim_images_total", "counter", ("op", "class"), "Images answered with a result.")
+JOINED = Metric("vim_joined_images_total", "counter", (), "Images that shared the work of an identical one in flight.")
+QUEUE_SECONDS = Metric("vim_queue_wait_seconds", "histogram", ("class",), "Time a decoded image waited for its turn.")
+STAGE_SECONDS = Metric(
+    "vim_stage_duration_seconds",
+    "histogram",
+    ("stage",),
+    "Time in a stage: decode and preprocess for each image, infer for each batch, postprocess for each request.",
+)
+BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass.")
+BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
+QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
+QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
+BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies in memory.")
+BATCH_LIMIT = Metric(
+    "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
+)
+BATCH_RETRIES = Metric(
+    "vim_batch_retries_total",
+    "counter",
+    ("reason",),
+    "Parts of failed batches that were run again, by what had failed.",
+)
+DEVICE_UP = Metric("vim_device_up", "gauge", ("device",), "1 while a device process serves, 0 while it is replaced.")
+DEVICE_LOST = Metric(
+    "vim_device_lost_total", "counter", ("device",), "Device processes that died, hung or gave wrong answers."
+)
+QUARANTINED = Metric("vim_quarantined_images_total", "counter", (), "Images that killed a device process twice, alone.")
+INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or handed to it.")
+DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
+DECODE_THREADS = Metric("vim_decode_threads", "gauge", (), "Threads that decode.")
+REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
+MODEL_INFO = Metric(
+    "vim_model_info", "gauge", ("model", "version", "device", "dtype"), "Always 1; the labels say what is served."
+)
+READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 0.")
+LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")
+MEMORY = Metric("vim_device_memory_bytes", "gauge", ("kind",), "Memory of the device; 0 where it has none of its own.")
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    IMAGES,
+    JOINED,
+    QUEUE_SECONDS,
+    STAGE_SECONDS,
+    BATCH_SIZE,
+    BATCHES,
+    BATCH_LIMIT,
+    BATCH_RETRIES,
+    DEVICE_UP,
+    DEVICE_LOST,
+    QUARANTINED,
+    QUEUE_DEPTH,
+    QUEUE_CAPACITY,
+    BODY_BYTES,
+    INFLIGHT,
+    DECODING,
+    DECODE_THREADS,
+    REJECTED,
+    MODEL_INFO,
+    READY,
+    LOAD_SECONDS,
+    MEMORY,
+)
+
+
+class Metrics:
+    """The counters of one server. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        queue_capacity: int,
+        apis: Iterable[str] = ("native",),
+        devices: Iterable[str] = (),
+        shared: Shared | None = None,
+    ) -> None:
+        self._model = model
+        self._shared = shared
+        self._asked: list[tuple[Gauge, Callable[[], float]]] = []
+        if shared:
+            shared.use()
+        self._registry = registry = CollectorRegistry()
+        self._requests = REQUESTS.counter(registry)
+        self._request_seconds = REQUEST_SECONDS.histogram(registry)
+        self._images = IMAGES.counter(registry)
+        self._joined = JOINED.counter(registry)
+        self._queue_seconds = QUEUE_SECONDS.histogram(registry)
+        self._stage_seconds = STAGE_SECONDS.histogram(registry)
+        self._batch_size = BATCH_SIZE.histogram(registry, BATCH)
+        self._batches = BATCHES.counter(registry)
+        self._batch_limit = BATCH_LIMIT.gauge(registry)
+        self._batch_retries = BATCH_RETRIES.counter(registry)
+        self._device_up = DEVICE_UP.gauge(registry)
+        self._device_lost = DEVICE_LOST.counter(registry)
+        self._quarantined = QUARANTINED.counter(registry)
+        self._queue_depth = QUEUE_DEPTH.gauge(registry)
+        self._body_bytes = BODY_BYTES.gauge(registry)
+        self._inflight = INFLIGHT.gauge(registry)
+        self._decoding = DECODING.gauge(registry)
+        self._decode_threads = DECODE_THREADS.gauge(registry)
+        self._rejected = REJECTED.counter(registry)
+        self._model_info = MODEL_INFO.gauge(registry)
+        self._ready = READY.gauge(registry)
+        self._load_seconds = LOAD_SECONDS.gauge(registry)
+        self._memory = MEMORY.gauge(registry)
+        QUEUE_CAPACITY.gauge(registry).set(queue_capacity)
+        self._page = multiprocess.page(registry, shared)
+        self._begin_at_zero(apis)
+        # By their labels, which take few values: to look for a child takes the library longer than to count.
+        self._requests_of = functools.cache(self._requests.labels)
+        self._request_seconds_of = functools.cache(self._request_seconds.labels)
+        self._images_of = functools.cache(self._images.labels)
+        self._queue_seconds_of = functools.cache(self._queue_seconds.labels)
+        self._stage_seconds_of = functools.cache(self._stage_seconds.labels)
+        self._rejected_of = functools.cache(self._rejected.labels)
+        for device in devices:
+            self._device_up.labels(device)
+            self._device_lost.labels(device)
+
+    def decode_threads(self, count: int) -> None:
+        """So many threads decode."""
+        self._decode_threads.set(count)
+
+    def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
+        """A request was answered. A model name that is not the served one counts as `other`."""
+        known = model if model == self._model else "other"
+        self._requests_of(api, op, known, str(code)).inc()
+        self._request_seconds_of(api, op).observe(seconds)
+
+    def images(self, op: Op, request_class: RequestClass, count: int) -> None:
+        """So many images were answered with a result."""
+        self._images_of(op, request_class).inc(count)
+
+    def joined(self) -> None:
+        """An image shared the work of an identical one."""
+        self._joined.inc()
+
+    def stage(self, stage: Stage, seconds: float) -> None:
+        """A stage of the work took so long."""
+        self._stage_seconds_of(stage).observe(seconds)
+
+    def timed(self, stage: Stage) -> AbstractContextManager[object]:
+        """Times a stage while the context lasts."""
+        return self._stage_seconds_of(stage).time()
+
+    def batch(self, waits: Sequence[tuple[RequestClass, float]], seconds: float) -> None:
+        """A forward pass ended: the class of each of its images and how long it had waited, and its duration."""
+        self._batches.inc()
+        self._batch_size.observe(len(waits))
+        self.stage("infer", seconds)
+        for request_class, wait in waits:
+            self._queue_seconds_of(request_class).observe(wait)
+
+    def queue_depth(self, images: Callable[[RequestClass], int]) -> None:
+        """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
+        for one in get_args(RequestClass):
+            self._ask(self._queue_depth.labels(one), functools.partial(images, one))
+
+    def body_bytes(self, size: Callable[[RequestClass], int]) -> None:
+        """Ask this, whenever a page is made, how many bytes of bodies of a class are in memory."""
+        for one in get_args(RequestClass):
+            self._ask(self._body_bytes.labels(one), functools.partial(size, one))
+
+    def sample(self) -> None:
+        """Other processes make pages as well: let them know what only this one can say now."""
+        for gauge, ask in self._asked:
+            gauge.set(ask())
+
+    def _ask(self, gauge: Gauge, ask: Callable[[], float]) -> None:
+        self._asked.append((gauge, ask))
+        if not self._shared:
+            gauge.set_function(ask)
+
+    def inflight_batches(self, change: int) -> None:
+        """So many batches more, or fewer, are with the devices."""
+        self._inflight.inc(change)
+
+    def batch_limit(self, device: str, images: int) -> None:
+        """A device is given batches of at most so many images."""
+        self._batch_limit.labels(device).set(images)
+
+    def batch_retried(self, reason: Retry, groups: int) -> None:
+        """A batch failed; so many parts of it are run again."""
+        self._batch_retries.labels(reason).inc(groups)
+
+    def device_up(self, device: str, value: bool) -> None:
+        """A device process began or ceased to serve."""
+        self._device_up.labels(device).set(value)
+
+    def device_lost(self, device: str) -> None:
+        """A device process died, hung or gave wrong answers."""
+        self._device_lost.labels(device).inc()
+
+    def quarantined(self) -> None:
+        """An image has killed a device process twice, alone."""
+        self._quarantined.inc()
+
+    def decoding(self) -> AbstractContextManager[object]:
+        """Counts a decoding thread as busy while the context lasts."""
+        return self._decoding.track_inprogress()
+
+    def rejected(self, reason: Reason, count: int = 1) -> None:
+        """Work was refused, or given up before it had a result."""
+        self._rejected_of(reason).inc(count)
+
+    def refused(self, error: ServiceError) -> None:
+        """Count an error under its reason; the service's own failures and wrong paths are no rejections."""
+        if reason := _REASONS.get(error.code):
+            self.rejected(reason)
+
+    def ready(self, value: bool) -> None:
+        """The server began or ceased to accept work."""
+        self._ready.set(value)
+
+    def model_loaded(self, *, version: str, device: str, dtype: str, seconds: float) -> None:
+        """The model is loaded, tested and warm. A reload replaces what the labels said."""
+        if not self._shared:  # which knows no clearing, and is told once
+            self._model_info.clear()
+        self._model_info.labels(self._model, version, device, dtype).set(1)
+        self._load_seconds.set(seconds)
+
+    def device_memory(self, kind: Memory, size: int) -> None:
+        """The device's memory of this kind, in bytes."""
+        self._memory.labels(kind).set(size)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page for a scraper's Accept header, and its Content-Type."""
+        encode, content_type = choose_encoder(accept)
+        if self._shared:
+            self.sample()
+        return encode(Page(self._page)), content_type
+
+    def _begin_at_zero(self, apis: Iterable[str]) -> None:
+        for api, op in itertools.product(apis, get_args(Op)):
+            self._request_seconds.labels(api, op)
+            for code in _CODES:
+                self._requests.labels(api, op, self._model, str(code))
+        for op, request_class in itertools.product(get_args(Op), get_args(RequestClass)):
+            self._images.labels(op, request_class)
+        for metric, kind in (
+            (self._queue_seconds, RequestClass),
+            (self._stage_seconds, Stage),
+            (self._rejected, Reason),
+            (self._batch_retries, Retry),
+            (self._memory, Memory),
+        ):
+            for value in get_args(kind):
+                metric.labels(value)

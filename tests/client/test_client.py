@@ -1,0 +1,148 @@
+"""The client against a real server, and against one that says what the test wants it to say."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from vim_client.client import AsyncClient, Classification, Client, ServerError
+from vim_client.images import find_images
+
+from tests.e2e.server import Server, serving
+from tests.tiny import photo, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A tiny model, served."""
+    directory = tmp_path_factory.mktemp("client")
+    with serving(directory, model=write_tiny_model(directory / "tiny")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of it."""
+    with Client(server.url, in_flight=4) as client:
+        yield client
+
+
+def native(server: Server, image: bytes) -> list[float]:
+    """What the endpoint says without us."""
+    found: list[float] = httpx.post(f"{server.url}/v1/embed", content=image).json()["results"][0]["embedding"]
+    return found
+
+
+def test_every_kind_of_image_gets_the_same_answer(server: Server, client: Client, tmp_path: Path) -> None:
+    """Path, text, bytes, a PIL image and an array of the same pixels."""
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(photo())).convert("RGB")
+    picture.save(file, "PNG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(file.getvalue())
+    expected = native(server, file.getvalue())
+
+    for image in (path, str(path), file.getvalue(), picture, np.asarray(picture)):
+        vector = client.embed(image)
+        assert np.float32 == vector.dtype
+        np.testing.assert_allclose(vector, expected, atol=1e-6)
+
+
+def test_classify_returns_typed_predictions(server: Server, client: Client) -> None:
+    """As many as asked for, best first."""
+    answer = client.classify(photo(), top_k=3)
+    body = httpx.post(f"{server.url}/v1/classify?top_k=3", content=photo()).json()
+
+    assert [one["label"] for one in body["results"][0]["predictions"]] == [one.label for one in answer.predictions]
+    assert body["model"]["fingerprint"] == answer.fingerprint == client.info()["model"]["fingerprint"]
+
+
+def test_options_of_embed_arrive(client: Client) -> None:
+    """Another pooling is another vector; without normalisation its length is not one."""
+    plain, mean, raw = (
+        client.embed(photo()),
+        client.embed(photo(), pooling="mean"),
+        client.embed(photo(), normalize=False),
+    )
+
+    assert not np.allclose(plain, mean)
+    assert 1 == pytest.approx(float(np.linalg.norm(plain)), abs=1e-5)
+    np.testing.assert_allclose(plain, raw / np.linalg.norm(raw), atol=1e-5)
+
+
+def test_a_refusal_is_an_error_with_code_and_request_id(client: Client) -> None:
+    """Not asked again: it would be refused again."""
+    with pytest.raises(ServerError, match="415 unsupported_image") as caught:
+        client.classify(b"no image at all")
+
+    assert ("unsupported_image", 415) == (caught.value.code, caught.value.status)
+    assert caught.value.request_id
+
+
+def test_many_are_answered_in_order_with_errors_in_their_place(server: Server, client: Client, tmp_path: Path) -> None:
+    """A bad image and a missing file harm no other."""
+    images = [photo(0), b"broken", photo(1), tmp_path / "missing.jpg", photo(2)]
+    first, broken, second, missing, third = client.embed_many(images)
+
+    for seed, vector in enumerate((first, second, third)):
+        assert isinstance(vector, np.ndarray)
+        np.testing.assert_allclose(vector, native(server, photo(seed)), atol=1e-5)
+    assert isinstance(broken, ServerError)
+    assert isinstance(missing, FileNotFoundError)
+    assert all(isinstance(one, Classification) for one in client.classify_many([photo()] * 3))
+
+
+def test_no_more_images_are_taken_than_may_be_in_flight(client: Client) -> None:
+    """So memory stays bounded however many there are; leaving early ends what is under way."""
+    taken = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield photo()
+
+    answers = client.embed_many(endless())
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+
+    assert 4 >= taken
+
+
+def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tmp_path: Path) -> None:
+    """Rows in the order of the paths; a file that is no image has its error instead of a row."""
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.jpg").write_bytes(photo(1))
+    (folder / "a.jpg").write_bytes(photo(0))
+    (folder / "broken.png").write_bytes(b"broken")
+    (folder / "deep" / "c.jpg").write_bytes(photo(2))
+    (folder / ".hidden.jpg").write_bytes(photo(3))
+    (folder / "notes.txt").write_text("no image")
+
+    assert 3 == client.embed_folder(folder, tmp_path / "out", progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    vectors = np.load(tmp_path / "out.npy")
+
+    assert ["a.jpg", "b.jpg", "broken.png", "c.jpg"] == [Path(line["path"]).name for line in lines]
+    assert [0, 1, None, 2] == [line.get("row") for line in lines]
+    assert "unsupported_image" in lines[2]["error"]
+    for seed in range(3):
+        np.testing.assert_allclose(vectors[seed], native(server, photo(seed)), atol=1e-5)
+    assert [folder / "a.jpg"] == find_images(folder)[:1]
+
+
+@pytest.mark.anyio
+async def test_the_asynchronous_client_is_the_same(server: Server) -> None:
+    """From asyncio, without a thread."""
+    async with AsyncClient(server.url) as client:
+        vectors = [vector async for vector in client.embed_many([photo(0), photo(1)])]
+
+    assert 2 == len(vectors)
+    np.testing.assert_allclose(np.asarray(vectors[1]), native(server, photo(1)), atol=1e-5)

@@ -1,0 +1,91 @@
+"""A backend replaces the convolution, or all layers at once; what it does not support is composed, with the reason."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import scan
+from model.backends import fusion, torch_scan
+from model.conv import causal_conv
+from model.scan import ScanChoice, choose
+from model.vim import EncoderFn, Vim
+from tests.tiny import CONFIG, tiny_vim
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A backend called `doubling`: stepwise's scan, twice the convolution, and layers that only negate."""
+    module = ModuleType("doubling")
+    module.scan, module.unavailable = torch_scan.scan, torch_scan.unavailable  # type: ignore[attr-defined]
+    module.causal_conv = lambda *arguments: 2 * causal_conv(*arguments)  # type: ignore[attr-defined]
+    module.unsupported = lambda vim: None if vim.config.norm == "rms" else "norm is layer"  # type: ignore[attr-defined]
+    module.encoder = _negation  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "doubling", module)
+    monkeypatch.setitem(scan._MODULES, "doubling", "doubling")
+    return module
+
+
+def _negation(vim: Vim) -> EncoderFn:
+    return lambda tokens: -tokens
+
+
+def images() -> Tensor:
+    """Two seeded images for the tiny model."""
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_backend_brings_its_convolution(backend: ModuleType) -> None:
+    """And where it has none the convolution is torch's."""
+    assert backend.causal_conv is choose("doubling", CPU).conv
+    assert causal_conv is choose("torch", CPU).conv
+
+    vim = tiny_vim()
+    before = vim(images())
+    vim.use_scan(choose("doubling", CPU))
+    assert not torch.allclose(before, vim(images()))
+
+
+def test_all_layers_run_as_one_where_the_backend_can(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend sees the tokens before the first layer; another scan afterwards ends it."""
+    monkeypatch.setitem(fusion._MODULES, "doubling", "doubling")
+    vim = tiny_vim()
+    vim.use_scan(choose("doubling", CPU))
+    fusion.fuse(vim)
+
+    torch.testing.assert_close(vim.forward_tokens(images()), -vim._embed(images()), rtol=0, atol=0)
+    assert vim.scan_choice is not None
+    assert "fused" == vim.scan_choice.path
+    vim.use_scan(choose("torch", CPU))
+    assert vim.encoder is None
+
+
+def test_what_the_backend_does_not_support_is_composed_and_says_why(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is the backend's own sentence."""
+    monkeypatch.setitem(fusion._MODULES, "doubling", "doubling")
+    vim = tiny_vim(CONFIG.replace(norm="layer"))
+    vim.use_scan(choose("doubling", CPU))
+    fusion.fuse(vim)
+
+    assert vim.encoder is None
+    assert vim.scan_choice is not None
+    assert "composed: norm is layer" == vim.scan_choice.path
+
+
+def test_a_backend_without_fused_layers_is_composed() -> None:
+    """As `torch` is."""
+    vim = tiny_vim()
+    vim.use_scan(ScanChoice("torch", torch_scan.scan, "asked for by name"))
+    fusion.fuse(vim)
+
+    assert vim.encoder is None
+    assert vim.scan_choice is not None
+    assert "composed: scan torch has no fused layers" == vim.scan_choice.path

@@ -1,0 +1,126 @@
+"""Every kernel of the released models builds for A100 and H100, with the registers it has: nothing spills to memory."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import VimConfig
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed (it has wheels for Linux only)"
+)
+
+# Most registers of a thread. One program of the scan is one warp: at 168 registers 12 programs share a processor.
+REGISTERS = {"scan_tokens": 168, "carry_states": 96, "conv_project": 168, "out_project_norm": 255, "widen_norm": 128}
+SHARED = {80: 166912, 90: 232448}  # bytes that one program may have
+WIDTHS = {"tiny": 192, "small": 384, "base": 768}
+
+
+def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: int = 1) -> Iterator[object]:
+    """What a layer of that width would start for (B, L, D) tokens, on tensors without memory."""
+    from model.backends.triton import launch
+    from model.backends.triton.weights import LayerWeights, padded_rank
+    from tests.model.backends.triton.ahead import recorded
+
+    shape = VimConfig(embed_dim=width)
+    inner, rank = shape.d_inner, padded_rank(shape.dt_rank)
+
+    def meta(*sizes: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(*sizes, dtype=dtype, device="meta")
+
+    layer = LayerWeights(
+        meta(2 * inner, width),
+        meta(2, 32 + rank, inner),
+        meta(2, inner, rank),
+        meta(2, 23, inner, dtype=torch.float32),
+        meta(width, inner),
+    )
+    norm, xz = meta(width, dtype=torch.float32), meta(images, length, 2 * inner)
+    with recorded(launch) as written:
+        _, residual = launch.first_norm(meta(images, length, width), norm, 1e-5)
+        y = launch.scan(xz, launch.project(xz, layer), layer, pieces)
+        launch.finish(y, xz, layer, residual, norm, 1e-5, launch.Device(108, SHARED[80]))
+    yield from written
+
+
+def check(launch: object, capability: int, stack: int = 0) -> None:
+    """It builds, within its registers and the device's shared memory, with at most `stack` bytes of spills."""
+    from tests.model.backends.triton.ahead import Launch
+
+    assert isinstance(launch, Launch)
+    built, name = launch.compiled(capability), launch.name
+    assert stack >= built.stack, name
+    assert REGISTERS[name] >= built.registers, name
+    assert SHARED[capability] >= built.shared, name
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("size", WIDTHS)
+def test_kernels_of_the_released_models_build_without_spills(size: str, capability: int) -> None:
+    """At 224 px in float16, for one image and for a batch of 64."""
+    for images in (1, 64):
+        for launch in launches(WIDTHS[size], torch.float16, images, 197):
+            check(launch, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_scan_in_chunks_of_time_builds_without_spills(capability: int) -> None:
+    """1248 px, one image: ends, carry, and the scan that starts from them."""
+    names = []
+    for launch in launches(192, torch.float16, 1, 6085, pieces=44):
+        check(launch, capability)
+        names.append(launch.name)  # type: ignore[attr-defined]
+    assert ["widen_norm", "conv_project", "scan_tokens", "carry_states", "scan_tokens", "out_project_norm"] == names
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_build_in_bfloat16(capability: int) -> None:
+    """The same code, another type."""
+    for launch in launches(192, torch.bfloat16, 64, 197):
+        check(launch, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_build_in_float32(capability: int) -> None:
+    """A mode for correctness, without matrix units: a word or two may spill."""
+    for launch in launches(192, torch.float32, 64, 197):
+        check(launch, capability, stack=16)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_build_with_64_bit_offsets(capability: int) -> None:
+    """Base at 1248 px in a batch of 128: in_proj's output has more than 2^31 elements."""
+    written = [launch for launch in launches(768, torch.float16, 128, 6085) if launch.arguments["WIDE"]]  # type: ignore[attr-defined]
+
+    assert {"conv_project", "scan_tokens", "out_project_norm"} == {launch.name for launch in written}  # type: ignore[attr-defined]
+    for launch in written:
+        check(launch, capability)
+
+
+def test_the_matrix_products_use_the_matrix_units() -> None:
+    """Tensor cores on both; on an H100 its own wide instruction where a tile has 64 rows."""
+    from tests.model.backends.triton.ahead import Launch
+
+    found = {launch.name: launch for launch in launches(192, torch.float16, 64, 197) if isinstance(launch, Launch)}
+    for name in ("conv_project", "out_project_norm"):
+        assert "mma.sync" in found[name].compiled(80).ptx
+        assert "wgmma.mma_async" in found[name].compiled(90).ptx
+    assert "mma.sync" in found["scan_tokens"].compiled(90).ptx
+
+
+def test_a_step_of_the_scan_is_as_short_as_it_was() -> None:
+    """The loop over tokens: 18 results of the special function unit, at most 155 instructions, nothing shuffled."""
+    from tests.model.backends.triton.ahead import Launch, innermost_loop
+
+    (launch,) = [found for found in launches(192, torch.float16, 64, 197) if found.name == "scan_tokens"]  # type: ignore[attr-defined]
+    assert isinstance(launch, Launch)
+    loop = innermost_loop(launch.compiled(90).assembly)
+
+    assert 18 == sum("MUFU" in line for line in loop)
+    assert 155 >= len(loop)
+    assert not any("SHFL" in line for line in loop)

@@ -1,0 +1,46 @@
+"""The kernels on a GPU: right at the released widths, the same in chunks of time, and the same every time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from model.backends import fusion
+from model.backends.selftest import tolerance
+from model.backends.triton.weights import LayerWeights
+from model.config import VimConfig
+from model.scan import choose
+from tests.model.backends.triton.problems import config, error, low_rank, normal, prepared
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("width", [192, 384, 768])
+def test_fused_layers_agree_with_float64(width: int, dtype: torch.dtype) -> None:
+    """As the self-test at the start asks it."""
+    found = fusion.largest_error(choose("triton", CUDA), VimConfig(embed_dim=width), CUDA, dtype)
+
+    assert fusion.SLACK * tolerance(CUDA, dtype) >= found
+
+
+def test_the_scan_is_the_same_in_chunks_and_every_time() -> None:
+    """An error that changes from run to run would be a missing barrier, which the interpreter cannot show."""
+    from model.backends.triton import launch
+
+    shape = config(192)
+    here, _ = prepared(shape, torch.float16)
+    layer = LayerWeights(*(getattr(here, field.name).to(CUDA) for field in dataclasses.fields(here)))
+    xz = normal(8, 730, 2 * shape.d_inner, dtype=torch.float16).to(CUDA)
+    dbc = low_rank(layer, shape, 8, 730).to(CUDA)
+    first = launch.scan(xz, dbc, layer, 1)
+
+    for _ in range(20):
+        torch.testing.assert_close(launch.scan(xz, dbc, layer, 1), first, rtol=0, atol=0)
+    assert error(launch.scan(xz, dbc, layer, 11), first.double()) <= tolerance(CUDA, torch.float16)

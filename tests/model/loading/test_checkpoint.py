@@ -1,0 +1,263 @@
+"""Files of weights are read safely, and files of anything else are named for what they are."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.errors import WeightsError
+from model.loading.checkpoint import read
+from tests.model.loading.checkpoints import state
+
+STATE = state()
+EMA = state(seed=1)
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    """The dict that the reference's main.py saves."""
+    args = argparse.Namespace(model="vim_tiny", input_size=224)
+    saved = {"model": STATE, "optimizer": {"state": {0: torch.ones(3)}}, "epoch": 7, "model_ema": EMA}
+    return saved | {"scaler": "none", "args": args} | changes
+
+
+def saved(path: Path, content: Any, **options: Any) -> Path:
+    """Write a .pth."""
+    torch.save(content, path, **options)
+    return path
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Both have the same names and values, as float32."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor.float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "bin"])
+def test_formats_are_told_by_content(tmp_path: Path, suffix: str) -> None:
+    """Both formats give the same tensors, whatever the file is called."""
+    save_file(STATE, tmp_path / f"a.{suffix}")
+    torch.save(STATE, tmp_path / f"b.{suffix}")
+
+    first, second = read(tmp_path / f"a.{suffix}"), read(tmp_path / f"b.{suffix}")
+
+    assert (first.format, second.format) == ("safetensors", "torch")
+    assert_same(first.tensors, STATE)
+    assert_same(second.tensors, STATE)
+
+
+def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
+    """torch.save before 1.6 wrote no zip."""
+    found = read(saved(tmp_path / "old.pth", STATE, _use_new_zipfile_serialization=False))
+
+    assert found.format == "torch (before 1.6)"
+    assert_same(found.tensors, STATE)
+
+
+@pytest.mark.parametrize(("weights", "expected"), [("model", STATE), ("model_ema", EMA)])
+def test_training_checkpoint_gives_the_chosen_weights(
+    tmp_path: Path, weights: str, expected: dict[str, Tensor]
+) -> None:
+    """The reference's checkpoint with optimizer, EMA and Namespace: one set of weights and the arguments."""
+    found = read(saved(tmp_path / "train.pth", training()), weights)
+
+    assert_same(found.tensors, expected)
+    assert found.unwrapped == (weights,)
+    assert found.keys == ("model", "optimizer", "epoch", "model_ema", "scaler", "args")
+    assert found.args["input_size"] == 224
+
+
+@pytest.mark.parametrize("trail", [("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, trail: tuple[str, ...], prefix: str) -> None:
+    """Wrappers of common training programs, with the prefixes of DistributedDataParallel and torch.compile."""
+    content: dict[str, Any] = {prefix + name: tensor for name, tensor in STATE.items()}
+    for name in reversed(trail):
+        content = {name: content, "epoch": 3}
+
+    found = read(saved(tmp_path / "wrapped.pth", content))
+
+    assert found.unwrapped == trail
+    assert_same(found.tensors, STATE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    """What is kept is float32, the precision that fingerprints are taken in."""
+    halved = {name: tensor.to(dtype) for name, tensor in STATE.items()}
+
+    assert_same(read(saved(tmp_path / "half.pth", halved)).tensors, halved)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_outlive_their_file(tmp_path: Path, suffix: str) -> None:
+    """Overwriting or truncating a file that was loaded harms nobody: nothing stays mapped."""
+    path = tmp_path / f"w.{suffix}"
+    torch.save(STATE, path) if suffix == "pth" else save_file(STATE, path)
+    found = read(path)
+    os.truncate(path, 0)
+
+    assert_same(found.tensors, STATE)
+
+
+class Payload:
+    """Unpickling this leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
+    """The message names the function; it was never called."""
+    content = training(extra=Payload(tmp_path / "trace"))
+    path = saved(tmp_path / "evil.pth", content, _use_new_zipfile_serialization=zipped)
+
+    with pytest.raises(WeightsError, match=r"posix\.mkdir.*is code.*nothing in it was run"):
+        read(path)
+
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_plain_pickle_is_not_even_parsed(tmp_path: Path) -> None:
+    """Only what torch.save writes is unpickled at all."""
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "trace")))
+
+    with pytest.raises(WeightsError, match="plain pickle"):
+        read(path)
+
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
+    """torch.save(model) instead of its state dict."""
+    with pytest.raises(WeightsError, match=r"Linear\), which is code.*save its state dict"):
+        read(saved(tmp_path / "module.pth", torch.nn.Linear(1, 1)))
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 109700000\n"
+OTHER_FILES = {
+    "empty": (b"", r"is empty \(0 bytes\)"),
+    "lfs": (LFS, r"git-lfs pointer to a file of 109\.7 MB.*git lfs pull"),
+    "html": (b"\n<!DOCTYPE html><html>Sign in</html>", "HTML or XML page"),
+    "html in capitals": (b"<HTML><body>404</body></HTML>", "HTML or XML page"),
+    "xml": (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "HTML or XML page"),
+    "json": (b'{"error": "Repository not found"}', "JSON text"),
+    "gzip": (b"\x1f\x8b\x08\x00 and so on", "compressed archive"),
+    "zeros": (bytes(4096), "starts with zeros"),
+    "image": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "neither safetensors nor a torch checkpoint"),
+    "zip start": (b"PK\x03\x04" + bytes(100), "cut short or damaged"),
+    "old start": (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80", "cut short or damaged"),
+    "safetensors start": (b"\x10\x00\x00\x00\x00\x00\x00\x00{", "safetensors file cut short"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_files_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
+    """The message says what the file is."""
+    content, message = OTHER_FILES[kind]
+    (tmp_path / "weights.pth").write_bytes(content)
+
+    with pytest.raises(WeightsError, match=message):
+        read(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
+def test_half_downloads_are_called_so(tmp_path: Path, form: str) -> None:
+    """Wherever a file is cut, the error is a WeightsError that says it is cut or no weights file."""
+    whole = tmp_path / "whole"
+    if form == "safetensors":
+        save_file(STATE, whole)
+    else:
+        saved(whole, training(), _use_new_zipfile_serialization=form == "zip")
+    size = whole.stat().st_size
+    for kept in [1, 5, 8, 9, 60, 200, *range(1000, size, size // 12), size - 1]:
+        shutil.copy(whole, tmp_path / "cut")
+        os.truncate(tmp_path / "cut", kept)
+
+        with pytest.raises(WeightsError, match="cut short or damaged|neither safetensors nor|refused"):
+            read(tmp_path / "cut")
+
+
+def test_other_archives_are_named(tmp_path: Path) -> None:
+    """A zip of something else, and a TorchScript program."""
+    with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
+        archive.writestr("cat.jpg", "")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
+        archive.writestr("script/data.pkl", "")
+        archive.writestr("script/constants.pkl", "")
+
+    with pytest.raises(WeightsError, match=r"zip archive of cat\.jpg"):
+        read(tmp_path / "photos.pth")
+    with pytest.raises(WeightsError, match="TorchScript"):
+        read(tmp_path / "script.pt")
+
+
+CIRCLE: dict[str, Any] = {}
+CIRCLE["model"] = CIRCLE
+CONTENTS = {
+    "a list": ([1, 2], r"holds list, not a state dict"),
+    "a tensor": (torch.zeros(2, 3), r"holds a tensor of shape \(2, 3\)"),
+    "nothing": ({}, "it is empty"),
+    "settings": ({"epoch": 3, "lr": 0.1}, r"its keys are epoch \(int\), lr \(float\)"),
+    "optimizer only": ({"optimizer": {}, "model": {"lr": 1}}, r"under model: its keys are lr \(int\)"),
+    "numbered": ({0: torch.zeros(1)}, "no state dict"),
+    "itself": (CIRCLE, r"under model / model"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_contents_that_are_no_state_dict_are_named(tmp_path: Path, kind: str) -> None:
+    """A readable torch file with the wrong kind of object inside."""
+    content, message = CONTENTS[kind]
+
+    with pytest.raises(WeightsError, match=message):
+        read(saved(tmp_path / "x.pth", content))
+
+
+def test_missing_ema_lists_what_there_is(tmp_path: Path) -> None:
+    """`model_ema` of a file without it."""
+    without = training()
+    del without["model_ema"]
+
+    with pytest.raises(WeightsError, match=r"no weights 'model_ema': its keys are model \(dict\), optimizer"):
+        read(saved(tmp_path / "train.pth", without), "model_ema")
+    with pytest.raises(WeightsError, match=r"one plain state dict of \d+ tensors; load it with weights='model'"):
+        read(saved(tmp_path / "plain.pth", STATE), "model_ema")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_cannot_answer_are_refused(tmp_path: Path, value: float) -> None:
+    """NaN or infinity anywhere in the weights; the tensors are named."""
+    broken = STATE | {"norm_f.weight": torch.full((16,), value)}
+
+    with pytest.raises(WeightsError, match=r"NaN or infinite values in norm_f\.weight: "):
+        read(saved(tmp_path / "nan.pth", broken))
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    """Integers cannot be the model's weights."""
+    with pytest.raises(WeightsError, match=r"head\.weight is torch\.int8"):
+        read(saved(tmp_path / "int8.pth", STATE | {"head.weight": torch.zeros(5, 16, dtype=torch.int8)}))
+
+
+def test_an_unreadable_path_is_an_error_of_ours(tmp_path: Path) -> None:
+    """Missing files and directories."""
+    with pytest.raises(WeightsError, match="cannot read"):
+        read(tmp_path / "absent.pth")
+    with pytest.raises(WeightsError, match="cannot read"):
+        read(tmp_path)

@@ -1,0 +1,44 @@
+"""Four inks become the RGB that Pillow makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.preprocessing.compiled.cmyk import Inks
+
+INKS = Inks()
+
+
+def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
+    """All 65,536 pairs, each ink in each of the three places; a file stores how much light is let through."""
+    values = np.arange(256, dtype=np.uint8)
+    stored = np.empty((256, 256, 4), np.uint8)
+    stored[...] = values[:, None, None]
+    stored[..., 1] = 255 - stored[..., 1]
+    stored[..., 2] ^= 0x55
+    stored[..., 3] = values
+    expected = np.asarray(Image.fromarray(255 - stored, "CMYK").convert("RGB"))
+
+    INKS(stored.reshape(-1))
+
+    np.testing.assert_array_equal(stored.reshape(-1)[: expected.size], expected.reshape(-1))
+
+
+def test_nothing_behind_the_pixels_is_touched() -> None:
+    """Whole blocks are written, within the memory that is given."""
+    memory = np.full(5 * 64, 200, np.uint8)
+
+    INKS(memory[64:256])
+
+    assert (memory[:64] == 200).all()
+    assert (memory[64 : 64 + 144] == 157).all()
+    assert (memory[256:] == 200).all()
+
+
+def test_memory_that_would_be_overrun_is_refused() -> None:
+    """The kernel itself checks nothing."""
+    for memory in (np.zeros(65, np.uint8), np.zeros(256, np.uint8)[::2]):
+        with pytest.raises(ValueError, match="whole blocks"):
+            INKS(memory)

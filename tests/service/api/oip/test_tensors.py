@@ -1,0 +1,213 @@
+"""Tensors of the Open Inference Protocol: what may come in, in JSON and raw, and what must be refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.api.oip.tensors import Output, Tensor, encode, images_of, parse
+from service.errors import EmptyBody, MalformedBody, ServiceError, TooManyImages
+from tests.tiny import photo
+
+PIXELS = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+PHOTO = photo()
+
+
+def body_of(inputs: list[dict[str, Any]], raw: bytes = b"", **more: Any) -> tuple[bytes, int]:
+    """A request's body and the size of its JSON."""
+    header = json.dumps({"inputs": inputs} | more).encode()
+    return header + raw, len(header)
+
+
+def element(data: bytes) -> bytes:
+    """A BYTES element."""
+    return struct.pack("<I", len(data)) + data
+
+
+def raw_input(data: bytes, datatype: str, shape: list[int]) -> dict[str, Any]:
+    """An input whose data follow the JSON."""
+    return {"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+
+
+def test_raw_bytes_elements_are_images() -> None:
+    """Length, then bytes, one after the other."""
+    raw = element(PHOTO) + element(b"second")
+    _, (tensor,) = parse(*body_of([raw_input(raw, "BYTES", [2, 1])], raw), "image")
+
+    assert [PHOTO, b"second"] == images_of(tensor, 64)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_json_bytes_are_base64(nested: bool) -> None:
+    """Flat, or nested as the shape says; with or without a data URI."""
+    texts = [base64.b64encode(PHOTO).decode(), "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()]
+    data = [[text] for text in texts] if nested else texts
+    body, _ = body_of([{"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": data}])
+    _, (tensor,) = parse(body, None, "image")
+
+    assert [PHOTO, PHOTO] == images_of(tensor, 64)
+
+
+@pytest.mark.parametrize("form", ["raw", "nested", "flat"])
+def test_pixels_arrive_unchanged(form: str) -> None:
+    """Row-major, whichever way."""
+    if form == "raw":
+        body, size = body_of([raw_input(PIXELS.tobytes(), "UINT8", [2, 3, 4, 3])], PIXELS.tobytes())
+    else:
+        data = PIXELS.tolist() if form == "nested" else PIXELS.ravel().tolist()
+        body, size = body_of([{"name": "image", "datatype": "UINT8", "shape": [2, 3, 4, 3], "data": data}])
+    _, (tensor,) = parse(body, size if form == "raw" else None, "image")
+    found = images_of(tensor, 64)
+
+    assert 2 == len(found)
+    np.testing.assert_array_equal(np.stack(found), PIXELS)  # type: ignore[arg-type]
+
+
+def test_a_header_of_no_bytes_means_one_bare_element() -> None:
+    """The raw binary request: curl --data-binary @cat.jpg. Outputs are raw as well."""
+    header, (tensor,) = parse(PHOTO, 0, "image")
+
+    assert [PHOTO] == images_of(tensor, 64)
+    assert header.parameters.binary_data_output
+
+
+def test_unknown_members_are_ignored() -> None:
+    """KServe's client adds model_name; custom parameters are legal."""
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"], "extra": 1}
+    body, _ = body_of([tensor], model_name="x", parameters={"sequence_id": 3, "mine": "yes", "timeout": 5000})
+    header, _ = parse(body, None, "image")
+
+    assert 5000 == header.parameters.timeout
+
+
+@pytest.mark.parametrize(
+    ("tensor", "raw", "says"),
+    [
+        ({"data": ["AA", "AA"]}, b"", "2 elements"),
+        ({"data": "AAAA"}, b"", "must be a list"),
+        ({"data": [["AA"]], "shape": [1]}, b"", "base64"),
+        ({}, b"", "either data or"),
+        ({"data": ["AA"], "parameters": {"binary_data_size": 0}}, b"", "either data or"),
+        ({"parameters": {"binary_data_size": 9}}, b"12345678", "9 raw bytes; 8"),
+        ({"parameters": {"binary_data_size": 7}}, b"12345678", "follow the last input"),
+        ({"parameters": {"binary_data_size": 8}}, b"\xff\xff\xff\xff1234", "element 0 is longer"),
+        ({"parameters": {"binary_data_size": 2}}, b"\x00\x00", "element 0 is longer"),
+        ({"parameters": {"binary_data_size": -1}}, b"", "greater than or equal"),
+        ({"shape": [-1], "data": []}, b"", "shape"),
+        ({"shape": "many", "data": []}, b"", "shape"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 256]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, -1]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 0.5]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, "3"]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 2**80]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1, 2], [3]]}, b"", "no array"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2]}, b"", "2 numbers"),
+        ({"datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}, b"", "N, height, width, 3"),
+        ({"datatype": "UINT8", "shape": [1, 0, 9, 3], "data": []}, b"", "N, height, width, 3"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}, b"", "N, height, width, 3"),
+        ({"datatype": "UINT8", "shape": [9, 10**9, 10**9, 3], "data": [1]}, b"", "1 numbers"),
+        ({"shape": [1] * 9, "data": ["x"]}, b"", "shape"),
+        ({"name": "x" * 201, "data": ["x"]}, b"", "200 characters"),
+        ({"parameters": {"binary_data_size": 20}}, bytes(20), "more elements"),
+    ],
+)
+def test_what_does_not_add_up_is_malformed(tensor: dict[str, Any], raw: bytes, says: str) -> None:
+    """Sizes, shapes, ranges: each with what was found; an element that is no image is its own error."""
+    body, size = body_of([{"name": "image", "datatype": "BYTES", "shape": [1]} | tensor], raw)
+    with pytest.raises(MalformedBody) as caught:  # noqa: PT012
+        _, (found,) = parse(body, size, "image")
+        errors = [one for one in images_of(found, 64) if isinstance(one, ServiceError)]
+        raise errors[0]
+
+    assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"shape": [65], "data": ["x"] * 65},
+        {"shape": [10**9, 10**9], "data": []},
+        {"datatype": "UINT8", "shape": [65, 1, 1, 3], "data": [1] * 195},
+    ],
+)
+def test_too_many_images_are_refused_before_they_are_looked_at(tensor: dict[str, Any]) -> None:
+    """By what the shape says."""
+    body, _ = body_of([{"name": "image", "datatype": "BYTES"} | tensor])
+    _, (found,) = parse(body, None, "image")
+    with pytest.raises(TooManyImages):
+        images_of(found, 64)
+
+
+def test_a_request_of_many_tensors_is_malformed() -> None:
+    """Inputs and outputs are few."""
+    inputs = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": []}]
+    with pytest.raises(MalformedBody, match="at most 8 items"):
+        parse(body_of(inputs * 9)[0], None, "image")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"inputs": 3}', b"nonsense", b'{"inputs": [{"name": "a"}]}'])
+def test_what_is_no_request_is_malformed(body: bytes) -> None:
+    """Broken JSON, or another shape."""
+    with pytest.raises(MalformedBody):
+        parse(body, None, "image")
+
+
+def test_a_header_longer_than_the_body_is_malformed() -> None:
+    """With both numbers."""
+    with pytest.raises(MalformedBody, match="99; the body has 2 bytes"):
+        parse(b"{}", 99, "image")
+
+
+def test_mutated_requests_never_raise_anything_else() -> None:
+    """2,000 damaged copies of good requests."""
+    rng = random.Random(7)
+    raw = element(PHOTO[:40]) + element(b"x")
+    good = [
+        body_of([raw_input(raw, "BYTES", [2])], raw),
+        body_of([raw_input(PIXELS.tobytes(), "UINT8", [2, 3, 4, 3])], PIXELS.tobytes()),
+        body_of([{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[[[1, 2, 3]]]]}]),
+    ]
+    for _ in range(2000):
+        body, size = rng.choice(good)
+        damaged = bytearray(body)
+        for _ in range(rng.choice([1, 2, 8])):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + 1] = rng.choice([b"", rng.randbytes(1), b"9", b"[", b'"', rng.randbytes(4)])
+        try:
+            _, tensors = parse(bytes(damaged), size + rng.choice([-1, 0, 0, 0, 1]), "image")
+            for tensor in tensors:
+                images_of(tensor, 64)
+        except (MalformedBody, EmptyBody, TooManyImages):
+            continue
+
+
+def test_outputs_as_json_and_raw() -> None:
+    """Flat numbers and texts in JSON; little-endian and length-prefixed behind it."""
+    values = np.array([[1, 2], [3, 4]], np.float32)
+    outputs = [
+        Output("a", (2, 2), values, binary=False),
+        Output("b", (2, 2), values, binary=True),
+        Output("c", (2, 1), ["one", "zwölf"], binary=True),
+        Output("d", (2, 1), ["one", "zwölf"], binary=False),
+    ]
+    content, raw = encode({"model_name": "m"}, outputs)
+    plain, binary, texts, words = content["outputs"]
+
+    assert [1, 2, 3, 4] == plain["data"].tolist()
+    assert ({"binary_data_size": 16}, "FP32") == (binary["parameters"], binary["datatype"])
+    assert ({"binary_data_size": 17}, "BYTES") == (texts["parameters"], texts["datatype"])
+    assert values.tobytes() + element(b"one") + element("zwölf".encode()) == raw
+    assert ["one", "zwölf"] == words["data"]
+
+
+def test_a_raw_view_is_not_copied() -> None:
+    """A batch of large photographs would double its memory."""
+    tensor = Tensor("image", "UINT8", PIXELS.shape, memoryview(PIXELS.tobytes()))
+
+    assert all(np.shares_memory(one, np.frombuffer(tensor.data, np.uint8)) for one in images_of(tensor, 64))

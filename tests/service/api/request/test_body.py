@@ -1,0 +1,189 @@
+"""Every way in leads to the same bytes; what is no image says so in its own words."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from service.api.request import body as request_body
+from service.api.schemas import ClassifyOptions, EmbedOptions
+from service.engine.admission import Body
+from service.errors import (
+    EmptyBody,
+    InvalidOptions,
+    MalformedBody,
+    ServiceError,
+    TooManyImages,
+    UnsupportedImage,
+    UrlNotSupported,
+)
+from tests.tiny import photo
+
+PHOTO = photo()
+TEXT = base64.b64encode(PHOTO).decode()
+BOUNDARY = "multipart/form-data; boundary=cut"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    """A multipart body of (Content-Disposition parameters, content)."""
+    head = b"--cut\r\nContent-Disposition: form-data; "
+    return b"".join(head + name.encode() + b"\r\n\r\n" + data + b"\r\n" for name, data in parts) + b"--cut--\r\n"
+
+
+def body_of(content: Any) -> bytes:
+    """A JSON body."""
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (PHOTO, "image/jpeg"),
+        (PHOTO, "application/json"),
+        (PHOTO, ""),
+        (form(('name="f"; filename="a.jpg"', PHOTO)), BOUNDARY),
+        (form(('name="image"', PHOTO)), 'Multipart/Form-Data; boundary="cut"'),
+        (body_of({"images": [TEXT]}), "application/json"),
+        (body_of({"images": [TEXT]}), "text/plain"),
+        (b"\n " + body_of({"images": [f"data:image/jpeg;base64,{TEXT}"]}), ""),
+        (body_of({"images": ["\n".join(TEXT[i : i + 76] for i in range(0, len(TEXT), 76))]}), ""),
+        (body_of({"images": [TEXT.rstrip("=").replace("+", "-").replace("/", "_")]}), ""),
+    ],
+)
+def test_the_same_image_by_every_way(body: bytes, content_type: str) -> None:
+    """Header multipart, else image magic, else JSON; base64 plain, URL-safe, wrapped or as a data URI."""
+    assert [PHOTO] == request_body.parse(body, content_type, max_images=4).images
+
+
+def test_order_and_options_of_a_form_are_kept() -> None:
+    """Files are images, other parts are options."""
+    body = form(
+        ('name="top_k"', b"3"),
+        ('name="a"; filename="1"', PHOTO),
+        ('name="a"; filename="2"', b"junk"),
+        ('name="b"; filename="3"', PHOTO),
+    )
+    found = request_body.parse(body, BOUNDARY, max_images=4)
+
+    assert [PHOTO, b"junk", PHOTO] == found.images
+    assert {"top_k": "3"} == found.fields
+
+
+def test_a_bad_item_is_an_error_in_its_place() -> None:
+    """The others are not touched; a URL is never fetched."""
+    items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", "Größe", TEXT]
+    found = request_body.parse(body_of({"images": items}), "", max_images=9).images
+    kinds = [bytes, MalformedBody, MalformedBody, UrlNotSupported, MalformedBody, bytes]
+
+    assert kinds == [type(item) for item in found]
+
+
+def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
+    """Four million times `data:` in one text would otherwise keep a thread busy for minutes."""
+    found = request_body.parse(body_of({"images": ["data:" * 1_000_000]}), "", max_images=1).images
+
+    assert [MalformedBody] == [type(item) for item in found]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "error"),
+    [
+        (b"hello", "", UnsupportedImage),
+        (b"{", "", MalformedBody),
+        (b'{"images": 1}', "", MalformedBody),
+        (b'{"image": "x"}', "", MalformedBody),
+        (b"[1]", "", MalformedBody),
+        (b'{"images": []}', "", EmptyBody),
+        (b"[" * 100_000, "", MalformedBody),
+        (PHOTO, "multipart/form-data", MalformedBody),
+        (PHOTO, BOUNDARY, MalformedBody),
+        (form(('name="f"; filename="a"', PHOTO))[:-20], BOUNDARY, MalformedBody),
+        (form(('name="top_k"', b"3")), BOUNDARY, EmptyBody),
+        (form(*[('name="f"; filename="a"', PHOTO)] * 5), BOUNDARY, TooManyImages),
+        (form(*[('name="f"', b"x")] * 1000), BOUNDARY, TooManyImages),
+        (body_of({"images": [TEXT] * 5}), "", TooManyImages),
+        (PHOTO, f"multipart/form-data; boundary={'a' * 60_000}", MalformedBody),
+        (form(('name="f"; filename="a"', PHOTO), ('name="top_k"', b"3" * 2000)), BOUNDARY, MalformedBody),
+        (b'{"images": [' + b"[]," * 9000 + b"[]]}", "", MalformedBody),
+        (b'{"images": [], "a": ' + b'{"a":' * 100_000, "", MalformedBody),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_bad_bodies_have_their_own_errors(body: bytes, content_type: str, error: type[ServiceError]) -> None:
+    """Never an unforeseen exception."""
+    with pytest.raises(error):
+        request_body.parse(body, content_type, max_images=4)
+
+
+def test_options_come_from_query_and_body_but_not_twice() -> None:
+    """An option is never silently overruled."""
+    options = request_body.validate(EmbedOptions, {"normalize": "false"}, {"pooling": "mean"})
+    assert (False, "mean", "float") == (options.normalize, options.pooling, options.encoding)
+
+    with pytest.raises(InvalidOptions, match="in the query and in the body: top_k"):
+        request_body.validate(ClassifyOptions, {"top_k": "3"}, {"top_k": 4})
+
+
+def test_every_wrong_option_is_named() -> None:
+    """In the message and one by one."""
+    with pytest.raises(InvalidOptions) as refusal:
+        request_body.validate(ClassifyOptions, {"top_k": "0"}, {"topk": 4})
+    assert ["top_k", "topk"] == sorted(error["loc"] for error in refusal.value.errors)
+    assert "topk: unknown option" in refusal.value.detail
+
+
+def test_a_long_name_is_cut_in_the_answer() -> None:
+    """A megabyte that came in does not go out three times."""
+    with pytest.raises(InvalidOptions) as refusal:
+        request_body.validate(ClassifyOptions, {}, {"x" * 1_000_000: 1})
+
+    assert len(refusal.value.detail) < 200
+
+
+def test_a_bare_image_needs_no_thread() -> None:
+    """The common case stays on the event loop."""
+    assert not request_body.needs_parsing(PHOTO, "application/x-www-form-urlencoded")
+    assert request_body.needs_parsing(body_of({"images": []}), "image/jpeg")
+    assert request_body.needs_parsing(PHOTO, BOUNDARY)
+
+
+def test_many_wrong_options_are_not_all_named() -> None:
+    """The answer to a long query is short."""
+    with pytest.raises(InvalidOptions) as refusal:
+        request_body.validate(ClassifyOptions, {f"wrong{number}": "1" for number in range(1000)}, {})
+
+    assert 20 == len(refusal.value.errors)
+    assert "and 980 more" in refusal.value.detail
+
+
+@pytest.mark.parametrize(("sizes", "threads"), [([10, 20], 0), ([600_000, 600_000, 7], 1)])
+def test_a_large_body_is_put_together_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int], threads: int
+) -> None:
+    """To copy nine megabytes into new memory kept the loop, and everybody else, for up to 60 ms on a busy machine."""
+    parts = [bytes([65 + i]) * size for i, size in enumerate(sizes)]
+    messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+    started = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def in_thread(work: Callable[..., bytes], *arguments: Any) -> bytes:
+        started.append(work)
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", in_thread)
+    request = Request({"type": "http", "headers": []}, receive)
+    open_door: Any = SimpleNamespace(check=lambda *_: None, take_bytes=lambda *_: None)
+    account = Body(open_door, "interactive")
+
+    assert b"".join(parts) == asyncio.run(request_body.read_body(request, 1 << 21, account, 5.0))
+    assert threads == len(started)

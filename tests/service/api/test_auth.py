@@ -1,0 +1,230 @@
+"""With API keys set every route but the probes wants one; nothing of a key is kept or shown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from service import api_keys
+from service.api.auth import PROBES, key_in, known_keys
+from service.app import create_app
+from service.errors import SettingsError
+from service.settings import Settings
+from tests.service.conftest import running, settings_for
+from tests.tiny import photo
+
+KEY, OTHER = "first-key-of-the-test", "second-key-of-the-test"
+
+
+@pytest.fixture(scope="module")
+def closed(tiny_model: Path) -> FastAPI:
+    """An application with two keys, not started."""
+    return create_app(settings_for(tiny_model, api_keys=f"{KEY},{OTHER}"))
+
+
+def asking(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    """A client that calls the application in-process."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://vim", headers=headers)
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """(method, path) of everything that the application answers."""
+    for route in iter_route_contexts(app.routes):
+        for method in route.methods or {"GET"}:
+            yield method, str(route.path).replace("{", "").replace("}", "")
+
+
+@pytest.mark.anyio
+async def test_every_route_but_the_probes_is_denied_without_a_key(closed: FastAPI) -> None:
+    """Also with a wrong one, and where there is no route: a new route is closed until somebody opens it."""
+    every = [*routes(closed), ("GET", "/nowhere"), ("OPTIONS", "/v1/classify"), ("PUT", "/livez/"), ("GET", "//livez")]
+    assert len(every) > 20
+    for headers in ({}, {"Authorization": f"Bearer {KEY}x"}, {"X-API-Key": KEY[:-1]}, {"Authorization": KEY}):
+        async with asking(closed, **headers) as client:
+            answers = {(method, path): await client.request(method, path) for method, path in every}
+        open_ones = {path for (_, path), answer in answers.items() if answer.status_code != 401}
+
+        assert open_ones == PROBES
+        refused = answers["POST", "/v1/classify"]
+        assert ("unauthorized", "Bearer") == (refused.json()["code"], refused.headers["WWW-Authenticate"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "path",
+    ["/v1//info", "/%69nfo", "/info/", "/./info", "/livez/../info", "/livez%2f..%2finfo", "/livez;/info", "/INFO"],
+)
+async def test_no_spelling_of_a_path_gets_past_the_gate(closed: FastAPI, path: str) -> None:
+    """What is no probe to the letter is closed, whatever it would have led to."""
+    async with asking(closed) as client:
+        assert 401 == (await client.get(httpx.URL("http://vim", raw_path=path.encode()))).status_code
+
+
+@pytest.mark.anyio
+async def test_a_websocket_is_closed_without_a_key(closed: FastAPI) -> None:
+    """Other ASGI hosts may bring one."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/v1/classify", "headers": [], "state": {}}
+    await closed(scope, None, send)  # type: ignore[arg-type]
+
+    assert [{"type": "websocket.close", "code": 1008}] == sent
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("key", [KEY, OTHER])
+async def test_either_key_opens_by_either_header(closed: FastAPI, key: str) -> None:
+    """As OpenAI's clients send it, or as others do."""
+    for headers in ({"Authorization": f"Bearer {key}"}, {"authorization": f"bearer  {key}"}, {"X-API-Key": key}):
+        async with asking(closed, **headers) as client:
+            assert 200 == (await client.get("/metrics")).status_code
+
+
+@pytest.mark.anyio
+async def test_an_image_is_answered_with_a_key_and_not_without(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refusals are counted and logged, and no log line holds a key, right or wrong."""
+    app = create_app(settings_for(tiny_model, api_keys=KEY))
+    with caplog.at_level(logging.DEBUG):
+        async with running(app) as client:
+            refused = await client.post("/v1/classify", content=photo(), headers={"X-API-Key": "wrong" * 5})
+            good = await client.post("/v1/classify", content=photo(), headers={"X-API-Key": KEY})
+            page = (await client.get("/metrics", headers={"X-API-Key": KEY})).text
+
+    assert (401, 200) == (refused.status_code, good.status_code)
+    assert 'vim_rejected_total{reason="unauthorized"} 1.0' in page
+    assert KEY not in caplog.text
+    assert "wrongwrong" not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_without_keys_the_door_is_open(tiny_model: Path) -> None:
+    """Keys are optional."""
+    async with asking(create_app(settings_for(tiny_model))) as client:
+        assert 200 == (await client.get("/metrics")).status_code
+
+
+def test_keys_come_from_a_file_as_well(tmp_path: Path) -> None:
+    """One a line, with comments and empty lines; together with those of the variable."""
+    path = tmp_path / "keys"
+    path.write_text(f"# of the web shop\n{KEY}\n\n")
+    known = known_keys(Settings.load({"VIM_API_KEYS_FILE": str(path), "VIM_API_KEYS": OTHER}))
+
+    assert [True, True, False] == [api_keys.admits(known, one.encode()) for one in (KEY, OTHER, KEY + "x")]
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "# nothing but a comment\n", "short\n", f"{KEY} {OTHER}\n", "schlüssel" * 3]
+)
+def test_a_file_without_keys_ends_the_start_up(tmp_path: Path, content: str | None) -> None:
+    """It would leave the door open; the message names file and setting, and shows nothing of its content."""
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=f"VIM_API_KEYS_FILE: {path}") as refused:
+        known_keys(Settings.load({"VIM_API_KEYS_FILE": str(path)}))
+
+    assert not content or content.split()[0] == "#" or content.split()[0] not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [b"Basic Zm9vOmJhcg==", b"", b"Bearer", b"\xff\xfe"])
+def test_another_scheme_is_no_key(value: bytes) -> None:
+    """And no unforeseen exception either."""
+    assert not api_keys.admits(api_keys.digests([KEY]), key_in({"headers": [(b"authorization", value)]}))
+
+
+@pytest.mark.anyio
+async def test_metrics_may_have_a_port_of_their_own(tiny_model: Path, unused_port: int) -> None:
+    """There without a key; on the main port they are gone."""
+    app = create_app(settings_for(tiny_model, api_keys=KEY, metrics_port=unused_port))
+    async with running(app) as client:
+        async with httpx.AsyncClient() as scraper:
+            page = (await scraper.get(f"http://127.0.0.1:{unused_port}/metrics")).text
+        moved = await client.get("/metrics", headers={"X-API-Key": KEY})
+
+    assert "vim_ready 1.0" in page
+    assert "_created" not in page
+    assert (404, "not_found") == (moved.status_code, moved.json()["code"])
+
+
+@pytest.mark.anyio
+async def test_the_metrics_port_has_its_limits_of_time(tiny_model: Path, unused_port: int) -> None:
+    """Who connects and says nothing, or half a header, is not waited for; nothing but the page is there."""
+    app = create_app(settings_for(tiny_model, metrics_port=unused_port, header_timeout_ms=200))
+    async with running(app), httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_port}") as scraper:
+        half = [await _ended(unused_port, sent) for sent in (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")]
+        statuses = [(await scraper.get(path)).status_code for path in ("/metrics", "/", "/v1/models")]
+
+    assert (b"", b"HTTP/1.1 408 ") == (half[0], half[1][:13])
+    assert [200, 200, 404] == statuses
+
+
+async def _ended(port: int, sent: bytes) -> bytes:
+    """What comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    received = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    return received
+
+
+@pytest.mark.anyio
+async def test_pages_of_other_origins_may_ask_only_where_allowed(tiny_model: Path) -> None:
+    """Off by default; the browser's question beforehand needs no key, the request itself does."""
+    asks = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    given = {"api_keys": KEY, "cors_origins": "https://shop.example, https://other.example"}
+    async with asking(create_app(settings_for(tiny_model, **given)), **asks) as client:
+        preflight, refused = await client.options("/v1/classify"), await client.post("/v1/classify")
+        foreign = await client.options("/v1/classify", headers={"Origin": "https://evil.example"})
+    async with asking(create_app(settings_for(tiny_model)), **asks) as client:
+        default = await client.options("/v1/classify")
+
+    assert (200, "https://shop.example") == (preflight.status_code, preflight.headers["access-control-allow-origin"])
+    assert (401, "https://shop.example") == (refused.status_code, refused.headers["access-control-allow-origin"])
+    assert "access-control-allow-origin" not in foreign.headers
+    assert "access-control-allow-origin" not in default.headers
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/livez", "/v1/classify", "/nowhere", "/", "/docs", "/docs/start.js"])
+async def test_every_answer_has_the_headers_that_browsers_heed(closed: FastAPI, path: str) -> None:
+    """No guessing of types, no frames, no scripts from elsewhere, nothing kept but where a page says so."""
+    async with asking(closed, **{"X-API-Key": KEY, "Accept": "text/html"}) as client:
+        headers = (await client.get(path)).headers
+
+    assert ("nosniff", "DENY") == (headers["X-Content-Type-Options"], headers["X-Frame-Options"])
+    assert (
+        "default-src 'none'" in headers["Content-Security-Policy"]
+        or "default-src 'self'" in headers["Content-Security-Policy"]
+    )
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "Cache-Control" in headers
+    assert "Strict-Transport-Security" not in headers
+
+
+@pytest.mark.anyio
+async def test_the_documentation_loads_nothing_from_elsewhere(closed: FastAPI) -> None:
+    """Its libraries come with the server; the policy would stop anything else."""
+    async with asking(closed, **{"X-API-Key": KEY}) as client:
+        for page, libraries in (("/docs", 3), ("/redoc", 1)):
+            text = (await client.get(page)).text
+            names = [part.split('"')[0] for part in text.split('"docs/')[1:]]
+            answers = [await client.get(f"/docs/{name}") for name in names]
+
+            assert "//" not in text
+            assert libraries == len(names)
+            assert all(answer.status_code == 200 and answer.content for answer in answers)
+        assert 404 == (await client.get("/docs/core.py")).status_code

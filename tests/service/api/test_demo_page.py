@@ -1,0 +1,83 @@
+"""The demo page's routes: who gets what from `/`, and that nothing else can be read through them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.api.demo_page import PAGE
+from service.app import create_app
+from tests.service.conftest import running, settings_for
+
+pytestmark = pytest.mark.anyio
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_a_browser_gets_the_page_and_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    """With a policy that lets it load from this server alone."""
+    answer = await client.get("/", headers=HTML)
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'self';")
+    assert "Accept" in answer.headers["vary"]
+
+
+async def test_every_file_that_the_page_names_is_served(client: httpx.AsyncClient) -> None:
+    """Scripts with a type that browsers run as modules."""
+    named = re.findall(r'(?:src|href)="(page/[^"]+)"', (PAGE / "index.html").read_text())
+    imported = [
+        f"page/{name}" for file in PAGE.glob("*.js") for name in re.findall(r'from "\./(.+)"', file.read_text())
+    ]
+    for path in {*named, *imported}:
+        answer = await client.get(f"/{path}")
+        assert 200 == answer.status_code, path
+        if path.endswith(".js"):
+            assert "javascript" in answer.headers["content-type"]
+
+
+async def test_the_page_names_no_other_host_and_no_inline_code() -> None:
+    """What the policy would block is not there in the first place."""
+    for file in PAGE.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"""(src|href|from|fetch\()\s*=?\s*["']https?://""", text), file.name
+    html = (PAGE / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script>", html)
+
+
+async def test_other_clients_get_json(client: httpx.AsyncClient) -> None:
+    """curl's */* is no browser."""
+    answer = await client.get("/", headers={"Accept": "*/*"})
+
+    assert "/v1/classify" == answer.json()["classify"]
+    assert "tiny" == answer.json()["model"]
+
+
+@pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "%2e%2e/settings.py", "missing.js", ".hidden"])
+async def test_only_the_pages_own_files_are_served(client: httpx.AsyncClient, name: str) -> None:
+    """A name is looked up, never joined to a path."""
+    for folder in ("page", "samples"):
+        assert 404 == (await client.get(f"/{folder}/{name}")).status_code
+
+
+async def test_samples_are_listed_with_label_source_and_licence(client: httpx.AsyncClient) -> None:
+    """And each can be fetched."""
+    samples = (await client.get("/samples")).json()
+
+    assert 6 <= len(samples) <= 10
+    for one in samples:
+        assert {"file", "label", "source", "licence"} <= one.keys()
+        assert (await client.get(f"/samples/{one['file']}")).headers["content-type"].startswith("image/")
+
+
+async def test_it_can_be_switched_off(tiny_model: Path) -> None:
+    """Then browsers get JSON too, and its files are gone."""
+    app: FastAPI = create_app(settings_for(tiny_model, page=False))
+    async with running(app) as client:
+        assert "application/json" == (await client.get("/", headers=HTML)).headers["content-type"]
+        for path in ("/page/app.js", "/samples"):
+            assert 404 == (await client.get(path)).status_code

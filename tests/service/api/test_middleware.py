@@ -1,0 +1,119 @@
+"""Every request has an id, a log line without contents, and its stages in a header."""
+
+from __future__ import annotations
+
+import logging
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.api.middleware import Direct, request_id, server_timing, trace_id
+from service.errors import NotReady, QueueFull
+from service.jobs import Timings
+from tests.tiny import photo
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def test_a_well_formed_id_is_kept_and_any_other_replaced() -> None:
+    """Nothing that a client sends can forge a log line."""
+    assert "a.B-1_" == request_id(Headers({"x-request-id": "a.B-1_"}))
+    for bad in ("", "a b", "x" * 129, 'a"b'):
+        made = request_id(Headers({"x-request-id": bad}))
+        assert made != bad
+        assert 32 == len(made)
+
+
+def test_the_trace_id_of_a_traceparent_is_found() -> None:
+    """And nothing else is believed."""
+    assert TRACE == trace_id(Headers({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+    assert trace_id(Headers({"traceparent": "00-zz-b7ad6b7169203331-01"})) is None
+    assert trace_id(Headers({})) is None
+
+
+def test_the_trace_id_that_hugging_face_sends_is_taken_too() -> None:
+    """A UUID in Amazon's header; the standard one wins."""
+    amazon = {"x-amzn-trace-id": "0af76519-16cd-43dd-8448-eb211c80319c"}
+
+    assert amazon["x-amzn-trace-id"] == trace_id(Headers(amazon))
+    assert TRACE == trace_id(Headers(amazon | {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+    assert trace_id(Headers({"x-amzn-trace-id": 'a"b'})) is None
+
+
+def test_server_timing_is_in_milliseconds() -> None:
+    """The header that browsers draw."""
+    header = server_timing(Timings(0.002, 0.001, 0.0005, 0.02, 0.024, 8))
+
+    assert 'decode;dur=2, preprocess;dur=1, queue;dur=0.5, infer;dur=20, total;dur=24, batch;desc="8"' == header
+
+
+@pytest.mark.anyio
+async def test_a_path_forges_no_line_of_the_log(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    """A model's name may hold whatever a URL can say."""
+    with caplog.at_level(logging.INFO):
+        await client.post("/v2/models/a%0A12:00:00 info forged%E2%80%AE/infer")
+
+    assert [message for message in caplog.messages if message.startswith("/v2/models/a%0A12%3A00%3A00%20info%20forged")]
+    assert not [message for message in caplog.messages if "\n" in message or not message.isascii()]
+
+
+@pytest.mark.anyio
+async def test_what_is_posted_most_takes_no_detour() -> None:
+    """Its endpoint answers, errors of the service and clients that left as well; all else goes the usual way.
+
+    Where nobody can come in the endpoint is not asked.
+    """
+    usual: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        usual.append(f"{scope['method']} {scope['path']}")
+        await Response("usual")(scope, receive, send)
+
+    async def endpoint(request: Request) -> Response:
+        if "gone" in request.query_params:
+            raise ClientDisconnect
+        raise NotReady("not yet")
+
+    async def answer(_: Request, error: Exception) -> Response:
+        return Response(type(error).__name__)
+
+    refusals = [None, None, QueueFull("later")]
+    direct = Direct(app, {"/v1/classify": endpoint}, answer, lambda: refusals.pop(0))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(direct), base_url="http://test") as client:
+        answers = [await client.post("/v1/classify"), await client.post("/v1/classify?gone")]
+        refused = await client.post("/v1/classify")
+        others = [await client.get("/v1/classify"), await client.post("/v1/other")]
+
+    assert ["NotReady", "ClientDisconnect"] == [one.text for one in answers]
+    assert "QueueFull" == refused.text
+    assert ["usual", "usual"] == [one.text for one in others]
+    assert ["GET /v1/classify", "POST /v1/other"] == usual
+
+
+@pytest.mark.anyio
+async def test_one_log_line_a_request_with_sizes_stages_and_outcome(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good one and a bad one; probes are not logged; contents never are."""
+    with caplog.at_level(logging.INFO, "vim.request"):
+        headers = {"X-Request-ID": "good", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+        await client.post("/v1/classify", content=photo(), headers=headers)
+        await client.post("/v1/embed", content=b"secret bytes", headers={"X-Request-ID": "bad"})
+        await client.get("/livez")
+    good, bad = (vars(record)["fields"] for record in caplog.records if record.name == "vim.request")
+
+    assert {
+        "request_id": "good",
+        "trace_id": TRACE,
+        "op": "classify",
+        "status": 200,
+        "outcome": "ok",
+    }.items() <= good.items()
+    assert {"bytes": len(photo()), "images": 1, "failed_images": 0}.items() <= good.items()
+    assert {"ms", "decode_ms", "preprocess_ms", "queue_ms", "infer_ms", "batch_size"} <= good.keys()
+    assert {"request_id": "bad", "status": 415, "outcome": "unsupported_image"}.items() <= bad.items()
+    assert "secret" not in caplog.text

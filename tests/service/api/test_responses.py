@@ -1,0 +1,101 @@
+"""Results become the documented bodies."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from service.api import responses
+from service.api.schemas import EmbedOptions
+from service.engine.engine import Answer, Outcome
+from service.errors import TooManyPixels, UnsupportedImage
+from service.jobs import Result, Timings
+
+LABELS = ("a", "b", "c")
+MODEL = {"name": "m", "fingerprint": "f" * 12, "classes": 3}
+
+
+def result(*values: float) -> Result:
+    """A row of a forward pass."""
+    return Result(np.array(values, np.float32), 0.001, 0.002, 1)
+
+
+def test_top_k_is_sorted_and_clamped() -> None:
+    """Best first; asking for more than there are gives all."""
+    found = responses.top_k(np.array([0.2, 0.5, 0.3], np.float32), 9, LABELS)
+
+    assert ["b", "c", "a"] == [one["label"] for one in found]
+    assert [1, 2, 0] == [one["index"] for one in found]
+
+
+def test_ties_are_broken_by_index() -> None:
+    """So that the same image always gives the same order."""
+    assert [0, 1, 2] == [one["index"] for one in responses.top_k(np.ones(3, np.float32), 3, LABELS)]
+
+
+def test_normalised_has_unit_length_and_leaves_zero_alone() -> None:
+    """No division by zero for a model that answers zeros."""
+    assert 1 == pytest.approx(float(np.linalg.norm(responses.normalised(np.array([3, 4], np.float32)))))
+    np.testing.assert_array_equal(responses.normalised(np.zeros(2, np.float32)), np.zeros(2))
+
+
+def test_an_embedding_says_what_it_is() -> None:
+    """Dimension, pooling and normalisation travel with it; floats are float32's shortest."""
+    item = responses.embedding(0, result(0.1, 0.2), EmbedOptions(pooling="mean", normalize=False))
+    body = json.loads(bytes(responses.JsonResponse(item).body))
+
+    assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body
+
+
+@pytest.mark.parametrize("form", ["float", "base64", "octets"])
+def test_no_work_in_python_grows_with_the_length_of_embeddings(form: str) -> None:
+    """As many calls for 64 embeddings of 4,096 numbers as for 64 of 8."""
+    assert calls_to_render(form, 8) == calls_to_render(form, 4096)
+
+
+def calls_to_render(form: str, dim: int) -> int:
+    """How many functions, Python's and C's, are called to answer 64 images."""
+    rows = np.random.default_rng(0).standard_normal((64, dim)).astype(np.float32)
+    answer = Answer([Result(row, 0.0, 0.0, 64) for row in rows], Timings())
+    events: list[str] = []
+    gc.collect()
+    gc.disable()  # what other tests left behind would be counted when it is taken away
+    sys.setprofile(lambda _frame, event, _argument: events.append(event))
+    try:
+        if form == "octets":
+            responses.raw_embeddings(answer, True, MODEL)
+        else:
+            options = EmbedOptions.model_validate({"encoding": form})
+            items = [responses.embedding(i, one, options) for i, one in enumerate(answer.outcomes)]
+            responses.respond(answer, MODEL, items)
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return sum(event in ("call", "c_call") for event in events)
+
+
+def test_one_bad_image_of_several_keeps_its_place() -> None:
+    """The others are answered; the bad one has its error."""
+    outcomes: list[Outcome] = [result(1, 0, 0), UnsupportedImage("no image")]
+    results = [responses.classification(i, one, 1, LABELS) for i, one in enumerate(outcomes)]
+    body = json.loads(bytes(responses.respond(Answer(outcomes, Timings()), MODEL, results).body))
+
+    assert {"code": "unsupported_image", "message": "no image", "status": 415} == body["results"][1]["error"]
+    assert "a" == body["results"][0]["predictions"][0]["label"]
+
+
+def test_all_bad_is_the_first_error() -> None:
+    """A request that got nothing has an error status."""
+    with pytest.raises(TooManyPixels):
+        responses.respond(Answer([TooManyPixels("big"), UnsupportedImage("no")], Timings()), MODEL, [])
+
+
+def test_timings_are_milliseconds_by_stage() -> None:
+    """The same numbers go to the body and to Server-Timing."""
+    found = responses.timings_ms(Timings(0.0012, 0.0003, 0.0001, 0.02, 0.025, 4))
+
+    assert {"decode": 1.2, "preprocess": 0.3, "queue": 0.1, "infer": 20.0, "total": 25.0, "batch_size": 4} == found

@@ -1,0 +1,296 @@
+"""The command line: what it answers without a server, what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import model
+from model.runtime.runner import Runner
+from service.cli.backend import Ask, Classified, CommandError, Embedded, Failed, Model
+from service.cli.files import File, find, read
+from service.cli.local import settings_for
+from service.cli.main import main
+from service.cli.output import Embeddings, Lines, Table
+from service.cli.progress import Progress
+from service.images import decode
+from service.settings import Settings
+from tests.tiny import photo
+
+TINY = Model("tiny", "0123456789ab")
+ROW = np.arange(3, dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Iterator[None]:
+    """Settings of these tests; logging as it was."""
+    for name in [name for name in os.environ if name.startswith("VIM_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"VIM_MODEL": str(tiny_model), "VIM_DEVICE": "cpu", "VIM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    root, engine = logging.getLogger(), logging.getLogger("vim.engine")
+    before = root.handlers[:], root.level, engine.filters[:]
+    yield
+    root.handlers[:], root.level, engine.filters[:] = before[0], before[1], before[2]
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two photographs, one of them deeper, a text file, a broken image, and things to pass over."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "z.JPG").write_bytes(photo(1))
+    (tmp_path / "b" / "y.png").write_bytes(photo(2, kind="PNG"))
+    (tmp_path / "a.jpeg").write_bytes(b"\xff\xd8\xff broken")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._a.jpg").write_text("what a file manager leaves")
+    (tmp_path / ".hidden" / "x.png").write_bytes(photo(3, kind="PNG"))
+    return tmp_path
+
+
+def expected(directory: Path, *files: Path) -> dict[str, np.ndarray]:
+    """What the model itself says of these files."""
+    vim = model.load(directory, device="cpu", preprocess="friendly")
+    size = vim.config.image_size[0]
+    pixels = np.zeros((len(files), size, size, 3), np.uint8)
+    for file, out in zip(files, pixels, strict=True):
+        decode.decode(file.read_bytes(), out, vim.preprocess, decode.DecodeLimits(10**8))
+    rows = Runner(vim).run(pixels, scores=True, cls=True, mean=True)
+    assert rows.scores is not None
+    assert rows.cls is not None
+    assert rows.mean is not None
+    return {"scores": rows.scores, "cls": rows.cls, "mean": rows.mean}
+
+
+def test_classify_answers_a_folder_as_the_model_does(
+    folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One JSON line a file in order of path, an error in its place, status 1 since one failed."""
+    assert 1 == main(["classify", str(folder), "--json", "--top-k", "7"])
+
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    scores = expected(tiny_model, folder / "b" / "y.png", folder / "z.JPG")["scores"]
+    assert [str(folder / name) for name in ("a.jpeg", "b/y.png", "z.JPG")] == [line["file"] for line in lines]
+    assert "unsupported_image" == lines[0]["error"]["code"]
+    for line, row in zip(lines[1:], scores, strict=True):
+        best = np.argsort(-row, kind="stable")
+        assert list(best) == [one["index"] for one in line["predictions"]]
+        np.testing.assert_allclose([one["score"] for one in line["predictions"]], row[best], rtol=0, atol=1e-5)
+        assert line["predictions"][0]["label"] == f"thing {best[0]}"
+    assert model.load(tiny_model, device="cpu", preprocess="friendly").fingerprint == lines[1]["model"]["fingerprint"]
+    assert "a.jpeg: the JPEG image is" in err
+    assert "2 of 3 images" in err
+
+
+def test_embed_writes_rows_and_names(
+    folder: Path, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """float32, N x D, as the model gives them with --no-normalize; the report names the model."""
+    files = [folder / "z.JPG", folder / "b" / "y.png"]
+    arguments = ["embed", *map(str, files), "--pooling", "mean", "--no-normalize", "--out", str(tmp_path / "e.npy")]
+
+    assert 0 == main([*arguments, "--batch", "1"])
+
+    rows = np.load(tmp_path / "e.npy")
+    assert np.float32 == rows.dtype
+    np.testing.assert_allclose(rows, expected(tiny_model, *files)["mean"], rtol=0, atol=1e-5)
+    assert [str(file) for file in files] == (tmp_path / "e.names.txt").read_text().splitlines()
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'e.npy'}: 2 x 32 float32, mean pooling, not normalized" in out
+    assert "model       tiny (fingerprint " in out
+
+
+def test_a_model_that_cannot_be_loaded_is_one_message(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1, nothing on stdout, no traceback and no log line beside it."""
+    monkeypatch.setenv("VIM_MODEL", "/nowhere/at/all.pth")
+
+    assert 1 == main(["classify", str(folder)])
+
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert err.startswith("/nowhere/at/all.pth does not exist")
+    assert 1 == err.count("\n")
+
+
+def test_info_says_what_the_model_is(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As /info does, with the limits that apply."""
+    assert 0 == main(["info", "--json"])
+
+    info = json.loads(capsys.readouterr().out)
+    assert ("tiny", 7, 32) == tuple(info["model"][name] for name in ("name", "classes", "embedding_dim"))
+    assert {"model", "preprocess", "device", "dtype", "scan", "versions", "limits"} <= info.keys()
+
+
+def test_the_command_itself_never_imports_torch() -> None:
+    """Not even to embed without a server: that is the device process's affair."""
+    import subprocess
+
+    code = "import service.cli.main, service.cli.local, service.cli.remote, sys; print('torch' in sys.modules)"
+    assert b"False\n" == subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["classify"], "FILE"),
+        (["classify", "a.jpg", "--top-k", "0"], "at least 1"),
+        (["classify", "a.jpg", "--batch", "x"], "--batch"),
+        (["classify", "a.jpg", "--url", "localhost:8000"], "is not like http://host:8000"),
+        (["classify", "a.jpg", "--pooling", "mean"], "--pooling"),
+        (["embed", "a.jpg", "--pooling", "max"], "--pooling"),
+        (["embed", "a.jpg", "--out", "/nowhere/at/all.npy"], "there is no folder /nowhere/at"),
+        (["embed", "a.jpg", "--out", "/"], "--out"),
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a model is loaded."""
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+    assert says in capsys.readouterr().err
+
+
+def test_wrong_settings_are_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the server's own words; nothing is ignored."""
+    monkeypatch.setenv("VIM_MODLE", "demo")
+
+    assert 2 == main(["info"])
+
+    assert "VIM_MODLE is not a setting; did you mean VIM_MODEL?" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No traceback when stdout cannot take the answer."""
+
+    def no_space(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.cli.main.asyncio.run", lambda work: (work.close(), no_space()))
+
+    assert 1 == main(["info"])
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_folders_are_searched_and_files_believed(folder: Path) -> None:
+    """Sorted by path, hidden things passed over; a named file needs no image's ending."""
+    found = find([str(folder / "notes.txt"), str(folder), str(folder / "gone.jpg")])
+
+    names = ["notes.txt", "a.jpeg", "b/y.png", "z.JPG", "gone.jpg"]
+    assert [str(folder / name) for name in names] == [file.name for file in found]
+
+
+def test_an_empty_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
+    """Somebody who mistypes a folder hears of it."""
+    (file,) = find([str(tmp_path)])
+
+    assert file.error is not None
+    assert "empty_folder" == file.error.code
+
+
+def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
+    """A larger one is refused as the server would, a missing one is unreadable."""
+    (tmp_path / "a").write_bytes(b"12345")
+
+    assert b"12345" == read(File(str(tmp_path / "a")), 5)
+    assert Failed("body_too_large", "larger than 4 bytes (VIM_MAX_BODY_BYTES)") == read(File(str(tmp_path / "a")), 4)
+    assert Failed("unreadable", "No such file or directory") == read(File(str(tmp_path / "b")), 4)
+
+
+def test_the_table_is_aligned_and_escapes_what_could_mislead() -> None:
+    """A name on its first line only; control characters of names and labels are shown, not obeyed."""
+    lines: list[str] = []
+    table = Table(["a.jpg", "evil\x1b[2J.jpg"], lines.append)
+    two = [{"index": 3, "label": "cat", "score": 0.75}, {"index": 1, "label": "d\nog", "score": 0.25}]
+
+    table.add("a.jpg", Classified(TINY, two))
+    table.add("evil\x1b[2J.jpg", Classified(TINY, two[:1]))
+
+    assert [
+        "FILE             SCORE   CLASS",
+        "a.jpg            0.7500  cat (3)",
+        "                 0.2500  d\\nog (1)",
+        "evil\\x1b[2J.jpg  0.7500  cat (3)",
+    ] == lines
+
+
+def test_json_lines_keep_names_that_are_no_text() -> None:
+    """A file name is bytes; JSON's escapes carry what UTF-8 cannot."""
+    lines: list[str] = []
+    Lines(lines.append).add(os.fsdecode(b"\xff.jpg"), Failed("unreadable", "gone"))
+
+    assert b"\xff.jpg" == os.fsencode(json.loads(lines[0])["file"])
+
+
+def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
+    """A server may be replaced while the command runs; what the first model gave is kept."""
+    lines: list[str] = []
+    sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=True)
+    sink.add("a\nb.jpg", Embedded(TINY, ROW))
+    sink.add("bad.jpg", Failed("unreadable", "gone"))
+
+    with pytest.raises(CommandError, match="the model changed from tiny"):
+        sink.add("c.jpg", Embedded(Model("tiny", "f" * 12), ROW))
+    sink.finish()
+
+    assert (1, 3) == np.load(tmp_path / "e.npy").shape
+    assert "a\\nb.jpg\n" == (tmp_path / "e.names.txt").read_text()
+    report = json.loads(lines[0])
+    assert [1, 3] == report["shape"]
+    assert {"name": "tiny", "fingerprint": "0123456789ab"} == report["model"]
+    assert ["bad.jpg"] == [one["file"] for one in report["failed"]]
+
+
+def test_nothing_is_written_when_every_image_failed(tmp_path: Path) -> None:
+    """An earlier file of that name stays as it is."""
+    (tmp_path / "e.npy").write_bytes(b"earlier")
+    lines: list[str] = []
+    sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=False)
+    sink.add("bad.jpg", Failed("unreadable", "gone"))
+    sink.finish()
+
+    assert [] == lines
+    assert [tmp_path / "e.npy"] == list(tmp_path.iterdir())
+    assert b"earlier" == (tmp_path / "e.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "max_batch", "queue"), [(3, None, 3, 256), (100, None, None, 256), (0, None, None, 256),
+                                                (3, 500, 500, 1000)]
+)  # fmt: skip
+def test_batches_suit_the_number_of_images(images: int, batch: int | None, max_batch: int | None, queue: int) -> None:
+    """One image does not wait for the warm-up of larger batches; --batch makes room in the queue."""
+    settings = settings_for(Settings(), images, batch)
+
+    assert (max_batch, queue) == (settings.max_batch, settings.queue_images)
+
+
+def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Into a file or a pipe nothing is written but notes."""
+    progress = Progress(10, sys.stderr)
+    progress.busy("loading")
+    progress.step(failed=False)
+    progress.note("a.jpg: broken")
+
+    assert "a.jpg: broken\n" == capsys.readouterr().err
+
+
+def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Done, failed, rate and time left."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    now = iter([0.0, 0.0, *[2.0] * 20])
+    progress = Progress(4, sys.stderr, lambda: next(now))
+    progress.begin()
+    progress.step(failed=True)
+
+    assert "\r\x1b[K[######------------------] 1/4, 1 failed, 0.5/s, 6 s left" == capsys.readouterr().err

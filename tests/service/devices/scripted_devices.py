@@ -1,0 +1,162 @@
+"""Scripted device processes, and a supervisor at work on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.devices import supervisor as module
+from service.devices.batcher import Batcher
+from service.devices.canary import Canary
+from service.devices.messages import BatchDone, Loaded, Ready
+from service.devices.process import DeviceLost
+from service.devices.retry import Quarantine
+from service.devices.slots import Arena
+from service.devices.supervisor import Shared, Supervisor
+from service.jobs import Job, RequestClass, Task
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+Behaviour = Callable[[Sequence[Job]], BatchDone]
+
+
+def rows(batch: Sequence[Job]) -> BatchDone:
+    """Every job's row is its slot."""
+    return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32) for job in batch), 0.001)
+
+
+class Script:
+    """What the next device processes do: one behaviour for each start; the last one repeats."""
+
+    def __init__(self, *behaviours: Behaviour | DeviceLost) -> None:
+        self.behaviours = list(behaviours)
+        self.started = 0
+        self.batches: list[int] = []
+        self.depth, self.largest = 1, 8
+        self.out: set[int] = set()  # the first slots of the batches that are with the device
+        self.company: list[set[int]] = []  # the same, whenever a batch came
+        self.steps: list[str] = []  # of all starts
+        self.slowest_s = 0.001  # of the warm-up's batches
+        self.devices: list[FakeDevice] = []
+
+    def next(self) -> Behaviour | DeviceLost:
+        self.started += 1
+        return self.behaviours[min(self.started, len(self.behaviours)) - 1]
+
+
+class FakeDevice:
+    """Stands for `service.devices.process.Device`."""
+
+    script: Script
+
+    def __init__(self, *_: Any) -> None:
+        self.behaviour = self.script.next()
+        self.script.devices.append(self)
+        self.watchdog_s: float | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+
+    async def start(self) -> Loaded:
+        self.script.steps.append("load")
+        if isinstance(self.behaviour, DeviceLost):
+            raise self.behaviour
+        return Loaded(8, {}, (), {"dtype": "float32"})
+
+    async def warm_up(self, slots: int) -> Ready:
+        self.script.steps.append("self-test and warm-up")
+        return Ready(
+            self.script.largest, {1: 0.001, 8: self.script.slowest_s}, {"name": "torch"}, {}, depth=self.script.depth
+        )
+
+    async def run(self, batch: Sequence[Job]) -> BatchDone:
+        assert not isinstance(self.behaviour, DeviceLost)
+        if batch[0].slot == CANARY:
+            self.script.steps.append("canary")
+            return rows(batch)
+        self.script.batches.append(len(batch))
+        self.script.out.add(batch[0].slot)
+        self.script.company.append(set(self.script.out))
+        try:
+            await asyncio.sleep(0.002)
+            return self.behaviour(batch)
+        finally:
+            self.script.out.discard(batch[0].slot)
+
+    def check(self) -> None:
+        """Never lost while idle."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+SLOTS = 16
+CANARY = SLOTS
+
+
+@asynccontextmanager
+async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Supervisor]:
+    """A supervisor at work on scripted devices, without pauses."""
+    monkeypatch.setattr(module, "Device", FakeDevice)
+    monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
+    monkeypatch.setattr(FakeDevice, "script", script, raising=False)
+    arena = Arena(SLOTS)
+    arena.map(8)
+    canary = Canary(arena, "float32")
+    shared = Shared(
+        settings=Settings.model_validate(settings),
+        arena=arena,
+        batcher=Batcher(),
+        metrics=Metrics(model="m", queue_capacity=SLOTS),
+        quarantine=Quarantine(),
+        arrived=asyncio.Event(),
+        worker="",
+        on_loaded=lambda _: canary,
+        on_change=lambda: None,
+    )
+    supervisor = Supervisor(shared, "cpu")
+    task = asyncio.create_task(supervisor.run())
+    supervisor.task = task  # type: ignore[attr-defined]
+    try:
+        yield supervisor
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        arena.close()
+
+
+def submit(
+    supervisor: Supervisor, count: int, request_class: RequestClass = "interactive"
+) -> list[asyncio.Future[Any]]:
+    """Queue jobs in slots of their own."""
+    shared = supervisor._shared
+    loop = asyncio.get_running_loop()
+    slots = shared.arena.acquire(count)
+    queued = [Job(slot, Task("embed"), loop.time(), loop.create_future(), request_class) for slot in slots]
+    for job in queued:
+        shared.batcher.put(job)
+    shared.arrived.set()
+    return [job.done for job in queued]
+
+
+async def outcomes(futures: list[asyncio.Future[Any]]) -> list[Any]:
+    """Results and errors, in order."""
+    async with asyncio.timeout(10):
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def dies(batch: Sequence[Job]) -> BatchDone:
+    """The process ends."""
+    raise DeviceLost("killed")
+
+
+def dies_of(slot: int) -> Behaviour:
+    """The process ends when it meets one image."""
+
+    def behaviour(batch: Sequence[Job]) -> BatchDone:
+        return dies(batch) if slot in [job.slot for job in batch] else rows(batch)
+
+    return behaviour

@@ -1,0 +1,114 @@
+"""The batching policy: oldest first, no timer unless asked for, nobody's job twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service.devices.batcher import GATHERED, GATHERING_S, Batcher
+from service.jobs import Job, Task
+
+
+def job(at: float = 0.0) -> Job:
+    """A job queued at `at` seconds."""
+    loop = asyncio.new_event_loop()
+    try:
+        return Job(0, Task("classify"), at, loop.create_future())
+    finally:
+        loop.close()
+
+
+def test_takes_the_oldest_up_to_the_limit() -> None:
+    """First come, first served; the rest waits for the next batch."""
+    batcher, jobs = Batcher(), [job() for _ in range(5)]
+    for one in jobs:
+        batcher.put(one)
+
+    assert jobs[:3] == batcher.take(3, 0.0)
+    assert jobs[3:] == batcher.take(3, 0.0)
+    assert [] == batcher.take(3, 0.0)
+
+
+def test_goes_at_once_by_default() -> None:
+    """A single job never waits for company."""
+    batcher = Batcher()
+    assert batcher.due_in(8, now=0) is None
+    batcher.put(job(at=5))
+
+    assert 0 == batcher.due_in(8, now=5)
+
+
+def test_a_wait_counts_from_the_oldest_job() -> None:
+    """Time spent behind a busy device counts, so after a busy period nothing is held back."""
+    batcher = Batcher(max_wait_s=0.01)
+    batcher.put(job(at=1.0))
+    batcher.put(job(at=1.008))
+
+    assert 0.004 == pytest.approx(batcher.due_in(8, now=1.006))
+    assert 0 == batcher.due_in(8, now=1.5)
+
+
+def test_while_more_are_about_to_come_some_gather() -> None:
+    """For a moment, or until there are enough; never longer than that, and not when no more will come."""
+    more = True
+    batcher = Batcher(more=lambda: more)
+    batcher.put(job(at=1.0))
+
+    assert GATHERING_S == pytest.approx(batcher.due_in(8, now=1.0))
+    assert 0 == batcher.due_in(8, now=1.0 + GATHERING_S)
+    assert 0 == batcher.due_in(1, now=1.0)
+    for _ in range(GATHERED - 1):
+        batcher.put(job(at=1.0))
+    assert 0 == batcher.due_in(32, now=1.0)
+    batcher.take(GATHERED - 1, now=1.0)
+    more = False
+    assert 0 == batcher.due_in(32, now=1.0)
+
+
+def test_who_waits_for_a_batch_is_told_when_that_changes_something() -> None:
+    """Of the first, so that the time runs; of the last that is awaited; of the one that fills a batch."""
+    more = True
+    batcher = Batcher(more=lambda: more)
+    told = []
+    for _ in range(4):
+        batcher.put(job())
+        told.append(batcher.worth_telling(4))
+    assert [True, False, False, True] == told
+    batcher.put(job())
+    assert not batcher.worth_telling(32)
+    more = False
+    assert batcher.worth_telling(32)
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    """The wait is for company; there is enough."""
+    batcher = Batcher(max_wait_s=10)
+    for _ in range(4):
+        batcher.put(job(at=1.0))
+
+    assert 0 == batcher.due_in(4, now=1.0)
+
+
+def test_a_discarded_job_never_runs() -> None:
+    """Its client left; a second discard, or one after it was taken, changes nothing."""
+    batcher, gone, stays = Batcher(), job(), job()
+    batcher.put(gone)
+    batcher.put(stays)
+
+    assert batcher.discard(gone)
+    assert not batcher.discard(gone)
+    assert [stays] == batcher.take(8, 0.0)
+    assert not batcher.discard(stays)
+
+
+def test_the_cost_of_an_image_is_measured() -> None:
+    """Nothing at first; then the running mean of batches, the newest weighing most."""
+    batcher = Batcher()
+    assert 0 == batcher.seconds_per_image
+    batcher.ran(1, seconds=0.5)
+    assert 0.5 == batcher.seconds_per_image
+    for _ in range(50):
+        batcher.ran(8, seconds=0.8)
+
+    assert 0.1 == pytest.approx(batcher.seconds_per_image, abs=1e-4)

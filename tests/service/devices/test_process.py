@@ -1,0 +1,153 @@
+"""Two batches may be out at once: each call gets its own answer, its own time, and every loss."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from typing import cast
+
+import numpy as np
+import pytest
+
+from service.devices.messages import HEADER, Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, pack, unpack
+from service.devices.process import BatchError, Device, DeviceLost
+from service.jobs import Job, Task
+from service.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+class FakeProcess:
+    """Stands for the process: ends when it is told to."""
+
+    killed = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Ended long ago."""
+        return -9
+
+    def kill(self) -> None:
+        """Noted."""
+        self.killed = True
+
+
+class Connected(Device):
+    """A device whose process is this test: it reads what was sent and answers by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), "cuda:0", arena_descriptor=-1)
+        self.process = FakeProcess()
+        self.spawned = asyncio.Event()
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        self.theirs = socket.socket(fileno=os.dup(descriptor))
+        self.theirs.setblocking(False)
+        self.spawned.set()
+        return cast("subprocess.Popen[bytes]", self.process)
+
+    async def sent(self) -> object:
+        """The next message that reached the process."""
+        await self.spawned.wait()
+        (length,) = HEADER.unpack(await self._exactly(HEADER.size))
+        return unpack(await self._exactly(length))
+
+    async def _exactly(self, size: int) -> bytes:
+        read = b""
+        while len(read) < size:
+            read += await asyncio.get_running_loop().sock_recv(self.theirs, size - len(read))
+        return read
+
+    async def order(self) -> RunBatch:
+        """The same, when it is a batch."""
+        message = await self.sent()
+        assert isinstance(message, RunBatch)
+        return message
+
+    def says(self, message: FromDevice) -> None:
+        """Answer as the process would."""
+        self.theirs.sendall(pack(message))
+
+
+@pytest.fixture
+async def device() -> AsyncIterator[Connected]:
+    """A device that is warm."""
+    device = Connected()
+    ours = asyncio.create_task(device.start())
+    await device.sent()
+    ours.cancel()
+    warm = asyncio.create_task(device.warm_up(4))
+    assert isinstance(await device.sent(), Attach)
+    device.says(Ready(8, {1: 0.001}, {}, {}))
+    await warm
+    yield device
+    device.theirs.close()
+    await device.close()
+
+
+def job(slot: int) -> Job:
+    """One image."""
+    return Job(slot, Task("embed"), 0.0, asyncio.get_running_loop().create_future())
+
+
+def done(order: RunBatch) -> BatchDone:
+    """The slot's number as its row."""
+    return BatchDone(order.id, tuple(np.array([slot], np.float32) for slot in order.slots), 0.001)
+
+
+async def test_each_call_gets_its_own_answer(device: Connected) -> None:
+    """The second batch is sent before the first is answered."""
+    calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
+    orders = [await device.order() for _ in calls]
+    assert [(5,), (7,)] == [order.slots for order in orders]
+    for order in orders:
+        device.says(done(order))
+
+    rows = [(await call).rows[0] for call in calls]
+    assert [5.0, 7.0] == [float(row[0]) for row in rows if row is not None]
+
+
+async def test_a_failed_batch_leaves_the_other_alone(device: Connected) -> None:
+    """By its number."""
+    calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
+    first, second = [await device.order() for _ in calls]
+    device.says(BatchFailed(first.id, "error", "refused"))
+    device.says(done(second))
+
+    with pytest.raises(BatchError, match="refused"):
+        await calls[0]
+    assert 1 == len((await calls[1]).rows)
+
+
+async def test_both_batches_learn_that_the_process_ended(device: Connected) -> None:
+    """And so does whoever asks later."""
+    calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
+    for _ in calls:
+        await device.order()
+    device.theirs.shutdown(socket.SHUT_RDWR)
+
+    for call in calls:
+        with pytest.raises(DeviceLost, match="killed by signal 9"):
+            await call
+    with pytest.raises(DeviceLost):
+        await device.run([job(1)])
+
+
+async def test_the_watchdog_counts_from_the_end_of_the_batch_before(device: Connected) -> None:
+    """Waiting behind another is no hang; a batch that then takes too long is one, and the process is killed."""
+    device.watchdog_s = 0.3
+    calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
+    first, second = [await device.order() for _ in calls]
+    await asyncio.sleep(0.2)
+    device.says(done(first))
+    await calls[0]
+    await asyncio.sleep(0.2)
+    device.says(done(second))
+    await calls[1]
+
+    with pytest.raises(DeviceLost, match=r"hangs: a batch of 1 took longer than 0\.3 s"):
+        await device.run([job(9)])
+    await device.close()
+    assert device.process.killed

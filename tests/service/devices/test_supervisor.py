@@ -1,0 +1,114 @@
+"""A supervisor brings its device back, and gives up in the end: with scripted devices."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from service.devices import supervisor as module
+from service.devices.process import DeviceLost
+from service.devices.supervisor import RestartsExhausted
+from tests.service.devices.scripted_devices import Script, dies, dies_of, outcomes, rows, submit, supervised
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_work_survives_the_death_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next process runs it again; the clients see results only."""
+    script = Script(dies, rows)
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 6))
+
+        assert sorted(answer.values[0] for answer in answers) == [slot + 1 for slot in range(6)]
+        assert (1, True) == (supervisor.restarts, supervisor.up)
+        assert "killed" == supervisor.last_reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "slowest_s", "watchdog_s"), [({}, 0.2, 10.0), ({}, 3.0, 30.0), ({"watchdog_ms": 1500}, 3.0, 1.5)]
+)
+async def test_a_batch_hangs_after_ten_times_the_slowest_of_the_warm_up(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], slowest_s: float, watchdog_s: float
+) -> None:
+    """At least ten seconds, unless VIM_WATCHDOG_MS says otherwise."""
+    script = Script(rows)
+    script.slowest_s = slowest_s
+    async with supervised(monkeypatch, script, **settings) as supervisor:
+        await outcomes(submit(supervisor, 1))
+
+        assert watchdog_s == script.devices[0].watchdog_s
+
+
+async def test_every_process_shows_the_canary_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its self-test; the first one's answer is the golden one. /info has the reason of the restart."""
+    script = Script(dies, rows)
+    async with supervised(monkeypatch, script) as supervisor:
+        await outcomes(submit(supervisor, 1))
+
+        assert ["load", "self-test and warm-up", "canary"] * 2 == script.steps
+        assert (1, "killed") == (supervisor.restarts, supervisor.last_reason)
+
+
+async def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause before the first; the last one repeats."""
+    noted: list[int] = []
+
+    class Noted(tuple[float, ...]):
+        def __getitem__(self, index: Any) -> Any:
+            noted.append(index)
+            return 0.0
+
+    pauses = module.BACKOFF_S
+    script = Script(dies, DeviceLost("no GPU"))
+    async with supervised(monkeypatch, script, max_restarts=8) as supervisor:
+        monkeypatch.setattr(module, "BACKOFF_S", Noted(pauses))
+        submit(supervisor, 1)
+        with pytest.raises(RestartsExhausted):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+
+    assert [0, 1, 2, 3, 4, 5, 5, 5] == noted
+    assert pauses[0] == 0
+    assert list(pauses) == sorted(pauses)
+
+
+async def test_restarts_in_a_row_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it gives up and says why."""
+    script = Script(dies, DeviceLost("no GPU"))
+    async with supervised(monkeypatch, script, max_restarts=3) as supervisor:
+        submit(supervisor, 1)
+        with pytest.raises(RestartsExhausted, match=r"3 restarts in a row failed.*no GPU"):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+        assert 1 + 3 == script.started
+
+
+async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deaths far apart never add up."""
+    script = Script(*[dies_of(0), rows] * 1)
+    async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
+        for _ in range(3):
+            script.started = 0
+            (answer,) = await outcomes(submit(supervisor, 1))
+            assert hasattr(answer, "values")
+
+
+async def test_a_process_that_stayed_up_ends_the_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rare deaths of an idle server never add up to giving up."""
+    monkeypatch.setattr(module, "STABLE_S", -1.0)
+    script = Script(rows)
+    async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
+        await outcomes(submit(supervisor, 1))
+        for _ in range(4):
+            supervisor.up, supervisor._in_a_row = True, 1  # restarted once, and no batch since
+            await supervisor._mourn(DeviceLost("killed while idle"))
+            assert 1 == supervisor._in_a_row
+
+
+async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong configuration will not get better by trying again."""
+    script = Script(DeviceLost("no such model"))
+    async with supervised(monkeypatch, script) as supervisor:
+        with pytest.raises(DeviceLost, match="no such model"):
+            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+        assert 1 == script.started

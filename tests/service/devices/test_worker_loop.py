@@ -1,0 +1,162 @@
+"""Batches in the device process: answered in order, the next one taken in while one runs, failures kept apart."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from model.runtime.runner import BatchRunner, Part, Rows
+from service.devices.messages import BatchDone, BatchFailed, RunBatch
+from service.devices.worker_loop import BROKEN, Answer, InFlight
+from service.jobs import Task
+
+
+class FakeRunner:
+    """A row is the slot's number; `gate` holds batches back until it is opened."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.gate = threading.Event()
+        self.submitted: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+        self.recovered = 0
+        self.beyond_use = False
+
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> tuple[int, ...]:
+        """Slot 66 is refused at once."""
+        self.submitted.put(tuple(slots))
+        if 66 in slots:
+            raise RuntimeError("refused")
+        return tuple(slots)
+
+    def collect(self, flight: tuple[int, ...]) -> Rows:
+        """Slot 77 fails on the device, slot 88 gives NaN."""
+        if self.depth > 1:
+            assert self.gate.wait(10)
+        if 77 in flight:
+            raise MemoryError("no room")
+        values = np.array([[slot] for slot in flight], np.float32)
+        return Rows(None, values, -values, np.array([slot != 88 for slot in flight]))
+
+    def recover(self) -> None:
+        """Raises after a sticky error."""
+        self.recovered += 1
+        if self.beyond_use:
+            raise RuntimeError("CUDA error")
+
+
+def batch(number: int, *slots: int) -> RunBatch:
+    """Embeddings of these slots."""
+    return RunBatch(number, slots, (Task("embed"),) * len(slots))
+
+
+def started(runner: FakeRunner) -> tuple[InFlight, list[Answer], list[int]]:
+    """What is under test, the answers that it sends, and the exit statuses that it asks for."""
+    answers: list[Answer] = []
+    statuses: list[int] = []
+    in_flight = InFlight(cast(BatchRunner, cast(Any, runner)), answers.append, statuses.append)
+    return in_flight, answers, statuses
+
+
+def test_one_batch_at_a_time_is_answered_before_the_next_is_taken() -> None:
+    """In the thread that reads."""
+    in_flight, answers, _ = started(FakeRunner(depth=1))
+    in_flight.begin(batch(0, 5))
+
+    assert [0] == [answer.id for answer in answers]
+
+
+def test_the_next_batch_is_taken_in_while_one_runs() -> None:
+    """And both are answered in order."""
+    runner = FakeRunner(depth=2)
+    in_flight, answers, _ = started(runner)
+    in_flight.begin(batch(0, 5, 6))
+    in_flight.begin(batch(1, 7))
+
+    assert [(5, 6), (7,)] == [runner.submitted.get(timeout=10) for _ in range(2)]
+    assert [] == answers
+    runner.gate.set()
+    in_flight.close()
+    assert [0, 1] == [answer.id for answer in answers]
+    assert [[5.0], [6.0], [7.0]] == [list(row) for a in answers for row in cast(BatchDone, a).rows if row is not None]
+
+
+def test_a_batch_is_timed_from_the_end_of_the_one_before() -> None:
+    """Waiting behind another is not its own time."""
+    runner = FakeRunner(depth=2)
+    in_flight, answers, _ = started(runner)
+    in_flight.begin(batch(0, 5))
+    in_flight.begin(batch(1, 6))
+    threading.Event().wait(0.2)
+    runner.gate.set()
+    in_flight.close()
+    first, second = (cast(BatchDone, answer) for answer in answers)
+
+    assert first.seconds >= 0.2
+    assert second.seconds < first.seconds - 0.1
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(("bad", "kind"), [(66, "error"), (77, "out_of_memory")])
+def test_a_batch_that_fails_is_answered_with_its_failure_alone(depth: int, bad: int, kind: str) -> None:
+    """At once or on the device; those before and after it are answered with rows."""
+    runner = FakeRunner(depth)
+    runner.gate.set()
+    in_flight, answers, statuses = started(runner)
+    for number, slot in enumerate((5, bad, 6)):
+        in_flight.begin(batch(number, slot))
+    in_flight.close()
+    good, failed, after = answers
+
+    assert isinstance(good, BatchDone)
+    assert isinstance(after, BatchDone)
+    assert isinstance(failed, BatchFailed)
+    assert (1, kind) == (failed.id, failed.kind)
+    assert (1, []) == (runner.recovered, statuses)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_device_beyond_use_ends_the_process(depth: int) -> None:
+    """The parent then starts another and runs the batch there."""
+    runner = FakeRunner(depth)
+    runner.beyond_use = True
+    runner.gate.set()
+    in_flight, _, statuses = started(runner)
+    in_flight.begin(batch(0, 77))
+    in_flight.close()
+
+    assert [BROKEN] == statuses
+
+
+def test_a_row_that_is_not_finite_is_none() -> None:
+    """No NaN leaves the device process."""
+    in_flight, answers, _ = started(FakeRunner(depth=1))
+    in_flight.begin(batch(0, 5, 88))
+    (done,) = answers
+
+    assert isinstance(done, BatchDone)
+    assert [True, False] == [row is not None for row in done.rows]
+
+
+def test_parts_of_one_task_come_end_to_end() -> None:
+    """As the task orders them; tasks of one batch may differ."""
+    in_flight, answers, _ = started(FakeRunner(depth=1))
+    in_flight.begin(RunBatch(0, (5, 6), (Task("embed"), Task("embed", "mean"))))
+    (done,) = answers
+
+    assert isinstance(done, BatchDone)
+    assert [[5.0], [-6.0]] == [list(row) for row in done.rows if row is not None]
+
+
+def test_a_parent_that_has_gone_is_no_error() -> None:
+    """The thread that reads ends the process."""
+
+    def gone(answer: Answer) -> None:
+        raise BrokenPipeError
+
+    in_flight = InFlight(cast(BatchRunner, cast(Any, FakeRunner(1))), gone)
+    in_flight.begin(batch(0, 5))

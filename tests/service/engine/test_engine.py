@@ -1,0 +1,106 @@
+"""Where an image is decoded: on the event loop if small or alone, else in the threads; the answer is the same."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.app import create_app
+from service.engine.engine import Engine
+from service.jobs import RequestClass, Result, Task
+from tests.service.conftest import running, settings_for
+
+pytestmark = pytest.mark.anyio
+
+
+def photograph(size: tuple[int, int], kind: str = "JPEG") -> bytes:
+    """A gradient as a file."""
+    encoded = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(encoded, kind)
+    return encoded.getvalue()
+
+
+SMALL, LARGE, PNG = photograph((200, 150)), photograph((800, 600)), photograph((200, 150), "PNG")
+
+
+@pytest.fixture
+async def engine(tiny_model: Path) -> AsyncIterator[Engine]:
+    """Ready, with the decoder compiled."""
+    app = create_app(settings_for(tiny_model))
+    async with running(app):
+        engine: Engine = app.state.engine
+        await infer(engine, [LARGE])  # in a thread, which waits for the compiler
+        yield engine
+
+
+async def infer(engine: Engine, images: Sequence[bytes], request_class: RequestClass = "interactive") -> list[Result]:
+    """The results of a request."""
+    answer = await engine.infer(images, Task("embed"), time.monotonic() + 60, request_class)
+    return [one for one in answer.outcomes if isinstance(one, Result)]
+
+
+def in_threads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[RequestClass]:
+    """The classes of what is given to the threads from now on."""
+    given: list[RequestClass] = []
+    run = engine.threads.run
+
+    async def counted(request_class: RequestClass, *arguments: object, **options: object) -> object:
+        given.append(request_class)
+        return await run(request_class, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.threads, "run", counted)
+    return given
+
+
+async def test_only_small_interactive_photographs_need_no_thread(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bulk keeps to the threads, so that it never takes turns of the event loop from others."""
+    given = in_threads(engine, monkeypatch)
+    await infer(engine, [SMALL])
+    assert [] == given
+    await infer(engine, [LARGE, PNG, SMALL])
+    assert ["interactive", "interactive"] == given
+    await infer(engine, [SMALL], "bulk")
+    assert ["interactive", "interactive", "bulk"] == given
+
+
+async def test_a_photograph_that_is_alone_needs_no_thread(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it is too large; beside another one it keeps to the threads, so that both are decoded at a time."""
+    given = in_threads(engine, monkeypatch)
+    await infer(engine, [LARGE])
+    assert [] == given
+    await infer(engine, [photograph((2000, 1000))])
+    assert ["interactive"] == given
+    await asyncio.gather(infer(engine, [LARGE]), infer(engine, [photograph((800, 599))]))
+    assert ["interactive"] * 3 == given
+
+
+async def test_the_answer_does_not_depend_on_where(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels are equal, so embeddings are."""
+    for file in (SMALL, LARGE):
+        (at_once,) = await infer(engine, [file])
+        (in_thread,) = await infer(engine, [file], "bulk")
+
+        np.testing.assert_array_equal(in_thread.values, at_once.values)
+
+
+async def test_many_small_photographs_are_all_answered(engine: Engine) -> None:
+    """More than a turn of the event loop has time for, with different sizes, some of whose senders leave."""
+    files = [photograph((100 + number, 150)) for number in range(60)]
+    tasks = [asyncio.create_task(infer(engine, [file])) for file in files]
+    await asyncio.sleep(0)
+    for task in tasks[::7]:
+        task.cancel()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert len(tasks[::7]) == sum(isinstance(one, asyncio.CancelledError) for one in found)
+    assert len(tasks) - len(tasks[::7]) == sum(isinstance(one, list) and len(one) == 1 for one in found)
+    assert 0 == engine.waiting

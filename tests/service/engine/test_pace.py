@@ -1,0 +1,66 @@
+"""How long a queue will take is foretold while it is long, and from nothing but how fast it has been answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.engine.pace import MANY, Pace
+
+
+class Clock:
+    """Time as the test says."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now
+
+
+def answered(pace: Pace, clock: Clock, times: int, *, every_s: float, waiting: int) -> None:
+    """So many images, one after the other."""
+    for _ in range(times):
+        clock.now += every_s
+        pace.answered(1, waiting)
+
+
+def test_a_long_queue_takes_its_length_times_the_pace() -> None:
+    """Also where the pace changes."""
+    pace = Pace(clock := Clock())
+    answered(pace, clock, 10, every_s=0.01, waiting=100)
+    assert 1.0 == pytest.approx(pace.wait_s(100))
+    answered(pace, clock, 500, every_s=0.002, waiting=100)
+    assert 0.2 == pytest.approx(pace.wait_s(100), rel=0.01)
+
+
+def test_batches_have_the_pace_of_their_images() -> None:
+    """Eight at once every 80 ms, whether they were one request's or eight requests'."""
+    together, apart = Pace(clock := Clock()), Pace(clock)
+    for _ in range(300):
+        clock.now += 0.08
+        together.answered(8, 64)
+        for _ in range(8):
+            apart.answered(1, 64)
+
+    assert 0.64 == pytest.approx(together.wait_s(64), rel=0.01)
+    assert 0.64 == pytest.approx(apart.wait_s(64), rel=0.2)
+
+
+def test_few_tell_nothing_and_are_told_nothing() -> None:
+    """One client after long silence is no slow service."""
+    pace = Pace(clock := Clock())
+    answered(pace, clock, 50, every_s=10.0, waiting=1)
+    assert 0 == pace.wait_s(200)
+    answered(pace, clock, 50, every_s=0.01, waiting=MANY)
+    answered(pace, clock, 50, every_s=10.0, waiting=MANY - 1)
+    assert 0.01 * 200 == pytest.approx(pace.wait_s(200))
+    assert 0 == pace.wait_s(MANY - 1)
+
+
+def test_one_long_pause_is_soon_forgotten() -> None:
+    """A device process was replaced meanwhile."""
+    pace = Pace(clock := Clock())
+    answered(pace, clock, 100, every_s=0.01, waiting=100)
+    answered(pace, clock, 1, every_s=60, waiting=100)
+
+    assert 1.3 > pace.wait_s(100)

@@ -1,0 +1,135 @@
+"""Only files that are surely plain and small are called so, and looking at a file is quick whatever it holds."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.images import inspect_file, quick_jpeg
+
+
+def picture(size: tuple[int, int] = (240, 180), kind: str = "JPEG", mode: str = "RGB", **options: Any) -> bytes:
+    """Soft noise as a file."""
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(coarse).resize(size).convert(mode).save(encoded, kind, **options)
+    return encoded.getvalue()
+
+
+def turned() -> Image.Exif:
+    """A photograph held upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def segment(kind: int, body: bytes) -> bytes:
+    """A segment of a JPEG file."""
+    return struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A small file whose header claims another size."""
+    data = picture((200, 200))
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mode": "L"},
+        {"subsampling": 0},
+        {"subsampling": 2},
+        {"restart_marker_rows": 1},
+        {"comment": b"by hand"},
+        {"keep_rgb": True},
+        {"icc_profile": b"colours of a screen"},
+        {"size": (320, 320), "quality": 30},
+        {"size": (1, 1)},
+    ],
+    ids=str,
+)
+def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any]) -> None:
+    """In colour or grey, whatever the subsampling, with a comment or a colour profile."""
+    data = picture(**options)
+    found = quick_jpeg.measured(data)
+
+    assert found is not None
+    assert inspect_file.measure("JPEG", data) == replace(found, plain=0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        picture(progressive=True),
+        picture(mode="CMYK"),
+        picture(exif=turned()),
+        picture((321, 320), quality=30),
+        picture((2000, 40), quality=30),
+        picture(kind="PNG"),
+        picture(kind="GIF"),
+        picture(kind="MPO", save_all=True, append_images=[Image.new("RGB", (240, 180))]),
+        picture(comment=b"x" * 40_000),
+        claiming(60_000, 60_000),
+        claiming(0, 200),
+        claiming(200, 0),
+        picture()[:300],
+        picture()[:-2],
+        picture()[:2],
+        b"",
+        picture()[:2] + segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0") + picture()[2:],
+        picture()[:2] + segment(0xE2, b"MPF\0") + picture()[2:],
+        picture()[:2] + segment(0xEE, b"Adobe") + picture()[2:],
+        picture()[:2] + segment(0xE0, b"JFIF") + picture()[2:],
+        picture()[:2] + segment(0xE2, b"ICC_PROFILE\0") + picture()[2:],
+        picture()[:2] + segment(0xFE, b"") * quick_jpeg.MOST_SEGMENTS + picture()[2:],
+        picture()[:2] + b"stray" + picture()[2:],
+        picture()[:2] + segment(0xC0, b"\x08\0\x08\0\x08\x01\x01\x11\0") + picture()[2:],
+        picture()[:-2] + segment(0xDA, b"\x03\x01\0\x02\x11\x03\x11\0\x3f\0") + picture()[-2:],
+    ],
+    ids=[
+        *("progressive", "CMYK", "EXIF", "many pixels", "long", "PNG", "GIF", "several pictures", "many bytes"),
+        *("claims 3,600 megapixels", "no width", "no height", "cut in the header", "no end", "start alone", "nothing"),
+        *(
+            "XMP",
+            "MPF",
+            "short Adobe",
+            "short JFIF",
+            "short ICC",
+            "many segments",
+            "stray bytes",
+            "two frames",
+            "two scans",
+        ),
+    ],
+)
+def test_all_others_are_not_small(data: bytes) -> None:
+    """They go to a thread, where Pillow and `structure` see to them."""
+    assert quick_jpeg.measured(data) is None
+
+
+def test_alone_a_larger_file_is_small() -> None:
+    """Within bounds of its own."""
+    larger, too_large = picture((1000, 800), quality=30), picture((1000, 801), quality=30)
+    found = quick_jpeg.measured(larger, quick_jpeg.ALONE)
+
+    assert quick_jpeg.measured(larger) is None
+    assert found is not None
+    assert (1000, 800) == (found.width, found.height)
+    assert quick_jpeg.measured(too_large, quick_jpeg.ALONE) is None
+
+
+def test_scans_one_component_at_a_time_are_not_small() -> None:
+    """A baseline file may have one scan for each; its first names fewer components than its frame."""
+    data = picture()
+    at = data.index(b"\xff\xda") + 4
+
+    assert quick_jpeg.measured(data[:at] + b"\x01" + data[at + 1 :]) is None

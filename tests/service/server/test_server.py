@@ -1,0 +1,46 @@
+"""Connections are accepted as fast as they come, however long a turn of the event loop lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import uvicorn
+
+from service.engine.engine import Engine
+from service.server.protocol import protocol
+from service.server.server import Server
+
+pytestmark = pytest.mark.anyio
+
+CONNECTIONS, TURNS = 40, 6
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Never asked."""
+
+
+async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> None:
+    """The loop itself accepts one from each listener in a turn, and under load its turns are long."""
+    config = uvicorn.Config(app, port=0, loop="uvloop", http=protocol(10), lifespan="off", log_config=None)
+    config.load()
+    server = Server(config, cast(Engine, SimpleNamespace(fleet=SimpleNamespace(on_failure=None))))
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    address = server.servers[0].sockets[0].getsockname()
+    clients = [socket.create_connection(address) for _ in range(CONNECTIONS)]  # the kernel takes them, for now
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    accepted = len(server.server_state.connections)
+    for client in clients:
+        client.close()
+    for listener in server.servers:
+        listener.close()
+    await asyncio.sleep(0.01)
+
+    assert len(clients) == accepted
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(address)

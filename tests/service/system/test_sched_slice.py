@@ -1,0 +1,76 @@
+"""The event loop's short slice of CPU time, and who has the usual one."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.engine.decode_pool import Threads
+from service.system import sched_slice
+
+
+def in_fresh_thread(work: Callable[[], Any]) -> Any:
+    """The result of `work` in a thread of its own, so that the tests' thread keeps its slice."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def shortened() -> int | None:
+    """What the system says of the slice, once a short one was asked for."""
+    sched_slice.shorten()
+    return sched_slice.slice_ns()
+
+
+def restored() -> int | None:
+    """The same, once it was given back."""
+    sched_slice.restore()
+    return sched_slice.slice_ns()
+
+
+@pytest.fixture
+def usual_ns() -> int:
+    """The system's own; skips where it gives no other."""
+    if in_fresh_thread(shortened) != sched_slice.SHORT_NS:
+        pytest.skip("this system gives threads no slices of their own (Linux before 6.12, or forbidden)")
+    usual: int = in_fresh_thread(restored)
+    return usual
+
+
+def test_the_slice_is_the_calling_threads_alone_and_can_be_given_back(usual_ns: int) -> None:
+    """Short after `shorten`, the usual one after `restore`, and never another thread's."""
+    mine = sched_slice.slice_ns()
+
+    assert usual_ns > sched_slice.SHORT_NS
+    assert (sched_slice.SHORT_NS, usual_ns) == in_fresh_thread(lambda: (shortened(), restored()))
+    assert mine == sched_slice.slice_ns()
+
+
+def test_decode_threads_have_the_usual_slice(usual_ns: int) -> None:
+    """They are started by the loop, whose slice they would inherit, and then no longer wait behind it."""
+
+    def loop_with_a_short_slice() -> int | None:
+        import asyncio
+
+        sched_slice.shorten()
+        threads = Threads(1, 10.0)
+        try:
+            return asyncio.run(threads.run("interactive", sched_slice.slice_ns))
+        finally:
+            threads.close()
+
+    assert usual_ns == in_fresh_thread(loop_with_a_short_slice)
+
+
+def test_a_system_without_slices_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown machine has other numbers for its system calls: none is made."""
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+
+    assert not sched_slice.shorten()
+    assert sched_slice.slice_ns() is None

@@ -1,0 +1,296 @@
+"""Metrics: the documented set, bounded labels, zeros from the start, and a page that parses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from prometheus_client import values
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from service.errors import InferenceFailed, NotFound, RequestError, all_errors
+from service.jobs import RequestClass
+from service.telemetry.metrics import _REASONS, METRICS, Metric, Metrics, Reason
+from service.telemetry.multiprocess import Shared
+
+DOCUMENTED = {
+    "vim_requests_total": ("api", "op", "model", "code"),
+    "vim_request_duration_seconds": ("api", "op"),
+    "vim_images_total": ("op", "class"),
+    "vim_joined_images_total": (),
+    "vim_queue_wait_seconds": ("class",),
+    "vim_stage_duration_seconds": ("stage",),
+    "vim_batch_size": (),
+    "vim_batches_total": (),
+    "vim_queue_depth": ("class",),
+    "vim_queue_capacity": (),
+    "vim_body_bytes": ("class",),
+    "vim_inflight_batches": (),
+    "vim_decode_busy": (),
+    "vim_rejected_total": ("reason",),
+    "vim_decode_threads": (),
+    "vim_model_info": ("model", "version", "device", "dtype"),
+    "vim_ready": (),
+    "vim_model_load_seconds": (),
+    "vim_device_memory_bytes": ("kind",),
+    "vim_batch_limit": ("device",),
+    "vim_batch_retries_total": ("reason",),
+    "vim_device_up": ("device",),
+    "vim_device_lost_total": ("device",),
+    "vim_quarantined_images_total": (),
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """The metrics of a fresh server."""
+    return Metrics(model="demo", queue_capacity=256)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """One sample of the page; None when it is absent."""
+    for family in parse_text(metrics.render()[0].decode()):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+def test_the_set_is_the_documented_one() -> None:
+    """Dashboards and autoscalers depend on these names."""
+    assert {metric.name: metric.labels for metric in METRICS} == DOCUMENTED
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_every_listed_metric_is_on_the_page_as_described(metrics: Metrics, metric: Metric) -> None:
+    """The list cannot drift from what is served."""
+    page = metrics.render()[0].decode()
+
+    assert f"# TYPE {metric.name} {metric.kind}\n" in page
+    assert f"# HELP {metric.name} {metric.help}\n" in page
+
+
+def test_the_page_holds_nothing_of_ours_that_is_not_listed(metrics: Metrics) -> None:
+    """No `_created` series either."""
+    metrics.request("native", "classify", "demo", 200, 0.1)
+    page = metrics.render()[0].decode()
+    typed = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE vim_")}
+
+    assert typed == set(DOCUMENTED)
+    assert "_created" not in page
+
+
+def test_a_request_is_counted_and_timed(metrics: Metrics) -> None:
+    """By api, operation, model and code."""
+    metrics.request("native", "embed", "demo", 200, 0.02)
+
+    assert value(metrics, "vim_requests_total", api="native", op="embed", model="demo", code="200") == 1
+    assert value(metrics, "vim_request_duration_seconds_count", api="native", op="embed") == 1
+    assert value(metrics, "vim_request_duration_seconds_bucket", api="native", op="embed", le="0.02") == 1
+    assert value(metrics, "vim_request_duration_seconds_bucket", api="native", op="embed", le="0.01") == 0
+
+
+def test_a_clients_model_name_makes_no_series(metrics: Metrics) -> None:
+    """Labels stay bounded whatever a client asks for."""
+    for attempt in range(20):
+        metrics.request("native", "embed", f"model-{attempt}", 404, 0.001)
+
+    assert value(metrics, "vim_requests_total", api="native", op="embed", model="other", code="404") == 20
+    assert "model-7" not in metrics.render()[0].decode()
+
+
+@pytest.mark.parametrize("code", sorted({200, *(error.status for error in all_errors())}))
+@pytest.mark.parametrize("op", ["classify", "embed"])
+def test_requests_begin_at_zero(metrics: Metrics, op: str, code: int) -> None:
+    """rate() needs a first sample before the first failure."""
+    assert value(metrics, "vim_requests_total", api="native", op=op, model="demo", code=str(code)) == 0
+
+
+def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
+    """Stages, reasons, operations, kinds of memory, and every given api."""
+    two = Metrics(model="demo", queue_capacity=1, apis=("native", "openai"))
+
+    for stage in ("decode", "preprocess", "infer", "postprocess"):
+        assert value(metrics, "vim_stage_duration_seconds_count", stage=stage) == 0
+    for reason in get_args(Reason):
+        assert value(metrics, "vim_rejected_total", reason=reason) == 0
+    for kind in ("allocated", "reserved", "total"):
+        assert value(metrics, "vim_device_memory_bytes", kind=kind) == 0
+    for request_class in get_args(RequestClass):
+        assert value(metrics, "vim_images_total", op="classify", **{"class": request_class}) == 0
+        assert value(metrics, "vim_queue_wait_seconds_count", **{"class": request_class}) == 0
+    assert value(two, "vim_request_duration_seconds_count", api="openai", op="embed") == 0
+
+
+def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> None:
+    """Mean batch size = images / batches."""
+    metrics.batch([("interactive", 0.0), ("interactive", 0.001), ("bulk", 0.5)], 0.2)
+    metrics.batch([("interactive", 0.0)], 0.1)
+
+    assert value(metrics, "vim_batches_total") == 2
+    assert value(metrics, "vim_batch_size_sum") == 4
+    assert value(metrics, "vim_batch_size_bucket", le="2.0") == 1
+    assert value(metrics, "vim_queue_wait_seconds_count", **{"class": "interactive"}) == 3
+    assert value(metrics, "vim_queue_wait_seconds_sum", **{"class": "bulk"}) == 0.5
+    assert value(metrics, "vim_stage_duration_seconds_sum", stage="infer") == pytest.approx(0.3)
+
+
+def test_gauges_show_the_present(metrics: Metrics) -> None:
+    """Queue, device, readiness and memory."""
+    metrics.queue_depth({"interactive": 7, "bulk": 4}.__getitem__)
+    metrics.inflight_batches(2)
+    metrics.ready(True)
+    metrics.device_memory("allocated", 1 << 30)
+    metrics.images("classify", "bulk", 3)
+    metrics.stage("decode", 0.01)
+
+    assert value(metrics, "vim_queue_depth", **{"class": "interactive"}) == 7
+    assert value(metrics, "vim_queue_depth", **{"class": "bulk"}) == 4
+    assert value(metrics, "vim_queue_capacity") == 256
+    assert value(metrics, "vim_inflight_batches") == 2
+    assert value(metrics, "vim_ready") == 1
+    assert value(metrics, "vim_device_memory_bytes", kind="allocated") == 1 << 30
+    assert value(metrics, "vim_images_total", op="classify", **{"class": "bulk"}) == 3
+    assert value(metrics, "vim_stage_duration_seconds_count", stage="decode") == 1
+
+
+def test_decoding_threads_are_counted_while_they_decode(metrics: Metrics) -> None:
+    """Also when decoding fails."""
+
+    def decode_badly() -> None:
+        with metrics.decoding(), metrics.decoding():
+            assert value(metrics, "vim_decode_busy") == 2
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        decode_badly()
+
+    assert value(metrics, "vim_decode_busy") == 0
+
+
+def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
+    """Once for each entry."""
+    with metrics.timed("postprocess"):
+        pass
+
+    assert value(metrics, "vim_stage_duration_seconds_count", stage="postprocess") == 1
+
+
+def test_the_model_is_described_once(metrics: Metrics) -> None:
+    """A reload replaces the series; two would double every join."""
+    metrics.model_loaded(version="aaa", device="cpu", dtype="float32", seconds=2.5)
+    metrics.model_loaded(version="bbb", device="cuda:0", dtype="bfloat16", seconds=3.5)
+
+    assert value(metrics, "vim_model_info", model="demo", version="bbb", device="cuda:0", dtype="bfloat16") == 1
+    assert "aaa" not in metrics.render()[0].decode()
+    assert value(metrics, "vim_model_load_seconds") == 3.5
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
+def test_an_error_is_counted_under_its_reason(metrics: Metrics, error: type[RequestError]) -> None:
+    """Only the service's own failures and wrong paths are no rejections."""
+    metrics.refused(error("detail"))
+    counted = [reason for reason in get_args(Reason) if value(metrics, "vim_rejected_total", reason=reason)]
+
+    assert counted == ([_REASONS[error.code]] if error.code in _REASONS else [])
+
+
+def test_failures_and_wrong_paths_are_no_rejections(metrics: Metrics) -> None:
+    """They have their status codes."""
+    metrics.refused(InferenceFailed("x"))
+    metrics.refused(NotFound("x"))
+    metrics.rejected("client_gone", 2)
+
+    total = sum(value(metrics, "vim_rejected_total", reason=reason) or 0 for reason in get_args(Reason))
+    assert total == 2
+
+
+def test_every_reason_names_a_real_error() -> None:
+    """A renamed code must not silently stop being counted."""
+    assert set(_REASONS) <= {error.code for error in all_errors()}
+
+
+def test_the_content_type_follows_the_accept_header(metrics: Metrics) -> None:
+    """Prometheus 3 refuses a page that is not what it says."""
+    text, text_type = metrics.render("text/plain")
+    openmetrics, openmetrics_type = metrics.render("application/openmetrics-text; version=1.0.0")
+
+    assert text_type.startswith("text/plain; version=0.0.4")
+    assert list(parse_text(text.decode()))
+    assert openmetrics_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert list(parse_openmetrics(openmetrics.decode()))  # type: ignore[no-untyped-call]
+
+
+def test_two_servers_share_nothing(metrics: Metrics) -> None:
+    """No global registry."""
+    other = Metrics(model="demo", queue_capacity=1)
+    metrics.images("embed", "bulk", 5)
+
+    assert value(other, "vim_images_total", op="embed", **{"class": "bulk"}) == 0
+    assert value(other, "vim_queue_capacity") == 1
+
+
+def test_the_process_itself_is_watched(metrics: Metrics) -> None:
+    """Memory, CPU time and descriptors of the HTTP process."""
+    page = metrics.render()[0]
+
+    assert b"process_resident_memory_bytes" in page
+    assert b"process_open_fds" in page
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_no_complaint(metrics: Metrics) -> None:
+    """Names and types follow Prometheus's own conventions."""
+    checked = subprocess.run(["promtool", "check", "metrics"], input=metrics.render()[0], capture_output=True)
+
+    assert checked.returncode == 0, checked.stderr.decode()
+
+
+def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counters add up and outlive a process; its successor goes on; gauges are of those that live; no series is new."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    alone = Metrics(model="m", queue_capacity=4).render()[0].decode()
+    shares = [Shared(str(tmp_path), name) for name in ("parent", "http-1", "http-2")]
+    parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
+    parent.ready(True)
+    one = Metrics(model="m", queue_capacity=2, shared=shares[1])
+    one.queue_depth(lambda _: 3)
+    one.request("native", "classify", "m", 200, 0.01)
+    one.sample()
+    two = Metrics(model="m", queue_capacity=2, shared=shares[2])
+    two.request("native", "classify", "m", 200, 0.02)
+    before = two.render()[0].decode()
+    shares[0].buried("http-1")
+    dead = two.render()[0].decode()
+    Metrics(model="m", queue_capacity=2, shared=Shared(str(tmp_path), "http-1")).request(
+        "native", "classify", "m", 200, 0.03
+    )
+    after = parent.render()[0].decode()
+
+    answered = 'vim_requests_total{api="native",code="200",model="m",op="classify"}'
+    assert [(2, 4, 3, 1), (2, 2, 0, 1), (3, 4, 0, 1)] == [
+        tuple(
+            sample(page, name)
+            for name in (answered, "vim_queue_capacity", 'vim_queue_depth{class="bulk"}', "vim_ready")
+        )
+        for page in (before, dead, after)
+    ]
+    assert 3 == sample(after, 'vim_request_duration_seconds_count{api="native",op="classify"}')
+    assert series(after) == {name for name in series(alone) if not name.startswith("process_")}
+
+
+def sample(page: str, name: str) -> float:
+    """One value of a page, whatever the order of its labels; 0 where there is none."""
+    wanted = next(iter(parse_text(f"{name} 0\n"))).samples[0]
+    found = [one for family in parse_text(page) for one in family.samples]
+    return next((one.value for one in found if (one.name, one.labels) == (wanted.name, wanted.labels)), 0)
+
+
+def series(page: str) -> set[str]:
+    """Every sample's name."""
+    return {one.name for family in parse_text(page) for one in family.samples}

@@ -1,0 +1,263 @@
+"""Traces: one for each request, with a span for every stage of every image; and nothing of it unless asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+
+import httpx
+import pytest
+
+from service.app import create_app
+from service.engine.engine import Engine
+from service.errors import SettingsError
+from service.settings import Settings
+from tests.service.conftest import running, settings_for
+from tests.tiny import photo
+
+sdk = pytest.importorskip("opentelemetry.sdk.trace.export", reason="needs the extra: tracing")
+memory = pytest.importorskip(
+    "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="needs the extra: tracing"
+)
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).resolve().parents[3]
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the tests look at."""
+
+    name: str
+    id: int
+    parent: int | None
+    trace: str
+    start: int
+    end: int
+    ok: bool
+    attributes: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A client of an application that records its spans."""
+
+    client: httpx.AsyncClient
+    engine: Engine
+    exporter: memory.InMemorySpanExporter  # type: ignore[name-defined]
+
+    async def spans(self) -> list[Span]:
+        """Those that have ended since this was last asked, oldest first."""
+        await asyncio.sleep(0)
+        found = [_span(span) for span in self.exporter.get_finished_spans()]
+        self.exporter.clear()
+        return sorted(found, key=lambda span: span.start)
+
+
+def _span(span: sdk.ReadableSpan) -> Span:  # type: ignore[name-defined]
+    parent = span.parent and span.parent.span_id
+    trace, ok = f"{span.context.trace_id:032x}", span.status.status_code.name != "ERROR"
+    attributes = dict(span.attributes or {})
+    return Span(span.name, span.context.span_id, parent, trace, span.start_time, span.end_time, ok, attributes)
+
+
+@pytest.fixture(scope="module")
+async def traced(tiny_model: Path, anyio_backend: object) -> AsyncIterator[Traced]:
+    """A running application whose spans stay in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_TRACES_EXPORTER", "none")
+        app = create_app(settings_for(tiny_model, tracing=True, max_batch=8, queue_images=8, max_wait_ms=200))
+    exporter = memory.InMemorySpanExporter()
+    app.state.traces.provider.add_span_processor(sdk.SimpleSpanProcessor(exporter))
+    async with running(app) as client:
+        exporter.clear()
+        yield Traced(client, app.state.engine, exporter)
+
+
+async def test_a_request_is_a_trace_with_a_span_for_each_stage(traced: Traced) -> None:
+    """Decode, queue and device follow each other inside the image, and that inside the request."""
+    await traced.client.post("/v1/classify", content=photo(50))
+    request, image, decode, queue, device = await traced.spans()
+
+    assert ["POST /v1/classify", "image", "decode", "queue", "device"] == [
+        span.name for span in (request, image, decode, queue, device)
+    ]
+    assert image.parent == request.id
+    assert {image.id} == {span.parent for span in (decode, queue, device)}
+    assert request.start <= image.start <= decode.start <= decode.end <= queue.start <= queue.end == device.start
+    assert device.start < device.end <= image.end <= request.end
+    assert 1 == device.attributes["vim.batch_size"]
+    assert {"vim.outcome": "ok", "vim.images": 1, "vim.op": "classify", "http.response.status_code": 200}.items() <= (
+        request.attributes.items()
+    )
+
+
+async def test_every_image_of_a_request_has_its_own_spans(traced: Traced) -> None:
+    """Three images that ran in one batch, and a damaged one: its span says why, the request is still a success."""
+    files = [("image", photo(seed)) for seed in (51, 52, 53)]
+    await traced.client.post("/v1/classify", files=[*files, ("image", photo(54)[:300])])
+    spans = await traced.spans()
+    named = {name: [span for span in spans if span.name == name] for name in ("image", "decode", "queue", "device")}
+    failed = [span for span in named["image"] if not span.ok]
+
+    assert [4, 4, 3, 3] == [len(found) for found in named.values()]
+    assert 1 == len({span.trace for span in spans})
+    assert [3, 3, 3] == [span.attributes["vim.batch_size"] for span in named["device"]]
+    assert ["unsupported_image"] == [span.attributes["error.type"] for span in failed]
+    assert spans[0].ok
+    assert 1 == spans[0].attributes["vim.failed_images"]
+
+
+async def test_a_refused_request_has_its_reason_and_no_stages(traced: Traced) -> None:
+    """A full queue, and an option that is none."""
+    slots = traced.engine.admission.take_slots("interactive", 8)
+    await traced.client.post("/v1/classify", content=photo())
+    for slot in slots:
+        traced.engine._arena.release(slot)
+    await traced.client.post("/v1/classify?top_k=-1", content=photo())
+    spans = await traced.spans()
+
+    assert ["POST /v1/classify"] * 2 == [span.name for span in spans]
+    assert ["queue_full", "invalid_options"] == [span.attributes["vim.outcome"] for span in spans]
+    assert [429, 422] == [span.attributes["http.response.status_code"] for span in spans]
+
+
+async def test_a_deadline_ends_the_wait_and_the_trace_shows_where(traced: Traced) -> None:
+    """A request that gave up while its image waited for company: no device span."""
+    answer = await traced.client.post("/v1/classify", content=photo(55), headers={"X-Request-Timeout-Ms": "100"})
+    await asyncio.sleep(0.05)
+    spans = {span.name: span for span in await traced.spans()}
+
+    assert 504 == answer.status_code
+    assert {"POST /v1/classify", "image", "decode", "queue"} == spans.keys()
+    assert "cancelled" == spans["queue"].attributes["error.type"]
+    assert not spans["POST /v1/classify"].ok
+
+
+async def test_identical_images_share_the_work_of_the_first(traced: Traced) -> None:
+    """Two requests, two traces, one pass; the second's image says so."""
+    await asyncio.gather(*(traced.client.post("/v1/classify", content=photo(56)) for _ in range(2)))
+    spans = await traced.spans()
+
+    assert 2 == len({span.trace for span in spans})
+    assert 1 == sum(span.name == "device" for span in spans)
+    assert [None, True] == sorted((s.attributes.get("vim.joined") for s in spans if s.name == "image"), key=bool)
+
+
+async def test_the_callers_trace_goes_on_and_the_log_knows_it(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
+    """W3C traceparent in; without one the log has the id of the trace that began here."""
+    with caplog.at_level(logging.INFO, "vim.request"):
+        header = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        await traced.client.post("/v1/classify", content=photo(57), headers=header)
+        await traced.client.post("/v1/classify", content=photo(58))
+    spans = [span for span in await traced.spans() if span.name.startswith("POST")]
+    logged = [vars(record)["fields"]["trace_id"] for record in caplog.records if record.name == "vim.request"]
+
+    assert TRACE == spans[0].trace
+    assert int(PARENT, 16) == spans[0].parent
+    assert [span.trace for span in spans] == logged
+    assert TRACE != logged[1]
+
+
+async def test_probes_leave_no_trace(traced: Traced) -> None:
+    """An orchestrator asks every few seconds."""
+    for path in ("/livez", "/readyz", "/metrics", "/v2/health/live"):
+        assert 200 == (await traced.client.get(path)).status_code
+
+    assert [] == await traced.spans()
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is exported, as a collector does."""
+
+    received: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        """OTLP over HTTP: a protobuf message."""
+        assert "/v1/traces" == self.path
+        self.received.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+async def test_spans_reach_a_collector_before_the_service_ends(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By OTLP over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says, the last ones at the shutdown."""
+    messages = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    async with running(create_app(settings_for(tiny_model, tracing=True))) as client:
+        await client.post("/v1/classify", content=photo())
+    server.shutdown()
+    server.server_close()
+    requests = [messages.ExportTraceServiceRequest.FromString(body) for body in Collector.received]
+    spans = [span for r in requests for group in r.resource_spans for part in group.scope_spans for span in part.spans]
+
+    assert {"POST /v1/classify", "image", "decode", "queue", "device"} == {span.name for span in spans}
+
+
+def test_a_dead_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    """What cannot be sent within the time for it is dropped."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unused_port}")
+    monkeypatch.setattr("service.telemetry.tracing.FLUSH_S", 0.1)
+    from service.telemetry.tracing import Traces
+
+    traces = Traces()
+    traces.provider.get_tracer("test").start_span("lost").end()
+    traces.close()
+
+
+def test_who_we_are_can_be_said_by_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SERVICE_NAME wins over our own name."""
+    from service.telemetry.tracing import Traces
+
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert "vim-server" == Traces().provider.resource.attributes["service.name"]
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
+    assert "pictures" == Traces().provider.resource.attributes["service.name"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_TRACES_EXPORTER", "zipkin"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]
+)
+def test_an_exporter_that_is_not_there_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Rather than to send nothing and say nothing."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=value):
+        create_app(Settings(tracing=True))
+
+
+def test_a_missing_extra_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that mends it."""
+    monkeypatch.setitem(sys.modules, "service.telemetry.tracing", None)
+    with pytest.raises(SettingsError, match=r"\.\[tracing\]"):
+        create_app(Settings(tracing=True))
+
+
+def test_nothing_is_imported_when_it_is_off() -> None:
+    """Neither our module nor the SDK; FastAPI's own telemetry is off as well."""
+    code = (
+        "from service.app import create_app; from service.settings import Settings; import sys\n"
+        "app = create_app(Settings())\n"
+        "print([n for n in sys.modules if n == 'service.telemetry.tracing' or n.startswith('opentelemetry.sdk')],"
+        "app._native_telemetry.enabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "[] False\n" == done.stdout

@@ -1,0 +1,69 @@
+"""The demo model that ships: which file it is, what it says of the samples and of photographs it never saw."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import model
+from training.data import Photos, read_photos
+from training.report import predict
+from training.samples import FOLDER, Sample, answer, read_manifest
+
+DIRECTORY = Path("models/demo")
+ARCHIVE = Path("../shared/data/clothing10_160_trainval.zip")
+FINGERPRINT = "1a2e32457a69"
+LARGEST = 12_000_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def network() -> model.Vim:
+    """The shipped model with the scan that `auto` takes here."""
+    return model.load(DIRECTORY, device="cpu")
+
+
+def test_the_file_is_the_one_that_was_measured(network: model.Vim) -> None:
+    """Card, README and samples speak of this fingerprint; a retrained model changes all of them."""
+    assert FINGERPRINT == network.fingerprint
+    assert FINGERPRINT in (DIRECTORY / "README.md").read_text(encoding="utf-8")
+    assert (DIRECTORY / "model.safetensors").stat().st_size <= LARGEST
+
+
+def test_it_has_the_released_models_switches(network: model.Vim) -> None:
+    """Whoever reads how the demo is served reads how a released ViM is served."""
+    config = network.config
+    assert ("v2", "middle", "cls", "rms") == (config.bimamba, config.class_token, config.pool, config.norm)
+    assert config.divide_out
+    assert config.pos_embed
+    assert not config.rope
+
+
+@pytest.mark.parametrize("sample", read_manifest(), ids=lambda sample: sample.file)
+def test_the_samples_get_the_answers_in_the_manifest(network: model.Vim, sample: Sample) -> None:
+    """First class, and its score to a thousandth; the manifest also keeps those that are wrong."""
+    predicted, score = answer(network, FOLDER / sample.file)
+    assert sample.predicted == predicted
+    assert score == pytest.approx(sample.score, abs=1e-3)
+
+
+def test_every_sample_names_label_source_and_licence(network: model.Vim) -> None:
+    """And every image in the folder is in the manifest."""
+    samples = read_manifest()
+    assert sorted(path.name for path in FOLDER.glob("*.png")) == sorted(sample.file for sample in samples)
+    for sample in samples:
+        assert sample.label in network.labels.names
+        assert "Fashion-MNIST" in sample.source
+        assert sample.licence.startswith("MIT")
+        with Image.open(FOLDER / sample.file) as image:
+            assert image.mode == "RGB"
+
+
+@pytest.mark.skipif(not ARCHIVE.exists(), reason=f"{ARCHIVE} is not here: the photographs are not part of the project")
+def test_it_is_right_about_photographs_it_never_saw(network: model.Vim) -> None:
+    """Every fourth validation photograph, prepared as when serving."""
+    photos = read_photos(ARCHIVE, "validation")
+    subset = Photos(photos.images[::4], photos.classes[::4], photos.labels)
+    logits, _ = predict(network, subset)
+    right = torch.eq(logits.argmax(1), subset.classes).float().mean().item()
+    assert right >= 0.78

@@ -1,0 +1,180 @@
+"""The learning itself: what one worker process does, from its share of every batch to the log of every epoch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data import Photos, read_classes, read_photos, serving_batch
+from training.fresh import Fresh
+from training.grey import Grey
+from training.recipe import Phase, Places, Recipe
+from training.state import State, average, next_phase, resume, save
+from training.student import Answers, Student
+from training.teacher import MAP_SIDE, teacher_for
+from training.views import AXES, MARGIN, STORED, WIDE, Seen, Views, read_views, scale_views
+
+LOG = "training_log.csv"
+
+Source = Fresh | Views
+
+_started = time.monotonic()
+
+
+def learn(rank: int, recipe: Recipe, places: Places) -> None:
+    """One of the worker processes: train on its own batches, meet the others now and then, log if it is the first."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", f"file://{places.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
+    validation = read_photos(places.archive, "validation")
+    classes = read_classes(places.archive, "train")
+    grey = Grey(places.grey, validation.labels) if places.grey else None
+    state = resume(recipe, places.cache, len(validation.labels), places.start)
+    while state.phase < len(recipe.phases):
+        phase = recipe.phases[state.phase]
+        source = _source(recipe, places, phase)
+        images = serving_batch(validation.images, phase.size)
+        while state.epoch < phase.epochs:
+            started = time.process_time()  # not what others take from the processor
+            loss = _run_epoch(recipe, phase, state, source, classes, grey)
+            state.epoch += 1
+            if rank == 0:
+                checked = state.epoch % recipe.check_every == 0 or state.epoch == phase.epochs
+                accuracy = _accuracy(state, images, validation) if checked else None
+                _log(places.out / LOG, state, phase, loss, accuracy, time.process_time() - started)
+                save(state, places.cache / "checkpoint.pt")
+        if rank == 0:
+            save(state, places.cache / f"phase_{state.phase}_{phase.size}px.pt")
+        state = next_phase(recipe, state, len(validation.labels))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _source(recipe: Recipe, places: Places, phase: Phase) -> Source:
+    """Where this phase's batches come from."""
+    if phase.fresh is None:
+        return _shared_views(recipe, places.cache, phase)
+    photos = read_photos(places.archive, "train")
+    teacher = teacher_for(places.cache, recipe.teacher, photos, photos)
+    return Fresh(teacher, photos, places.cache / AXES, phase.fresh)
+
+
+def _shared_views(recipe: Recipe, cache: Path, phase: Phase) -> Views:
+    """One worker scales the views, all map the same file."""
+    numbers, size = recipe.numbers(phase.wide), min(WIDE if phase.wide else STORED, round(phase.size * MARGIN))
+    if dist.get_rank() == 0:
+        scale_views(cache, numbers, size)
+    dist.barrier()
+    return read_views(cache, numbers, size, phase.wide)
+
+
+def _run_epoch(recipe: Recipe, phase: Phase, state: State, source: Source, classes: Tensor, grey: Grey | None) -> float:
+    """Local SGD: every worker takes its own steps, every few of them the workers' weights are averaged."""
+    rank = dist.get_rank()
+    seed = recipe.seed * 100_000 + state.phase * 1_000 + state.epoch
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+    steps = len(order) // (recipe.batch * recipe.workers)
+    batches = order[: steps * recipe.batch * recipe.workers].view(steps, recipe.workers, recipe.batch)
+    parameters = list(state.student.parameters())
+    losses = []
+    for i in range(steps):
+        _set_rate(state.optimizer, phase.rate(state.epoch + i / steps))
+        rng = torch.Generator().manual_seed((seed * 1_000 + i) * 10 + rank)
+        state.optimizer.zero_grad()
+        chosen = batches[i, rank]
+        seen = source.batch(chosen, phase.size, rng)
+        others = grey.batch(recipe.grey, phase.size, rng) if grey and phase.fresh else None
+        loss = _loss(recipe, state.student, seen, classes[chosen], others)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
+        state.optimizer.step()
+        state.steps += 1
+        losses.append(loss.item())
+        if (i + 1) % recipe.meet_every == 0 or i + 1 == steps:
+            _meet(parameters)
+            average(state, recipe.average ** ((i % recipe.meet_every) + 1))
+            _progress(phase, state, i + 1, steps, losses)
+    _meet([moment for p in parameters for moment in _moments(state.optimizer, p)])
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def _meet(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the workers."""
+    together = torch.cat([t.detach().flatten() for t in tensors])
+    dist.all_reduce(together)
+    together /= dist.get_world_size()
+    parts = torch.split(together, [t.numel() for t in tensors])
+    torch._foreach_copy_([t.detach() for t in tensors], [p.view_as(t) for p, t in zip(parts, tensors, strict=True)])
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[Tensor, Tensor]:
+    state = optimizer.state[parameter]
+    return state["exp_avg"], state["exp_avg_sq"]
+
+
+def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: tuple[Tensor, Tensor] | None) -> Tensor:
+    count, warmth = len(classes), recipe.warmth
+    side = 0 if seen.middle is None else seen.middle.shape[1]
+    answers: Answers = student(seen.images if grey is None else torch.cat((seen.images, grey[0])), MAP_SIDE, side)
+    logits, pooled, maps, features = (part[:count] for part in answers[:4])
+    loss = warmth**2 * F.cross_entropy(logits / warmth, (seen.logits / warmth).softmax(1))
+    hard = F.cross_entropy(logits, classes, reduction="none")
+    loss = loss + recipe.hard_label * hard.where(~seen.mixed, 0.0).mean()
+    loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(pooled, seen.pooled, dim=-1)).mean()
+    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(seen.pooled))
+    loss = loss + recipe.teacher_map * F.smooth_l1_loss(maps, seen.maps)
+    if seen.middle is not None and answers.middle is not None:
+        loss = loss + recipe.teacher_middle * F.smooth_l1_loss(answers.middle[:count], seen.middle)
+    if grey is not None:
+        loss = loss + recipe.grey_label * F.cross_entropy(answers.logits[count:], grey[1])
+    return loss
+
+
+def _likeness(features: Tensor) -> Tensor:
+    """(n, D) -> (n, n): the cosine of every pair, which is what finds neighbours among embeddings."""
+    unit = F.normalize(features, dim=1)
+    return unit @ unit.T
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def _accuracy(state: State, images: Tensor, photos: Photos) -> float:
+    """Top-1 of the averaged weights on the validation photographs."""
+    current = {name: value.clone() for name, value in state.student.state_dict().items()}
+    state.student.load_state_dict(state.averaged)
+    logits = torch.cat([state.student(batch, MAP_SIDE)[0] for batch in torch.split(images, 32)])
+    state.student.load_state_dict(current)
+    return (logits.argmax(1) == photos.classes).float().mean().item()
+
+
+def _log(path: Path, state: State, phase: Phase, loss: float, accuracy: float | None, seconds: float) -> None:
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(("phase", "size", "epoch", "loss", "validation_top1", "seconds"))
+        shown = "" if accuracy is None else f"{accuracy:.4f}"
+        writer.writerow((state.phase, phase.size, state.epoch, f"{loss:.4f}", shown, f"{seconds:.1f}"))
+    print(f"  validation {accuracy:.1%}  {seconds:.0f} s" if accuracy is not None else "", flush=True)
+
+
+def _progress(phase: Phase, state: State, done: int, total: int, losses: list[float]) -> None:
+    if dist.get_rank():
+        return
+    bar = ("#" * (20 * done // total)).ljust(20, ".")
+    mean = sum(losses[-20:]) / len(losses[-20:])
+    where = f"{phase.size} px epoch {state.epoch + 1:3d}/{phase.epochs}"
+    print(f"\r{time.monotonic() - _started:5.0f} s {where} [{bar}] loss {mean:.3f}", end="", flush=True)
