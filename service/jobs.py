@@ -1,41 +1,42 @@
-"""What travels through the service: a job is one image, a batch is what one forward pass takes. Values only."""
+"""Values that travel through the service: an image, what is wanted of it, its job, its result. No behaviour."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from service.errors import ServiceError
 
 Pooling = Literal["cls", "mean"]
 Part = Literal["scores", "cls", "mean"]
 Memory = Literal["allocated", "reserved", "total"]
 RequestClass = Literal["interactive", "bulk"]
 
+Pixels = np.ndarray  # uint8 (H, W, 3)
+Image = bytes | Pixels  # an encoded file, or pixels
+Item = Image | ServiceError  # an image, or the reason why there is none
 
-@dataclass(frozen=True, slots=True)
-class Task:
+
+class Task(NamedTuple):
     """What a request wants of each of its images: class scores, an embedding, or both."""
 
     op: Literal["classify", "embed"]
     pooling: Pooling = "cls"
-    embedding_too: bool = False  # behind the scores
+    embedding_too: bool = False  # after the scores
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of a forward pass whose rows, put end to end, answer it."""
+        """The outputs of a forward pass that answer the task when they are concatenated."""
         scores: tuple[Part, ...] = ("scores",) if self.op == "classify" else ()
         return (*scores, self.pooling) if self.op == "embed" or self.embedding_too else scores
-
-    def __reduce__(self) -> tuple[type[Task], tuple[object, ...]]:
-        """Pickled as a call, which is quicker than a dataclass with slots is by itself: one goes with each image."""
-        return Task, (self.op, self.pooling, self.embedding_too)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One image's answer: softmax scores (classes,), an embedding (D,), or both end to end; float32."""
+    """One image's answer: softmax scores (classes,), an embedding (D,), or both concatenated; float32."""
 
     values: np.ndarray
     queue_s: float
@@ -43,33 +44,31 @@ class Result:
     batch_size: int
 
 
+Outcome = Result | ServiceError
+
+
 @dataclass(slots=True, eq=False)
 class Job:
-    """One decoded image waiting for the device: its slot in the arena, what is wanted, and who waits for it."""
+    """One decoded image that waits for a device: its slot, its task, and the future of its result."""
 
     slot: int
     task: Task
     enqueued_at: float
     done: asyncio.Future[Result] = field(repr=False)
     request_class: RequestClass = "interactive"
-    began_at: float | None = None  # when a device was last given it
-    deaths_alone: int = 0  # device processes that died with this image alone in flight
-    suspect: bool = False  # its batch has failed: from then on nothing else is with the device while it is
-
-    def answer(self, result: Result) -> None:
-        """Give the result to whoever waits, if anyone still does."""
-        if not self.done.done():
-            self.done.set_result(result)
+    began_at: float | None = None  # when a device last received it
+    deaths_alone: int = 0  # device processes that ended while this was their only image
+    suspect: bool = False  # its batch has failed: from then on it runs alone on its device
 
     def fail(self, error: Exception) -> None:
-        """Give the error to whoever waits, if anyone still does."""
+        """Settle the job with an error, unless it is settled or cancelled already."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went, in seconds; of several images the slowest counts, stage by stage."""
+    """Where a request's time went, in seconds. For several images each stage is that of the slowest image."""
 
     decode_s: float = 0.0
     preprocess_s: float = 0.0
@@ -79,7 +78,7 @@ class Timings:
     batch_size: int = 0
 
     def slowest(self, other: Timings) -> Timings:
-        """Stage by stage the larger of the two."""
+        """The larger value of each stage."""
         return Timings(
             max(self.decode_s, other.decode_s),
             max(self.preprocess_s, other.preprocess_s),

@@ -64,10 +64,10 @@ def _cpus() -> int:
 
 
 async def _warm(engine: Engine) -> None:
-    while engine.fleet.state == "starting":  # noqa: ASYNC110 - the engine has no event for it
+    while engine.backend.state.phase == "starting":  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(POLL_S)
-    if engine.fleet.failure:
-        raise RuntimeError(engine.fleet.failure)
+    if failure := engine.backend.state.failure:
+        raise RuntimeError(failure)
 
 
 @serve.deployment(
@@ -84,7 +84,7 @@ class VisionMamba:
     async def check_health(self) -> None:
         """Fails when the device process could not be brought back: Ray then starts another replica."""
         app: FastAPI = self.app  # type: ignore[attr-defined]  # what serve.ingress adds
-        if failure := app.state.engine.fleet.failure:
+        if failure := app.state.engine.backend.state.failure:
             raise RuntimeError(failure)
 
 

@@ -1,22 +1,22 @@
-"""Who may ask: the gate in front of every route but the probes. Knows no web framework."""
+"""API-key authentication of every route but the probes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import api_keys
-from service.errors import ServiceError, SettingsError, Unauthorized
+from service.api import errors
+from service.errors import SettingsError, Unauthorized
 from service.settings import Settings, variable
 
-# What orchestrators ask; all that they learn is yes, or no and why.
+# Requested by orchestrators, without a key; they reveal only whether the service is alive or ready, and why not.
 PROBES = frozenset(
     {"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/.well-known/live", "/.well-known/ready"}
 )
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def known_keys(settings: Settings) -> tuple[str, ...]:
@@ -38,28 +38,27 @@ def _in_file(path: Path) -> tuple[str, ...]:
         raise SettingsError(f"{name}: {path} must hold keys, one a line, each of {api_keys.LOOKS}") from None
 
 
-class Gate:
-    """ASGI: lets pass who shows a key, and whoever asks a probe. `refuse` makes the answer for the others."""
+class Authenticate:
+    """Pure ASGI: passes requests with a known API key, and those to probes; refuses all others."""
 
-    def __init__(self, app: App, known: Collection[str], refuse: Callable[[Scope, ServiceError], App]) -> None:
+    def __init__(self, app: ASGIApp, known: Collection[str]) -> None:
         self._app = app
         self._known = known
-        self._refuse = refuse
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] == "lifespan" or scope["path"] in PROBES or api_keys.admits(self._known, key_in(scope)):
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # there is none here; whoever adds one is asked for a key
+        if scope["type"] == "websocket":  # none is served; one that is added needs a key
             await send({"type": "websocket.close", "code": 1008})
             return
         error = Unauthorized("this server wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
-        await self._refuse(scope, error)(scope, receive, send)
+        await errors.respond(Request(scope), error)(scope, receive, send)
 
 
 def key_in(scope: Scope) -> bytes:
-    """The key that a request shows; empty when it shows none."""
+    """The key of a request; empty when it has none."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()

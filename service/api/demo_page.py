@@ -12,9 +12,9 @@ from starlette.responses import FileResponse, Response
 
 from service import __version__
 from service.api.compat_schemas import FILE
+from service.api.dependencies import engine_of
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
-from service.engine.engine import Engine
 from service.errors import NotFound
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -44,7 +44,7 @@ _INDEX = {
 )
 async def index(request: Request) -> Response:
     """For a browser the demo page (`VIM_PAGE`), for others where things are, as JSON."""
-    engine: Engine = request.app.state.engine
+    engine = engine_of(request)
     if engine.settings.page and "text/html" in request.headers.get("accept", ""):
         return _file(PAGE, "index.html", {"Content-Security-Policy": _POLICY, "Vary": "Accept"})
     return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
@@ -76,7 +76,7 @@ _VARY = {"Vary": "Accept"}
 
 
 def _check_on(request: Request) -> None:
-    if not request.app.state.engine.settings.page:
+    if not engine_of(request).settings.page:
         raise NotFound("the demo page is switched off (VIM_PAGE)")
 
 

@@ -1,20 +1,18 @@
-"""What operators and orchestrators ask: is it alive, is it ready, what is it, how is it doing."""
+"""For operators and orchestrators: liveness, readiness, information, metrics."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import __version__
+from service.api.dependencies import engine_of
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.engine import Engine
 from service.errors import Draining, NotFound, NotReady
-from service.telemetry.metrics import Metrics
 
 router = APIRouter(tags=["operations"])
 
@@ -24,9 +22,9 @@ async def livez(request: Request) -> dict[str, str]:
     """200 while the event loop answers, whatever the load, also while a device process is replaced; 503 when that
     has failed for good.
     """
-    engine: Engine = request.app.state.engine
-    if engine.fleet.state == "failed":
-        raise NotReady(engine.fleet.reason)
+    state = engine_of(request).backend.state
+    if state.phase == "failed":
+        raise NotReady(state.reason)
     return {"status": "alive"}
 
 
@@ -36,12 +34,13 @@ async def readyz(request: Request) -> dict[str, str]:
     """200 once the model is loaded, self-tested and warm; 503 before that, while draining, while a device process is
     being replaced, and while every decoding thread is overdue.
     """
-    engine: Engine = request.app.state.engine
-    if engine.fleet.state == "draining":
-        raise Draining(engine.fleet.reason, retry_after_s=1)
-    if engine.fleet.state != "ready":
-        raise NotReady(engine.fleet.reason, retry_after_s=1)
-    if engine.overdue:
+    engine = engine_of(request)
+    state = engine.backend.state
+    if state.phase == "draining":
+        raise Draining(state.reason, retry_after_s=1)
+    if state.phase != "ready":
+        raise NotReady(state.reason, retry_after_s=1)
+    if engine.total_load.overdue:
         raise NotReady("every decoding thread is busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
     return {"status": "ready"}
 
@@ -49,40 +48,29 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get("/info", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
     """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
-    engine: Engine = request.app.state.engine
-    return JsonResponse(
-        engine.fleet.info
-        | {"state": engine.fleet.state, "queue": {"images": engine.waiting}, "limits": _limits(engine)}
-        | {"version": __version__}
-    )
+    engine = engine_of(request)
+    state = engine.backend.state
+    if state.model is None:
+        raise NotReady(state.reason, retry_after_s=1)
+    queue = {"images": engine.total_load.images}
+    own = {"state": state.phase, "queue": queue, "limits": _limits(engine), "version": __version__}
+    return JsonResponse(state.to_json() | own)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems(404))
 async def metrics(request: Request) -> Response:
     """Prometheus metrics, in the format that the Accept header asks for."""
-    engine: Engine = request.app.state.engine
+    engine = engine_of(request)
     if engine.settings.metrics_port is not None:
         raise NotFound("metrics have a port of their own (VIM_METRICS_PORT)")
     body, content_type = engine.metrics.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 
 
-def scraped(metrics: Metrics) -> ASGIApp:
-    """The same page alone, for a port of its own."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        body, content_type = metrics.render(Headers(scope=scope).get("accept", ""))
-        found = scope["path"] in ("/", "/metrics")
-        answer = Response(body, headers={"Content-Type": content_type}) if found else Response(status_code=404)
-        await answer(scope, receive, send)
-
-    return app
-
-
 def _limits(engine: Engine) -> dict[str, Any]:
     settings = engine.settings
     return {
-        "max_batch": engine.fleet.max_batch,
+        "max_batch": engine.backend.state.max_batch,
         "max_body_bytes": settings.max_body_bytes,
         "max_images": settings.max_images,
         "max_pixels": settings.max_pixels,

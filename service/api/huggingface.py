@@ -14,16 +14,17 @@ from starlette.responses import Response
 
 from service.api import dependencies, responses
 from service.api.compat_schemas import FILE, HUGGINGFACE_BODY, Scored, body_of
-from service.api.request import body as request_body
-from service.api.request.body import Inputs
+from service.api.record import labelled
+from service.api.request.body import Inputs, check_count, needs_parsing, parse, read_body, validate
 from service.api.request.image_fields import from_text, whole
 from service.api.request.json_body import load_object
 from service.api.responses import OCTETS, JsonResponse
+from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems, query
 from service.errors import MalformedBody, UnsupportedInput
 from service.jobs import Task
 
-router = APIRouter(responses=problems(*INFERENCE), tags=["hugging face"])
+router = APIRouter(responses=problems(*INFERENCE), tags=["hugging face"], route_class=DirectRoute)
 
 
 class Parameters(BaseModel):
@@ -45,35 +46,36 @@ Answer = list[Scored] | list[list[Scored]]
 
 @router.post("/", response_model=Answer, openapi_extra=_EXTRA)
 @router.post("/predict", response_model=Answer, openapi_extra=_EXTRA)
+@labelled("huggingface", "classify")
 async def predict(request: Request) -> Response:
     """Hugging Face's image classification of a bare image or `{"inputs": base64}`: `[{"label", "score"}, ...]`."""
     engine = dependencies.engine_of(request)
     engine.check(Task("classify"))
-    body = await dependencies.read_body(request)
+    body = await read_body(request)
     content_type = request.headers.get("content-type", "")
     found, many = await dependencies.in_thread(request, _parse, body, content_type, engine.settings.max_images)
-    wanted = request_body.validate(Parameters, request.query_params, found.fields)
+    wanted = validate(Parameters, request.query_params, found.fields)
     if wanted.function_to_apply in ("sigmoid", "none"):
         raise UnsupportedInput(f"function_to_apply {wanted.function_to_apply!r} is not supported; scores are softmax")
     answer = await dependencies.infer(request, whole(found.images), Task("classify"))
     with engine.metrics.timed("postprocess"):
-        labels = engine.loaded.labels
+        labels = answer.model.labels
         lists = [responses.top_k(row, wanted.top_k or TOP_K, labels) for row in responses.rows(answer)]
         flat = [[{"label": one["label"], "score": one["score"]} for one in best] for best in lists]
-        return JsonResponse(flat if many else flat[0], headers=dependencies.model_headers(request))
+        return JsonResponse(flat if many else flat[0], headers=dependencies.model_headers(answer.model))
 
 
 def _parse(body: bytes, content_type: str, max_images: int) -> tuple[Inputs, bool]:
     """The images, their parameters, and whether a list is wanted for each image."""
-    if not request_body.needs_parsing(body, content_type):
+    if not needs_parsing(body, content_type):
         return Inputs([body], {}), False
     if content_type.strip().lower().startswith("multipart/"):
-        found = request_body.parse(body, content_type, max_images)
+        found = parse(body, content_type, max_images)
         return found, len(found.images) > 1
     content = load_object(body, max_images)
     images, parameters = content.get("inputs"), content.get("parameters") or {}
     if not isinstance(images, str | list) or not isinstance(parameters, dict):
         raise MalformedBody('the JSON body must be {"inputs": base64, "parameters": {...}}')
     texts: list[Any] = images if isinstance(images, list) else [images]
-    request_body.check_count(len(texts), max_images)
+    check_count(len(texts), max_images)
     return Inputs([from_text(text) for text in texts], parameters), isinstance(images, list)

@@ -1,7 +1,7 @@
-"""Around every request: its id, its outcome in the metrics and in one log line, where the time went in `Server-Timing`.
+"""Around every request: its id and record, its metrics and log line, `Server-Timing`, security headers.
 
-Never looks at a body: the log knows sizes and times, not contents. But when the request has ended, whatever way, the
-memory of its body is counted as free.
+Never reads a body: the log knows sizes and times, not contents. When a request has ended, however it ended, the memory
+of its body is counted as free.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Iterable
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.responses import timings_ms
-from service.engine.admission import Body
-from service.engine.open_requests import Unanswered
-from service.errors import ServiceError
+from service.api import errors
+from service.api.record import KEY, Labels, RequestRecord
+from service.api.routing import RouteLabels
+from service.engine.open_requests import OpenRequests
 from service.jobs import Timings
-from service.telemetry.metrics import Metrics, Op
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracer import Tracer
 
 log = logging.getLogger("vim.request")
 
@@ -33,81 +32,47 @@ _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _AMAZON = re.compile(r"[A-Za-z0-9=;:_-]{1,128}")  # Hugging Face's clients send a UUID, load balancers Root=1-...
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# Paths that answer images -> (api, op) labels, which stay few. Where a request itself says what it wants, the contract
-# puts the op into `request.state.op` once it knows.
-OPERATIONS: dict[str, tuple[str, Op]] = {
-    "/v1/classify": ("native", "classify"),
-    "/v1/embed": ("native", "embed"),
-    "/v1/bulk": ("native", "embed"),
-    "/v1/embeddings": ("openai", "embed"),
-    "/embeddings": ("openai", "embed"),
-    "/": ("huggingface", "classify"),
-    "/predict": ("huggingface", "classify"),
-    "/vectorize": ("weaviate", "embed"),
-    "/vectors": ("weaviate", "embed"),
-    "/vectors/": ("weaviate", "embed"),
-}
-_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-APIS = (*sorted({api for api, _ in OPERATIONS.values()}), "oip")
-
-
-def operation_of(scope: Scope) -> tuple[str, Op] | None:
-    """The labels of a request that answers images; None for all others."""
-    if scope["path"] == "/" and scope["method"] != "POST":
-        return None
-    found = ("oip", "classify") if _INFER.fullmatch(scope["path"]) else OPERATIONS.get(scope["path"])
-    return found and (found[0], scope["state"].get("op", found[1]))
-
-
-class Traces(Protocol):
-    """Where requests are traced."""
-
-    def trace_id(self) -> str | None:
-        """Of the request that is being answered."""
-
-    def annotate(self, fields: Mapping[str, object]) -> None:
-        """Put what the log says of a request into its span."""
-
 
 class Observe:
-    """Pure ASGI: no body is buffered and no task is added. `answer` turns an unforeseen exception into a response."""
+    """Pure ASGI: buffers no body and adds no task. Every request gets an answer, whatever happens to it."""
 
     def __init__(
         self,
         app: ASGIApp,
         metrics: Metrics,
         model: str,
-        answer: Callable[[Request, Exception], Response],
-        unanswered: Unanswered,
-        traces: Traces | None = None,
+        labels: RouteLabels,
+        open_requests: OpenRequests,
+        tracer: Tracer,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._model = model
-        self._answer = answer
-        self._unanswered = unanswered
-        self._traces = traces
+        self._labels = labels
+        self._open = open_requests
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start = time.monotonic()
-        state, headers = scope.setdefault("state", {}), Headers(scope=scope)
-        state["request_id"] = request_id(headers)
-        state["started"] = start
-        state["trace_id"] = self._traces.trace_id() if self._traces else trace_id(headers)
+        headers, start = Headers(scope=scope), time.monotonic()
+        trace = self._tracer.trace_id() if self._tracer.enabled else trace_id(headers)
+        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, self._labels.of(scope))
         status = 0
-        task = self._unanswered.enter()
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.tasks.add(task)
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._unanswered.leave(task)
-                self._annotate(scope, status, time.monotonic() - start)
-                message["headers"] = _with_ours(message.get("headers", ()), state, scope.get("scheme", "http"))
+                self._open.tasks.discard(task)
+                if self._tracer.enabled and record.labels:  # the span ends with the answer
+                    self._tracer.annotate(log_fields(record, record.labels, status, time.monotonic() - start))
+                message["headers"] = _with_ours(message.get("headers", ()), record, scope.get("scheme", "http"))
             await send(message)
 
         try:
@@ -115,31 +80,25 @@ class Observe:
         except Exception as error:  # the ASGI boundary: a client always gets an answer
             if status:
                 raise
-            await self._answer(Request(scope), error)(scope, receive, observed)
+            await errors.respond(Request(scope), error)(scope, receive, observed)
         except asyncio.CancelledError:
-            if status or self._unanswered.verdict is None:
+            if status or self._open.verdict is None:
                 raise
             task.uncancel()
-            await self._answer(Request(scope), self._unanswered.verdict)(scope, receive, observed)
+            await errors.respond(Request(scope), self._open.verdict)(scope, receive, observed)
         finally:
-            self._unanswered.leave(task)
-            if isinstance(body := state.get("body"), Body):
-                body.let_go()
-            if labels := operation_of(scope):
-                self._record(scope, labels, status, time.monotonic() - start)
+            self._open.tasks.discard(task)
+            if record.body is not None:
+                record.body.close()
+            if record.labels:
+                self._count(scope["path"], record, record.labels, status, time.monotonic() - start)
 
-    def _annotate(self, scope: Scope, status: int, seconds: float) -> None:
-        """Now: with the end of the answer its span ends."""
-        if self._traces and (labels := operation_of(scope)):
-            self._traces.annotate(log_fields(scope, labels, status, seconds))
-
-    def _record(self, scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> None:
-        api, op = labels
-        model = "other" if scope["state"].get("code") == "model_not_found" else self._model
-        self._metrics.request(api, op, model, status, seconds)
+    def _count(self, path: str, record: RequestRecord, labels: Labels, status: int, seconds: float) -> None:
+        model = "other" if record.outcome == "model_not_found" else self._model
+        self._metrics.request(labels.api, labels.op, model, status, seconds)
         if log.isEnabledFor(logging.INFO):
-            path = quote(scope["path"][:200])  # a name in it may hold a line break
-            log.info("%s %d", path, status, extra={"fields": log_fields(scope, labels, status, seconds)})
+            fields = log_fields(record, labels, status, seconds)
+            log.info("%s %d", quote(path[:200]), status, extra={"fields": fields})  # a name may hold a line break
 
 
 class Head:
@@ -160,63 +119,24 @@ class Head:
         await self._app({**scope, "method": "GET"}, receive, bodiless)
 
 
-class Direct:
-    """Pure ASGI: endpoints that make a response of a request, without the layers of router and framework before them.
-
-    Those take as long as all of our own code for a small image. `answer` turns an error into a response. `full` tells
-    why nobody can come in now, if so: under overload most requests are refused, and what that costs others lack.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        posts: Mapping[str, Callable[[Request], Awaitable[Response]]],
-        answer: Callable[[Request, Exception], Awaitable[Response]],
-        full: Callable[[], ServiceError | None] = lambda: None,
-    ) -> None:
-        self._app = app
-        self._posts = posts
-        self._answer = answer
-        self._full = full
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
-        endpoint = self._posts.get(scope["path"]) if scope.get("method") == "POST" else None
-        if endpoint is None:
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope, receive, send)
-        if refusal := self._full():
-            response = await self._answer(request, refusal)
-        else:
-            response = await self._asked(endpoint, request)
-        await response(scope, receive, send)
-
-    async def _asked(self, endpoint: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except (ServiceError, ClientDisconnect) as error:
-            return await self._answer(request, error)
-
-
-def log_fields(scope: Scope, labels: tuple[str, Op], status: int, seconds: float) -> dict[str, object]:
+def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: float) -> dict[str, object]:
     """What the request's log line says: id, sizes, every stage's milliseconds, batch size, outcome."""
-    state = scope["state"]
-    timings = state.get("timings")
-    stages = timings_ms(timings) if isinstance(timings, Timings) else {}
+    times = record.timings
+    stages = {} if times is None else {f"{name}_ms": value for name, value in _stages_ms(times) if name != "total"}
     fields = {
-        "request_id": state["request_id"],
-        "trace_id": state["trace_id"],
-        "api": labels[0],
-        "op": labels[1],
-        "class": state.get("request_class"),
+        "request_id": record.request_id,
+        "trace_id": record.trace_id,
+        "api": labels.api,
+        "op": labels.op,
+        "class": record.request_class,
         "status": status,
-        "outcome": state.get("code", "ok"),
-        "bytes": state.get("bytes"),
-        "images": state.get("images"),
-        "failed_images": state.get("failed_images"),
+        "outcome": record.outcome,
+        "bytes": record.bytes,
+        "images": record.images,
+        "failed_images": record.failed_images,
         "ms": round(1000 * seconds, 3),
-        **{name if name == "batch_size" else f"{name}_ms": value for name, value in stages.items() if name != "total"},
+        **stages,
+        "batch_size": times.batch_size if times else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -238,12 +158,22 @@ def request_id(headers: Headers) -> str:
 
 def server_timing(timings: Timings) -> str:
     """The `Server-Timing` header: milliseconds by stage and the batch size."""
-    stages = timings_ms(timings)
-    batch = stages.pop("batch_size")
-    return ", ".join(f"{name};dur={value:g}" for name, value in stages.items()) + f', batch;desc="{batch:g}"'
+    stages = ", ".join([f"{name};dur={value:g}" for name, value in _stages_ms(timings)])
+    return f'{stages}, batch;desc="{timings.batch_size}"'
 
 
-# Nothing here is meant to be framed, guessed at or kept; a page that needs more says so itself.
+def _stages_ms(timings: Timings) -> list[tuple[str, float]]:
+    """Milliseconds by stage, to the microsecond."""
+    return [
+        ("decode", round(1000 * timings.decode_s, 3)),
+        ("preprocess", round(1000 * timings.preprocess_s, 3)),
+        ("queue", round(1000 * timings.queue_s, 3)),
+        ("infer", round(1000 * timings.infer_s, 3)),
+        ("total", round(1000 * timings.total_s, 3)),
+    ]
+
+
+# No answer may be framed, sniffed or cached; a page that needs more sends headers of its own.
 _SAFE = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
@@ -254,16 +184,14 @@ _SAFE = {
 _HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
-def _with_ours(
-    given: Iterable[tuple[bytes, bytes]], state: dict[str, object], scheme: str
-) -> list[tuple[bytes, bytes]]:
-    """An answer's headers and ours; as bytes, since every answer comes through here."""
+def _with_ours(given: Iterable[tuple[bytes, bytes]], record: RequestRecord, scheme: str) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer and ours, as bytes, because every answer passes here."""
     headers = list(given)
     names = {name for name, _ in headers}
     headers += [(name, value) for name, value in _SAFE.items() if name not in names]
     if scheme == "https":
         headers.append(_HTTPS)
-    headers.append((b"x-request-id", str(state["request_id"]).encode("latin-1")))
-    if isinstance(timings := state.get("timings"), Timings):
-        headers.append((b"server-timing", server_timing(timings).encode("latin-1")))
+    headers.append((b"x-request-id", record.request_id.encode("latin-1")))
+    if record.timings is not None:
+        headers.append((b"server-timing", server_timing(record.timings).encode("latin-1")))
     return headers

@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.api import dependencies, responses
 from service.api.compat_schemas import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
-from service.api.request import body as request_body
-from service.api.request.image_fields import Item, from_any, from_message, whole
+from service.api.record import labelled
+from service.api.request.body import check_count, read_body, validate
+from service.api.request.image_fields import from_any, from_message, whole
 from service.api.request.json_body import load_object
 from service.api.responses import JsonResponse
+from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
+from service.engine.engine import Answer
 from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
-from service.jobs import Task
+from service.jobs import Item, Task
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(route_class=DirectRoute, tags=["openai"])
 
 _ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity-client's
@@ -59,16 +61,17 @@ _PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 
 @router.post("/v1/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
 @router.post("/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
+@labelled("openai", "embed")
 async def embeddings(request: Request) -> Response:
     """OpenAI's embeddings: `input` is an image, or a list, as data URIs, base64 or `{"image": ...}`; no text."""
     engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
-    body = await dependencies.read_body(request)
+    body = await read_body(request)
     wanted, images = await dependencies.in_thread(request, _parse, body, engine.settings.max_images)
     _check(request, wanted)
     answer = await dependencies.infer(request, images, Task("embed"))
     with engine.metrics.timed("postprocess"):
-        return _render(request, responses.rows(answer), wanted)
+        return _render(answer, wanted)
 
 
 @router.get("/v1/models", response_model=OpenAIModels)
@@ -103,9 +106,9 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
-    wanted = request_body.validate(EmbeddingsRequest, {}, load_object(body, max_images))
+    wanted = validate(EmbeddingsRequest, {}, load_object(body, max_images))
     found = _images(wanted)
-    request_body.check_count(len(found), max_images)
+    check_count(len(found), max_images)
     return wanted, whole(found)
 
 
@@ -129,7 +132,7 @@ def _check(request: Request, wanted: EmbeddingsRequest) -> None:
         _check_model(request, str(wanted.model))
     if wanted.modality != "image":
         raise UnsupportedInput(f"modality {wanted.modality[:20]!r} is not supported: this is a vision-only model")
-    dim = dependencies.model_of(request)["embedding_dim"]
+    dim = dependencies.model_of(request).embedding_dim
     if wanted.dimensions not in (*_UNSIZED, dim):
         raise UnsupportedInput(f"embeddings of this model have {dim} dimensions, not {wanted.dimensions}")
 
@@ -140,7 +143,8 @@ def _check_model(request: Request, name: str) -> None:
         raise UnknownModel(f"the model {name[:100]!r} does not exist here; there is {served!r}")
 
 
-def _render(request: Request, rows: Sequence[np.ndarray], wanted: EmbeddingsRequest) -> Response:
+def _render(answer: Answer, wanted: EmbeddingsRequest) -> Response:
+    rows = responses.rows(answer)
     vectors = [responses.normalised(row) if wanted.normalized else row for row in rows]
     data = [
         {
@@ -151,8 +155,8 @@ def _render(request: Request, rows: Sequence[np.ndarray], wanted: EmbeddingsRequ
         for index, one in enumerate(vectors)
     ]
     usage = {"prompt_tokens": len(data), "total_tokens": len(data)}  # images; clients want whole numbers here
-    content = {"object": "list", "data": data, "model": dependencies.model_of(request)["name"], "usage": usage}
-    return JsonResponse(content, headers=dependencies.model_headers(request))
+    content = {"object": "list", "data": data, "model": answer.model.name, "usage": usage}
+    return JsonResponse(content, headers=dependencies.model_headers(answer.model))
 
 
 def _model(request: Request) -> dict[str, Any]:

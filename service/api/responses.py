@@ -1,4 +1,4 @@
-"""Results -> response bodies of the native API. Shapes of other contracts belong to their own modules in `api/`."""
+"""Response bodies of the native API, and what other contracts share: JSON, top-k, normalisation, base64."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import orjson
 from starlette.responses import Response
 
-from service.api.schemas import EmbedOptions
-from service.engine.engine import Answer, Outcome
+from service.api.dependencies import model_headers
+from service.api.schemas import ClassifyOptions, EmbedOptions
+from service.engine.engine import Answer
 from service.errors import ServiceError
-from service.jobs import Timings
+from service.jobs import Outcome, Timings
 
 OCTETS = "application/octet-stream"
 
@@ -46,6 +47,17 @@ def normalised(values: np.ndarray) -> np.ndarray:
     return unit
 
 
+def classifications(answer: Answer, options: ClassifyOptions) -> Response:
+    """The response of /v1/classify."""
+    labels = answer.model.labels
+    return _respond(answer, [classification(i, one, options.top_k, labels) for i, one in enumerate(answer.outcomes)])
+
+
+def embeddings(answer: Answer, options: EmbedOptions) -> Response:
+    """The response of /v1/embed in JSON."""
+    return _respond(answer, [embedding(i, one, options) for i, one in enumerate(answer.outcomes)])
+
+
 def classification(index: int, outcome: Outcome, k: int, labels: Sequence[str]) -> dict[str, Any]:
     """One item of a classify response."""
     if isinstance(outcome, ServiceError):
@@ -67,15 +79,15 @@ def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, 
     }
 
 
-def raw_embeddings(answer: Answer, normalize: bool, model: dict[str, Any]) -> Response:
+def raw_embeddings(answer: Answer, normalize: bool) -> Response:
     """All embeddings as little-endian float32, row after row; `X-Shape` says N,D.
 
-    There is no place for an error in it, so any bad image fails the request, naming its index.
+    The format has no place for an error, so any bad image fails the request; the error names its index.
     """
     found = [normalised(row) if normalize else row for row in rows(answer)]
     body = np.stack(found).astype("<f4")
     shape = ",".join(map(str, body.shape))
-    headers = {"X-Shape": shape, "X-Model-Name": model["name"], "X-Model-Fingerprint": model["fingerprint"]}
+    headers = {"X-Shape": shape} | model_headers(answer.model)
     return Response(body.tobytes(), media_type=OCTETS, headers=headers)
 
 
@@ -107,12 +119,12 @@ def timings_ms(timings: Timings) -> dict[str, float]:
     return {stage: round(1000 * value, 3) for stage, value in seconds.items()} | {"batch_size": timings.batch_size}
 
 
-def respond(answer: Answer, model: dict[str, Any], results: list[dict[str, Any]]) -> Response:
-    """The native response. Raises the first image's error, with every image's in it, when no image succeeded."""
+def _respond(answer: Answer, results: list[dict[str, Any]]) -> Response:
+    """The native response. When every image failed, raises the first error, with those of all images in it."""
     errors = [outcome for outcome in answer.outcomes if isinstance(outcome, ServiceError)]
     if len(errors) == len(answer.outcomes):
         raise errors[0].with_items(results) if len(errors) > 1 else errors[0]
-    identity = {"name": model["name"], "fingerprint": model["fingerprint"]}
+    identity = {"name": answer.model.name, "fingerprint": answer.model.fingerprint}
     times = timings_ms(answer.timings)
     return JsonResponse({"model": identity, "results": results, "timings_ms": times, "batches": answer.batches})
 

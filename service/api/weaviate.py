@@ -15,15 +15,17 @@ from starlette.responses import Response
 from service import __version__
 from service.api import dependencies, health, responses
 from service.api.compat_schemas import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
-from service.api.request import body as request_body
-from service.api.request.image_fields import Item, from_text, whole
+from service.api.record import labelled
+from service.api.request.body import check_count, read_body
+from service.api.request.image_fields import from_text, whole
 from service.api.request.json_body import load_object
 from service.api.responses import JsonResponse
+from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
 from service.errors import MalformedBody, UnsupportedInput
-from service.jobs import Task
+from service.jobs import Item, Task
 
-router = APIRouter(tags=["weaviate"])
+router = APIRouter(route_class=DirectRoute, tags=["weaviate"])
 
 _JSON = "application/json"
 _PROBLEMS = problems(*INFERENCE)
@@ -35,6 +37,7 @@ _PROBLEMS = problems(*INFERENCE)
     responses=_PROBLEMS,
     openapi_extra=body_of({_JSON: VECTORS_BODY}),
 )
+@labelled("weaviate", "embed")
 async def vectorize(request: Request) -> Response:
     """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`; there is no text tower, so `texts` are refused."""
     content = await _content(request)
@@ -43,27 +46,28 @@ async def vectorize(request: Request) -> Response:
     images = content.get("images") or []
     if not isinstance(images, list):
         raise MalformedBody('"images" must be a list of base64 strings')
-    vectors = await _vectors(request, images)
-    return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=dependencies.model_headers(request))
+    vectors, headers = await _vectors(request, images)
+    return JsonResponse({"textVectors": [], "imageVectors": vectors}, headers=headers)
 
 
 @router.post(
     "/vectors", response_model=WeaviateVector, responses=_PROBLEMS, openapi_extra=body_of({_JSON: VECTOR_BODY})
 )
 @router.post("/vectors/", response_class=Response, include_in_schema=False)
+@labelled("weaviate", "embed")
 async def vectors(request: Request) -> Response:
     """Weaviate's img2vec-neural: the `vector` of one base64 `image`."""
     content = await _content(request)
-    (vector,) = await _vectors(request, [content.get("image")])
+    (vector,), headers = await _vectors(request, [content.get("image")])
     body = {"id": content.get("id"), "vector": vector, "dim": len(vector)}
-    return JsonResponse(body, headers=dependencies.model_headers(request))
+    return JsonResponse(body, headers=headers)
 
 
 @router.get("/meta", response_model=WeaviateMeta, responses=problems(503))
 async def meta(request: Request) -> Response:
     """What Weaviate shows of its module: the model, its fingerprint and dimension."""
     model = dependencies.model_of(request)
-    known = {key: model[key] for key in ("name", "fingerprint", "embedding_dim")}
+    known = {"name": model.name, "fingerprint": model.fingerprint, "embedding_dim": model.embedding_dim}
     return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
 
 
@@ -84,17 +88,19 @@ async def ready(request: Request) -> Response:
 async def _content(request: Request) -> dict[str, Any]:
     engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
-    body = await dependencies.read_body(request)
+    body = await read_body(request)
     return await dependencies.in_thread(request, load_object, body, engine.settings.max_images)
 
 
-async def _vectors(request: Request, texts: Sequence[Any]) -> list[np.ndarray]:
+async def _vectors(request: Request, texts: Sequence[Any]) -> tuple[list[np.ndarray], dict[str, str]]:
+    """The vectors of images in base64, and the headers that name the model."""
     engine = dependencies.engine_of(request)
-    request_body.check_count(len(texts), engine.settings.max_images)
+    check_count(len(texts), engine.settings.max_images)
     images = await dependencies.in_thread(request, _images, texts)
     answer = await dependencies.infer(request, images, Task("embed"))
     with engine.metrics.timed("postprocess"):
-        return [responses.normalised(row) for row in responses.rows(answer)]
+        vectors = [responses.normalised(row) for row in responses.rows(answer)]
+        return vectors, dependencies.model_headers(answer.model)
 
 
 def _images(texts: Sequence[Any]) -> Sequence[Item]:

@@ -15,6 +15,7 @@ from typing import Any
 from service import __version__
 from service.api.responses import normalised, top_k
 from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
+from service.devices.pool import Pool
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.jobs import Result, Task
@@ -31,18 +32,18 @@ class Local:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._model = Model.of(engine.fleet.info["model"])
+        self._model = Model(engine.model.name, engine.model.fingerprint)
 
     @property
     def info(self) -> dict[str, Any]:
         """What `/info` says, with the limits that apply here."""
         settings = self._engine.settings
         limits = {
-            "max_batch": self._engine.fleet.max_batch,
+            "max_batch": self._engine.backend.state.max_batch,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
         }
-        return self._engine.fleet.info | {"limits": limits, "version": __version__}
+        return self._engine.backend.state.to_json() | {"limits": limits, "version": __version__}
 
     @property
     def max_bytes(self) -> int:
@@ -52,7 +53,7 @@ class Local:
     @property
     def in_flight(self) -> int:
         """One batch on the device and one being decoded."""
-        return min(2 * self._engine.fleet.max_batch, self._engine.settings.queue_images)
+        return min(2 * self._engine.backend.state.max_batch, self._engine.settings.queue_images)
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """One image through the engine."""
@@ -60,7 +61,7 @@ class Local:
         if isinstance(outcome, ServiceError):
             return Failed(outcome.code, outcome.detail)
         if ask.op == "classify":
-            return Classified(self._model, top_k(outcome.values, ask.top_k, self._engine.loaded.labels))
+            return Classified(self._model, top_k(outcome.values, ask.top_k, self._engine.model.labels))
         return Embedded(self._model, normalised(outcome.values) if ask.normalize else outcome.values)
 
     async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
@@ -82,7 +83,8 @@ async def local(settings: Settings) -> AsyncIterator[Backend]:
 async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
     """The engine itself, warm."""
     logging.getLogger("vim.engine").addFilter(_has_traceback)
-    engine = Engine(settings, Metrics(model=settings.served_name, queue_capacity=settings.queue_images))
+    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images)
+    engine = Engine(settings, metrics, Pool(settings, metrics))
     try:
         engine.start()
         await _settled(engine)
@@ -109,10 +111,10 @@ def settings_for(settings: Settings, images: int, batch: int | None) -> Settings
 
 async def _settled(engine: Engine) -> None:
     """Wait until images are served. Raises CommandError when they never will be."""
-    while engine.fleet.state not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
+    while engine.backend.state.phase not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
-    if engine.fleet.state == "failed":
-        raise CommandError(engine.fleet.failure)
+    if engine.backend.state.phase == "failed":
+        raise CommandError(engine.backend.state.failure)
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

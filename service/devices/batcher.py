@@ -1,27 +1,26 @@
-"""What runs next: plain Python, no clock of its own, no processes, no torch.
+"""The queue of decoded images, and which of them form the next batch. Plain Python: no clock, no processes, no torch.
 
-The device pulls: whenever it is free it takes what waits, up to its largest batch. While it is busy jobs gather by
-themselves, so there is no timer by default; with `max_wait_s` a batch that is not full is held back until its oldest
-job has waited that long, counted from when it was queued (so time spent behind a busy device counts). And while `more`
-are about to come a device is handed `GATHERED` jobs together, or what has come in `GATHERING_S`: to hand a job over
-alone costs as much as all else that is done for a small image.
+A device pulls: whenever it is free it takes what waits, up to its largest batch. While it is busy jobs accumulate, so
+there is no timer by default. With `max_wait_s` a batch that is not full is held back until its oldest job has waited
+that long. While small images wait to be decoded (`more`), a batch is held back until it has `GATHERED` jobs, for at
+most `GATHERING_S`: sending one job to a device costs as much as all other work for a small image.
 
-Two classes, each oldest first, by three rules:
+Two request classes, each oldest first, by three rules:
 
-1. Bulk fills what interactive leaves: a batch takes interactive jobs first, then bulk.
+1. Bulk fills what interactive leaves: a batch takes interactive jobs first, then bulk jobs.
 2. Bulk never delays interactive by more than one batch: before and beside a waiting interactive job no more bulk jobs
-   are taken than one full batch holds, those of the last batch taken before it came counted too.
+   are taken than one full batch holds. Those of the batch taken before the job came are counted too.
 3. Bulk is not starved: once its oldest job has waited `BULK_PATIENCE_S`, one place in `BULK_SHARE` of every batch, at
    least one, is kept for bulk, as far as rule 2 allows.
 
-Jobs of a failed batch come back in groups that each run as a batch of their own, before the others of their class. A
+Jobs of a failed batch return in groups. Each group runs as a batch of its own, before the other jobs of its class. A
 group is interactive if one of its jobs is.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 
 from service.jobs import Job
@@ -37,33 +36,35 @@ Group = tuple[Job, ...]
 class Batcher:
     """Waiting jobs by class, oldest first."""
 
-    def __init__(self, max_wait_s: float = 0.0, more: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, max_wait_s: float = 0.0) -> None:
+        self.seconds_per_image = 0.0  # what an image costs a device at the measured rate; 0 before anything ran
         self._max_wait_s = max_wait_s
-        self._more = more  # are jobs about to come?
+        self._more = False  # jobs are about to come
         # Insertion-ordered, and any job leaves in constant time. The number is `_before_last` at the job's arrival.
         self._interactive: dict[Job, int] = {}
         self._bulk: dict[Job, int] = {}
         self._again: deque[Group] = deque()  # interactive groups
         self._bulk_again: deque[Group] = deque()
-        self._bulk_taken = 0  # bulk jobs handed out so far
-        self._before_last = 0  # the same, before the last batch was taken: that one may still be running
-        self._seconds_per_image = 0.0
+        self._bulk_taken = 0  # bulk jobs taken so far
+        self._before_last = 0  # the same before the last batch was taken: that one may still be running
 
     def __len__(self) -> int:
         groups = sum(len(group) for group in (*self._again, *self._bulk_again))
         return len(self._interactive) + len(self._bulk) + groups
 
-    def put(self, job: Job) -> None:
-        """Queue a job."""
+    def put(self, job: Job, *, more: bool = False, limit: int = GATHERED) -> bool:
+        """Queue a job. `more`: others are about to come. True if a device that waits should look at the queue now."""
+        self._more = more
         self._queue_of(job)[job] = self._before_last
+        return len(self) == 1 or not self._gathering(limit)
 
     def give_back(self, groups: Iterable[Group]) -> None:
-        """Queue jobs of a failed batch before all others of their class; each group stays apart from the rest."""
+        """Queue jobs of a failed batch before all others of their class; each group runs as a batch of its own."""
         for group in groups:
             (self._bulk_again if _is_bulk(group) else self._again).append(group)
 
-    def hurry(self, job: Job) -> None:
-        """An interactive request waits for this bulk job now: it goes where an interactive job that came now would."""
+    def promote(self, job: Job) -> None:
+        """Make a bulk job interactive: it goes where an interactive job that came now would go."""
         waited = self._bulk.pop(job, None) is not None
         job.request_class = "interactive"
         if waited:
@@ -73,11 +74,11 @@ class Batcher:
             self._again.append(group)
 
     def discard(self, job: Job) -> bool:
-        """Drop a job that nobody waits for any more; False if it is not waiting here."""
+        """Remove a job whose requests have left; False if it does not wait here."""
         return self._queue_of(job).pop(job, None) is not None
 
     def due_in(self, limit: int, now: float) -> float | None:
-        """Seconds until a batch of up to `limit` should go; 0 for at once, None while nothing waits."""
+        """Seconds until a batch of up to `limit` jobs is due; 0 for now, None while nothing waits."""
         if self._again or self._bulk_again:
             return 0.0
         oldest = [next(iter(queue)).enqueued_at for queue in (self._interactive, self._bulk) if queue]
@@ -88,15 +89,22 @@ class Batcher:
         wait_s = max(self._max_wait_s, GATHERING_S) if self._gathering(limit) else self._max_wait_s
         return max(0.0, min(oldest) + wait_s - now)
 
-    def worth_telling(self, limit: int) -> bool:
-        """Should whoever waits for a batch of up to `limit` look again, now that a job was queued?"""
-        return len(self) == 1 or not self._gathering(limit)
+    def poll(self, limit: int, now: float, hold_s: float = 0.0) -> tuple[list[Job], float | None]:
+        """The next batch if one is due, else no jobs and the seconds until one is due (None while nothing waits).
+
+        A batch that is not full waits at least `hold_s`.
+        """
+        due_s = self.due_in(limit, now)
+        if due_s is None:
+            return [], None
+        wait_s = due_s if len(self) >= limit else max(due_s, hold_s)
+        return ([], wait_s) if wait_s > 0 else (self.take(limit, now), 0.0)
 
     def _gathering(self, limit: int) -> bool:
-        return len(self) < min(GATHERED, limit) and self._more()
+        return len(self) < min(GATHERED, limit) and self._more
 
     def take(self, limit: int, now: float) -> list[Job]:
-        """Remove and return the next batch, at most `limit` jobs; empty only if nobody waits for any job any more."""
+        """Remove and return the next batch, at most `limit` jobs; empty only if all requests have left."""
         batch = self._take_group(limit, now) or self._take_waiting(limit, now)
         self._before_last = self._bulk_taken
         self._bulk_taken += sum(job.request_class == "bulk" for job in batch)
@@ -111,15 +119,10 @@ class Batcher:
         return everything
 
     def ran(self, images: int, seconds: float) -> None:
-        """Learn the service rate from a batch that ran."""
+        """Update the measured rate with a batch that ran."""
         per_image = seconds / images
-        known = self._seconds_per_image
-        self._seconds_per_image = per_image if not known else known + RATE_SMOOTHING * (per_image - known)
-
-    @property
-    def seconds_per_image(self) -> float:
-        """What an image costs a device at the measured rate; 0 before anything ran."""
-        return self._seconds_per_image
+        known = self.seconds_per_image
+        self.seconds_per_image = per_image if not known else known + RATE_SMOOTHING * (per_image - known)
 
     def _queue_of(self, job: Job) -> dict[Job, int]:
         return self._bulk if job.request_class == "bulk" else self._interactive
@@ -131,7 +134,7 @@ class Batcher:
         return batch + _pop(self._bulk, min(room, limit - len(batch)))
 
     def _room_for_bulk(self, limit: int) -> int:
-        """Rule 2: how many bulk jobs may go before or beside the interactive job that has seen most of them pass."""
+        """Rule 2: how many bulk jobs may run before or beside the interactive job that has waited longest."""
         if not self._interactive:
             return limit
         seen = self._bulk_taken - next(iter(self._interactive.values()))
@@ -147,7 +150,7 @@ class Batcher:
         return []
 
     def _may_run_bulk_group(self, limit: int, now: float) -> bool:
-        """Like other bulk, a group gives way to interactive jobs until it is impatient and rule 2 has room for it."""
+        """A bulk group waits for interactive jobs until it has waited long enough and rule 2 has room for it."""
         group = self._bulk_again[0]
         fits = min(limit, len(group)) <= self._room_for_bulk(limit)
         return not self._interactive or (fits and self._impatient(group, now))
@@ -170,7 +173,7 @@ def _pop(queue: dict[Job, int], count: int) -> list[Job]:
 
 
 def _pop_group(groups: deque[Group], limit: int) -> list[Job]:
-    """The first group without the jobs that nobody waits for; what exceeds the limit stays a group."""
+    """The first group without jobs that are settled; what exceeds the limit stays a group."""
     group = [job for job in groups.popleft() if not job.done.done()]
     if group[limit:]:
         groups.appendleft(tuple(group[limit:]))

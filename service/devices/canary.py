@@ -1,7 +1,7 @@
-"""One image whose answer is known: a device that gives another one is broken, however alive it looks.
+"""One image with a known result: a device process that gives another result is broken and must not serve.
 
-The golden answer is recorded at the first load, after the scan's self-test; every device process that comes later, on
-this or another device, must give it again before it serves.
+The reference result is recorded at the first load, after the scan's self-test. Every later device process, on this or
+another device, must reproduce it before it serves.
 """
 
 from __future__ import annotations
@@ -10,33 +10,43 @@ import asyncio
 
 import numpy as np
 
-from service.devices.process import Device, DeviceLost
-from service.devices.slots import Arena
+from service.devices.process import DeviceLost, DeviceProcess
+from service.devices.slots import Slots
 from service.jobs import Job, Task
+from service.status import ModelInfo
 
-# Largest difference allowed, as a part of the golden answer's largest value: generous to another kind of device,
-# hopeless for a broken one.
+# Largest difference allowed, relative to the largest value of the reference result: wide enough for another kind of
+# device, too narrow for a broken one.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 
 
 class Canary:
-    """Lives in a slot of its own, so that it never waits for one."""
+    """The image has a slot of its own, so that it never waits for one."""
 
-    def __init__(self, arena: Arena, dtype: str) -> None:
-        self._slot = arena.canary_slot
-        self._tolerance = TOLERANCE[dtype]
-        self._golden: np.ndarray | None = None
-        pixels = arena.pixels.slot(self._slot)
-        pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._tolerance: float | None = None  # None: no model was loaded yet
+        self._reference: np.ndarray | None = None
 
-    async def check(self, device: Device) -> None:
-        """Run the image. Raises DeviceLost when the answer is not the golden one."""
-        job = Job(self._slot, Task("embed"), 0.0, asyncio.get_running_loop().create_future())
-        (row,) = (await device.run([job])).rows
+    def prepare(self, model: ModelInfo) -> None:
+        """Map the slots and draw the image, when the first device process has loaded its model."""
+        if self._tolerance is None:
+            self._tolerance = TOLERANCE[model.dtype]
+            self._slots.map(model.image_size)
+            pixels = self._slots.views[self._slots.canary_slot]
+            pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+
+    async def check(self, process: DeviceProcess) -> None:
+        """Run the image. Raises DeviceLost when the result is not the reference result."""
+        assert self._tolerance is not None
+        done = asyncio.get_running_loop().create_future()
+        job = Job(self._slots.canary_slot, Task("embed"), 0.0, done)
+        (row,) = (await process.run([job])).rows
         if row is None:
             raise DeviceLost("the canary image's answer is not finite")
-        if self._golden is None:
-            self._golden = row
-        error = float(np.abs(row - self._golden).max() / np.abs(self._golden).max())
+        values = np.frombuffer(row, np.float32)
+        if self._reference is None:
+            self._reference = values
+        error = float(np.abs(values - self._reference).max() / np.abs(self._reference).max())
         if not error <= self._tolerance:
             raise DeviceLost(f"the canary image's answer is off by {error:.1e} of its largest value")

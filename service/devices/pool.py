@@ -1,6 +1,6 @@
-"""All device processes of one service: whether enough of them are up, what they serve, and what happens when not.
+"""All device processes of one service and the queue in front of them: what they serve, and whether enough are up.
 
-Keeping a single device alive is `supervisor`; requests are `engine`.
+Keeping a single device process running is `service.devices.supervisor`; requests are `service.engine`.
 """
 
 from __future__ import annotations
@@ -8,85 +8,113 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Any, Literal
 
 from service.devices.batcher import Batcher
 from service.devices.canary import Canary
-from service.devices.messages import Loaded
+from service.devices.context import Context
 from service.devices.process import DeviceLost
-from service.devices.retry import Quarantine
-from service.devices.slots import Arena
-from service.devices.supervisor import RestartsExhausted, Shared, Supervisor
-from service.errors import NotReady
+from service.devices.slots import Slots
+from service.devices.supervisor import RestartsExhausted, Supervisor
+from service.errors import InferenceFailed, NotReady
 from service.jobs import Job
 from service.settings import Settings
+from service.status import BackendState, Phase, ProcessLoad
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("vim.engine")
 
-State = Literal["starting", "ready", "recovering", "draining", "failed"]
 WORKER = "service.devices.worker"
 
 
-def explained(state: State, *, loaded: bool) -> str:
-    """Why it is not ready, for clients; what went wrong, with its paths, is for the log."""
-    return {
-        "failed": "the model cannot be served; the server's log says why",
-        "draining": "the service is shutting down",
-        "recovering": "a device process is being replaced",
-    }.get(state, f"the model is being {'warmed up' if loaded else 'loaded'}")
+class Pool:
+    """The device processes of this service (a `service.engine.backend.Backend`)."""
 
-
-class Fleet:
-    """The supervisors of every configured device, and the state that `/readyz` shows."""
-
-    def __init__(
-        self, settings: Settings, metrics: Metrics, arena: Arena, batcher: Batcher, quarantine: Quarantine, worker: str
-    ) -> None:
-        self.on_failure: Callable[[], None] = lambda: None
-        self.on_change: Callable[[], None] = lambda: None
-        self.loaded: Loaded | None = None
-        self.has_been_ready = False
-        self.failure = ""
-        self.arrived = asyncio.Event()  # a job was queued, or a device was lost
+    def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER, slots: Slots | None = None) -> None:
+        """`worker` is the module that runs as the device process. `slots`: by default VIM_QUEUE_IMAGES of its own."""
+        self.slots = slots or Slots(settings.queue_images)
+        self.state = BackendState()
+        self.failed = asyncio.Event()  # the model can no longer be served
+        self.changed = asyncio.Event()  # `state` was replaced
+        self.elsewhere = ProcessLoad()
         self._settings = settings
         self._metrics = metrics
-        self._arena = arena
-        self._batcher = batcher
-        self._canary: Canary
+        self._queue = Batcher(settings.max_wait_ms / 1000)
+        self._context = Context(settings, metrics, self.slots, self._queue, worker)
+        self._canary = Canary(self.slots)
+        self._supervisors = [Supervisor(self._context, name, self._canary) for name in settings.devices]
         self._draining = False
+        self._has_been_ready = False
+        self._failure = ""
         self._given_up = 0  # devices that could not be brought back
         self._started_at = 0.0
-        self._group: asyncio.TaskGroup
-        self._shared = Shared(
-            settings=settings,
-            arena=arena,
-            batcher=batcher,
-            metrics=metrics,
-            quarantine=quarantine,
-            arrived=self.arrived,
-            worker=worker,
-            on_loaded=self._on_loaded,
-            on_change=self._on_change,
-        )
-        self._supervisors = [Supervisor(self._shared, name) for name in settings.devices]
+        self._knows_siblings = False
+        self._refresh()
+
+    # --- jobs -------------------------------------------------------------------------------------------------
+
+    @property
+    def seconds_per_image(self) -> float:
+        """What an image costs the whole pool at the measured rate; 0 before anything ran."""
+        return self._queue.seconds_per_image / len(self._supervisors)
+
+    def submit(self, job: Job, *, more: bool = False) -> None:
+        """Queue a job, whose future is settled later. `more`: others are about to come."""
+        context = self._context
+        if self._failure:
+            job.fail(NotReady(self.state.reason))
+        elif context.quarantine.until and (error := self._quarantined(job)):
+            job.fail(error)
+        elif self._queue.put(job, more=more, limit=self.state.max_batch):
+            context.wake.set()
+
+    def cancel(self, job: Job) -> None:
+        """Remove a job whose requests have left. One that a device has runs on; its result is dropped."""
+        self._queue.discard(job)
+
+    def promote(self, job: Job) -> None:
+        """Make a bulk job interactive."""
+        self._queue.promote(job)
+
+    def abandon(self, error: Exception) -> None:
+        """Fail every job that is not settled."""
+        running = [job for supervisor in self._supervisors for job in supervisor.running]
+        for job in [*self._queue.take_all(), *running]:
+            job.fail(error)
+
+    def report(self, load: ProcessLoad) -> None:
+        """No other HTTP process shares these devices."""
+
+    def _quarantined(self, job: Job) -> InferenceFailed | None:
+        return self._context.quarantine.check(self.slots.views[job.slot], time.monotonic())
+
+    # --- life cycle -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Start every device and keep it running, until cancelled or until too few can be brought back."""
         self._started_at = time.monotonic()
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with asyncio.TaskGroup() as group:
                 for supervisor in self._supervisors:
-                    self._supervise(supervisor)
+                    group.create_task(self._keep(supervisor), name=f"supervise {supervisor.name}")
+                group.create_task(self._watch(group), name="watch devices")
         except* (DeviceLost, RestartsExhausted) as lost:
             self._fail(str(lost.exceptions[0]))
         except* Exception:
             log.exception("the engine stopped")
             self._fail("the engine stopped; the log has the details")
 
+    def drain(self) -> None:
+        """Readiness is false from now on; the devices continue."""
+        self._draining = True
+        self._refresh()
+
+    async def close(self) -> None:
+        """End the device processes and free the slots."""
+        await asyncio.gather(*(one.close() for one in self._supervisors))
+        self.slots.close()
+
     async def _keep(self, supervisor: Supervisor) -> None:
-        """With VIM_READY_DEVICES=any the service outlives a device, while another is left."""
+        """With VIM_READY_DEVICES=any the service goes on without a device while another one is left."""
         try:
             await supervisor.run()
         except (DeviceLost, RestartsExhausted) as lost:
@@ -95,105 +123,77 @@ class Fleet:
                 raise
             supervisor.last_reason = str(lost)
             log.error("%s is given up: %s; the service goes on without it", supervisor.name, lost)
+            self._refresh()
             await supervisor.close()
 
-    def _supervise(self, supervisor: Supervisor) -> None:
-        self._group.create_task(self._keep(supervisor), name=f"supervise {supervisor.name}")
+    async def _watch(self, group: asyncio.TaskGroup) -> None:
+        """Replace `state` whenever a device has changed; start the further devices that the first one reports."""
+        while True:
+            await self._context.changed.wait()
+            self._context.changed.clear()
+            self._refresh()
+            if self.state.model is not None and not self._knows_siblings:
+                self._knows_siblings = True
+                self._add_siblings(group)
 
-    async def close(self) -> None:
-        """End the device processes."""
-        await asyncio.gather(*(one.close() for one in self._supervisors))
+    def _add_siblings(self, group: asyncio.TaskGroup) -> None:
+        """Start a process for every further device, where VIM_DEVICE does not say how many."""
+        loaded = self._supervisors[0].loaded
+        if loaded is None or not loaded.siblings:
+            return
+        log.info("%d more devices: %s", len(loaded.siblings), ", ".join(loaded.siblings))
+        for name in loaded.siblings:
+            supervisor = Supervisor(self._context, name, self._canary)
+            self._supervisors.append(supervisor)
+            group.create_task(self._keep(supervisor), name=f"supervise {name}")
+        self._refresh()
 
-    def drain(self) -> None:
-        """Readiness is false from here on; the devices go on."""
-        self._draining = True
-        self._on_change()
+    # --- state ------------------------------------------------------------------------------------------------
 
-    @property
-    def state(self) -> State:
-        """Where the service is in its life; only `ready` makes `/readyz` answer 200."""
-        if self.failure:
+    def _refresh(self) -> None:
+        """Replace `state`."""
+        enough = all if self._settings.ready_devices == "all" else any
+        up = enough(one.up for one in self._supervisors)
+        newly_ready = up and not self._has_been_ready
+        self._has_been_ready |= up
+        loaded = next((one.loaded for one in self._supervisors if one.loaded), None)
+        state = BackendState(
+            phase=self._phase(up=up),
+            failure=self._failure,
+            has_been_ready=self._has_been_ready,
+            model=loaded.model if loaded else None,
+            devices=tuple(one.status for one in self._supervisors),
+        )
+        if state != self.state:
+            self.state = state
+            self.changed.set()
+        if newly_ready:
+            self._report_ready()
+        self._metrics.ready(state.phase == "ready")
+
+    def _phase(self, *, up: bool) -> Phase:
+        if self._failure:
             return "failed"
         if self._draining:
             return "draining"
-        if self._enough_up():
+        if up:
             return "ready"
-        return "recovering" if self.has_been_ready else "starting"
+        return "recovering" if self._has_been_ready else "starting"
 
-    @property
-    def reason(self) -> str:
-        """Why it is not ready, for clients."""
-        return explained(self.state, loaded=self.loaded is not None)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the first device process said of itself, and how all have fared; raises NotReady before it did."""
-        if self.loaded is None:
-            raise NotReady(self.reason, retry_after_s=1)
-        first = self._supervisors[0]
-        fates = [
-            {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
-            for one in self._supervisors
-        ]
-        started = {
-            "scan": first.scan or self.loaded.info["scan"],
-            "runner": first.runner,
-            "batch_seconds": first.batch_seconds,
-        }
-        return self.loaded.info | started | {"devices": fates}
-
-    @property
-    def max_batch(self) -> int:
-        """The largest batch that any device is given now."""
-        return max(one.limit for one in self._supervisors)
-
-    @property
-    def running(self) -> list[Job]:
-        """The jobs that are on a device now."""
-        return [job for one in self._supervisors for job in one.running]
-
-    def _on_loaded(self, loaded: Loaded) -> Canary:
-        """The first device process to load its model settles the size of the slots and what is served."""
-        if self.loaded is None:
-            self._arena.map(loaded.size)
-            self._canary = Canary(self._arena, loaded.info["dtype"])
-            self.loaded = loaded
-            self._add(loaded.siblings)
-        return self._canary
-
-    def _add(self, names: tuple[str, ...]) -> None:
-        """A process for every further device, where VIM_DEVICE left open how many."""
-        if names:
-            log.info("%d more devices: %s", len(names), ", ".join(names))
-        for supervisor in [Supervisor(self._shared, name) for name in names]:
-            self._supervisors.append(supervisor)
-            self._supervise(supervisor)
-
-    def _enough_up(self) -> bool:
-        enough = all if self._settings.ready_devices == "all" else any
-        return enough(one.up for one in self._supervisors)
-
-    def _on_change(self) -> None:
-        if self._enough_up() and not self.has_been_ready:
-            self.has_been_ready = True
-            self._count_loaded(time.monotonic() - self._started_at)
-        self._metrics.ready(self.state == "ready")
-        self.on_change()
-
-    def _count_loaded(self, seconds: float) -> None:
-        info = self.info
-        version, device = info["model"]["fingerprint"], info["device"]["name"]
-        self._metrics.model_loaded(version=version, device=device, dtype=info["dtype"], seconds=seconds)
-        address = (
-            f"{'https' if self._settings.tls_cert else 'http'}://{self._settings.host}:{self._settings.port or 'PORT'}"
+    def _report_ready(self) -> None:
+        model, settings, seconds = self.state.model, self._settings, time.monotonic() - self._started_at
+        assert model is not None
+        self._metrics.model_loaded(
+            version=model.fingerprint, device=model.device.name, dtype=model.dtype, seconds=seconds
         )
+        address = f"{'https' if settings.tls_cert else 'http'}://{settings.host}:{settings.port or 'PORT'}"
         hint = f"curl --data-binary @photo.jpg {address}/v1/classify"
-        log.info("ready in %.1f s: %s; try: %s", seconds, info["model"]["name"], hint)
+        log.info("ready in %.1f s: %s; try: %s", seconds, model.name, hint)
 
     def _fail(self, reason: str) -> None:
-        self.failure = reason
+        self._failure = reason
         log.error("%s", reason)
-        for job in self._batcher.take_all():
-            job.fail(NotReady(self.reason))
-        self._on_change()
-        self.on_failure()
+        self._refresh()
+        for job in self._queue.take_all():
+            job.fail(NotReady(self.state.reason))
+        self.failed.set()

@@ -1,4 +1,7 @@
-"""This side of a device process: starts it, hands it batches, notices its end. Policy is in `engine` and `batcher`."""
+"""One device process, seen from its parent: start it, send it batches, notice its end.
+
+When to start and restart it is `service.devices.supervisor`; which batches it receives is `service.devices.dispatcher`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +19,6 @@ from service.devices.messages import (
     Attach,
     BatchDone,
     BatchFailed,
-    Ended,
     FromDevice,
     Loaded,
     Ready,
@@ -24,7 +26,7 @@ from service.devices.messages import (
     Start,
     StartFailed,
 )
-from service.ipc import Link
+from service.ipc import Connection
 from service.jobs import Job
 from service.settings import Settings
 from service.system import cpus
@@ -45,42 +47,42 @@ class BatchError(Exception):
         self.kind = kind
 
 
-class Device:
-    """One device process. As many batches may be out as it says; they are answered in order."""
+class DeviceProcess:
+    """One device process. It answers its batches in order."""
 
     def __init__(
-        self, settings: Settings, name: str, arena_descriptor: int, module: str = "service.devices.worker"
+        self, settings: Settings, name: str, slots_descriptor: int, module: str, wake: asyncio.Event | None = None
     ) -> None:
-        self.name = name
-        self.on_lost: Callable[[], None] = lambda: None
+        """`wake` is set when the process is lost, `module` is the program that runs in it."""
+        self.lost: DeviceLost | None = None
         self.watchdog_s: float | None = None  # a batch that takes longer means that the process hangs
         self._settings = settings
-        self._arena_descriptor = arena_descriptor
+        self._name = name
+        self._slots_descriptor = slots_descriptor
         self._module = module
+        self._wake = wake
         self._ids = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link | None = None
+        self._connection: Connection
         self._watch: asyncio.Task[None] | None = None
-        self._inbox: asyncio.Queue[FromDevice] = asyncio.Queue()
-        self._lost: DeviceLost | None = None
-        self._answers: dict[int, asyncio.Future[BatchDone | BatchFailed]] = {}  # of the batches that are out
+        self._inbox: asyncio.Queue[FromDevice | None] = asyncio.Queue()  # None: the connection is closed
+        self._answers: dict[int, asyncio.Future[BatchDone | BatchFailed]] = {}  # of the batches in flight
 
     async def start(self) -> Loaded:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._spawn(theirs.fileno())
-        self._link = await Link.over(ours, self._take)
-        self._watch = asyncio.create_task(self._until_ended(self._link), name=f"watch {self.name}")
-        self._link.say(Start(self._settings.model_dump_json(), self.name))
+        self._connection = await Connection.open(ours, self._on_message)
+        self._watch = asyncio.create_task(self._until_ended(), name=f"watch {self._name}")
+        self._connection.send(Start(self._settings.model_dump_json(), self._name))
         loaded = await self._receive()
         assert isinstance(loaded, Loaded)
         return loaded
 
     async def warm_up(self, slots: int) -> Ready:
-        """Attach the mapped arena and wait until the process is self-tested and warm. Raises DeviceLost."""
-        assert self._link is not None
-        self._link.say(Attach(slots))
+        """Attach the mapped slots and wait until the process is self-tested and warm. Raises DeviceLost."""
+        self._connection.send(Attach(slots))
         ready = await self._receive()
         assert isinstance(ready, Ready)
         return ready
@@ -88,14 +90,13 @@ class Device:
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         """One forward pass. Raises BatchError when it failed there, DeviceLost when the process ended or hangs."""
         self.check()
-        assert self._link is not None
-        order = RunBatch(next(self._ids), tuple(job.slot for job in batch), tuple(job.task for job in batch))
+        order = RunBatch(next(self._ids), tuple([job.slot for job in batch]), tuple([job.task for job in batch]))
         ahead = list(self._answers.values())
         future: asyncio.Future[BatchDone | BatchFailed] = asyncio.get_running_loop().create_future()
         self._answers[order.id] = future
-        self._link.say(order)
+        self._connection.send(order)
         if ahead:
-            await asyncio.wait(ahead)  # its own time begins when those before it are done
+            await asyncio.wait(ahead)  # the watchdog's time begins when the earlier batches are done
         try:
             async with asyncio.timeout(self.watchdog_s):
                 answer = await future
@@ -112,9 +113,9 @@ class Device:
         """End the process: at once if it is lost or at work, else by closing its connection."""
         if self._process is None:
             return
-        if self._link is not None:
-            self._link.close()
-        if self._lost is not None or self._answers:
+        if self._watch is not None:
+            self._connection.close()
+        if self.lost is not None or self._answers:
             self._process.kill()
         try:
             await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
@@ -127,55 +128,56 @@ class Device:
         """Process id, once started."""
         return self._process.pid if self._process else None
 
+    def check(self) -> None:
+        """Raise DeviceLost if the process has ended, also when it was idle."""
+        if self.lost is not None:
+            raise self.lost
+
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         threads = self._settings.threads or cpus.available_cpus()
         return subprocess.Popen(
-            [sys.executable, "-m", self._module, str(descriptor), str(self._arena_descriptor)],
+            [sys.executable, "-m", self._module, str(descriptor), str(self._slots_descriptor)],
             cwd=ROOT,
             env=self._compiled_code() | os.environ | cpus.thread_environment(threads) | cpus.heap_environment(),
-            pass_fds=(descriptor, self._arena_descriptor),
+            pass_fds=(descriptor, self._slots_descriptor),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
         )
 
     def _compiled_code(self) -> dict[str, str]:
-        """Where numba keeps it, unless the environment says otherwise: the next start then need not compile."""
+        """Where numba keeps compiled code, unless the environment says otherwise: the next start need not compile."""
         return {"NUMBA_CACHE_DIR": str(self._settings.cache_dir / "numba")}
-
-    def check(self) -> None:
-        """Raise DeviceLost if the process has ended, also when it was idle."""
-        if self._lost is not None:
-            raise self._lost
 
     async def _receive(self) -> FromDevice:
         message = await self._inbox.get()
         if isinstance(message, StartFailed):
             raise DeviceLost(message.reason)
-        if isinstance(message, Ended):
-            self.check()
+        if message is None:
+            raise self.lost or DeviceLost("the device process closed its connection")
         return message
 
-    async def _until_ended(self, link: Link) -> None:
-        await link.ended
-        self._lose(f"the device process {await self._fate()}")
+    async def _until_ended(self) -> None:
+        await self._connection.ended
+        self._lose(f"the device process {await self._exit_reason()}")
 
-    def _take(self, message: FromDevice) -> None:
+    def _on_message(self, message: FromDevice) -> None:
         if not isinstance(message, (BatchDone, BatchFailed)):
             self._inbox.put_nowait(message)
         elif not (answer := self._answers.pop(message.id)).done():
             answer.set_result(message)
 
     def _lose(self, reason: str) -> DeviceLost:
-        """Whoever waits for the process is told, and whoever asks from now on; the first reason counts."""
-        self._lost = self._lost or DeviceLost(reason)
+        """Fail everything that waits for the process, now and later; the first reason counts."""
+        self.lost = self.lost or DeviceLost(reason)
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(self._lost)
-        self._inbox.put_nowait(Ended())
-        self.on_lost()
-        return self._lost
+                answer.set_exception(self.lost)
+        self._inbox.put_nowait(None)
+        if self._wake is not None:
+            self._wake.set()
+        return self.lost
 
-    async def _fate(self) -> str:
+    async def _exit_reason(self) -> str:
         assert self._process is not None
         try:
             status = await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)

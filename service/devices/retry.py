@@ -1,8 +1,8 @@
-"""What becomes of a batch that failed: plain Python. Inference is pure, so running an image again harms nobody.
+"""Decide what happens to a batch that failed. Plain Python. Inference has no side effects, so it can be repeated.
 
-A batch of several is run again in halves, so that at last the culprit fails alone and the rest are answered. Only a
-device process that died twice with one image alone in flight makes that image a culprit: a process can also be killed
-for reasons of its own.
+A batch of several images runs again in halves, until the image that causes the failure fails alone and the others are
+answered. An image is blamed for the end of a device process only when that happened twice while it was alone in flight,
+because a process can also be killed for other reasons.
 """
 
 from __future__ import annotations
@@ -65,21 +65,22 @@ def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], ...]:
 
 
 class Quarantine:
-    """Pixels that killed a device process, by their hash, for a while."""
+    """Hashes of pixels that ended a device process; they are refused for some time."""
 
     def __init__(self, seconds: float = QUARANTINE_S) -> None:
+        self.until: dict[bytes, float] = {}  # hash -> when its quarantine ends; empty most of the time
         self._seconds = seconds
-        self._until: dict[bytes, float] = {}
 
     def add(self, pixels: np.ndarray, now: float) -> None:
         """Refuse these pixels from now on, until the time is over."""
-        self._until = {digest: until for digest, until in self._until.items() if until > now}
-        self._until[_digest(pixels)] = now + self._seconds
+        self.until = {digest: until for digest, until in self.until.items() if until > now}
+        self.until[_digest(pixels)] = now + self._seconds
 
-    def check(self, pixels: np.ndarray, now: float) -> None:
-        """Raise InferenceFailed for quarantined pixels. Costs nothing while nothing is quarantined."""
-        if self._until and self._until.get(_digest(pixels), now) > now:
-            raise InferenceFailed("this image has killed the device process before; it is quarantined for a while")
+    def check(self, pixels: np.ndarray, now: float) -> InferenceFailed | None:
+        """The error for quarantined pixels. Hashes nothing while nothing is quarantined."""
+        if self.until and self.until.get(_digest(pixels), now) > now:
+            return InferenceFailed("this image has killed the device process before; it is quarantined for a while")
+        return None
 
 
 def _digest(pixels: np.ndarray) -> bytes:

@@ -1,7 +1,7 @@
-"""The device process: owns torch and one device, runs the batches it is handed. Speaks only to its parent.
+"""The program of a device process: owns torch and one device, and runs the batches that its parent sends.
 
 A fresh interpreter, never a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends when the
-parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs and looks at no socket.
+parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs and reads no socket.
 """
 
 from __future__ import annotations
@@ -20,22 +20,13 @@ from model.config import VimConfig
 from model.errors import ModelError
 from model.runtime.runner import BatchRunner, Runner
 from model.vim import Vim
+from service import ipc
 from service import log as service_log
-from service.devices.messages import (
-    HEADER,
-    Attach,
-    FromDevice,
-    Loaded,
-    Ready,
-    RunBatch,
-    Start,
-    StartFailed,
-    pack,
-    unpack,
-)
-from service.devices.slots import Pixels
-from service.devices.worker_loop import InFlight
+from service.devices.messages import Attach, FromDevice, Loaded, Ready, RunBatch, Start, StartFailed
+from service.devices.slots import map_slots
+from service.devices.worker_loop import WorkerLoop
 from service.settings import Settings
+from service.status import DeviceInfo, ModelInfo
 from service.system import sched_slice
 
 log = logging.getLogger("vim.worker")
@@ -45,12 +36,12 @@ SMALLEST_SIDE = 33  # the reference does not resize at 32 px and below, so image
 
 
 class Worker:
-    """The loop between a parent and a model."""
+    """Receives messages from the parent and runs the model."""
 
-    def __init__(self, connection: socket.socket, arena_descriptor: int) -> None:
+    def __init__(self, connection: socket.socket, slots_descriptor: int) -> None:
         self._connection = connection
         self._stream: BinaryIO = connection.makefile("rb")
-        self._arena_descriptor = arena_descriptor
+        self._slots_descriptor = slots_descriptor
 
     def serve(self) -> None:
         """Load, warm up, then run batches until the parent closes the connection."""
@@ -62,23 +53,20 @@ class Worker:
         runner = self._load(settings, start.device)
         attach = self._receive()
         assert isinstance(attach, Attach)
-        pixels = Pixels(self._arena_descriptor, attach.slots, runner.vim.config.image_size[0])
-        runner.attach(pixels.all)
+        runner.attach(map_slots(self._slots_descriptor, attach.slots, runner.vim.config.image_size[0]))
         self._warm_up(runner)
-        in_flight = InFlight(runner, self.send)
+        loop = WorkerLoop(runner, self.send)
         while (message := self._receive()) is not None:
             assert isinstance(message, RunBatch)
-            in_flight.begin(message)
-        in_flight.close()
+            loop.begin(message)
+        loop.close()
 
     def _load(self, settings: Settings, device: str) -> BatchRunner:
         vim = _load_model(settings, device)
         check_servable(vim.config)
         runner = runner_for(vim, settings)
         runner.verify_scan(settings.scan)  # before anything is told of the model: it may choose the dtype
-        info, siblings = describe(runner, settings), _siblings(runner, device)
-        size = vim.config.image_size[0]
-        self.send(Loaded(size, vim.preprocess.to_dict(), tuple(vim.labels.names), info, siblings))
+        self.send(Loaded(describe(runner, settings), _siblings(runner, device)))
         return runner
 
     def _warm_up(self, runner: BatchRunner) -> None:
@@ -99,16 +87,12 @@ class Worker:
         )
 
     def _receive(self) -> object | None:
-        header = self._stream.read(HEADER.size)
-        if len(header) < HEADER.size:
-            return None
-        (length,) = HEADER.unpack(header)
-        message: object = unpack(self._stream.read(length))
+        message: object = ipc.read(self._stream)
         return message
 
     def send(self, message: FromDevice) -> None:
-        """Say something to the parent."""
-        self._connection.sendall(pack(message))
+        """Send a message to the parent."""
+        self._connection.sendall(ipc.pack(message))
 
 
 def check_servable(config: VimConfig) -> None:
@@ -151,30 +135,30 @@ def served_fingerprint(vim: Vim, settings: Settings) -> str:
     return hashlib.sha256(f"{vim.fingerprint} decode=fast".encode()).hexdigest()[: len(vim.fingerprint)]
 
 
-def describe(runner: BatchRunner, settings: Settings) -> dict[str, object]:
-    """What `/info` says about the model and where it runs."""
+def describe(runner: BatchRunner, settings: Settings) -> ModelInfo:
+    """The loaded model and where it runs."""
     import torch
 
     vim = runner.vim
-    return {
-        "model": {
-            "name": settings.served_name,
-            "fingerprint": served_fingerprint(vim, settings),
-            "source": settings.model,
-            "weights": settings.weights,
-            "parameters": sum(p.numel() for p in vim.parameters()),
-            "classes": vim.config.num_classes,
-            "embedding_dim": vim.config.embed_dim,
-            "config": vim.config.to_dict(),
-            "assumptions": list(vim.assumptions),
-            "labels": vim.labels.source,
-        },
-        "preprocess": vim.preprocess.to_dict(),
-        "device": {"name": _device_name(runner), "type": runner.device.type, "threads": torch.get_num_threads()},
-        "dtype": str(runner.dtype).removeprefix("torch."),
-        "scan": _describe_scan(vim),
-        "versions": {"torch": str(torch.__version__), "numpy": np.__version__, "python": sys.version.split()[0]},
-    }
+    return ModelInfo(
+        name=settings.served_name,
+        fingerprint=served_fingerprint(vim, settings),
+        classes=vim.config.num_classes,
+        embedding_dim=vim.config.embed_dim,
+        image_size=vim.config.image_size[0],
+        preprocess=vim.preprocess.to_dict(),
+        labels=tuple(vim.labels.names),
+        labels_source=vim.labels.source,
+        source=settings.model,
+        weights=settings.weights,
+        parameters=sum(p.numel() for p in vim.parameters()),
+        config=vim.config.to_dict(),
+        assumptions=tuple(vim.assumptions),
+        dtype=str(runner.dtype).removeprefix("torch."),
+        device=DeviceInfo(_device_name(runner), runner.device.type, torch.get_num_threads()),
+        scan=_describe_scan(vim),
+        versions={"torch": str(torch.__version__), "numpy": np.__version__, "python": sys.version.split()[0]},
+    )
 
 
 def _device_name(runner: BatchRunner) -> str:
@@ -207,12 +191,12 @@ def _load_model(settings: Settings, device: str) -> Vim:
     )
 
 
-def main(socket_descriptor: int, arena_descriptor: int) -> int:
+def main(socket_descriptor: int, slots_descriptor: int) -> int:
     """Entry point of the process; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    worker = Worker(socket.socket(fileno=socket_descriptor), arena_descriptor)
+    worker = Worker(socket.socket(fileno=socket_descriptor), slots_descriptor)
     try:
         worker.serve()
     except ModelError as error:

@@ -1,7 +1,7 @@
-"""In the device process: batches go into the runner in one thread and their answers to the parent in another.
+"""In the device process: submit batches to the runner and send their results to the parent.
 
-Where the runner takes one batch at a time, both are the same thread. A batch that fails is answered with its failure;
-a device that is beyond use ends the process, whose parent then starts another.
+Where the runner takes several batches at a time, a second thread collects and sends results. A batch that fails is
+answered with its failure; a device that cannot be used any more ends the process, and the parent starts another.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Answer = BatchDone | BatchFailed
 class _Begun:
     batch: RunBatch
     started: float
-    flight: Any  # what `BatchRunner.collect` takes
+    handle: Any  # the argument of `BatchRunner.collect`
     failed: BatchFailed | None = None
 
 
-class InFlight:
-    """The batches between `submit` and `collect`, in order."""
+class WorkerLoop:
+    """The batches between `submit` and `collect` of the runner, in order."""
 
     def __init__(
         self, runner: BatchRunner, send: Callable[[Answer], None], end_process: Callable[[int], None] = os._exit
@@ -52,7 +52,7 @@ class InFlight:
             self._thread.start()
 
     def begin(self, batch: RunBatch) -> None:
-        """Hand a batch to the runner; its answer goes to the parent when it is there."""
+        """Submit a batch to the runner; its result is sent to the parent when it is there."""
         begun = self._submit(batch)
         if self._thread is None:
             self._answer(begun)
@@ -87,7 +87,7 @@ class InFlight:
         if begun.failed is not None:
             return begun.failed
         try:
-            rows = self._runner.collect(begun.flight)
+            rows = self._runner.collect(begun.handle)
         except Exception as error:
             return self._failed(begun.batch, error)
         started, self._ended_at = max(begun.started, self._ended_at), time.perf_counter()
@@ -98,15 +98,15 @@ class InFlight:
         try:
             self._runner.recover()
         except Exception:
-            log.critical("the device is beyond use; this process ends", exc_info=True)
+            log.critical("the device cannot be used any more; this process ends", exc_info=True)
             logging.shutdown()
             self._end_process(BROKEN)
         kind: Literal["error", "out_of_memory"] = "out_of_memory" if is_out_of_memory(error) else "error"
         return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
 
 
-def _rows_of(batch: RunBatch, rows: Rows) -> tuple[np.ndarray | None, ...]:
+def _rows_of(batch: RunBatch, rows: Rows) -> tuple[bytes | None, ...]:
     return tuple(
-        np.concatenate([getattr(rows, part)[i] for part in task.parts]) if finite else None
+        np.concatenate([getattr(rows, part)[i] for part in task.parts]).tobytes() if finite else None
         for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
     )

@@ -1,8 +1,8 @@
-"""Who may come in: images and bytes of bodies, counted before anything is decoded, and what a refusal says.
+"""Admission control: images and bytes of bodies, counted before anything is decoded, and what a refusal says.
 
-An image counts while anybody holds its slot (`arena`), a byte from its arrival until its request has ended. Bulk may
-fill a part of both, so that there is room for interactive whatever bulk does. Nothing here waits: what does not fit is
-refused at once, and told when to come back.
+An image counts while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request has
+ended. Bulk may fill a part of both, so that interactive requests always find room. Nothing here waits: what does not
+fit is refused at once, with the time after which to come back.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-from service.devices.slots import Arena
-from service.engine.pace import Pace
+from service.engine.backend import Backend
 from service.errors import BodyTooLarge, MemoryFull, Overload, QueueFull, TooManyImages
 from service.jobs import RequestClass
 from service.settings import Settings
@@ -25,109 +23,128 @@ log = logging.getLogger("vim.admission")
 LONGEST_RETRY_S = 30
 SMOOTHING = 0.1  # weight of the newest image in the running cost of decoding
 LOG_EVERY_S = 10.0
-CAUTION = 1.25  # an answer has to be sent as well, and a queue is not always as fast as it was
+CAUTION = 1.25  # the answer has to be sent as well, and the queue may become slower
+
+RELIABLE_IMAGES = 16
+PACE_SMOOTHING = 0.02  # weight of one answered image; the images of a batch are answered at the same moment
+LONGEST_GAP = 10.0  # in units of the known pace: the replacement of a device process is not the pace
+
+
+class Pace:
+    """Seconds for each image of those that wait together, measured from how fast they are answered. Plain Python.
+
+    With fewer than `RELIABLE_IMAGES` admitted images the estimate is unreliable: a single image takes longer than its
+    share of a batch, and between single images nothing works. Nothing is learned or predicted then.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds = 0.0
+        self._at = 0.0
+        self._many = False  # were there enough, when the last one was answered?
+
+    def answered(self, images: int, waiting: int) -> None:
+        """So many images were answered, of so many that were admitted until then."""
+        now, many = self._clock(), waiting >= RELIABLE_IMAGES
+        if many and self._many:
+            self._learn(images, (now - self._at) / images)
+        self._at, self._many = now, many
+
+    def wait_s(self, waiting: int) -> float:
+        """Seconds until so many images are answered; 0 while the estimate is unreliable."""
+        return waiting * self._seconds if waiting >= RELIABLE_IMAGES else 0.0
+
+    def _learn(self, images: int, seconds: float) -> None:
+        known = self._seconds or seconds
+        weight = 1 - (1 - PACE_SMOOTHING) ** images
+        self._seconds = known + weight * (min(seconds, LONGEST_GAP * known) - known)
 
 
 class Admission:
-    """Counts what is in the service, by class. `device_s` tells the measured seconds an image costs the devices."""
+    """Counts images and bytes by class. `settings` are the limits of this process, `threads` those that decode."""
 
-    def __init__(self, settings: Settings, arena: Arena, threads: int, device_s: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, backend: Backend, threads: int) -> None:
+        self.body_bytes: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}  # of bodies in memory
         self._settings = settings
-        self._arena = arena
+        self._backend = backend
+        self._slots = backend.slots
         self._threads = threads
-        self._device_s = device_s
         self._decode_s = 0.0
         self._pace = Pace()
-        self._held: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}
         self._refused = 0
         self._logged_at = -math.inf
 
-    def bytes_in_use(self, request_class: RequestClass) -> int:
-        """Bytes of bodies in memory."""
-        return self._held[request_class]
-
-    def body(self, request_class: RequestClass) -> Body:
-        """The account of one request's body."""
-        return Body(self, request_class)
-
-    def check(self, request_class: RequestClass, size: int) -> None:
-        """At the door: raise what would refuse one image in so many bytes, now or for ever."""
-        self._check_images(request_class, 1)
-        self._check_bytes(request_class, size, size)
-
-    def full(self) -> Overload | None:
-        """What every request is told while not one image has room."""
-        arena = self._arena
-        return None if arena.in_use < arena.slots else self._refusal(QueueFull, self._queue_full("interactive"))
-
-    def take_slots(self, request_class: RequestClass, count: int, allowed_s: float = math.inf) -> list[int]:
-        """Slots for so many images, all or none, where they can be answered in the time that the request allows.
+    def admit(self, request_class: RequestClass, count: int, allowed_s: float = math.inf) -> list[int]:
+        """Slots for the images of a request, all or none, if they can be answered in the time that it allows.
 
         Raises TooManyImages if that can never be, QueueFull if not now.
         """
         self._check_images(request_class, count)
-        wait_s = self._pace.wait_s(self._arena.in_use)
-        if wait_s * CAUTION > max(0.0, allowed_s):  # a time that is over already is answered as such
-            self._refuse_late(wait_s, allowed_s)
-        return self._arena.acquire(count, request_class)
+        wait_s = self._pace.wait_s(self._slots.in_use)
+        if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline that has passed is answered as such
+            before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
+            allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
+            raise self._refusal(QueueFull, f"queue too long: {before}; {allowed}")
+        return self._slots.acquire(count, request_class)
 
-    def answered(self, images: int) -> None:
-        """Learn how fast those who are in are answered; their slots are still taken."""
-        self._pace.answered(images, self._arena.in_use)
+    def leave(self, slots: Sequence[int], decode_s: Sequence[float] = (), *, answered: bool) -> None:
+        """A request has ended: release its slots, and learn from the time that it took."""
+        for seconds in decode_s:
+            self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+        if answered:
+            self._pace.answered(len(slots), self._slots.in_use)
+        self._slots.release(*slots)
 
-    def take_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
-        """So many bytes more, of a body that is so long now. Raises BodyTooLarge or MemoryFull, and counts nothing."""
+    def body(self, request_class: RequestClass) -> BodyAccount:
+        """An account for the body of one request."""
+        return BodyAccount(self, request_class)
+
+    def expect(self, request_class: RequestClass, size: int) -> None:
+        """Before a body is read: refuse one that could not be admitted, or no image of it. Reserves nothing."""
+        self._check_images(request_class, 1)
+        self._check_bytes(request_class, size, size)
+
+    def receive(self, request_class: RequestClass, size: int, body: int) -> None:
+        """Count `size` more bytes of a body that has `body` bytes now. Raises BodyTooLarge or MemoryFull."""
         self._check_bytes(request_class, size, body)
-        self._held[request_class] += size
-
-    def free_bytes(self, request_class: RequestClass, size: int) -> None:
-        """So many bytes fewer."""
-        self._held[request_class] -= size
-
-    def decoded(self, seconds: float) -> None:
-        """Learn what an image costs a decode thread."""
-        self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+        self.body_bytes[request_class] += size
 
     @property
     def retry_after_s(self) -> int:
-        """Whole seconds until all that is admitted now is answered, at the pace of the slowest stage; 1 to 30."""
-        pace_s = max(self._device_s(), self._decode_s / self._threads)
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self._arena.in_use * pace_s)))
+        """Whole seconds until all admitted images are answered, at the pace of the slowest stage; 1 to 30."""
+        pace_s = max(self._backend.seconds_per_image, self._decode_s / self._threads)
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self._slots.in_use * pace_s)))
 
     def _part(self, request_class: RequestClass, whole: int) -> int:
         return whole if request_class == "interactive" else max(1, whole * self._settings.bulk_percent // 100)
 
     def _check_images(self, request_class: RequestClass, count: int) -> None:
-        arena, limit = self._arena, self._part(request_class, self._arena.slots)
+        slots, limit = self._slots, self._part(request_class, self._slots.count)
         if count > limit:
             setting = _named("VIM_QUEUE_IMAGES", request_class)
             raise TooManyImages(f"{count} images in one request; the limit is {limit} ({setting})")
-        if count > arena.slots - arena.in_use or (
-            request_class == "bulk" and count > limit - arena.in_use_by(request_class)
+        if count > slots.count - slots.in_use or (
+            request_class == "bulk" and count > limit - slots.in_use_by[request_class]
         ):
             raise self._refusal(QueueFull, self._queue_full(request_class))
 
     def _queue_full(self, request_class: RequestClass) -> str:
-        arena, limit = self._arena, self._part(request_class, self._arena.slots)
-        used = f"{arena.in_use} of {arena.slots} images admitted, {arena.in_use_by('bulk')} of them bulk"
+        slots, limit = self._slots, self._part(request_class, self._slots.count)
+        used = f"{slots.in_use} of {slots.count} images admitted, {slots.in_use_by['bulk']} of them bulk"
         setting = _named("VIM_QUEUE_IMAGES", request_class)
         return f"queue full: {used}; for {request_class} {limit} at most ({setting})"
 
-    def _refuse_late(self, wait_s: float, allowed_s: float) -> NoReturn:
-        used = f"{self._arena.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
-        raise self._refusal(
-            QueueFull, f"queue too long: {used}; the request allows {1000 * max(0.0, allowed_s):.0f} ms"
-        )
-
     def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
         whole = self._settings.queue_bytes
-        limit, setting = self._part(request_class, whole), _named("VIM_QUEUE_BYTES", request_class)
+        limit = self._part(request_class, whole)
+        total, bulk = sum(self.body_bytes.values()), self.body_bytes["bulk"]
+        if body <= limit and size <= whole - total and (request_class != "bulk" or size <= limit - bulk):
+            return
+        setting = _named("VIM_QUEUE_BYTES", request_class)
         if body > limit:
             raise BodyTooLarge(f"the body has {body} bytes or more; the limit is {limit} ({setting})")
-        total, bulk = sum(self._held.values()), self._held["bulk"]
-        if size > whole - total or (request_class == "bulk" and size > limit - bulk):
-            used = f"bodies of {total} of {whole} bytes in memory, {bulk} of them bulk"
-            raise self._refusal(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
+        used = f"bodies of {total} of {whole} bytes in memory, {bulk} of them bulk"
+        raise self._refusal(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
 
     def _refusal(self, kind: type[Overload], detail: str) -> Overload:
         self._refused += 1
@@ -141,29 +158,29 @@ class Admission:
 
 
 @dataclass(slots=True)
-class Body:
-    """What one request's body has in memory."""
+class BodyAccount:
+    """The bytes of one request's body that are in memory."""
 
     admission: Admission
     request_class: RequestClass
     size: int = 0
 
     def expect(self, size: int) -> None:
-        """Before the first byte is read: refuse what could not be taken in. Promises nothing, and costs nothing."""
-        self.admission.check(self.request_class, size)
+        """Before the first byte is read: refuse a body that could not be admitted. Reserves nothing."""
+        self.admission.expect(self.request_class, size)
 
     def receive(self, size: int) -> None:
-        """So many bytes came in. Raises BodyTooLarge or MemoryFull."""
-        self.admission.take_bytes(self.request_class, size, self.size + size)
+        """So many bytes arrived. Raises BodyTooLarge or MemoryFull."""
+        self.admission.receive(self.request_class, size, self.size + size)
         self.size += size
 
     def release(self, size: int) -> None:
         """So many bytes are no longer needed, or as many as there are."""
         size = min(size, self.size)
-        self.admission.free_bytes(self.request_class, size)
+        self.admission.body_bytes[self.request_class] -= size
         self.size -= size
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """The request has ended."""
         self.release(self.size)
 

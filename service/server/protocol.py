@@ -10,17 +10,12 @@ what follows the header for another protocol, so that uvicorn answers without th
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from asyncio import TimerHandle, Transport
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httptools
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 MOST_HEADER_BYTES = 65_536
 _SAYS = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -192,34 +187,6 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-@asynccontextmanager
-async def listening(app: Callable[..., Any], host: str, port: int, header_timeout_s: float) -> AsyncIterator[None]:
-    """An application on a port of its own, with the same limits of time. Raises OSError."""
-    kind = protocol(header_timeout_s)
-    config = uvicorn.Config(
-        app,
-        http=kind,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    config.load()
-    state = ServerState()
-
-    def connection() -> Protocol:
-        return kind(config=config, server_state=state, app_state={})
-
-    server = await asyncio.get_running_loop().create_server(connection, host, port)
-    try:
-        yield
-    finally:
-        server.close()
-        for one in list(state.connections):
-            one.shutdown()
-
-
 def protocol(header_timeout_s: float) -> type[Protocol]:
-    """The class with this time-out, as uvicorn wants it: it makes the connections itself."""
+    """The class with this time-out: uvicorn creates the connections itself, without arguments of ours."""
     return type("Protocol", (Protocol,), {"header_timeout_s": header_timeout_s})

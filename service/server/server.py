@@ -1,11 +1,11 @@
-"""uvicorn, with our own idea of a shutdown.
+"""uvicorn with a graceful shutdown.
 
-Plain uvicorn closes its listener at the first signal and then dies of it. Here SIGTERM (or SIGINT) first turns
-readiness off while still listening, for VIM_DRAIN_DELAY_MS, so that load balancers look away; then the listener closes,
-accepted work is finished, and the exit status is 0. A second signal ends the process at once.
+uvicorn closes its listener at the first signal and then ends with that signal. Here SIGTERM (or SIGINT) first turns
+readiness off while connections are still accepted, for VIM_DRAIN_DELAY_MS, so that load balancers notice. Then the
+listener closes, admitted work is finished, and the exit status is 0. A second signal ends the process at once.
 
-From the signal on every answer says `Connection: close`, so that clients look for another server by themselves; and a
-request that is on its way over an open connection when the listener closes is still taken for a moment.
+From the signal on every answer says `Connection: close`, so that clients look for another server; a request that is on
+its way over an open connection when the listener closes is still served for a moment.
 """
 
 from __future__ import annotations
@@ -19,39 +19,45 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import ProcessContext, create_app
 from service.devices.pool import WORKER
 from service.engine.engine import Engine
 from service.errors import SettingsError
+from service.server import metrics_port
 from service.server.prefork import parent
-from service.server.prefork.remote_pool import Outpost
+from service.server.prefork.remote_pool import RemotePool
 from service.server.protocol import protocol
 from service.settings import Settings
 from service.system import sched_slice
 
-LISTENERS = 16  # for each address; as many connections are accepted in a turn of the event loop
+LISTENERS = 16  # for each address; as many connections are accepted in one iteration of the event loop
 LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
-SWITCH_S = 1e-4  # loop and decode threads wait for each other so long; Python's own 5 ms are more than a request takes
+SWITCH_S = 1e-4  # Python's switch interval; its default of 5 ms is longer than a request takes
 ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
 
 log = logging.getLogger("vim.server")
 
 
 class Server(uvicorn.Server):
-    """Owns the signals; `failed` tells after the end whether the engine gave up."""
+    """Handles the signals; `failed` tells after the end whether the model could no longer be served.
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, listening: Callable[[], None] = lambda: None) -> None:
+    `parent` connects one of several HTTP processes to their parent; without it this process serves the metrics port.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, parent: RemotePool | None = None) -> None:
         super().__init__(config)
         self.failed = False
-        self._listening = listening
         self._engine = engine
+        self._parent = parent
         self._signalled = False
-        engine.fleet.on_failure = self._give_up
+        self._failure: asyncio.Task[None] | None = None
+        self._resources = contextlib.AsyncExitStack()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -62,17 +68,34 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """What suits a process whose event loop and decode threads share one interpreter lock."""
+        """Start, with settings that suit an event loop and decode threads which share one interpreter lock."""
+        if self._parent is None:
+            await self._serve_metrics()
         await super().startup(sockets)
+        self._failure = asyncio.create_task(self._watch_failure())
         if self.started:
             await self._listen_more()
-        gc.freeze()  # from here on the collector looks at what requests leave behind, not at all that was imported
+        gc.freeze()  # the collector then ignores everything that was imported
         sys.setswitchinterval(SWITCH_S)
         sched_slice.shorten()
-        self._listening()
+        if self._parent is not None:
+            self._parent.listening()
+
+    async def _serve_metrics(self) -> None:
+        try:
+            await self._resources.enter_async_context(
+                metrics_port.metrics_port(self._engine.settings, self._engine.metrics)
+            )
+        except OSError as error:
+            log.error("VIM_METRICS_PORT: %s", error)
+            sys.exit(metrics_port.EXIT_STATUS)
+
+    async def _watch_failure(self) -> None:
+        await self._engine.backend.failed.wait()
+        self._give_up()
 
     async def _listen_more(self) -> None:
-        """The loop takes one connection from a listener in each of its turns: under load they would come too late."""
+        """The loop accepts one connection from a listener per iteration, which is too slow under load."""
         loop, config = asyncio.get_running_loop(), self.config
 
         def connection() -> asyncio.Protocol:
@@ -95,24 +118,27 @@ class Server(uvicorn.Server):
             os._exit(128 + number)
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
-        self._engine.fleet.drain()
+        self._engine.backend.drain()
         self._say_goodbye()
         asyncio.get_running_loop().call_later(self._engine.settings.drain_delay_ms / 1000, self._stop)
 
     def _say_goodbye(self) -> None:
         goodbye = (b"connection", b"close")
-        self.config.encoded_headers.append(goodbye)  # for when uvicorn makes the default headers anew, every second
+        self.config.encoded_headers.append(goodbye)  # uvicorn makes the default headers anew every second
         self.server_state.default_headers.append(goodbye)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, then what is idle; uvicorn does both in one instant."""
+        """Close the listener, and a moment later idle connections; uvicorn does both at once."""
         for server in self.servers:
             server.close()
         await asyncio.sleep(LINGER_S)
         await super().shutdown(sockets)
+        if self._failure is not None:
+            self._failure.cancel()
+        await self._resources.aclose()
 
     def _stop(self) -> None:
-        """From here uvicorn waits for its connections; when the time for that is over they get their 503."""
+        """uvicorn now waits for its connections; when the time for that is over they are answered with 503."""
         self.should_exit = True
         asyncio.get_running_loop().call_later(self._engine.settings.drain_timeout_ms / 1000, self._engine.abandon)
 
@@ -141,16 +167,13 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
     return _run(create_app(settings, worker), settings)
 
 
-def serve_part(settings: Settings, outpost: Outpost, sockets: list[socket.socket]) -> int:
-    """The same for one of several HTTP processes, that listen on these sockets."""
-    return _run(create_app(settings, outpost=outpost), settings, sockets, outpost.listening)
+def serve_child(settings: Settings, context: ProcessContext, pool: RemotePool, sockets: list[socket.socket]) -> int:
+    """The same for one of several HTTP processes, which accept connections from these sockets."""
+    return _run(create_app(settings, context=context), settings, sockets, pool)
 
 
 def _run(
-    app: Any,
-    settings: Settings,
-    sockets: list[socket.socket] | None = None,
-    listening: Callable[[], None] = lambda: None,
+    app: FastAPI, settings: Settings, sockets: list[socket.socket] | None = None, pool: RemotePool | None = None
 ) -> int:
     config = uvicorn.Config(
         app,
@@ -167,7 +190,7 @@ def _run(
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
     )
-    server = Server(config, app.state.engine, listening)
+    server = Server(config, app.state.engine, pool)
     try:
         server.run(sockets)
     except SystemExit as stop:  # uvicorn could not bind or start

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from prometheus_client import (
@@ -164,6 +164,19 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
+def _none() -> dict[RequestClass, int]:
+    return {"interactive": 0, "bulk": 0}
+
+
+@dataclass(slots=True)
+class Levels:
+    """Current values, which their owners update in place; read whenever a page of metrics is made."""
+
+    batches: int = 0  # with the devices
+    images: dict[RequestClass, int] = field(default_factory=_none)  # admitted and not yet answered
+    body_bytes: dict[RequestClass, int] = field(default_factory=_none)  # of request bodies in memory
+
+
 class Metrics:
     """The counters of one server. Every method may be called from any thread."""
 
@@ -178,7 +191,7 @@ class Metrics:
     ) -> None:
         self._model = model
         self._shared = shared
-        self._asked: list[tuple[Gauge, Callable[[], float]]] = []
+        self.levels = Levels()
         if shared:
             shared.use()
         self._registry = registry = CollectorRegistry()
@@ -245,37 +258,26 @@ class Metrics:
         """Times a stage while the context lasts."""
         return self._stage_seconds_of(stage).time()
 
-    def batch(self, waits: Sequence[tuple[RequestClass, float]], seconds: float) -> None:
+    def decoded(self, decode_s: float, preprocess_s: float) -> None:
+        """An image was decoded and preprocessed."""
+        self._stage_seconds_of("decode").observe(decode_s)
+        self._stage_seconds_of("preprocess").observe(preprocess_s)
+
+    def batch(self, classes: Sequence[RequestClass], waits_s: Sequence[float], seconds: float) -> None:
         """A forward pass ended: the class of each of its images and how long it had waited, and its duration."""
         self._batches.inc()
-        self._batch_size.observe(len(waits))
-        self.stage("infer", seconds)
-        for request_class, wait in waits:
-            self._queue_seconds_of(request_class).observe(wait)
-
-    def queue_depth(self, images: Callable[[RequestClass], int]) -> None:
-        """Ask this, whenever a page is made, how many images of a class are admitted and unanswered."""
-        for one in get_args(RequestClass):
-            self._ask(self._queue_depth.labels(one), functools.partial(images, one))
-
-    def body_bytes(self, size: Callable[[RequestClass], int]) -> None:
-        """Ask this, whenever a page is made, how many bytes of bodies of a class are in memory."""
-        for one in get_args(RequestClass):
-            self._ask(self._body_bytes.labels(one), functools.partial(size, one))
+        self._batch_size.observe(len(waits_s))
+        self._stage_seconds_of("infer").observe(seconds)
+        for request_class, wait_s in zip(classes, waits_s, strict=True):
+            self._queue_seconds_of(request_class).observe(wait_s)
 
     def sample(self) -> None:
-        """Other processes make pages as well: let them know what only this one can say now."""
-        for gauge, ask in self._asked:
-            gauge.set(ask())
-
-    def _ask(self, gauge: Gauge, ask: Callable[[], float]) -> None:
-        self._asked.append((gauge, ask))
-        if not self._shared:
-            gauge.set_function(ask)
-
-    def inflight_batches(self, change: int) -> None:
-        """So many batches more, or fewer, are with the devices."""
-        self._inflight.inc(change)
+        """Write the current levels to the gauges."""
+        levels = self.levels
+        self._inflight.set(levels.batches)
+        for one in get_args(RequestClass):
+            self._queue_depth.labels(one).set(levels.images[one])
+            self._body_bytes.labels(one).set(levels.body_bytes[one])
 
     def batch_limit(self, device: str, images: int) -> None:
         """A device is given batches of at most so many images."""
@@ -328,8 +330,7 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page for a scraper's Accept header, and its Content-Type."""
         encode, content_type = choose_encoder(accept)
-        if self._shared:
-            self.sample()
+        self.sample()
         return encode(Page(self._page)), content_type
 
     def _begin_at_zero(self, apis: Iterable[str]) -> None:

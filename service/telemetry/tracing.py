@@ -1,73 +1,97 @@
 """Traces by OpenTelemetry, where VIM_TRACING is on; the only user of opentelemetry, and not imported otherwise.
 
-FastAPI itself makes the span of a request. Here are those below it: `image` for each image, in it `decode`, `queue` and
-`device`. Of identical images that are computed once the work is in the trace of whoever sent it first; the spans of the
-others say `vim.joined`. Where spans go, and how many, is said by the standard OTEL_ variables.
+FastAPI makes the span of a request. Here are those below it: `image` for each image, in it `decode`, `queue` and
+`device`. When identical images are computed once, the work is in the trace of the request that came first; the spans of
+the others have the attribute `vim.joined`. The standard OTEL_ variables say where spans are sent, and how many.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.trace import Span, StatusCode, Tracer, format_trace_id, get_current_span
+from opentelemetry.trace import Span, StatusCode, format_trace_id, get_current_span, set_span_in_context
 
 from service import __version__
-from service.api.request.image_fields import Image, Item
-from service.engine.coalescing import Flight
-from service.engine.engine import Engine, Landed, Outcome
-from service.errors import ServiceError, SettingsError
-from service.images import decode
-from service.jobs import Job, RequestClass, Result, Task
-from service.server.prefork.remote_pool import Outpost
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.errors import SettingsError
+from service.telemetry.tracer import ImageTrace
 
 FLUSH_S = 5  # how long the end of the service may wait for a collector that does not answer
 UNTRACED = frozenset({"/livez", "/readyz", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
-class Traces:
-    """The spans of one application, and where they go."""
+class OpenTelemetryTracer:
+    """The spans of one application, and where they are sent."""
+
+    enabled = True
 
     def __init__(self) -> None:
-        """Raises SettingsError for an exporter or protocol that is not there."""
+        """Raises SettingsError for an exporter or protocol that is not available."""
         self.provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        self._tracer = self.provider.get_tracer("vim", __version__)
         if exporter := _exporter():
             self.provider.add_span_processor(BatchSpanProcessor(exporter))
 
-    def fastapi(self) -> dict[str, Any]:
-        """FastAPI's own telemetry: a span for each request, nothing of contents, nothing for probes."""
+    def fastapi(self) -> Any:
+        """FastAPI's own telemetry: a span for each request, nothing of its content, none for probes."""
         spans = {"tracing": True, "tracer_provider": self.provider, "operation_spans": False, "exclude": _untraced}
         return {**spans, "metrics": False, "logs": False, "auto_configure": False}
 
-    def engine(self, settings: Settings, metrics: Metrics, worker: str, outpost: Outpost | None = None) -> Engine:
-        """An engine that records what it does."""
-        return _TracedEngine(settings, metrics, worker, outpost, self.provider.get_tracer("vim", __version__))
-
     def trace_id(self) -> str | None:
-        """Of the request that is being answered."""
+        """The trace of the current request."""
         context = get_current_span().get_span_context()
         return format_trace_id(context.trace_id) if context.is_valid else None
 
     def annotate(self, fields: Mapping[str, object]) -> None:
-        """Put what the log says of a request into its span."""
+        """Add the fields of a request's log line to its span."""
         span = get_current_span()
         for name, value in fields.items():
             if isinstance(value, (str, int, float)):
                 span.set_attribute(f"vim.{name}", value)
 
+    def image(self, trace: ImageTrace) -> None:
+        """Record the spans of an image of the current request, which ends now."""
+        now, to_wall = time.monotonic(), time.time_ns() - time.monotonic_ns()
+        image = self._tracer.start_span("image", start_time=to_wall + int(1e9 * trace.began))
+        context = set_span_in_context(image)
+
+        def stage(name: str, began: float, ended: float | None) -> Span:
+            """A span below the image's. A stage that the image did not leave has the image's error."""
+            span = self._tracer.start_span(name, context, start_time=to_wall + int(1e9 * began))
+            if ended is None and trace.error:
+                _fail(span, trace.error)
+            return span
+
+        decoded = trace.queued is not None
+        if trace.decode_began is not None:
+            decode = stage("decode", trace.decode_began, trace.decode_ended if decoded else None)
+            if decoded:
+                decode.set_attribute("vim.decode_ms", 1000 * trace.decode_s)
+                decode.set_attribute("vim.preprocess_ms", 1000 * trace.preprocess_s)
+            decode.end(to_wall + int(1e9 * (trace.decode_ended or now)))
+        if trace.queued is not None:
+            queue = stage("queue", trace.queued, trace.device_began)
+            queue.end(to_wall + int(1e9 * (trace.device_began or now)))
+        if trace.device_began is not None:
+            device = stage("device", trace.device_began, None)
+            if not trace.error:
+                device.set_attribute("vim.batch_size", trace.batch_size)
+            device.end(to_wall + int(1e9 * now))
+        if trace.joined:
+            image.set_attribute("vim.joined", True)
+        if trace.error:
+            _fail(image, trace.error)
+        image.end(to_wall + int(1e9 * now))
+
     def close(self) -> None:
-        """Send what is left, if somebody takes it soon. Blocks."""
+        """Send what is left, if a collector accepts it soon. Blocks."""
         last = threading.Thread(target=self.provider.shutdown, daemon=True)
         last.start()
         last.join(FLUSH_S)
@@ -98,75 +122,6 @@ def _exporter() -> SpanExporter | None:
     raise SettingsError(f"OTEL_TRACES_EXPORTER must be otlp, console or none, got {kind!r}")
 
 
-class _TracedEngine(Engine):
-    def __init__(
-        self, settings: Settings, metrics: Metrics, worker: str, outpost: Outpost | None, tracer: Tracer
-    ) -> None:
-        super().__init__(settings, metrics, worker, outpost)
-        self._tracer = tracer
-
-    async def _one(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Landed:
-        with self._span("image") as span:
-            outcome, timings = await super()._one(item, slot, task, request_class)
-            if isinstance(outcome, ServiceError):
-                _fail(span, outcome.code)
-            return outcome, timings
-
-    def _join(self, outcome: Outcome, waited_s: float) -> Landed:
-        get_current_span().set_attribute("vim.joined", True)
-        return super()._join(outcome, waited_s)
-
-    async def _decode(self, image: Image, slot: int, request_class: RequestClass) -> decode.DecodeTimes:
-        with self._span("decode") as span:
-            times = await super()._decode(image, slot, request_class)
-            span.set_attribute("vim.decode_ms", 1000 * times.decode_s)
-            span.set_attribute("vim.preprocess_ms", 1000 * times.preprocess_s)
-            return times
-
-    async def _queue(self, slot: int, task: Task, flight: Flight[Landed]) -> Result:
-        failure = None
-        try:
-            result = await super()._queue(slot, task, flight)
-        except (ServiceError, asyncio.CancelledError) as error:
-            failure = _code(error)
-            raise
-        finally:
-            device = self._waited(flight.job, failure) if flight.job else None
-            if device and not failure:
-                device.set_attribute("vim.batch_size", result.batch_size)
-            if device:
-                device.end()
-        return result
-
-    def _waited(self, job: Job, failure: str | None) -> Span | None:
-        """Record the wait; returns the span of the device's work, still open, if it came to that."""
-        to_wall = time.time_ns() - time.monotonic_ns()
-        queue = self._tracer.start_span("queue", start_time=to_wall + int(1e9 * job.enqueued_at))
-        if job.began_at is None:
-            _fail(queue, failure or "unknown")
-            queue.end()
-            return None
-        began = to_wall + int(1e9 * job.began_at)
-        queue.end(began)
-        device = self._tracer.start_span("device", start_time=began)
-        if failure:
-            _fail(device, failure)
-        return device
-
-    @contextmanager
-    def _span(self, name: str) -> Iterator[Span]:
-        with self._tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False) as span:
-            try:
-                yield span
-            except (ServiceError, asyncio.CancelledError) as error:
-                _fail(span, _code(error))
-                raise
-
-
 def _fail(span: Span, code: str) -> None:
     span.set_attribute("error.type", code)
     span.set_status(StatusCode.ERROR)
-
-
-def _code(error: BaseException) -> str:
-    return error.code if isinstance(error, ServiceError) else "cancelled"

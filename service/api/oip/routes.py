@@ -22,14 +22,17 @@ from service.api.compat_schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, b
 from service.api.oip import tensors
 from service.api.oip.statistics import Statistics
 from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor
-from service.api.request.image_fields import Item, whole
+from service.api.record import Labels, labelled, record_of
+from service.api.request.body import read_body
+from service.api.request.image_fields import whole
 from service.api.responses import OCTETS, JsonResponse, normalised, rows
+from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, Responses, problems
 from service.engine.engine import Answer
 from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
-from service.jobs import Task
+from service.jobs import Item, Task
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=DirectRoute)
 
 HEADER = "Inference-Header-Content-Length"
 VERSION = "1"
@@ -117,7 +120,7 @@ async def model_config(request: Request, model: str) -> Response:
     """What Triton's clients and perf_analyzer ask for before they begin."""
     served = _served(request, model)
     settings = dependencies.engine_of(request).settings
-    fingerprint = dependencies.model_of(request)["fingerprint"]
+    fingerprint = dependencies.model_of(request).fingerprint
     return JsonResponse(
         {
             "name": served.name,
@@ -145,6 +148,7 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
     _MODEL + "/infer", response_model=OipAnswer, responses=problems(*INFERENCE) | _BINARY, openapi_extra=_INFER
 )
 @router.post(_VERSIONED + "/infer", response_class=Response, include_in_schema=False)
+@labelled("oip", "classify")
 async def infer(request: Request, model: str) -> Response:
     """Scores, embedding and label of each image; tensors as JSON or as raw bytes."""
     served = _served(request, model)
@@ -152,26 +156,27 @@ async def infer(request: Request, model: str) -> Response:
     try:
         return await _infer(request, served, counts)
     except ServiceError:
-        counts.failed(time.monotonic() - request.state.started)
+        counts.failed(time.monotonic() - record_of(request.scope).started)
         raise
 
 
 async def _infer(request: Request, served: Served, counts: Statistics) -> Response:
     engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
-    body = await dependencies.read_body(request)
+    body = await read_body(request)
     limit = engine.settings.max_images
     header, images = await dependencies.in_thread(request, _parse, body, _json_size(request), served, limit)
     wanted = header.outputs or [OutputHeader(name=one["name"]) for one in _outputs(request)]
     task = _task(wanted, [one["name"] for one in _outputs(request)])
-    request.state.op = task.op
+    record = record_of(request.scope)
+    record.labels = Labels("oip", task.op)
     if header.parameters.priority > HIGHEST:
-        request.state.request_class = "bulk"
+        record.request_class = "bulk"
     answer = await dependencies.infer(request, images, task, header.parameters.timeout / 1e6 or None)
     start = time.monotonic()
     with engine.metrics.timed("postprocess"):
-        response = _render(request, served, header, _tensors_of(request, answer, task, header, wanted))
-    counts.succeeded(answer, time.monotonic() - request.state.started, time.monotonic() - start)
+        response = _render(answer, served, header, _tensors_of(answer, task, header, wanted))
+    counts.succeeded(answer, time.monotonic() - record_of(request.scope).started, time.monotonic() - start)
     return response
 
 
@@ -206,12 +211,10 @@ def _task(wanted: Sequence[OutputHeader], known: Sequence[str]) -> Task:
     return Task("embed") if names == {"embedding"} else Task("classify", embedding_too="embedding" in names)
 
 
-def _tensors_of(
-    request: Request, answer: Answer, task: Task, header: RequestHeader, wanted: Sequence[OutputHeader]
-) -> list[Output]:
+def _tensors_of(answer: Answer, task: Task, header: RequestHeader, wanted: Sequence[OutputHeader]) -> list[Output]:
     values = np.stack(rows(answer))
-    classes = dependencies.model_of(request)["classes"] if task.op == "classify" else 0
-    labels = dependencies.engine_of(request).loaded.labels
+    classes = answer.model.classes if task.op == "classify" else 0
+    labels = answer.model.labels
     scores, embeddings = values[:, :classes], values[:, classes:]
     return [_tensor(one, scores, embeddings, labels, header.is_binary(one)) for one in wanted]
 
@@ -236,11 +239,11 @@ def _classified(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[str]:
     return [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(scores, best, strict=True) for i in order]
 
 
-def _render(request: Request, served: Served, header: RequestHeader, outputs: Sequence[Output]) -> Response:
+def _render(answer: Answer, served: Served, header: RequestHeader, outputs: Sequence[Output]) -> Response:
     head: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
     if header.id is not None:
         head["id"] = header.id
-    head["parameters"] = {"fingerprint": dependencies.model_of(request)["fingerprint"]}
+    head["parameters"] = {"fingerprint": answer.model.fingerprint}
     content, raw = tensors.encode(head, outputs)
     response = JsonResponse(content)
     if not any(one.binary for one in outputs):
@@ -282,10 +285,10 @@ def _served(request: Request, model: str) -> Served:
 def _outputs(request: Request) -> list[dict[str, Any]]:
     """What the model can say; without a head only the embedding. Raises NotReady before it is loaded."""
     model = dependencies.model_of(request)
-    scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model["classes"])}
-    embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model["embedding_dim"])}
+    scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model.classes)}
+    embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model.embedding_dim)}
     labels = {"name": "labels", "datatype": "BYTES", "shape": (-1, 1)}
-    return [scores, embedding, labels] if model["classes"] else [embedding]
+    return [scores, embedding, labels] if model.classes else [embedding]
 
 
 def _configured(one: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from service.api.request.body import check_count
-from service.api.request.image_fields import Item, from_text
+from service.api.request.image_fields import from_text
 from service.api.request.json_body import load_tensors
 from service.errors import MalformedBody
+from service.jobs import Item
 
 _LENGTH = struct.Struct("<I")
 

@@ -1,23 +1,26 @@
-"""Request -> image bytes and options, within the limits. Does not decode images; that is `service.images.decode`.
+"""The body of a request: read it within the limits, and find its images and options. Does not decode images.
 
 The form of a body is decided by its header if that says multipart, else by the first bytes if they are an image's, else
-it must be JSON. Whatever way an image comes in, the same bytes go on.
+it must be JSON. The same image bytes are used whichever way they are sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
-from service.api.request import multipart
-from service.api.request.image_fields import Item, from_text
+from service.api.dependencies import engine_of, in_thread
+from service.api.record import KEY, RequestRecord
+from service.api.request import content_encoding, multipart
+from service.api.request.image_fields import from_text
 from service.api.request.json_body import load_object
-from service.engine.admission import Body
+from service.engine.admission import BodyAccount
+from service.engine.engine import Engine
 from service.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -27,12 +30,11 @@ from service.errors import (
     TooManyImages,
 )
 from service.images.formats import sniff
-from service.jobs import RequestClass
+from service.jobs import Item, RequestClass, Task
 
 Options = TypeVar("Options", bound=BaseModel)
-T = TypeVar("T")
 
-LARGE = 1 << 20  # bytes of a body; to copy so many takes milliseconds, where memory is new many of them
+LARGE = 1 << 20  # bytes of a body; copying as many takes milliseconds, more where the memory is new
 MOST_FIELD_BYTES = 1000  # of an option in a form
 _LONGEST_NAME = 100  # of an option, in an answer
 _MOST_ERRORS = 20  # in an answer
@@ -48,56 +50,56 @@ class Inputs:
     fields: Mapping[str, Any]
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; when the client leaves before that, the work is cancelled and ClientDisconnect raised.
+async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[list[Item], Options]:
+    """The images of a request of the native API, and its options.
 
-    Only once the body has been read: until then the same messages are the body.
+    Raises the error that such a request meets at once (`Engine.check`), and what `read_body`, `parse` and `validate`
+    raise.
     """
-    serving = asyncio.current_task()
-    assert serving is not None
-    gone = asyncio.create_task(_cancel_when_gone(request, serving))
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not gone.done():  # somebody else's wish
-            raise
-        serving.uncancel()
-        raise ClientDisconnect from None
-    finally:
-        gone.cancel()
+    engine: Engine = request.app.state.engine
+    engine.check(task)
+    body = await read_body(request)
+    content_type = request.headers.get("content-type", "")
+    if needs_parsing(body, content_type):
+        found = await in_thread(request, parse, body, content_type, engine.settings.max_images)
+    else:
+        found = Inputs([body], {})
+    return found.images, validate(schema, request.query_params, found.fields)
 
 
-def timeout_s(request: Request, longest_ms: int) -> float:
-    """Seconds for an answer: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
-    given = request.headers.get("x-request-timeout-ms")
-    if given is None:
-        return longest_ms / 1000
-    if not given.isascii() or not given.isdigit() or int(given[:12]) < 1:
-        raise InvalidOptions(
-            f"X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1; got {given[:40]!r}"
-        )
-    return min(int(given[:12]), longest_ms) / 1000
+async def read_body(request: Request) -> bytes:
+    """The whole body, decompressed if it is compressed, within VIM_MAX_BODY_BYTES before and after.
+
+    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; QueueFull and MemoryFull where
+    there is no room for it; InvalidOptions (request class); ClientDisconnect when the client leaves in the middle.
+    """
+    engine = engine_of(request)
+    record: RequestRecord = request.scope[KEY]
+    record.request_class = request_class(request)
+    account = record.body = engine.admission.body(record.request_class)  # the middleware closes it
+    limit = engine.settings.max_body_bytes
+    body = await read_limited(request, limit, account, engine.settings.body_timeout_ms / 1000)
+    record.bytes = len(body)
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in content_encoding.IDENTITY:
+        return body
+    content = await in_thread(request, content_encoding.inflate, body, encoding, limit)
+    account.receive(max(0, len(content) - account.size))
+    return content
 
 
 def request_class(request: Request) -> RequestClass:
-    """Its class, as `X-Request-Class` says; interactive when it says nothing. Raises InvalidOptions."""
+    """The class in `X-Request-Class`; interactive without that header. Raises InvalidOptions."""
     given = request.headers.get("x-request-class", "interactive").strip().lower()
     if given not in get_args(RequestClass):
         raise InvalidOptions(f"X-Request-Class must be one of {', '.join(get_args(RequestClass))}; got {given[:100]!r}")
     return cast(RequestClass, given)
 
 
-async def _cancel_when_gone(request: Request, serving: asyncio.Task[Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    serving.cancel()
+async def read_limited(request: Request, max_bytes: int, account: BodyAccount, timeout_s: float) -> bytes:
+    """The whole body, counted while it arrives, so that neither a missing nor a false length defeats the limit.
 
-
-async def read_body(request: Request, max_bytes: int, account: Body, timeout_s: float) -> bytes:
-    """The whole body, counted while it streams in, so that neither a missing nor a false length gets past the limit.
-
-    Raises BodyTooLarge, EmptyBody, BodyTimeout; before the first byte, and while they arrive, what `account` raises;
-    ClientDisconnect when the client leaves in the middle.
+    Raises BodyTooLarge, EmptyBody, BodyTimeout; before the first byte, and while they arrive, what `account` raises.
     """
     declared = request.headers.get("content-length", "")
     declared = declared if declared.isascii() and declared.isdigit() else ""
@@ -115,19 +117,20 @@ async def read_body(request: Request, max_bytes: int, account: Body, timeout_s: 
     return body
 
 
-async def _streamed(request: Request, max_bytes: int, account: Body) -> bytes:
+async def _streamed(request: Request, max_bytes: int, account: BodyAccount) -> bytes:
     parts = []
     async for part in request.stream():
-        account.receive(len(part))
-        if account.size > max_bytes:
-            raise _too_large(f"more than {max_bytes} bytes", max_bytes)
-        parts.append(part)
-    # Large ones beside the event loop: CPython lets go of its lock while it copies megabytes.
+        if part:
+            account.receive(len(part))
+            if account.size > max_bytes:
+                raise _too_large(f"more than {max_bytes} bytes", max_bytes)
+            parts.append(part)
+    # Large bodies in a thread: CPython releases its lock while it copies megabytes.
     return b"".join(parts) if account.size < LARGE else await asyncio.to_thread(b"".join, parts)
 
 
 def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
-    """Find the images in a body. A bad item is an error in its place; a bad body raises ServiceError."""
+    """Find the images in a body. A bad image is an error in its place; a bad body raises ServiceError."""
     if content_type.strip().lower().startswith("multipart/form-data"):
         found = _from_multipart(body, content_type, max_images)
     elif sniff(body) is not None:
@@ -147,7 +150,7 @@ def check_count(images: int, max_images: int) -> None:
 
 
 def needs_parsing(body: bytes, content_type: str) -> bool:
-    """False for a bare image, which costs nothing; the rest belongs in a thread."""
+    """False for a bare image; parsing anything else belongs in a thread."""
     return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
 
 

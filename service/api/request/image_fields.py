@@ -13,11 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
-from service.images.decode import Pixels
 from service.images.formats import sniff
-
-Image = bytes | Pixels  # encoded, or uint8 (H, W, 3)
-Item = Image | ServiceError  # an image, or why there is none
+from service.jobs import Item
 
 _DATA_URI = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
 _URL = re.compile(r"(https?|ftp|file|s3|gs)://", re.IGNORECASE)

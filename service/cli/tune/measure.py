@@ -25,8 +25,9 @@ from service.cli.backend import CommandError
 from service.cli.local import local_engine, settings_for
 from service.cli.tune.advice import Measured
 from service.devices.messages import Loaded, Ready
-from service.devices.process import Device, DeviceLost
-from service.devices.slots import Arena
+from service.devices.pool import WORKER
+from service.devices.process import DeviceLost, DeviceProcess
+from service.devices.slots import Slots
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.images import decode, jpeg
@@ -48,16 +49,16 @@ async def measure(settings: Settings, files: Sequence[bytes], seconds: float, sa
     settings = settings_for(settings, 0, None)
     say("starting ...")
     imports_s = await asyncio.to_thread(_imports)
-    async with _device(settings) as (device, arena, loaded, ready, start_s):
+    async with _device(settings) as (device, slots, loaded, ready, start_s):
         say("decoding ...")
         decoding = await asyncio.to_thread(_decode, samples, loaded, settings, seconds)
         say("forward passes ...")
-        task = Task("classify" if loaded.labels or loaded.info["model"]["classes"] else "embed")
-        passes = await _passes(device, arena, task, ready.max_batch, seconds)
+        task = Task("classify" if loaded.model.classes else "embed")
+        passes = await _passes(device, slots, task, ready.max_batch, seconds)
         settings = _one_device(settings, loaded)
     say("both at once ...")
     together = await _together(settings, samples, task, seconds)
-    name = str(loaded.info["device"]["name"])
+    name = loaded.model.device.name
     source = (
         f"{date.today().isoformat()}, {cpus.available_cpus()} CPUs ({_processor()}), {kind}, python -m service tune"
     )
@@ -90,20 +91,20 @@ def _imports() -> float:
 
 
 @asynccontextmanager
-async def _device(settings: Settings) -> AsyncIterator[tuple[Device, Arena, Loaded, Ready, float]]:
-    arena = Arena(settings.queue_images)
-    device = Device(settings, settings.devices[0], arena.descriptor)
+async def _device(settings: Settings) -> AsyncIterator[tuple[DeviceProcess, Slots, Loaded, Ready, float]]:
+    slots = Slots(settings.queue_images)
+    device = DeviceProcess(settings, settings.devices[0], slots.descriptor, WORKER)
     start = time.perf_counter()
     try:
         loaded = await device.start()
-        arena.map(loaded.size)
-        ready = await device.warm_up(arena.total)
-        yield device, arena, loaded, ready, time.perf_counter() - start
+        slots.map(loaded.model.image_size)
+        ready = await device.warm_up(slots.total)
+        yield device, slots, loaded, ready, time.perf_counter() - start
     except DeviceLost as lost:
         raise CommandError(str(lost)) from lost
     finally:
         await device.close()
-        arena.close()
+        slots.close()
 
 
 def _one_device(settings: Settings, loaded: Loaded) -> Settings:
@@ -113,11 +114,11 @@ def _one_device(settings: Settings, loaded: Loaded) -> Settings:
 
 
 def _decode(samples: Sequence[bytes], loaded: Loaded, settings: Settings, seconds: float) -> dict[int, float]:
-    preprocess = Preprocess.from_dict(loaded.preprocess)
+    preprocess = Preprocess.from_dict(loaded.model.preprocess)
     scale = settings.decode == "fast"
     jpegs = None if settings.decode == "pillow" else jpeg.Jpegs(settings.cache_dir, scale=scale)
     limits = decode.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
-    space = np.empty((loaded.size, loaded.size, 3), np.uint8)
+    space = np.empty((loaded.model.image_size, loaded.model.image_size, 3), np.uint8)
 
     def one(data: bytes) -> None:
         decode.prepare(data, np.empty_like(space), preprocess, limits, jpegs=jpegs)
@@ -152,11 +153,11 @@ def _rate(threads: int, one: Callable[[bytes], None], samples: Sequence[bytes], 
     return done / (time.perf_counter() - start)
 
 
-async def _passes(device: Device, arena: Arena, task: Task, largest: int, seconds: float) -> dict[int, float]:
+async def _passes(device: DeviceProcess, slots: Slots, task: Task, largest: int, seconds: float) -> dict[int, float]:
     """Seconds of a pass by batch size: the median, sizes taken in turn so that all see the same machine."""
     noise = np.random.default_rng(0)
-    for slot in range(arena.slots):
-        arena.pixels.slot(slot)[:] = noise.integers(0, 256, arena.pixels.slot(slot).shape, np.uint8)
+    for view in slots.views:
+        view[:] = noise.integers(0, 256, view.shape, np.uint8)
     sizes = [1 << n for n in range(largest.bit_length()) if 1 << n < largest] + [largest]
     taken: dict[int, list[float]] = {size: [] for size in sizes}
     end = time.perf_counter() + seconds
@@ -177,9 +178,9 @@ async def _together(settings: Settings, samples: Sequence[bytes], task: Task, se
     """Images a second through the engine, twice the largest batch under way at any time."""
     async with local_engine(settings) as engine:
         source = _endless(samples)
-        await asyncio.gather(*(_client(engine, source, task, 0) for _ in range(2 * engine.fleet.max_batch)))
+        await asyncio.gather(*(_client(engine, source, task, 0) for _ in range(2 * engine.backend.state.max_batch)))
         start = time.monotonic()
-        clients = [_client(engine, source, task, start + seconds) for _ in range(2 * engine.fleet.max_batch)]
+        clients = [_client(engine, source, task, start + seconds) for _ in range(2 * engine.backend.state.max_batch)]
         done = await asyncio.gather(*clients)
         return sum(done) / (time.monotonic() - start)
 

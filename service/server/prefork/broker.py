@@ -1,190 +1,188 @@
-"""The parent's side of several HTTP processes: their images in one queue for all devices, and the answers back.
+"""In the parent: the jobs of all HTTP processes in one queue for all devices, and the results back.
 
-An image is known by its slot: an HTTP process hands one over, and has it back when no device reads it any more, whether
-or not it still wants the answer. Starting and watching these processes is `parent`; the other side is `outpost`.
+A job is identified by its slot. The HTTP process owns the slot again when no device reads it any more, whether or not
+it still waits for the result. The other end is `service.server.prefork.remote_pool`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import time
-from collections.abc import Callable
 from typing import TypeVar
 
-from service.devices.batcher import Batcher
-from service.devices.messages import FromHttp, Holding, Landed, Order, Orders, Row, ToHttp, Told
-from service.devices.pool import Fleet
-from service.devices.retry import Quarantine
-from service.devices.slots import Arena
-from service.errors import InferenceFailed, NotReady, ServiceError
+from service.devices.pool import Pool
+from service.devices.slots import Slots
+from service.errors import ServiceError
+from service.ipc import Connection
 from service.jobs import Job, Result
+from service.server.prefork.messages import (
+    FromChild,
+    Outcomes,
+    Row,
+    ServiceState,
+    Submission,
+    Submissions,
+)
 from service.settings import Settings
+from service.status import ProcessLoad
 from service.telemetry.metrics import Metrics
 
-LENT = 1  # what a slot's count is when only its HTTP process has it
-
 T = TypeVar("T")
-Send = Callable[[ToHttp], None]
 
 
-class Lent(Arena):
-    """All slots, each lent to an HTTP process for good; tells when nobody else holds one any more."""
+class LeasedSlots(Slots):
+    """All slots, each leased to an HTTP process for good; `freed` lists those that only their lessee holds again."""
 
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        self.on_free: Callable[[int], None] = lambda slot: None
-        self.acquire(slots)
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.freed: list[int] = []
+        self.any_freed = asyncio.Event()
+        self.acquire(count)
 
-    def release(self, slot: int) -> None:
-        """One holder fewer."""
-        super().release(slot)
-        if self._holders[slot] == LENT:
-            self.on_free(slot)
+    def release(self, *slots: int) -> None:
+        """Remove a holder of each slot."""
+        super().release(*slots)
+        if freed := [slot for slot in slots if self.holders(slot) == 1]:
+            self.freed += freed
+            self.any_freed.set()
 
 
-class Dispatch:
-    """The fleet, its queue, and a desk for each HTTP process that is there."""
+class Broker:
+    """The pool of device processes, and a channel for each HTTP process."""
 
     def __init__(self, settings: Settings, metrics: Metrics, worker: str) -> None:
-        self.share = settings.share.queue_images
-        self.arena = Lent(self.share * settings.http_workers)
-        self.batcher = Batcher(settings.max_wait_ms / 1000)
-        self.quarantine = Quarantine()
-        self.fleet = Fleet(settings, metrics, self.arena, self.batcher, self.quarantine, worker)
-        self.fleet.on_change = self.tell
-        self.arena.on_free = self._on_free
-        self._desks: dict[int, Desk] = {}
+        self._share = settings.share.queue_images
+        self.slots = LeasedSlots(self._share * settings.http_workers)
+        self.pool = Pool(settings, metrics, worker, self.slots)
+        self._channels: dict[int, Channel] = {}
 
-    def open(self, number: int, send: Send) -> Desk:
-        """A desk for the HTTP process of this number; it is told at once what is known."""
-        self._desks[number] = desk = Desk(self, send)
-        desk.tell(self._state())
-        return desk
+    async def run(self) -> None:
+        """Run the devices, and forward freed slots and changes of state, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.pool.run())
+            group.create_task(self._forward_freed())
+            group.create_task(self._forward_state())
+
+    def open(self, number: int, connection: Connection) -> Channel:
+        """A channel for the HTTP process of this number; it receives the present state at once."""
+        self._channels[number] = channel = Channel(self.pool, self.slots, connection)
+        channel.send_state(self._state())
+        return channel
 
     def close(self, number: int) -> None:
-        """That process has ended: nobody waits for its images."""
-        if desk := self._desks.pop(number, None):
-            desk.close()
-        self.tell()
+        """The HTTP process has ended: its jobs are cancelled."""
+        if channel := self._channels.pop(number, None):
+            channel.close()
+        self.send_state()
 
-    def tell(self) -> None:
-        """Tell every HTTP process what has changed."""
+    def send_state(self) -> None:
+        """Send the state to every HTTP process that does not know it yet."""
         state = self._state()
-        for desk in self._desks.values():
-            desk.tell(state)
+        for channel in self._channels.values():
+            channel.send_state(state)
 
-    def _state(self) -> Told:
-        fleet, held = self.fleet, [desk.holding for desk in self._desks.values()]
-        return Told(
-            state=fleet.state,
-            failure=fleet.failure,
-            has_been_ready=fleet.has_been_ready,
-            info=fleet.info if fleet.loaded else None,
-            max_batch=fleet.max_batch,
-            seconds_per_image=self.batcher.seconds_per_image,
-            images=sum(one.images for one in held),
-            overdue=any(one.overdue for one in held),
-        )
+    def _state(self) -> ServiceState:
+        loads = [channel.load for channel in self._channels.values()]
+        load = ProcessLoad(sum(one.images for one in loads), any(one.overdue for one in loads))
+        return ServiceState(self.pool.state, self.pool.seconds_per_image, load)
 
-    def _on_free(self, slot: int) -> None:
-        if desk := self._desks.get(slot // self.share):
-            desk.freed(slot)
+    async def _forward_freed(self) -> None:
+        while True:
+            await self.slots.any_freed.wait()
+            self.slots.any_freed.clear()
+            freed, self.slots.freed = self.slots.freed, []
+            for slot in freed:
+                if channel := self._channels.get(slot // self._share):
+                    channel.free(slot)
+
+    async def _forward_state(self) -> None:
+        while True:
+            await self.pool.changed.wait()
+            self.pool.changed.clear()
+            self.send_state()
 
 
-class Desk:
-    """The images of one HTTP process that are in the queue or on a device."""
+class Channel:
+    """The jobs of one HTTP process that are queued or with a device."""
 
-    def __init__(self, dispatch: Dispatch, send: Send) -> None:
-        self.holding = Holding(0, overdue=False)
-        self._dispatch = dispatch
-        self._send = send
+    def __init__(self, pool: Pool, slots: LeasedSlots, connection: Connection) -> None:
+        self.load = ProcessLoad()
+        self._pool = pool
+        self._slots = slots
+        self._connection = connection
         self._jobs: dict[int, Job] = {}
         self._rows: list[Row] = []
         self._errors: list[tuple[int, ServiceError]] = []
-        self._free: list[int] = []
-        self._told: Told | None = None
-        self._knows_model = self._closed = False
+        self._freed: list[int] = []
+        self._sent: ServiceState | None = None
+        self._closed = False
 
-    def take(self, message: FromHttp) -> None:
-        """What the process says."""
-        if isinstance(message, Holding):
-            self.holding = message
-        elif isinstance(message, Orders):
-            for order in message.new:
-                self._queue(order)
-            for slot in message.hurried:
+    def receive(self, message: FromChild) -> None:
+        """Handle a message of the HTTP process."""
+        if isinstance(message, ProcessLoad):
+            self.load = message
+        elif isinstance(message, Submissions):
+            for submission in message.new:
+                self._submit(submission)
+            for slot in message.promoted:
                 if slot in self._jobs:
-                    self._dispatch.batcher.hurry(self._jobs[slot])
-            for slot in message.dropped:
-                self._drop(slot)
+                    self._pool.promote(self._jobs[slot])
+            for slot in message.cancelled:
+                self._cancel(slot)
 
-    def tell(self, state: Told) -> None:
-        """The state, if it is news; what is served before the first state that speaks of it."""
-        loaded = self._dispatch.fleet.loaded
-        if loaded is not None and not self._knows_model:
-            self._knows_model = True
-            self._send(loaded)
-        if state != self._told:
-            self._told = state
-            self._send(state)
+    def send_state(self, state: ServiceState) -> None:
+        """Send the state, unless the process knows it."""
+        if state != self._sent:
+            self._sent = state
+            self._connection.send(state)
 
-    def freed(self, slot: int) -> None:
-        """No device reads it any more."""
-        self._say(self._free, slot)
+    def free(self, slot: int) -> None:
+        """No device reads this slot any more."""
+        self._send_soon(self._freed, slot)
 
     def close(self) -> None:
-        """Nobody waits any more. What a device has in hand runs to its end."""
+        """Cancel all jobs. A batch that a device already runs continues."""
         self._closed = True
         for slot in tuple(self._jobs):
-            self._drop(slot)
+            self._cancel(slot)
 
-    def _queue(self, order: Order) -> None:
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        job = Job(order.slot, order.task, order.enqueued_at, future, order.request_class)
-        self._jobs[order.slot] = job
-        self._dispatch.arena.hold(order.slot)
-        future.add_done_callback(functools.partial(self._done, job))
-        fleet = self._dispatch.fleet
-        try:
-            if fleet.failure:
-                raise NotReady(fleet.reason)
-            self._dispatch.quarantine.check(self._dispatch.arena.pixels.slot(order.slot), time.monotonic())
-        except (InferenceFailed, NotReady) as error:
-            job.fail(error)
-        else:
-            self._dispatch.batcher.put(job)
-            fleet.arrived.set()
+    def _submit(self, submission: Submission) -> None:
+        slot = submission.slot
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        job = Job(slot, submission.task, submission.enqueued_at, done, submission.request_class)
+        self._jobs[slot] = job
+        self._slots.hold(slot)
+        done.add_done_callback(functools.partial(self._on_done, job))
+        self._pool.submit(job)
 
-    def _drop(self, slot: int) -> None:
+    def _cancel(self, slot: int) -> None:
         if job := self._jobs.get(slot):
-            self._dispatch.batcher.discard(job)
+            self._pool.cancel(job)
             job.done.cancel()
 
-    def _done(self, job: Job, future: asyncio.Future[Result]) -> None:
+    def _on_done(self, job: Job, done: asyncio.Future[Result]) -> None:
         if self._jobs.get(job.slot) is job:
             del self._jobs[job.slot]
-        if not future.cancelled():
-            error = future.exception()
-            if error is None:
-                self._say(self._rows, _row(job.slot, future.result()))
+        if not done.cancelled():
+            if (error := done.exception()) is None:
+                self._send_soon(self._rows, _row(job.slot, done.result()))
             else:
                 assert isinstance(error, ServiceError)
-                self._say(self._errors, (job.slot, error))
-        self._dispatch.arena.release(job.slot)
+                self._send_soon(self._errors, (job.slot, error))
+        self._slots.release(job.slot)
 
-    def _say(self, words: list[T], word: T) -> None:
-        """All that comes up in one turn of the event loop goes in one message."""
+    def _send_soon(self, values: list[T], value: T) -> None:
+        """Everything that comes up in one iteration of the event loop is sent in one message."""
         if not self._closed:
-            if not (self._rows or self._errors or self._free):
+            if not (self._rows or self._errors or self._freed):
                 asyncio.get_running_loop().call_soon(self._flush)
-            words.append(word)
+            values.append(value)
 
     def _flush(self) -> None:
-        self._send(Landed(tuple(self._rows), tuple(self._errors), tuple(self._free)))
+        self._connection.send(Outcomes(tuple(self._rows), tuple(self._errors), tuple(self._freed)))
         self._rows.clear()
         self._errors.clear()
-        self._free.clear()
+        self._freed.clear()
 
 
 def _row(slot: int, result: Result) -> Row:

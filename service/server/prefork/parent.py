@@ -1,7 +1,7 @@
-"""The parent of several HTTP processes (VIM_HTTP_WORKERS): starts them, replaces those that end, and owns the devices.
+"""The parent of several HTTP processes (VIM_HTTP_WORKERS): starts them, replaces those that end, owns the devices.
 
-Its children listen on one port and decode; their images meet here, in one queue (`dispatch`). With one HTTP process
-there is no parent: `server` then does all of it.
+The children accept connections on one port and decode; their jobs meet here, in one queue (`broker`). With one HTTP
+process there is no parent: `service.server.server` does everything.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from pathlib import Path
 import uvloop
 
 from service.api.oip.statistics import numbers
-from service.app import counted, metrics_port
-from service.devices.messages import Begin, FromHttp, Listening
+from service.app import make_metrics
 from service.devices.process import ROOT
 from service.errors import SettingsError
-from service.ipc import Link
+from service.ipc import Connection
+from service.server import metrics_port
 from service.server.prefork import sockets
-from service.server.prefork.broker import Desk, Dispatch
+from service.server.prefork.broker import Broker, Channel
+from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.settings import Settings
 from service.system import sched_slice
 from service.telemetry import shared_counters
@@ -38,12 +39,12 @@ from service.telemetry.multiprocess import Shared
 
 log = logging.getLogger("vim.parent")
 
-TICK_S = 0.25  # how often the HTTP processes hear of what changes all the time
+STATE_S = 0.25  # how often the HTTP processes receive what changes all the time
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before a process is replaced that ended soon after it had begun, again
 STABLE_S = 60.0
 EXIT_S = 5.0
 MARGIN_S = 10.0  # what a shutdown may take beyond what the settings allow
-NO_PORT, NO_METRICS_PORT = 1, 3  # exit statuses, as of a single process
+NO_PORT = 1  # exit status, as of a single process
 MEMORY = "/dev/shm"
 PREFIX = "vim-metrics-"
 STALE_S = 60.0
@@ -56,18 +57,18 @@ class NoStart(Exception):  # noqa: N818 - an event
 class Child:
     """One HTTP process, through all those that take its place."""
 
-    def __init__(self, dispatch: Dispatch, begin: Begin, shared: Shared, tally_descriptor: int) -> None:
+    def __init__(self, broker: Broker, start: ChildStart, shared: Shared, tally_descriptor: int) -> None:
         self.listening = asyncio.Event()
-        self._dispatch = dispatch
-        self._begin = begin
+        self._broker = broker
+        self._start = start
         self._shared = shared
         self._tally_descriptor = tally_descriptor
         self._process: subprocess.Popen[bytes] | None = None
-        self._desk: Desk
+        self._channel: Channel
         self._ending = False
 
     async def run(self) -> None:
-        """Until told to end. Raises NoStart."""
+        """Run it, and replace it when it ends, until told to end. Raises NoStart."""
         in_a_row = 0
         while not self._ending:
             began = time.monotonic()
@@ -77,39 +78,39 @@ class Child:
             if not self.listening.is_set():
                 raise NoStart(status)
             in_a_row = 1 if time.monotonic() - began > STABLE_S else in_a_row + 1
-            log.error("%s %s; another takes its place", self._begin.name, _fate(status))
+            log.error("%s %s; another takes its place", self._start.name, _fate(status))
             await asyncio.sleep(BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Let it finish what it has, and do not replace it."""
+        """Let it finish its requests, and do not replace it."""
         self._ending = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     async def _live(self) -> int:
-        """From start to end of one process; its exit status."""
+        """One process from start to end; its exit status."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = process = self._spawn(theirs.fileno())
-        link = await Link.over(ours, self._hear)
-        link.say(self._begin)
-        self._desk = self._dispatch.open(self._begin.number, link.say)
+        connection = await Connection.open(ours, self._on_message)
+        connection.send(self._start)
+        self._channel = self._broker.open(self._start.number, connection)
         try:
-            await link.ended
+            await connection.ended
             return await _ended(process)
         finally:
-            self._dispatch.close(self._begin.number)
-            self._shared.buried(self._begin.name)
-            link.close()
+            self._broker.close(self._start.number)
+            self._shared.buried(self._start.name)
+            connection.close()
 
-    def _hear(self, message: FromHttp) -> None:
+    def _on_message(self, message: FromChild) -> None:
         if isinstance(message, Listening):
             self.listening.set()
         else:
-            self._desk.take(message)
+            self._channel.receive(message)
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        inherited = (descriptor, self._dispatch.arena.descriptor, self._tally_descriptor)
+        inherited = (descriptor, self._broker.slots.descriptor, self._tally_descriptor)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
             [sys.executable, "-m", "service.server.prefork.child", *map(str, inherited), str(os.getpid())],
@@ -127,16 +128,15 @@ class Parent:
         self._settings = settings
         self._addresses = addresses
         shared = Shared(directory, "parent")
-        self._metrics = counted(settings, shared, slots=0)
-        self._dispatch = Dispatch(settings, self._metrics, worker)
-        self._dispatch.fleet.on_failure = self._end
+        self._metrics = make_metrics(settings, 0, shared)
+        self._broker = Broker(settings, self._metrics, worker)
         count = settings.http_workers
         memory = shared_counters.memory(count, numbers(settings.queue_images))
         created = int(time.time())
         self._children = [
             Child(
-                self._dispatch,
-                Begin(settings.model_dump_json(), f"http-{n + 1}", n, addresses, directory, created),
+                self._broker,
+                ChildStart(settings.model_dump_json(), f"http-{n + 1}", n, addresses, directory, created),
                 shared,
                 memory,
             )
@@ -150,14 +150,15 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            async with metrics_port(self._settings, self._metrics):
+            async with metrics_port.metrics_port(self._settings, self._metrics):
                 return await self._serve()
         except OSError as error:
             log.error("VIM_METRICS_PORT: %s", error)
-            return NO_METRICS_PORT
+            return metrics_port.EXIT_STATUS
 
     async def _serve(self) -> int:
-        background = [asyncio.create_task(self._dispatch.fleet.run()), asyncio.create_task(self._tick())]
+        work = self._broker.run(), self._send_state(), self._watch_failure()
+        background = [asyncio.create_task(one) for one in work]
         status = 0
         try:
             await self._run_children()
@@ -167,8 +168,8 @@ class Parent:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await self._dispatch.fleet.close()
-        return 1 if self._dispatch.fleet.failure else status
+            await self._broker.pool.close()
+        return 1 if self._broker.pool.state.failure else status
 
     async def _run_children(self) -> None:
         """The first shows whether the settings are right; then all the others at once."""
@@ -191,10 +192,15 @@ class Parent:
             address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{number}"
             log.info("running on %s with %d HTTP processes", address, len(self._children))
 
-    async def _tick(self) -> None:
+    async def _send_state(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
-            self._dispatch.tell()
+            await asyncio.sleep(STATE_S)
+            self._metrics.sample()
+            self._broker.send_state()
+
+    async def _watch_failure(self) -> None:
+        await self._broker.pool.failed.wait()
+        self._end()
 
     def _on_signal(self, number: int) -> None:
         if self._signalled:
@@ -202,7 +208,7 @@ class Parent:
             os._exit(128 + number)  # the kernel ends the children
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
-        self._dispatch.fleet.drain()
+        self._broker.pool.drain()
         self._end()
 
     def _end(self) -> None:

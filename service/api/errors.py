@@ -1,0 +1,92 @@
+"""The one place where errors become HTTP responses."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from service.api import openai
+from service.api.record import record_of
+from service.api.responses import JsonResponse
+from service.errors import (
+    InternalError,
+    InvalidOptions,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    bare,
+    headers,
+    problem,
+)
+
+log = logging.getLogger("vim.app")
+
+HANDLED = (ServiceError, RequestValidationError, HTTPException, ClientDisconnect)
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """An exception handler of the application. A coroutine, because a plain function would run in a thread."""
+    return client_gone(request) if isinstance(error, ClientDisconnect) else respond(request, error)
+
+
+def client_gone(request: Request) -> Response:
+    """Nobody reads this response; its status is for log and metrics (nginx uses the same number)."""
+    request.app.state.engine.metrics.rejected("client_gone")
+    record_of(request.scope).outcome = "client_gone"
+    return Response(status_code=499)
+
+
+def respond(request: Request, error: Exception) -> Response:
+    """The response for an error, in the shape of the contract that was asked."""
+    known, record, path = _translate(error), record_of(request.scope), request.scope["path"]
+    bare(error)
+    if record.labels:  # a probe that answers "not ready" rejects nothing
+        request.app.state.engine.metrics.refused(known)
+    record.outcome = known.code
+    render = openai.problem if openai.speaks(path) else problem
+    body = render(known, instance=path, request_id=record.request_id)
+    extra = {"Allow": _methods(request)} if isinstance(known, MethodNotAllowed) else {}
+    return JsonResponse(body, known.status, headers(known) | extra)
+
+
+def _methods(request: Request) -> str:
+    """For `Allow`: the methods of a path, whichever routes they belong to."""
+
+    def taken(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    return ", ".join((["GET", "HEAD"] if taken("GET") else []) + (["POST"] if taken("POST") else []))
+
+
+def _translate(error: Exception) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    log.error("unforeseen", exc_info=error)
+    return InternalError("an internal error; the log has the details under this request id")
+
+
+def _invalid(error: RequestValidationError) -> InvalidOptions:
+    found = [{"loc": ".".join(map(str, e["loc"][1:])), "msg": _message(e)} for e in error.errors()]
+    return InvalidOptions("; ".join(f"{e['loc']}: {e['msg']}" for e in found), errors=found)
+
+
+def _message(error: dict[str, object]) -> str:
+    return "unknown option" if error["type"] == "extra_forbidden" else str(error["msg"])
+
+
+def _from_http(error: HTTPException) -> ServiceError:
+    if error.status_code == 404:
+        return NotFound("no such path; /docs lists them")
+    if error.status_code == 405:
+        return MethodNotAllowed("this path does not take that method; /docs lists them")
+    return InternalError(str(error.detail))

@@ -1,0 +1,55 @@
+"""What middleware and endpoints share about one HTTP request: labels, sizes, times, outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from service.engine.admission import BodyAccount
+from service.jobs import RequestClass, Timings
+from service.telemetry.metrics import Op
+
+KEY = "vim.record"  # in the ASGI scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class Labels(NamedTuple):
+    """The labels of an endpoint that answers images, for metrics, log and traces."""
+
+    api: str
+    op: Op
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One request; the middleware creates it, endpoints fill it in."""
+
+    request_id: str
+    trace_id: str | None
+    started: float  # monotonic clock
+    labels: Labels | None = None  # None: the endpoint answers no images
+    request_class: RequestClass | None = None
+    body: BodyAccount | None = None
+    bytes: int | None = None
+    images: int | None = None
+    failed_images: int | None = None
+    timings: Timings | None = None
+    outcome: str = "ok"  # or the code of the error
+
+
+def record_of(scope: Any) -> RequestRecord:
+    """The record of the request with this ASGI scope."""
+    record: RequestRecord = scope[KEY]
+    return record
+
+
+def labelled(api: str, op: Op) -> Callable[[Endpoint], Endpoint]:
+    """Decorate an endpoint that answers images. A contract in which requests choose the op sets it in their record."""
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.labels = Labels(api, op)  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark

@@ -1,0 +1,80 @@
+"""Messages between the HTTP processes and their parent. Pixels are never sent: they are in slots.
+
+    parent to HTTP process   ChildStart, ServiceState, Outcomes
+    HTTP process to parent   Listening, Submissions, ProcessLoad
+
+A job is identified by its slot, counted over the slots of all HTTP processes, until the parent has freed the slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from service.errors import ServiceError
+from service.jobs import RequestClass, Task
+from service.status import BackendState, ProcessLoad
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStart:
+    """What one HTTP process needs to know before it starts."""
+
+    settings_json: str
+    name: str  # in the log and among the files of the metrics
+    number: int  # counted from 0
+    addresses: tuple[tuple[int, Any], ...]  # family and address of each listener
+    metrics: str  # directory
+    created: int  # when the service began, Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """This HTTP process accepts connections."""
+
+
+class Submission(NamedTuple):
+    """A decoded image for the queue."""
+
+    slot: int
+    task: Task
+    enqueued_at: float  # the monotonic clock is one for all processes
+    request_class: RequestClass
+
+
+class Submissions(NamedTuple):
+    """What has come up since the last message: new jobs, then slots of jobs to promote, then of jobs to cancel."""
+
+    new: tuple[Submission, ...] = ()
+    promoted: tuple[int, ...] = ()
+    cancelled: tuple[int, ...] = ()
+
+
+class Row(NamedTuple):
+    """The result of one job."""
+
+    slot: int
+    values: bytes  # float32
+    queue_s: float
+    infer_s: float
+    batch_size: int
+
+
+class Outcomes(NamedTuple):
+    """Results, errors by slot, and slots that no device reads any more."""
+
+    rows: tuple[Row, ...]
+    errors: tuple[tuple[int, ServiceError], ...]
+    freed: tuple[int, ...]
+
+
+class ServiceState(NamedTuple):
+    """The state of the devices and of all HTTP processes, sent whenever it changes."""
+
+    state: BackendState
+    seconds_per_image: float
+    load: ProcessLoad
+
+
+ToChild = ChildStart | ServiceState | Outcomes
+FromChild = Listening | Submissions | ProcessLoad

@@ -1,0 +1,125 @@
+"""What is served and how it fares: the values behind `/info`, the readiness probe and every answer's `model`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Phase = Literal["starting", "ready", "recovering", "draining", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """The device that a model runs on."""
+
+    name: str
+    type: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model, as its device process describes it."""
+
+    name: str
+    fingerprint: str
+    classes: int  # 0 without a classifier head
+    embedding_dim: int
+    image_size: int  # side of the square image, pixels
+    preprocess: Mapping[str, Any]  # of `model.Preprocess.to_dict`
+    labels: tuple[str, ...]  # one for each class
+    labels_source: str
+    source: str
+    weights: str
+    parameters: int
+    config: Mapping[str, Any]
+    assumptions: tuple[str, ...]
+    dtype: str
+    device: DeviceInfo
+    scan: Mapping[str, str]  # name, why, path
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of `/info` that describe the model and where it runs."""
+        return {
+            "model": {
+                "name": self.name,
+                "fingerprint": self.fingerprint,
+                "source": self.source,
+                "weights": self.weights,
+                "parameters": self.parameters,
+                "classes": self.classes,
+                "embedding_dim": self.embedding_dim,
+                "config": self.config,
+                "assumptions": self.assumptions,
+                "labels": self.labels_source,
+            },
+            "preprocess": self.preprocess,
+            "device": asdict(self.device),
+            "dtype": self.dtype,
+            "scan": self.scan,
+            "versions": self.versions,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """One device process as `/info` shows it."""
+
+    name: str
+    up: bool = False
+    restarts: int = 0
+    last_reason: str = ""
+    limit: int = 1  # images in a batch; falls when memory runs out
+    scan: Mapping[str, str] = field(default_factory=dict)  # as chosen by its self-test
+    runner: Mapping[str, str] = field(default_factory=dict)
+    batch_seconds: Mapping[int, float] = field(default_factory=dict)  # of the warm-up, by batch size
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """What a backend serves and whether it is ready. Replaced as a whole when something changes."""
+
+    phase: Phase = "starting"
+    failure: str = ""  # why the model cannot be served, for the log
+    has_been_ready: bool = False
+    model: ModelInfo | None = None
+    devices: tuple[DeviceStatus, ...] = ()
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch that any device receives now."""
+        return max((device.limit for device in self.devices), default=1)
+
+    @property
+    def reason(self) -> str:
+        """Why the service is not ready, for clients. Paths and details are for the log only."""
+        loading = "warmed up" if self.model else "loaded"
+        return {
+            "failed": "the model cannot be served; the server's log says why",
+            "draining": "the service is shutting down",
+            "recovering": "a device process is being replaced",
+        }.get(self.phase, f"the model is being {loading}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The members of `/info` about model and devices. The model must be loaded."""
+        assert self.model is not None
+        first = self.devices[0]
+        return self.model.to_json() | {
+            "scan": first.scan or self.model.scan,
+            "runner": first.runner,
+            "batch_seconds": first.batch_seconds,
+            "devices": [
+                {"name": one.name, "up": one.up, "restarts": one.restarts, "last_reason": one.last_reason or None}
+                for one in self.devices
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLoad:
+    """How busy one HTTP process is, or several together."""
+
+    images: int = 0  # admitted and not yet answered
+    overdue: bool = False  # every decode thread is busy for longer than a request may last
