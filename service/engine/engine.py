@@ -38,9 +38,9 @@ from service.errors import (
     ServiceError,
     bare,
 )
-from service.images import decode, quick_jpeg
+from service.images.decode import DecodeLimits, Decoder, DecodeTimes
 from service.images.jpeg import Jpegs
-from service.images.memory_budget import Room
+from service.images.memory_budget import MemoryBudget
 from service.jobs import Job, RequestClass, Result, Task, Timings
 from service.server.prefork.remote_pool import Outpost, Queue
 from service.settings import Settings
@@ -96,9 +96,9 @@ class Engine:
         metrics.decode_threads(threads)
         metrics.queue_depth(self._arena.in_use_by)
         metrics.body_bytes(self.admission.bytes_in_use)
-        self._room = Room(own.max_decode_bytes, patience_s)
+        self._memory_budget = MemoryBudget(own.max_decode_bytes, patience_s)
         self._jpegs: Jpegs | None = None
-        self._limits = decode.DecodeLimits(settings.max_pixels, own.max_decode_bytes)
+        self._limits = DecodeLimits(settings.max_pixels, own.max_decode_bytes)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self.unanswered = Unanswered()
@@ -176,8 +176,9 @@ class Engine:
         return self._batcher.seconds_per_image / len(self.settings.devices)
 
     @functools.cached_property
-    def _preprocess(self) -> Preprocess:
-        return Preprocess.from_dict(self.loaded.preprocess)
+    def _decoder(self) -> Decoder:
+        recipe = Preprocess.from_dict(self.loaded.preprocess)
+        return Decoder(recipe, self._limits, self._memory_budget, self._jpegs)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -271,11 +272,12 @@ class Engine:
         timings = Timings(times.decode_s, times.preprocess_s, result.queue_s, result.infer_s, 0.0, result.batch_size)
         return result, timings
 
-    async def _decode(self, image: Image, slot: int, request_class: RequestClass) -> decode.DecodeTimes:
+    async def _decode(self, image: Image, slot: int, request_class: RequestClass) -> DecodeTimes:
         """A small image at once; others in a thread, which holds the slot itself until it has ended."""
         view = self._arena.pixels.slot(slot)
-        if request_class == "interactive" and (quick := self._small(image, view)) is not None:
-            times = await self._turns.run(quick)
+        quick = self._decoder.quick(image, self._arena.in_use == 1) if request_class == "interactive" else None
+        if quick is not None:
+            times = await self._turns.run(quick, view)
         else:
             self._arena.hold(slot)
             release = functools.partial(self._arena.release, slot)
@@ -285,19 +287,9 @@ class Engine:
         self.admission.decoded(times.decode_s + times.preprocess_s)
         return times
 
-    def _decode_in_thread(self, image: Image, view: np.ndarray) -> decode.DecodeTimes:
+    def _decode_in_thread(self, image: Image, view: np.ndarray) -> DecodeTimes:
         with self.metrics.decoding():
-            return decode.prepare(image, view, self._preprocess, self._limits, self._room.hold, self._jpegs)
-
-    def _small(self, image: Image, view: np.ndarray) -> Callable[[], decode.DecodeTimes] | None:
-        """How an image is decoded for which a thread is not worth waking; None for all others."""
-        jpegs, recipe = self._jpegs, self._preprocess
-        if not isinstance(image, bytes) or jpegs is None or not jpegs.quick(recipe):
-            return None
-        most = quick_jpeg.ALONE if self._arena.in_use == 1 else quick_jpeg.AMONG_OTHERS
-        if (shape := quick_jpeg.measured(image, most)) is None:
-            return None
-        return functools.partial(decode.decode_small, image, shape, view, recipe, self._limits, jpegs)
+            return self._decoder.decode(image, view)
 
     async def _queue(self, slot: int, task: Task, flight: Flight[Landed]) -> Result:
         if self.unanswered.verdict is not None:  # the time was over while it was being decoded
