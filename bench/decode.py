@@ -24,8 +24,7 @@ import numpy as np
 from PIL import Image
 
 from model.preprocessing.recipe import Preprocess
-from service.images.decode import DecodeLimits
-from service.images.decode import decode as decode_into
+from service.images.decode import DecodeLimits, Decoder
 from service.images.jpeg import Jpegs
 
 LIMITS = DecodeLimits(1 << 30)
@@ -46,9 +45,11 @@ def torchvision_style(data: bytes) -> np.ndarray:
 def way(jpegs: Jpegs | None) -> Way:
     """The service's own path, with or without the compiled one."""
 
+    decoder = Decoder(RECIPE, LIMITS, jpegs=jpegs)
+
     def decode(data: bytes) -> np.ndarray:
         out = np.empty((224, 224, 3), np.uint8)
-        decode_into(data, out, RECIPE, LIMITS, jpegs=jpegs)
+        decoder.decode(data, out)
         return out
 
     return decode

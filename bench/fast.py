@@ -24,8 +24,7 @@ from torch import Tensor
 
 import model
 from model.preprocessing.recipe import Preprocess
-from service.images import decode
-from service.images.decode import DecodeLimits
+from service.images.decode import DecodeLimits, Decoder
 from service.images.jpeg import Jpegs
 from training.data import normalised
 
@@ -45,7 +44,7 @@ def enlarged(data: bytes, short: int) -> bytes:
 def pixels(data: bytes, recipe: Preprocess, jpegs: Jpegs) -> np.ndarray:
     """As the service would make them."""
     out = np.empty((recipe.size, recipe.size, 3), np.uint8)
-    decode.decode(data, out, recipe, LIMITS, jpegs=jpegs)
+    Decoder(recipe, LIMITS, jpegs=jpegs).decode(data, out)
     return out
 
 

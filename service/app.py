@@ -15,18 +15,17 @@ from starlette.middleware.cors import CORSMiddleware
 from service import __version__
 from service.api import bulk, demo_page, errors, health, huggingface, openai, openapi, v1, weaviate
 from service.api.auth import PROBES, Authenticate, known_keys
-from service.api.middleware import Head, Observe
+from service.api.middleware import Head, Observe, RouteLabels
 from service.api.oip import routes as oip
 from service.api.oip import statistics
-from service.api.routing import RouteLabels
 from service.devices.pool import WORKER, Pool
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.errors import SettingsError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.telemetry.multiprocess import Shared
-from service.telemetry.shared_counters import Tally
+from service.telemetry.multiprocess import MultiprocessDirectory
+from service.telemetry.shared_counters import SharedCounters
 from service.telemetry.tracer import NoTracer, Tracer
 
 CONTRACTS = tuple(one.router for one in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi))
@@ -40,8 +39,8 @@ class ProcessContext:
 
     backend: Backend
     share: Settings  # its part of the limits
-    metrics: Shared
-    counters: Tally
+    metrics: MultiprocessDirectory
+    counters: SharedCounters
     created: int  # when the service began, Unix time
 
 
@@ -93,8 +92,8 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     )
     app.state.engine = engine
     app.state.tracer = tracer
-    counters = context.counters if context else Tally.of_one(statistics.numbers(settings.queue_images))
-    app.state.statistics = statistics.counted(oip.both(settings.served_name), counters, settings.queue_images)
+    counters = context.counters if context else SharedCounters.of_one(statistics.numbers(settings.queue_images))
+    app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counters, settings.queue_images)
     app.state.created = context.created if context else int(time.time())
     for router in CONTRACTS:
         app.include_router(router)
@@ -122,7 +121,7 @@ def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer
     )
 
 
-def make_metrics(settings: Settings, slots: int, shared: Shared | None = None) -> Metrics:
+def make_metrics(settings: Settings, slots: int, shared: MultiprocessDirectory | None = None) -> Metrics:
     """The metrics of one process of the service, which admits as many images as it has `slots`."""
     return Metrics(
         model=settings.served_name,

@@ -86,11 +86,7 @@ class BackendState:
     has_been_ready: bool = False
     model: ModelInfo | None = None
     devices: tuple[DeviceStatus, ...] = ()
-
-    @property
-    def max_batch(self) -> int:
-        """The largest batch that any device receives now."""
-        return max((device.limit for device in self.devices), default=1)
+    max_batch: int = 1  # the largest batch that any device receives now
 
     @property
     def reason(self) -> str:

@@ -72,7 +72,7 @@ async def bulk(request: Request) -> Response:
         raise UnsupportedEncoding("this stream is read line by line as it comes; send it without Content-Encoding")
     record = record_of(request.scope)
     record.labels, record.request_class = Labels("native", options.op), "bulk"
-    record.body = engine.admission.body("bulk")
+    record.body = BodyAccount(engine.admission, "bulk")
     return _Stream(request, options, record, record.body)
 
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from fastapi.routing import APIRoute, APIRouter
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors
 from service.api.record import KEY, Labels, RequestRecord
-from service.api.routing import RouteLabels
 from service.engine.open_requests import OpenRequests
 from service.jobs import Timings
 from service.telemetry.metrics import Metrics
@@ -31,6 +31,25 @@ log = logging.getLogger("vim.request")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _AMAZON = re.compile(r"[A-Za-z0-9=;:_-]{1,128}")  # Hugging Face's clients send a UUID, load balancers Root=1-...
 _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class RouteLabels:
+    """The labels of the endpoints that answer images, by path. All of those are POST."""
+
+    def __init__(self, routers: Iterable[APIRouter]) -> None:
+        self.exact: dict[str, Labels] = {}
+        self.patterns: list[tuple[re.Pattern[str], Labels]] = []
+        for route in (route for router in routers for route in router.routes):
+            if isinstance(route, APIRoute) and (labels := getattr(route.endpoint, "labels", None)):
+                if route.param_convertors:
+                    self.patterns.append((route.path_regex, labels))
+                else:
+                    self.exact[route.path] = labels
+
+    @property
+    def apis(self) -> list[str]:
+        """The values of the label `api`."""
+        return sorted({labels.api for labels in (*self.exact.values(), *(one for _, one in self.patterns))})
 
 
 class Observe:
@@ -59,7 +78,7 @@ class Observe:
             return
         headers, start = Headers(scope=scope), time.monotonic()
         trace = self._tracer.trace_id() if self._tracer.enabled else trace_id(headers)
-        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, self._labels.of(scope))
+        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, self._labels_of(scope))
         status = 0
         task = asyncio.current_task()
         assert task is not None
@@ -92,6 +111,15 @@ class Observe:
                 record.body.close()
             if record.labels:
                 self._count(scope["path"], record, record.labels, status, time.monotonic() - start)
+
+    def _labels_of(self, scope: Scope) -> Labels | None:
+        """None for endpoints that answer no images."""
+        if scope["method"] != "POST":
+            return None
+        path, labels = scope["path"], self._labels
+        if found := labels.exact.get(path):
+            return found
+        return next((found for pattern, found in labels.patterns if pattern.match(path)), None)
 
     def _count(self, path: str, record: RequestRecord, labels: Labels, status: int, seconds: float) -> None:
         model = "other" if record.outcome == "model_not_found" else self._model

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import responses
-from service.api.dependencies import engine_of, infer
+from service.api.dependencies import infer
 from service.api.record import labelled
 from service.api.request.body import receive
 from service.api.routing import DirectRoute
@@ -35,7 +35,7 @@ async def classify(request: Request) -> Response:
     """The most likely classes of each image, best first."""
     images, options = await receive(request, _CLASSIFY, ClassifyOptions)
     answer = await infer(request, images, _CLASSIFY)
-    with engine_of(request).metrics.timed("postprocess"):
+    with request.app.state.engine.metrics.timed("postprocess"):
         return responses.classifications(answer, options)
 
 
@@ -50,7 +50,7 @@ async def embed(request: Request) -> Response:
     """The embedding of each image, as JSON or, with `Accept: application/octet-stream`, as raw float32."""
     images, options = await receive(request, _EMBED, EmbedOptions)
     answer = await infer(request, images, Task("embed", options.pooling))
-    with engine_of(request).metrics.timed("postprocess"):
+    with request.app.state.engine.metrics.timed("postprocess"):
         if responses.OCTETS in request.headers.get("accept", ""):
             return responses.raw_embeddings(answer, options.normalize)
         return responses.embeddings(answer, options)

@@ -156,13 +156,15 @@ class Pool:
         up = enough(one.up for one in self._supervisors)
         newly_ready = up and not self._has_been_ready
         self._has_been_ready |= up
+        devices = tuple(one.status for one in self._supervisors)
         loaded = next((one.loaded for one in self._supervisors if one.loaded), None)
         state = BackendState(
             phase=self._phase(up=up),
             failure=self._failure,
             has_been_ready=self._has_been_ready,
             model=loaded.model if loaded else None,
-            devices=tuple(one.status for one in self._supervisors),
+            devices=devices,
+            max_batch=max(one.limit for one in devices),
         )
         if state != self.state:
             self.state = state

@@ -82,10 +82,6 @@ class Slots:
                 self.in_use -= 1
                 self.in_use_by[self._class_of.pop(slot)] -= 1
 
-    def holders(self, slot: int) -> int:
-        """Number of holders of a slot."""
-        return self._holders[slot]
-
     def close(self) -> None:
         """Close the memory file; the kernel frees it when the last process that maps it has ended."""
         os.close(self.descriptor)

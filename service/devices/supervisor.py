@@ -53,7 +53,7 @@ class Supervisor:
         dispatcher = await self._start()
         while True:
             try:
-                await dispatcher.serve()
+                await asyncio.create_task(dispatcher.serve(), name=f"dispatch {self.name}")
             except DeviceLost as lost:
                 dispatcher = await self._restart(lost)
 

@@ -95,10 +95,6 @@ class Admission:
             self._pace.answered(len(slots), self._slots.in_use)
         self._slots.release(*slots)
 
-    def body(self, request_class: RequestClass) -> BodyAccount:
-        """An account for the body of one request."""
-        return BodyAccount(self, request_class)
-
     def expect(self, request_class: RequestClass, size: int) -> None:
         """Before a body is read: refuse one that could not be admitted, or no image of it. Reserves nothing."""
         self._check_images(request_class, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -42,17 +43,8 @@ class Answer:
     outcomes: list[Outcome]
     timings: Timings
     model: ModelInfo
-
-    @property
-    def failed(self) -> int:
-        """How many images have an error instead of a result."""
-        return sum(isinstance(outcome, ServiceError) for outcome in self.outcomes)
-
-    @property
-    def batches(self) -> list[int]:
-        """Sizes of the forward passes that ran its images; the images of one share its duration, measured once."""
-        results = (outcome for outcome in self.outcomes if isinstance(outcome, Result))
-        return list({result.infer_s: result.batch_size for result in results}.values())
+    failed: int  # images with an error instead of a result
+    batches: list[int]  # sizes of the forward passes that ran its images
 
 
 class Engine:
@@ -189,8 +181,18 @@ class Engine:
             self._requests -= 1
             if not self._requests:
                 self._idle.set()
-        self._count(done, task, request_class)
-        return Answer([outcome for outcome, _ in done], _timings(done, time.monotonic() - start), self.model)
+        results = [outcome for outcome, _ in done if isinstance(outcome, Result)]
+        self.metrics.images(task.op, request_class, len(results))
+        if results:
+            self._count_errors(done)
+        return Answer(
+            outcomes=[outcome for outcome, _ in done],
+            timings=_timings(done, time.monotonic() - start),
+            model=self.model,
+            failed=len(done) - len(results),
+            # The images of one pass share its duration, which is measured once.
+            batches=list({result.infer_s: result.batch_size for result in results}.values()),
+        )
 
     async def _image(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Done:
         """One image of a request: start its work, or join that of an identical image."""
@@ -280,13 +282,11 @@ class Engine:
         infer_s = min(outcome.infer_s, now - start)
         return outcome, Timings(queue_s=now - start - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
 
-    def _count(self, done: list[Done], task: Task, request_class: RequestClass) -> None:
-        """Images with a result, and the errors of the others. A request in which every image fails counts once."""
-        failed = [outcome for outcome, _ in done if isinstance(outcome, ServiceError)]
-        self.metrics.images(task.op, request_class, len(done) - len(failed))
-        if len(failed) < len(done):
-            for error in failed:
-                self.metrics.refused(error)
+    def _count_errors(self, done: list[Done]) -> None:
+        """Count the error of every image. A request in which all images fail is counted once, by its answer."""
+        for outcome, _ in done:
+            if isinstance(outcome, ServiceError):
+                self.metrics.refused(outcome)
 
 
 async def _gather(work: list[Coroutine[Any, Any, Done]]) -> list[Done]:
@@ -299,4 +299,6 @@ async def _gather(work: list[Coroutine[Any, Any, Done]]) -> list[Done]:
 
 
 def _timings(done: list[Done], total_s: float) -> Timings:
-    return functools.reduce(Timings.slowest, (times for _, times in done), Timings(total_s=total_s))
+    first, *others = [times for _, times in done]
+    slowest = functools.reduce(Timings.slowest, others, first)
+    return dataclasses.replace(slowest, total_s=total_s)

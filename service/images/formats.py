@@ -1,8 +1,10 @@
-"""Which image format a file's first bytes announce, and which formats are accepted."""
+"""Which image format the first bytes of a file announce, and which formats are accepted."""
 
 from __future__ import annotations
 
 import re
+
+from service.errors import EmptyBody, UnsupportedImage
 
 ACCEPTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 
@@ -24,24 +26,41 @@ _SIGNATURES = {
 _SVG = re.compile(rb"(\xef\xbb\xbf)?\s*<(svg|(\?xml|!--|!DOCTYPE\s+svg).*?<svg)", re.DOTALL | re.IGNORECASE)
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-_HEAD = 1024  # bytes looked at
+_SNIFFED_BYTES = 1024
 
 
 def sniff(data: bytes) -> str | None:
     """The image format that the first bytes announce, accepted or not; None when they announce none."""
-    head = bytes(data[:_HEAD])
+    head = bytes(data[:_SNIFFED_BYTES])
     for signature, name in _SIGNATURES.items():
         if head.startswith(signature):
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":
-        return _boxed(head)
+        return _iso_brand(head)
     return "SVG" if _SVG.match(head) else None
 
 
-def _boxed(head: bytes) -> str | None:
-    """HEIC and AVIF name themselves in the first box's major brand or among its compatible ones."""
+def accepted_format(data: bytes) -> str:
+    """The format of a file that may be decoded. Raises EmptyBody, UnsupportedImage."""
+    if not data:
+        raise EmptyBody("the image has no bytes")
+    name = sniff(data)
+    if name is None:
+        raise unsupported("the bytes are not an image of a known format")
+    if name not in ACCEPTED:
+        raise unsupported(f"{name} is not supported")
+    return name
+
+
+def unsupported(reason: str) -> UnsupportedImage:
+    """The error with its reason and the formats that are accepted."""
+    return UnsupportedImage(f"{reason}; accepted formats: {', '.join(ACCEPTED)}")
+
+
+def _iso_brand(head: bytes) -> str | None:
+    """HEIC and AVIF name themselves in the first box: in its major brand, or among its compatible brands."""
     end = int.from_bytes(head[:4], "big")
     brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(end, len(head)), 4))}
     return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else None

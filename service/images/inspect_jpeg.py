@@ -1,7 +1,9 @@
-"""How a JPEG file is built: its segments and scans, read without decoding. What `structure` does for other formats.
+"""Read the segments and scans of a JPEG file without decoding it.
 
-Also: is it plain? Then nothing stands before its first scan that Pillow would have to interpret (EXIF, XMP, several
-pictures) or might stumble over, so that the decoder in `jpeg` needs no help. Whatever is not surely so is not plain.
+A file is *plain* when nothing before its first scan needs Pillow: no EXIF, no XMP, no second picture, nothing that
+Pillow may fail on. `service.images.jpeg` decodes such a file alone. A file is *small* when it is plain, has one scan,
+and takes so little time that it may be decoded on the event loop. A file that may be neither counts as neither: whoever
+decodes it then reports what is wrong with it.
 """
 
 from __future__ import annotations
@@ -9,30 +11,47 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from service.errors import ImageTooComplex, UnsupportedImage
-from service.images.header import MOST_PARTS, MOST_SCANS, Shape
+from service.images.header import MAX_PARTS, MAX_SCANS, Header
 
-MOST_STRAY_BYTES = 1024  # between the segments; Pillow steps over each in Python
-MOST_EXIF_BYTES = 1_000_000  # one segment holds 64 kB; thumbnails make it larger in other formats
-MOST_PLAIN_PARTS = 512  # a colour profile of 4 MB has 64
-WINDOW = 1 << 16  # bytes searched in one go, in a fraction of a millisecond
+MAX_STRAY_BYTES = 1024  # between the segments; Pillow steps over each byte in Python
+MAX_EXIF_BYTES = 1_000_000  # one segment holds 64 kB; thumbnails make it larger in other formats
+MAX_PLAIN_SEGMENTS = 512  # a colour profile of 4 MB has 64
+MAX_SMALL_SEGMENTS = 32
+MAX_SMALL_ASPECT = 8  # a line of pixels would be resized to thousands of lines, most of which are cut off
+WINDOW = 1 << 16  # bytes of one search, which takes a fraction of a millisecond
 
+
+class SizeLimit(NamedTuple):
+    """The largest file that counts as small."""
+
+    bytes: int
+    pixels: int
+
+
+# When other images wait, a small file is one that decodes faster than a thread can be given work.
+AMONG_OTHERS = SizeLimit(32_768, 102_400)  # 0.4 ms on one core for a file of half these limits
+# An image that is alone in the service gains nothing from a thread, which costs a millisecond with cold caches.
+ALONE = SizeLimit(262_144, 800_000)  # 4 ms, for which a request that arrives meanwhile has to wait
+
+_START = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _AFTER_DATA = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # entropy-coded data holds FF 00 and restart markers only
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
 _FRAMES = {0xC0, 0xC1, 0xC2}
 _OTHER_FRAMES = {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
 _PROGRESSIVE = 0xC2
-# Of no interest to Pillow, or read by it as by libjpeg: tables, comments, what other programs wrote for themselves.
+# Segments that Pillow ignores or reads as libjpeg does: tables, comments, data of other programs.
 _PLAIN = {_SCAN, *_FRAMES, 0xC4, 0xDB, 0xDD, 0xFE, *range(0xE3, 0xED), 0xEF}
-_PLAIN_IF = {0xE0: (b"JFIF", 7), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 7)}  # so begun, and so long
+_PLAIN_IF = {0xE0: (b"JFIF", 7), 0xE2: (b"ICC_PROFILE\0", 14), 0xEE: (b"Adobe", 7)}  # with this start and length
 
 
 @dataclass(slots=True)
-class _Jpeg:
-    """What a walk over a file found so far."""
+class _Found:
+    """What the walk over a file has found so far."""
 
     frame: bytes = b""
     kind: int = 0
@@ -41,66 +60,76 @@ class _Jpeg:
     components: int = 0  # of all scans together
 
 
-def measure(data: bytes) -> Shape:
-    """The shape of a file that begins like a JPEG.
+class _FirstScan(NamedTuple):
+    """What a plain file says up to the data of its first scan, and where that data begins."""
 
-    Raises ImageTooComplex, UnsupportedImage; struct.error or IndexError where it ends too early.
+    header: Header
+    is_only_scan: bool
+    data_at: int
+
+
+def inspect(data: bytes) -> Header:
+    """Read the header of a file that begins like a JPEG, and all of its scans.
+
+    Raises ImageTooComplex, UnsupportedImage; struct.error or IndexError where the file ends too early.
     """
-    found = _Jpeg()
-    at, parts, stray = 2, 0, 0
+    found = _Found()
+    at, segments, stray = 2, 0, 0
     while marker := _next(_AFTER_DATA if found.scans else _MARKER, data, at):
         stray += 0 if found.scans else marker.start() - at
-        _bound("stray bytes before its picture", stray, MOST_STRAY_BYTES)
-        parts += 1
-        _bound("segments", parts, MOST_PARTS)
+        _limit("stray bytes before its picture", stray, MAX_STRAY_BYTES)
+        segments += 1
+        _limit("segments", segments, MAX_PARTS)
         kind, at = marker[1][0], marker.end()
         if kind == _END and found.scans:
             break
-        if kind not in _ALONE and kind != _END:
-            at = _segment(data, at, kind, found)
-    return _shape(found.frame, found.kind, found.components)
+        if kind not in _WITHOUT_LENGTH and kind != _END:
+            at = _read_segment(data, at, kind, found)
+    return _header(found.frame, found.kind, found.components)
 
 
-def plain(data: bytes) -> Shape | None:
-    """The shape of a plain file; None for all others. Raises what `measure` raises.
+def inspect_plain(data: bytes) -> Header | None:
+    """The header of a plain file; None for any other. Raises the errors of `inspect`.
 
-    One whose first scan is all of its picture is read no further: nothing behind that scan is ever decoded.
+    A file whose first scan holds the whole picture is not read further: nothing after that scan is ever decoded.
     """
-    if (header := _header(data, MOST_PLAIN_PARTS)) is None:
+    first = _first_scan(data, MAX_PLAIN_SEGMENTS)
+    if first is None:
         return None
-    return header.shape if header.one_scan else replace(measure(data), plain=header.shape.plain)
+    if first.is_only_scan:
+        return first.header
+    return replace(inspect(data), plain_components=first.header.plain_components)
 
 
-def one_scan(data: bytes, most_parts: int) -> Shape | None:
-    """The shape of a plain file of one scan and nothing behind it, with so many segments at most before it."""
-    header = _header(data, most_parts)
-    if header is None or not header.one_scan:
+def inspect_small(data: bytes, limit: SizeLimit = AMONG_OTHERS) -> Header | None:
+    """The header of a small file; None for any other. Takes some microseconds, whatever the bytes are."""
+    if len(data) > limit.bytes or not data.startswith(_START):
         return None
-    marker = _next(_AFTER_DATA, data, header.at)
-    return header.shape if marker is not None and marker[1][0] == _END else None
+    first = _first_scan(data, MAX_SMALL_SEGMENTS)
+    if first is None or not first.is_only_scan:
+        return None
+    header = first.header
+    width, height = header.width, header.height
+    if not 0 < width * height <= limit.pixels or header.plain_components == 4:
+        return None
+    if max(width, height) > MAX_SMALL_ASPECT * min(width, height):
+        return None
+    marker = _next(_AFTER_DATA, data, first.data_at)
+    return header if marker is not None and marker[1][0] == _END else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """What stands before the data of the first scan of a plain file, and where that begins."""
-
-    shape: Shape
-    one_scan: bool
-    at: int
-
-
-def _header(data: bytes, most_parts: int) -> _Header | None:
+def _first_scan(data: bytes, max_segments: int) -> _FirstScan | None:
     frame, kind_of_frame, at = b"", 0, 2
-    for _ in range(most_parts):
+    for _ in range(max_segments):
         head = data[at : at + 4]
         if len(head) < 4 or head[0] != 0xFF:
             return None
         kind, length = head[1], head[2] << 8 | head[3]
         stop = at + 2 + length
-        if length < 2 or stop > len(data) or not (kind in _PLAIN or _is_as_usual(data, at + 4, kind, length)):
+        if length < 2 or stop > len(data) or not (kind in _PLAIN or _is_plain(data, at + 4, kind, length)):
             return None
         if kind == _SCAN:
-            return _begun(frame, kind_of_frame, data[at + 4], stop) if length > 2 else None
+            return _begin_scan(frame, kind_of_frame, data[at + 4], stop) if length > 2 else None
         if kind in _FRAMES:
             if frame:
                 return None
@@ -109,19 +138,20 @@ def _header(data: bytes, most_parts: int) -> _Header | None:
     return None
 
 
-def _is_as_usual(data: bytes, at: int, kind: int, length: int) -> bool:
-    name, least = _PLAIN_IF.get(kind, (b"", 1 << 16))
-    return length >= 2 + least and data.startswith(name, at)
+def _is_plain(data: bytes, at: int, kind: int, length: int) -> bool:
+    start, least = _PLAIN_IF.get(kind, (b"", 1 << 16))
+    return length >= 2 + least and data.startswith(start, at)
 
 
-def _begun(frame: bytes, kind: int, components: int, at: int) -> _Header | None:
+def _begin_scan(frame: bytes, kind: int, components: int, at: int) -> _FirstScan | None:
     if len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3, 4) or len(frame) != 6 + 3 * frame[5]:
         return None
-    return _Header(_shape(frame, kind, components, plain=frame[5]), kind != _PROGRESSIVE and components == frame[5], at)
+    header = _header(frame, kind, components, plain_components=frame[5])
+    return _FirstScan(header, kind != _PROGRESSIVE and components == frame[5], at)
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
-    """A window at a time: a search lets nobody else have Python's lock, and the event loop would wait for all of it."""
+    """Search in windows: a search holds Python's lock, and the event loop would wait for the whole of it."""
     while at < len(data):
         if found := marker.search(data, at, at + WINDOW + 1):  # one byte more, for a marker on the border
             return found
@@ -129,24 +159,24 @@ def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | 
     return None
 
 
-def _segment(data: bytes, at: int, kind: int, found: _Jpeg) -> int:
-    """Note what one segment says; where it ends."""
+def _read_segment(data: bytes, at: int, kind: int, found: _Found) -> int:
+    """Note what one segment says; return where it ends."""
     length = max(2, int.from_bytes(data[at : at + 2], "big"))
     if kind == _SCAN:
         found.scans += 1
         found.components += data[at + 2]
-        _bound("scans", found.scans, MOST_SCANS)
+        _limit("scans", found.scans, MAX_SCANS)
     elif kind in _FRAMES and not found.frame:
         found.kind, found.frame = kind, data[at + 2 : at + length]
     elif kind in _OTHER_FRAMES:
         raise UnsupportedImage("a JPEG image with arithmetic coding or without loss is not supported")
     elif kind == _EXIF and data.startswith(b"Exif", at + 2):
         found.exif += length
-        _bound("bytes of EXIF", found.exif, MOST_EXIF_BYTES)
+        _limit("bytes of EXIF", found.exif, MAX_EXIF_BYTES)
     return at + length
 
 
-def _shape(frame: bytes, kind: int, components: int, plain: int = 0) -> Shape:
+def _header(frame: bytes, kind: int, components: int, plain_components: int = 0) -> Header:
     _, height, width, count = struct.unpack_from(">BHHB", frame)
     if len(frame) < 6 + 3 * count:
         raise IndexError("components")
@@ -155,9 +185,9 @@ def _shape(frame: bytes, kind: int, components: int, plain: int = 0) -> Shape:
         factors = [frame[7 + 3 * one] for one in range(count)]
         most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
         coefficients = 2 * sum((factor >> 4) * (factor & 15) for factor in factors) / max(1, most)
-    return Shape(width, height, 4 + coefficients, components, plain)
+    return Header(width, height, 4 + coefficients, components, plain_components)
 
 
-def _bound(what: str, found: int, most: int) -> None:
+def _limit(what: str, found: int, most: int) -> None:
     if found > most:
         raise ImageTooComplex(f"the JPEG image has more than {most} {what}; save it anew with another program")

@@ -1,7 +1,7 @@
-"""The first directory of a TIFF -> its shape, without decoding: what `structure` does for the other formats.
+"""Read the first directory of a TIFF file without decoding it.
 
-A TIFF may store 16 x 16 pixels as one tile of 20,000 x 20,000, name the same bytes for every strip, or have a strip for
-every pixel. The directory tells.
+A TIFF may store 16 x 16 pixels as one tile of 20,000 x 20,000, use the same bytes for every strip, or have one strip
+per pixel. The directory says so.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.errors import ImageTooComplex
-from service.images.header import MOST_PARTS, MOST_SCANS, Shape
+from service.images.header import MAX_PARTS, MAX_SCANS, Header
 
-MOST_TAGS = 4096
+MAX_TAGS = 4096
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PARTS = ((273, 279), (324, 325))  # offsets and sizes of strips, of tiles
@@ -32,29 +32,29 @@ _WANTED = {
     *_PARTS[1],
     *_DIRECTORIES,
 }
-_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # unsigned numbers, which is what these tags hold
+_FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # these tags hold unsigned integers
 _JPEG = (6, 7)
-# Progressive or arithmetic-coded: the frame headers of a JPEG stream that a strip may hold.
-_MANY_SCANS = re.compile(rb"\xff[\xc2\xc6\xc9\xca\xcb]")
+# Frame headers of progressive or arithmetic-coded JPEG data, which a strip may hold.
+_MULTI_SCAN_FRAME = re.compile(rb"\xff[\xc2\xc6\xc9\xca\xcb]")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How the directory of one file is written: byte order, and whether it is a BigTIFF."""
+    """How the directories of one file are stored: byte order, and whether the file is a BigTIFF."""
 
     data: bytes
     order: str
     big: bool
 
     def directory(self, at: int) -> tuple[int, int]:
-        """How many entries the directory at `at` has, and where the first one is."""
+        """The number of entries of the directory at `at`, and the offset of the first one."""
         (count,) = struct.unpack_from(self.order + ("Q" if self.big else "H"), self.data, at)
-        if count > MOST_TAGS:
-            raise _too_many("tags", MOST_TAGS)
+        if count > MAX_TAGS:
+            raise _too_many("tags", MAX_TAGS)
         return int(count), at + (8 if self.big else 2)
 
     def entries(self, at: int) -> Iterator[tuple[int, int, int, int]]:
-        """(tag, type, count, where the values are) of each entry."""
+        """(tag, type, count, offset of the values) of each entry."""
         number, first = self.directory(at)
         step, head, room = (20, "HHQ", 8) if self.big else (12, "HHI", 4)
         for entry in range(first, first + number * step, step):
@@ -67,21 +67,21 @@ class _Layout:
         return int(struct.unpack_from(self.order + ("Q" if self.big else "I"), self.data, at)[0])
 
     def first(self) -> int:
-        """Where the first directory is."""
+        """The offset of the first directory."""
         return self._offset(8 if self.big else 4)
 
     def values(self, kind: int, count: int, at: int) -> tuple[int, ...]:
-        """The numbers of an entry; none where Pillow skips it: another type, or values beyond the end of the file."""
+        """The numbers of an entry; empty where Pillow skips it: another type, or values past the end of the file."""
         form = _FORMATS.get(kind, "")
         if not form or at + struct.calcsize("=" + form) * count > len(self.data):
             return ()
-        if count > MOST_PARTS:
-            raise _too_many("strips or tiles", MOST_PARTS)
+        if count > MAX_PARTS:
+            raise _too_many("strips or tiles", MAX_PARTS)
         return struct.unpack_from(f"{self.order}{count}{form}", self.data, at)
 
 
-def measure(data: bytes) -> Shape:
-    """The shape of a TIFF's first page. Raises ImageTooComplex; struct.error where it ends too early."""
+def inspect(data: bytes) -> Header:
+    """The header of a TIFF's first page. Raises ImageTooComplex; struct.error where it ends too early."""
     layout = _Layout(data, "<" if data[:2] == b"II" else ">", 43 in data[2:4])
     found: dict[int, tuple[int, ...]] = {}
     for tag, kind, count, at in layout.entries(layout.first()):
@@ -91,14 +91,14 @@ def measure(data: bytes) -> Shape:
         for at in found.get(tag, ())[:1]:
             with contextlib.suppress(struct.error):  # damaged metadata is no reason to refuse a picture
                 layout.directory(at)
-    packed = found.get(_COMPRESSION, (1,)) != (1,)
-    for offsets, counts in _PARTS if packed else ():  # Pillow reads what is not packed by itself, once
+    compressed = found.get(_COMPRESSION, (1,)) != (1,)
+    for offsets, counts in _PARTS if compressed else ():  # Pillow itself reads uncompressed strips, once
         _check_parts(len(data), found.get(offsets, ()), found.get(counts, ()))
-    return _shape(data, found)
+    return _header(data, found)
 
 
 def _check_parts(size: int, offsets: tuple[int, ...], counts: tuple[int, ...]) -> None:
-    """Strips that lie over each other are copied again and again."""
+    """Refuse strips that overlap: each of them would be copied."""
     if sum(counts) <= 2 * size:
         return
     if any(offset + count > size for offset, count in zip(offsets, counts, strict=False)):
@@ -106,20 +106,20 @@ def _check_parts(size: int, offsets: tuple[int, ...], counts: tuple[int, ...]) -
     raise ImageTooComplex("the strips of the TIFF image together are larger than the file; save it anew")
 
 
-def _shape(data: bytes, found: dict[int, tuple[int, ...]]) -> Shape:
-    """Tiles are unpacked whole, so the size is rounded up to them."""
+def _header(data: bytes, found: dict[int, tuple[int, ...]]) -> Header:
+    """Decoders unpack whole tiles, so the size is rounded up to a multiple of the tile size."""
 
     def one(tag: int, default: int) -> int:
         return (found.get(tag) or (default,))[0]
 
     width, height = one(_WIDTH, 0), one(_HEIGHT, 0)
     bits, samples = one(_BITS, 1), one(_SAMPLES, 1)
-    width, height = _whole(width, one(_TILE_WIDTH, 1)), _whole(height, one(_TILE_HEIGHT, 1))
-    many = one(_COMPRESSION, 1) in _JPEG and _MANY_SCANS.search(data) is not None
-    return Shape(width, height, 4 + max(4, samples * bits / 8), 3 * MOST_SCANS if many else 1)
+    width, height = _round_up(width, one(_TILE_WIDTH, 1)), _round_up(height, one(_TILE_HEIGHT, 1))
+    multi_scan = one(_COMPRESSION, 1) in _JPEG and _MULTI_SCAN_FRAME.search(data) is not None
+    return Header(width, height, 4 + max(4, samples * bits / 8), 3 * MAX_SCANS if multi_scan else 1)
 
 
-def _whole(size: int, step: int) -> int:
+def _round_up(size: int, step: int) -> int:
     return -(-size // max(1, step)) * max(1, step)
 
 

@@ -1,8 +1,8 @@
-"""JPEG files -> the model's pixels without Pillow's decoder and resize: the same pixels in about a third of the time.
+"""Decode and resize JPEG files without Pillow: the same pixels in about a third of the time.
 
-simplejpeg decodes, `model.preprocessing.compiled.resize` computes the wanted window alone. The file's structure and
-size have been checked before (`images`). What is not plain is left to Pillow: files that libjpeg warns about, shapes
-that the kernel does not take.
+simplejpeg decodes, and `model.preprocessing.compiled.resize` computes only the pixels that the crop keeps. The file's
+size and structure have been checked before. Pillow decodes the rest: files that libjpeg warns about, and sizes that the
+compiled resize does not support.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.preprocessing.recipe import UNTOUCHED, Preprocess
-from model.preprocessing.resize import UPRIGHT, Turn
-from service.images.header import Shape
+from model.preprocessing.resize import UPRIGHT, Pixels, Turn
+from service.images.header import Header
 
 if TYPE_CHECKING:
     from model.preprocessing.compiled.cmyk import Inks
     from model.preprocessing.compiled.resize import Resize
 
-Pixels = NDArray[np.uint8]
 Size = tuple[int, int]  # width, height
+Decoded = tuple[Pixels, float]  # the pixels of the model, and the time when the file was decoded and not yet resized
 
 log = logging.getLogger(__name__)
 
-QUICK_SIDE = 256
-# A thread keeps the memory for so many pixels (4 megapixels): fresh memory costs a page fault for each 4 kB.
+# Each thread keeps memory for images of up to 4 megapixels: fresh memory costs a page fault per 4 kB.
 KEPT_BYTES = 12 << 20
-# Where libjpeg-turbo finds its lines aligned it writes them past the caches, and the resize reads them at once.
-LINE_BYTES, OFF_LINE = 32, 4
-BLOCK = 64  # bytes that are converted together
+# libjpeg-turbo writes aligned rows past the caches, and the resize would have to fetch them again at once. So the
+# memory starts 4 bytes after a multiple of 32.
+ALIGNMENT, OFFSET = 32, 4
+BLOCK = 64  # bytes that are converted from CMYK together
 
 
 def encode(pixels: Pixels) -> bytes:
-    """(H, W, 3) -> a JPEG file, for measuring with."""
+    """(H, W, 3) -> a JPEG file, for measurements."""
     import simplejpeg
 
     encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=88, colorsubsampling="420")
     return encoded
 
 
-def _off_line(size: int) -> Pixels:
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    start = (OFF_LINE - memory.ctypes.data) % LINE_BYTES
+def unaligned_memory(size: int) -> Pixels:
+    """Uninitialised bytes that libjpeg-turbo does not write past the caches."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = (OFFSET - memory.ctypes.data) % ALIGNMENT
     return memory[start : start + size]
 
 
-def _let_go(memory: Pixels) -> None:
-    """Give the pages back, without Python's lock; what is in them is lost.
+def release_pages(memory: Pixels) -> None:
+    """Return the whole pages of an array to the kernel without holding Python's lock; their content is lost.
 
-    Freeing 200 MB takes the kernel 10 ms, and numpy frees with the lock held, for which the event loop then waits.
+    The kernel takes 10 ms to free 200 MB, and numpy frees with the lock held, so the event loop would wait.
     """
     address = memory.ctypes.data
     start = address + -address % mmap.PAGESIZE
@@ -67,89 +67,83 @@ def _let_go(memory: Pixels) -> None:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
+class ThreadMemory(threading.local):
+    """Memory that a thread reuses for each image that it decodes."""
+
+    def __init__(self) -> None:
+        self.bytes = unaligned_memory(KEPT_BYTES)
+
+
 class Jpegs:
-    """A decoder for plain JPEG files; with `scale` large ones are made smaller while they are decoded (not exact)."""
+    """A decoder of plain JPEG files; with `scale`, large ones are scaled down while they are decoded (not exact)."""
 
     def __init__(self, cache_dir: Path | None = None, *, scale: bool = False) -> None:
+        self.ready = False  # True when the code is compiled, so that decoding does not wait for that
+        self.memory = ThreadMemory()
         self._cache_dir, self._scale = cache_dir, scale
-        self._decode: Callable[..., Pixels]  # this and the next before there is a resize
-        self._inks: Inks
+        self._decode: Callable[..., Pixels]  # set before `_resize`, like the next one
+        self._cmyk_to_rgb: Inks
         self._resize: Resize | None = None
-        self._kept = threading.local()
         self._loaded = threading.Event()
-        # Half a second of importing and compiling, beside the model's own start; whoever decodes earlier waits.
+        # Importing and compiling take half a second while the model starts; a thread that decodes earlier waits.
         threading.Thread(target=self._load, name="compile the resize", daemon=True).start()
 
-    def quick(self, recipe: Preprocess) -> bool:
-        """Is it compiled, so that nobody waits for that, and the model's input not too large?"""
-        return self._resize is not None and UNTOUCHED < recipe.size <= QUICK_SIDE
+    def decode_plain(self, data: bytes, header: Header, recipe: Preprocess) -> Decoded | None:
+        """Decode a plain file (see `service.images.inspect_jpeg`); None when Pillow has to decode it."""
+        width, height = header.width, header.height
+        if recipe.size <= UNTOUCHED or width == 0 or height == 0:
+            return None
+        return self._decode_and_resize(data, recipe, UPRIGHT, (width, height), header.plain_components == 4)
 
-    def pixels(self, data: bytes, image: Any, recipe: Preprocess) -> tuple[Pixels, float] | None:
-        """The pixels of a PIL image, opened and not yet decoded, and when that was done; None: Pillow's business."""
+    def decode_opened(self, data: bytes, image: Any, recipe: Preprocess) -> Decoded | None:
+        """Decode a file that Pillow has opened and not yet decoded; None when Pillow has to decode it."""
         if image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
-        return self._turned(data, recipe, turn, image.size, image.mode == "CMYK")
+        return self._decode_and_resize(data, recipe, turn, image.size, image.mode == "CMYK")
 
-    def plain(self, data: bytes, recipe: Preprocess, shape: Shape) -> tuple[Pixels, float] | None:
-        """The same of a plain file (`segments`) of this shape, which Pillow need not open."""
-        if recipe.resize is None or shape.pixels == 0:
-            return None
-        return self._turned(data, recipe, UPRIGHT, (shape.width, shape.height), shape.plain == 4)
-
-    def _turned(
-        self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, inks: bool
-    ) -> tuple[Pixels, float] | None:
+    def _decode_and_resize(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, cmyk: bool) -> Decoded | None:
+        """Not split into smaller functions: a photograph passes through it on the event loop."""
         if not self._loaded.is_set():
             self._loaded.wait()
-        if self._resize is None:
+        if (resize := self._resize) is None:
             return None
-        width, height = size = self._scaled(data, recipe, size) if self._scale else size
-        axes = recipe.axes((height, width) if turn.swaps else size)
-        room = self._resize.room_for(width)
-        if not self._resize.can(*axes, turn) or (decoded := self._decoded(data, recipe, size, room, inks)) is None:
+        options = self._scaling(recipe) if self._scale else {}
+        width, height = self._scaled(data, size, options) if options else size
+        axes = recipe.axes((height, width) if turn.swaps else (width, height))
+        margin = resize.room_for(width)  # bytes that the resize may read after the pixels
+        if not resize.can(*axes, turn):
             return None
-        at = time.perf_counter()
-        found = recipe.padded(self._resize(decoded, *axes, turn, room), *axes)
-        if decoded.nbytes > KEPT_BYTES:
-            _let_go(decoded)
-        return found, at
-
-    def _scaled(self, data: bytes, recipe: Preprocess, size: Size) -> Size:
-        """The size that is decoded to; as it is where libjpeg has something to say."""
-        import simplejpeg
-
-        with contextlib.suppress(ValueError):
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data, **self._scaling(recipe))
-            return width, height
-        return size
-
-    def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
-        return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2} if self._scale else {}
-
-    def _decoded(self, data: bytes, recipe: Preprocess, size: Size, room: int, inks: bool) -> Pixels | None:
-        """(H, W, 3) with room behind it, or None where libjpeg has something to say."""
-        width, height = size
-        channels, colours = (4, "CMYK") if inks else (3, "RGB")
-        count = channels * width * height
-        memory = self._memory(-(-count // BLOCK) * BLOCK + room)
+        channels, colours = (4, "CMYK") if cmyk else (3, "RGB")
+        needed = -(-channels * width * height // BLOCK) * BLOCK + margin
+        memory = self.memory.bytes[:needed] if needed <= KEPT_BYTES else unaligned_memory(needed)
         try:
-            found = self._decode(data, colorspace=colours, buffer=memory, **self._scaling(recipe))
-        except ValueError:
+            found = self._decode(data, colorspace=colours, buffer=memory, **options)
+        except ValueError:  # libjpeg warns
             return None
         if found.shape != (height, width, channels):
             return None
-        if inks:
-            self._inks(memory[: memory.size - room])
-        return memory[: 3 * width * height].reshape(height, width, 3)
+        if cmyk:
+            self._cmyk_to_rgb(memory[: needed - margin])
+        decoded_at = time.perf_counter()
+        rgb = memory[: 3 * width * height].reshape(height, width, 3)
+        pixels = resize(rgb, *axes, turn, margin)
+        if len(pixels) != recipe.size or pixels.shape[1] != recipe.size:
+            pixels = recipe.padded(pixels, *axes)
+        if needed > KEPT_BYTES:
+            release_pages(memory)
+        return pixels, decoded_at
 
-    def _memory(self, size: int) -> Pixels:
-        """So many bytes, of which the thread must need none any more when it asks again."""
-        if size > KEPT_BYTES:
-            return _off_line(size)
-        if not hasattr(self._kept, "memory"):
-            self._kept.memory = _off_line(KEPT_BYTES)
-        kept: Pixels = self._kept.memory[:size]
-        return kept
+    def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
+        return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2}
+
+    def _scaled(self, data: bytes, size: Size, options: dict[str, Any]) -> Size:
+        """The size after scaling; unchanged where libjpeg warns."""
+        import simplejpeg
+
+        with contextlib.suppress(ValueError):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data, **options)
+            return width, height
+        return size
 
     def _load(self) -> None:
         try:
@@ -159,8 +153,9 @@ class Jpegs:
             from model.preprocessing.compiled.resize import Resize
 
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
-            self._decode, self._inks = simplejpeg.decode_jpeg, Inks(directory)
+            self._decode, self._cmyk_to_rgb = simplejpeg.decode_jpeg, Inks(directory)
             self._resize = Resize(directory)
+            self.ready = True
         except Exception as error:  # a missing compiler costs speed, not the service
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)
         finally:

@@ -1,4 +1,4 @@
-"""Memory that decoding threads share: one image's pixels are small, those of all threads together may not be."""
+"""The memory that decoding threads share: one image needs little, but all threads together may need too much."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from contextlib import contextmanager
 from service.errors import DeadlineExceeded
 
 
-class Room:
-    """So many bytes; first come, first served, so that a large image is not passed over for ever.
+class MemoryBudget:
+    """A number of bytes, reserved in the order of the requests, so that a large image is not overtaken for ever.
 
-    `patience_s` is how long a thread waits for its turn.
+    `timeout_s` is how long a thread waits for its reservation.
     """
 
-    def __init__(self, size: int, patience_s: float) -> None:
+    def __init__(self, size: int, timeout_s: float) -> None:
         self._free = size
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._changed = threading.Condition()
-        self._turn = threading.Lock()
+        self._first_in_line = threading.Lock()  # its holder waits for memory; the others wait for the lock
+
+    @property
+    def contended(self) -> bool:
+        """True while a thread waits for memory."""
+        return self._first_in_line.locked()
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """While the context lasts so many bytes, at most as many as there are, are taken. Blocks the thread.
+    def reserve(self, size: int) -> Iterator[None]:
+        """Reserve `size` bytes, at most the whole budget, while the context lasts. Blocks the thread.
 
-        Raises DeadlineExceeded when they do not get free in time.
+        Raises DeadlineExceeded when they do not become free in time.
         """
-        if not self._take(size, time.monotonic() + self._patience_s):
+        if not self._take(size, time.monotonic() + self._timeout_s):
             raise DeadlineExceeded("other images took all of the memory for decoding (VIM_MAX_DECODE_BYTES)")
         try:
             yield
@@ -38,7 +43,7 @@ class Room:
                 self._changed.notify()
 
     def _take(self, size: int, deadline: float) -> bool:
-        if not self._turn.acquire(timeout=self._patience_s):
+        if not self._first_in_line.acquire(timeout=self._timeout_s):
             return False
         try:
             with self._changed:
@@ -46,4 +51,4 @@ class Room:
                 self._free -= size if enough else 0
                 return enough
         finally:
-            self._turn.release()
+            self._first_in_line.release()

@@ -1,7 +1,7 @@
 """What the service counts and times, for Prometheus.
 
-`METRICS` lists every metric; `Metrics` owns one registry and is told what happened, by verbs. Labels take few values,
-all known at start-up, and begin at zero so that rate() works from the first hit.
+`METRICS` lists every metric; `Metrics` owns one registry and has a method for each event. Labels take few values, all
+known at start-up, and every series begins at zero so that rate() works from the first event.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from prometheus_client.exposition import choose_encoder
 
 from service.errors import ServiceError
 from service.jobs import Memory, RequestClass
-from service.telemetry import multiprocess
-from service.telemetry.multiprocess import Page, Shared
+from service.telemetry.multiprocess import MultiprocessDirectory, WithoutCreated, exposed_registry
 
 Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
@@ -47,7 +46,7 @@ LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 _CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
-_REASONS: dict[str, Reason] = {
+REASONS: dict[str, Reason] = {
     "queue_full": "queue_full",
     "memory_full": "memory_full",
     "deadline_exceeded": "deadline",
@@ -73,7 +72,7 @@ _REASONS: dict[str, Reason] = {
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of the README's table."""
+    """One row of the table in the documentation."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -178,7 +177,7 @@ class Levels:
 
 
 class Metrics:
-    """The counters of one server. Every method may be called from any thread."""
+    """The metrics of one server. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -187,7 +186,7 @@ class Metrics:
         queue_capacity: int,
         apis: Iterable[str] = ("native",),
         devices: Iterable[str] = (),
-        shared: Shared | None = None,
+        shared: MultiprocessDirectory | None = None,
     ) -> None:
         self._model = model
         self._shared = shared
@@ -219,9 +218,9 @@ class Metrics:
         self._load_seconds = LOAD_SECONDS.gauge(registry)
         self._memory = MEMORY.gauge(registry)
         QUEUE_CAPACITY.gauge(registry).set(queue_capacity)
-        self._page = multiprocess.page(registry, shared)
+        self._exposed = exposed_registry(registry, shared)
         self._begin_at_zero(apis)
-        # By their labels, which take few values: to look for a child takes the library longer than to count.
+        # Cached by labels, which take few values: the library's own look-up takes longer than counting.
         self._requests_of = functools.cache(self._requests.labels)
         self._request_seconds_of = functools.cache(self._request_seconds.labels)
         self._images_of = functools.cache(self._images.labels)
@@ -233,38 +232,34 @@ class Metrics:
             self._device_lost.labels(device)
 
     def decode_threads(self, count: int) -> None:
-        """So many threads decode."""
+        """Set the number of threads that decode."""
         self._decode_threads.set(count)
 
     def request(self, api: str, op: Op, model: str, code: int, seconds: float) -> None:
-        """A request was answered. A model name that is not the served one counts as `other`."""
+        """Count an answered request. Any model name that is not the served one counts as `other`."""
         known = model if model == self._model else "other"
         self._requests_of(api, op, known, str(code)).inc()
         self._request_seconds_of(api, op).observe(seconds)
 
     def images(self, op: Op, request_class: RequestClass, count: int) -> None:
-        """So many images were answered with a result."""
+        """Count images that were answered with a result."""
         self._images_of(op, request_class).inc(count)
 
     def joined(self) -> None:
-        """An image shared the work of an identical one."""
+        """Count an image that shared the work of an identical one."""
         self._joined.inc()
 
-    def stage(self, stage: Stage, seconds: float) -> None:
-        """A stage of the work took so long."""
-        self._stage_seconds_of(stage).observe(seconds)
-
     def timed(self, stage: Stage) -> AbstractContextManager[object]:
-        """Times a stage while the context lasts."""
+        """Observe the duration of the context as that of a stage."""
         return self._stage_seconds_of(stage).time()
 
     def decoded(self, decode_s: float, preprocess_s: float) -> None:
-        """An image was decoded and preprocessed."""
+        """Observe the decoding and the preprocessing of an image."""
         self._stage_seconds_of("decode").observe(decode_s)
         self._stage_seconds_of("preprocess").observe(preprocess_s)
 
     def batch(self, classes: Sequence[RequestClass], waits_s: Sequence[float], seconds: float) -> None:
-        """A forward pass ended: the class of each of its images and how long it had waited, and its duration."""
+        """Count a forward pass: the class and the waiting time of each of its images, and its duration."""
         self._batches.inc()
         self._batch_size.observe(len(waits_s))
         self._stage_seconds_of("infer").observe(seconds)
@@ -280,58 +275,58 @@ class Metrics:
             self._body_bytes.labels(one).set(levels.body_bytes[one])
 
     def batch_limit(self, device: str, images: int) -> None:
-        """A device is given batches of at most so many images."""
+        """Set the largest batch that a device is given."""
         self._batch_limit.labels(device).set(images)
 
     def batch_retried(self, reason: Retry, groups: int) -> None:
-        """A batch failed; so many parts of it are run again."""
+        """Count the parts of a failed batch that are run again."""
         self._batch_retries.labels(reason).inc(groups)
 
     def device_up(self, device: str, value: bool) -> None:
-        """A device process began or ceased to serve."""
+        """Set whether a device process serves."""
         self._device_up.labels(device).set(value)
 
     def device_lost(self, device: str) -> None:
-        """A device process died, hung or gave wrong answers."""
+        """Count a device process that died, hung or gave wrong answers."""
         self._device_lost.labels(device).inc()
 
     def quarantined(self) -> None:
-        """An image has killed a device process twice, alone."""
+        """Count an image that ended a device process twice while it was alone on the device."""
         self._quarantined.inc()
 
     def decoding(self) -> AbstractContextManager[object]:
-        """Counts a decoding thread as busy while the context lasts."""
+        """Count a decoding thread as busy while the context lasts."""
         return self._decoding.track_inprogress()
 
     def rejected(self, reason: Reason, count: int = 1) -> None:
-        """Work was refused, or given up before it had a result."""
+        """Count work that was refused, or given up before it had a result."""
         self._rejected_of(reason).inc(count)
 
     def refused(self, error: ServiceError) -> None:
-        """Count an error under its reason; the service's own failures and wrong paths are no rejections."""
-        if reason := _REASONS.get(error.code):
+        """Count an error by its reason; failures of the service and wrong paths are not rejections."""
+        if reason := REASONS.get(error.code):
             self.rejected(reason)
 
     def ready(self, value: bool) -> None:
-        """The server began or ceased to accept work."""
+        """Set whether the server accepts work."""
         self._ready.set(value)
 
     def model_loaded(self, *, version: str, device: str, dtype: str, seconds: float) -> None:
-        """The model is loaded, tested and warm. A reload replaces what the labels said."""
-        if not self._shared:  # which knows no clearing, and is told once
+        """Describe the model, which is loaded, tested and warm. A reload replaces the labels."""
+        if not self._shared:  # shared metrics cannot be cleared, and are set once
             self._model_info.clear()
         self._model_info.labels(self._model, version, device, dtype).set(1)
         self._load_seconds.set(seconds)
 
     def device_memory(self, kind: Memory, size: int) -> None:
-        """The device's memory of this kind, in bytes."""
+        """Set the device's memory of this kind, in bytes."""
         self._memory.labels(kind).set(size)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page for a scraper's Accept header, and its Content-Type."""
+        """The page of metrics for an Accept header, and its Content-Type."""
         encode, content_type = choose_encoder(accept)
         self.sample()
-        return encode(Page(self._page)), content_type
+        return encode(WithoutCreated(self._exposed)), content_type
 
     def _begin_at_zero(self, apis: Iterable[str]) -> None:
         for api, op in itertools.product(apis, get_args(Op)):

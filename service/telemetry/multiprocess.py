@@ -1,7 +1,8 @@
-"""What a page of metrics is made from: one process, or several that count for it in the library's own way, by files."""
+"""The registries behind a page of metrics: of one process, or of several that count together in files."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,49 +14,49 @@ from prometheus_client.registry import Collector
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """Several processes of one service that count together, each in files of its own in this directory.
+class MultiprocessDirectory:
+    """A directory in which each process of one service keeps its numbers, in files of its own.
 
-    The files outlive a process that ends, and one of the same name goes on counting where it was; only its gauges are
-    to be taken off before (`buried`).
+    The files outlive their process. A new process with the same name continues the counters; the gauges of the old one
+    must be removed first (`mark_dead`).
     """
 
     directory: str
     name: str  # of this process; without "_"
 
     def use(self) -> None:
-        """From now on the library keeps this process's numbers there: before the first metric is made."""
+        """Make the library keep this process's numbers there. Call it before the first metric is created."""
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = self.directory
-        values.ValueClass = values.MultiProcessValue(lambda: self.name)  # type: ignore[no-untyped-call]
+        values.ValueClass = values.MultiProcessValue(functools.partial(str, self.name))  # type: ignore[no-untyped-call]
 
     def registry(self) -> CollectorRegistry:
-        """The sum of all processes."""
+        """A registry that sums up all processes."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self.directory)  # type: ignore[no-untyped-call]
         return registry
 
-    def buried(self, name: str) -> None:
-        """The process of this name has ended: what it counted stays, what it held is gone."""
+    def mark_dead(self, name: str) -> None:
+        """Note that the process `name` has ended: its counters stay, its gauges are removed."""
         mark_process_dead(name, self.directory)  # type: ignore[no-untyped-call]
 
 
-def page(own: CollectorRegistry, shared: Shared | None) -> CollectorRegistry:
-    """What is shown: the metrics of this process, or of all; and of the process itself, where there is one."""
-    shown = shared.registry() if shared else own
-    PlatformCollector(registry=shown)
-    if not shared:
-        ProcessCollector(registry=shown)
-    return shown
+def exposed_registry(own: CollectorRegistry, directory: MultiprocessDirectory | None) -> CollectorRegistry:
+    """The registry that /metrics shows: of this process, with its CPU and memory, or of all processes."""
+    registry = directory.registry() if directory else own
+    PlatformCollector(registry=registry)
+    if not directory:
+        ProcessCollector(registry=registry)
+    return registry
 
 
-class Page(Collector):
-    """The registry without `_created`: the library adds such a series to every counter, and nothing reads them."""
+class WithoutCreated(Collector):
+    """A registry without the `_created` series that the library adds to every counter; nothing reads them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
     def collect(self) -> Iterator[Family]:
-        """What is on the page."""
+        """The families of the registry."""
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family

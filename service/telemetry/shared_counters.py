@@ -1,7 +1,7 @@
-"""Whole numbers that several processes count together: each writes a row of its own, all of them read the sum.
+"""Integers that several processes count together: each process writes its own row, and all read the sums.
 
-In an anonymous memory file, so that nothing is lost when a process is killed; one that takes its place goes on with its
-row. For what /metrics does not show.
+The rows are in an anonymous memory file, so nothing is lost when a process is killed, and its successor continues its
+row. For numbers that are not metrics.
 """
 
 from __future__ import annotations
@@ -12,52 +12,52 @@ import os
 import numpy as np
 
 
-class Tally:
-    """int64 (processes, numbers); `own` is the row to write."""
+class SharedCounters:
+    """Counters of all processes: int64 (processes, numbers). This process writes to row `own`."""
 
     def __init__(self, rows: np.ndarray, own: int = 0) -> None:
         self._rows = rows
         self._own = own
 
     @classmethod
-    def of_one(cls, numbers: int) -> Tally:
-        """For a process that counts alone."""
+    def of_one(cls, numbers: int) -> SharedCounters:
+        """Counters for a process that counts alone."""
         return cls(np.zeros((1, numbers), np.int64))
 
     @classmethod
-    def mapped(cls, descriptor: int, processes: int, numbers: int, own: int) -> Tally:
-        """For one of several; the memory file is `memory`'s."""
+    def mapped(cls, descriptor: int, processes: int, numbers: int, own: int) -> SharedCounters:
+        """Counters in the memory file that `memory` has made."""
         memory = mmap.mmap(descriptor, 8 * processes * numbers)
         return cls(np.frombuffer(memory, np.int64).reshape(processes, numbers), own)
 
-    def part(self, first: int, numbers: int) -> Tally:
-        """So many of the numbers."""
-        return Tally(self._rows[:, first : first + numbers], self._own)
+    def part(self, first: int, numbers: int) -> SharedCounters:
+        """A view of `numbers` counters, beginning with `first`."""
+        return SharedCounters(self._rows[:, first : first + numbers], self._own)
 
     def add(self, index: int, amount: int) -> None:
-        """Count."""
+        """Add to this process's counter."""
         self._rows[self._own, index] += amount
 
     def put(self, index: int, value: int) -> None:
-        """What this process says of a number that is not added up."""
+        """Set this process's value of a number that is not summed up."""
         self._rows[self._own, index] = value
 
     def total(self, index: int) -> int:
-        """Of all processes."""
+        """The sum over all processes."""
         return int(self._rows[:, index].sum())
 
     def highest(self, index: int) -> int:
-        """What any process has put there."""
+        """The highest value of all processes."""
         return int(self._rows[:, index].max())
 
     def totals(self) -> list[int]:
-        """All numbers, each of all processes."""
+        """The sums of all counters."""
         found: list[int] = self._rows.sum(0).tolist()
         return found
 
 
 def memory(processes: int, numbers: int) -> int:
-    """The descriptor of a new memory file for so many, all zero."""
-    descriptor = os.memfd_create("vim-tally")
+    """Make a memory file for the counters of so many processes, all zero; returns its descriptor."""
+    descriptor = os.memfd_create("vim-counters")
     os.ftruncate(descriptor, 8 * processes * numbers)
     return descriptor

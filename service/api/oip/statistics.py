@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol's `statistics` extension tells of one model since the start, in nanoseconds."""
+"""The `statistics` extension of the Open Inference Protocol: counts and nanoseconds of one model since the start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from service.engine.engine import Answer
 from service.jobs import Result
-from service.telemetry.shared_counters import Tally
+from service.telemetry.shared_counters import SharedCounters
 
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 _KINDS = ("success", "fail", *_STAGES, "cache_hit", "cache_miss")
@@ -18,15 +18,15 @@ NAMES = 2  # of one model
 
 
 def numbers(largest_batch: int) -> int:
-    """How many numbers the statistics of all names are."""
+    """Number of counters for the statistics of all names."""
     return NAMES * _numbers(largest_batch)
 
 
-def counted(names: Sequence[str], tally: Tally, largest_batch: int) -> dict[str, Statistics]:
-    """The statistics of each name, in a tally of so many `numbers`."""
+def statistics_of(names: Sequence[str], counters: SharedCounters, largest_batch: int) -> dict[str, Statistics]:
+    """The statistics of each name, in as many counters as `numbers` says."""
     assert len(names) == NAMES
     each = _numbers(largest_batch)
-    return {name: Statistics(tally.part(n * each, each), largest_batch) for n, name in enumerate(names)}
+    return {name: Statistics(counters.part(n * each, each), largest_batch) for n, name in enumerate(names)}
 
 
 def _numbers(largest_batch: int) -> int:
@@ -34,15 +34,15 @@ def _numbers(largest_batch: int) -> int:
 
 
 class Statistics:
-    """Counts the requests that came to one model by this protocol."""
+    """Counts the requests that one model received by this protocol."""
 
-    def __init__(self, tally: Tally, largest_batch: int) -> None:
+    def __init__(self, counters: SharedCounters, largest_batch: int) -> None:
         kinds, sizes = len(_KINDS), largest_batch + 1
-        self._count = tally.part(0, kinds)
-        self._ns = tally.part(kinds, kinds)
-        self._last_ms = tally.part(2 * kinds, 1)
-        self._images_in = tally.part(2 * kinds + 1, sizes)  # images that ran in batches of this size
-        self._infer_ns_in = tally.part(2 * kinds + 1 + sizes, sizes)
+        self._count = counters.part(0, kinds)
+        self._ns = counters.part(kinds, kinds)
+        self._last_ms = counters.part(2 * kinds, 1)
+        self._images_in = counters.part(2 * kinds + 1, sizes)  # images that ran in batches of this size
+        self._infer_ns_in = counters.part(2 * kinds + 1 + sizes, sizes)
 
     def succeeded(self, answer: Answer, request_s: float, render_s: float) -> None:
         """A request was answered; of its images the slowest counts, stage by stage."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast, get_args
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from service.api.dependencies import engine_of, in_thread
+from service.api.dependencies import in_thread
 from service.api.record import KEY, RequestRecord
 from service.api.request import content_encoding, multipart
 from service.api.request.image_fields import from_text
@@ -73,10 +73,10 @@ async def read_body(request: Request) -> bytes:
     Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; QueueFull and MemoryFull where
     there is no room for it; InvalidOptions (request class); ClientDisconnect when the client leaves in the middle.
     """
-    engine = engine_of(request)
+    engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
     record.request_class = request_class(request)
-    account = record.body = engine.admission.body(record.request_class)  # the middleware closes it
+    account = record.body = BodyAccount(engine.admission, record.request_class)  # the middleware closes it
     limit = engine.settings.max_body_bytes
     body = await read_limited(request, limit, account, engine.settings.body_timeout_ms / 1000)
     record.bytes = len(body)

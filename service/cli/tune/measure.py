@@ -30,7 +30,8 @@ from service.devices.process import DeviceLost, DeviceProcess
 from service.devices.slots import Slots
 from service.engine.engine import Engine
 from service.errors import ServiceError
-from service.images import decode, jpeg
+from service.images import jpeg
+from service.images.decode import DecodeLimits, Decoder
 from service.jobs import Job, Task
 from service.settings import Settings
 from service.system import cpus
@@ -114,14 +115,13 @@ def _one_device(settings: Settings, loaded: Loaded) -> Settings:
 
 
 def _decode(samples: Sequence[bytes], loaded: Loaded, settings: Settings, seconds: float) -> dict[int, float]:
-    preprocess = Preprocess.from_dict(loaded.model.preprocess)
     scale = settings.decode == "fast"
     jpegs = None if settings.decode == "pillow" else jpeg.Jpegs(settings.cache_dir, scale=scale)
-    limits = decode.DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
-    space = np.empty((loaded.model.image_size, loaded.model.image_size, 3), np.uint8)
+    limits = DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
+    decoder = Decoder(Preprocess.from_dict(loaded.model.preprocess), limits, jpegs=jpegs)
 
     def one(data: bytes) -> None:
-        decode.prepare(data, np.empty_like(space), preprocess, limits, jpegs=jpegs)
+        decoder.decode(data, np.empty((loaded.model.image_size, loaded.model.image_size, 3), np.uint8))
 
     try:
         one(samples[0])  # the first one compiles

@@ -42,7 +42,7 @@ class LeasedSlots(Slots):
     def release(self, *slots: int) -> None:
         """Remove a holder of each slot."""
         super().release(*slots)
-        if freed := [slot for slot in slots if self.holders(slot) == 1]:
+        if freed := [slot for slot in slots if self._holders[slot] == 1]:
             self.freed += freed
             self.any_freed.set()
 
@@ -163,13 +163,13 @@ class Channel:
     def _on_done(self, job: Job, done: asyncio.Future[Result]) -> None:
         if self._jobs.get(job.slot) is job:
             del self._jobs[job.slot]
+        self._slots.release(job.slot)  # first, so that result and slot go in one message
         if not done.cancelled():
             if (error := done.exception()) is None:
                 self._send_soon(self._rows, _row(job.slot, done.result()))
             else:
                 assert isinstance(error, ServiceError)
                 self._send_soon(self._errors, (job.slot, error))
-        self._slots.release(job.slot)
 
     def _send_soon(self, values: list[T], value: T) -> None:
         """Everything that comes up in one iteration of the event loop is sent in one message."""

@@ -22,8 +22,8 @@ from service.server.prefork.messages import ChildStart
 from service.server.prefork.remote_pool import RemotePool
 from service.server.server import serve_child
 from service.settings import Settings
-from service.telemetry.multiprocess import Shared
-from service.telemetry.shared_counters import Tally
+from service.telemetry.multiprocess import MultiprocessDirectory
+from service.telemetry.shared_counters import SharedCounters
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 USAGE = 2
@@ -46,8 +46,8 @@ def main(socket_descriptor: int, slots_descriptor: int, counters_descriptor: int
     slots = share.queue_images
     lease = Lease(slots_descriptor, start.number * slots, slots * processes + 1)
     pool = RemotePool(lease, slots, processes, connection)
-    counters = Tally.mapped(counters_descriptor, processes, numbers(settings.queue_images), start.number)
-    context = ProcessContext(pool, share, Shared(start.metrics, start.name), counters, start.created)
+    counters = SharedCounters.mapped(counters_descriptor, processes, numbers(settings.queue_images), start.number)
+    context = ProcessContext(pool, share, MultiprocessDirectory(start.metrics, start.name), counters, start.created)
     try:
         return serve_child(settings, context, pool, [sockets.bound(*one, shared=True) for one in start.addresses])
     except SettingsError as error:

@@ -35,7 +35,7 @@ from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.settings import Settings
 from service.system import sched_slice
 from service.telemetry import shared_counters
-from service.telemetry.multiprocess import Shared
+from service.telemetry.multiprocess import MultiprocessDirectory
 
 log = logging.getLogger("vim.parent")
 
@@ -57,12 +57,14 @@ class NoStart(Exception):  # noqa: N818 - an event
 class Child:
     """One HTTP process, through all those that take its place."""
 
-    def __init__(self, broker: Broker, start: ChildStart, shared: Shared, tally_descriptor: int) -> None:
+    def __init__(
+        self, broker: Broker, start: ChildStart, shared: MultiprocessDirectory, counters_descriptor: int
+    ) -> None:
         self.listening = asyncio.Event()
         self._broker = broker
         self._start = start
         self._shared = shared
-        self._tally_descriptor = tally_descriptor
+        self._counters_descriptor = counters_descriptor
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel
         self._ending = False
@@ -100,7 +102,7 @@ class Child:
             return await _ended(process)
         finally:
             self._broker.close(self._start.number)
-            self._shared.buried(self._start.name)
+            self._shared.mark_dead(self._start.name)
             connection.close()
 
     def _on_message(self, message: FromChild) -> None:
@@ -110,7 +112,7 @@ class Child:
             self._channel.receive(message)
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        inherited = (descriptor, self._broker.slots.descriptor, self._tally_descriptor)
+        inherited = (descriptor, self._broker.slots.descriptor, self._counters_descriptor)
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
             [sys.executable, "-m", "service.server.prefork.child", *map(str, inherited), str(os.getpid())],
@@ -127,7 +129,7 @@ class Parent:
     def __init__(self, settings: Settings, worker: str, addresses: tuple[sockets.Address, ...], directory: str) -> None:
         self._settings = settings
         self._addresses = addresses
-        shared = Shared(directory, "parent")
+        shared = MultiprocessDirectory(directory, "parent")
         self._metrics = make_metrics(settings, 0, shared)
         self._broker = Broker(settings, self._metrics, worker)
         count = settings.http_workers

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from service.api.bulk import IN_FLIGHT
 from service.app import create_app
-from service.images import decode
+from service.images.decode import Decoder, DecodeTimes
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
 
@@ -242,16 +242,16 @@ async def test_an_image_that_is_being_decoded_when_the_drain_time_ends_is_refuse
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would wait for a device that nobody feeds any more; the stream has its proper end."""
-    app, prepare = create_app(settings_for(tiny_model)), decode.prepare
+    app, decode = create_app(settings_for(tiny_model)), Decoder.decode
     begun, go = threading.Event(), threading.Event()
 
-    def slow(*arguments: Any) -> decode.DecodeTimes:
+    def slow(*arguments: Any) -> DecodeTimes:
         begun.set()
         go.wait(30)
-        return prepare(*arguments)
+        return decode(*arguments)
 
     async with running(app) as client:
-        monkeypatch.setattr(decode, "prepare", slow)
+        monkeypatch.setattr(Decoder, "decode", slow)
         asking = asyncio.create_task(client.post("/v1/bulk", content=lines({"image": TEXTS[0]})))
         await asyncio.to_thread(begun.wait)
         app.state.engine.abandon()

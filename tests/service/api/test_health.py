@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.errors import UnsupportedImage
-from service.images import decode
+from service.images.decode import Decoder
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo, write_tiny_model
 
@@ -147,7 +147,7 @@ async def test_decodes_past_their_deadline(tiny_model: Path, monkeypatch: pytest
 
     app = create_app(settings_for(tiny_model, request_timeout_ms=300))
     async with running(app) as client:
-        monkeypatch.setattr(decode, "decode", endless)
+        monkeypatch.setattr(Decoder, "decode", endless)
         response = await client.post("/v1/classify", content=photo(size=(2000, 1000)))
         async with asyncio.timeout(10):
             while (ready := await client.get("/readyz")).status_code == 200:

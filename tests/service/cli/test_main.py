@@ -20,7 +20,7 @@ from service.cli.local import settings_for
 from service.cli.main import main
 from service.cli.output import Embeddings, Lines, Table
 from service.cli.progress import Progress
-from service.images import decode
+from service.images.decode import DecodeLimits, Decoder
 from service.settings import Settings
 from tests.tiny import photo
 
@@ -61,8 +61,9 @@ def expected(directory: Path, *files: Path) -> dict[str, np.ndarray]:
     vim = model.load(directory, device="cpu", preprocess="friendly")
     size = vim.config.image_size[0]
     pixels = np.zeros((len(files), size, size, 3), np.uint8)
+    decoder = Decoder(vim.preprocess, DecodeLimits(10**8))
     for file, out in zip(files, pixels, strict=True):
-        decode.decode(file.read_bytes(), out, vim.preprocess, decode.DecodeLimits(10**8))
+        decoder.decode(file.read_bytes(), out)
     rows = Runner(vim).run(pixels, scores=True, cls=True, mean=True)
     assert rows.scores is not None
     assert rows.cls is not None

@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels in a slot: every accepted format and mode. Hostile files: `test_images_hostile`."""
+"""Decoding encoded bytes into a slot: every accepted format and mode. Hostile files are in `test_decode_hostile`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from model.preprocessing.recipe import Preprocess
-from service.images.decode import DecodeLimits, DecodeTimes, Pixels, decode
+from service.images.decode import DecodeLimits, Decoder, DecodeTimes, Pixels
 from service.images.formats import sniff
 from tests.service.images.image_files import FILES, encode, photo
 
@@ -20,20 +20,20 @@ FRIENDLY = Preprocess(size=SIZE, mode="friendly")
 
 
 def slot() -> Pixels:
-    """Where pixels go; 7 is what was there before."""
+    """A slot that holds the value 7 before anything is written to it."""
     return np.full((SIZE, SIZE, 3), 7, np.uint8)
 
 
 def run(data: bytes, limits: DecodeLimits = LIMITS) -> Pixels:
     """The pixels that `data` decodes to."""
     out = slot()
-    decode(data, out, FRIENDLY, limits)
+    Decoder(FRIENDLY, limits).decode(data, out)
     return out
 
 
 @pytest.mark.parametrize(("form", "mode"), FILES)
 def test_every_format_and_mode_gives_the_picture(form: str, mode: str) -> None:
-    """What arrives is what preprocessing makes of the same image opened by hand."""
+    """The slot holds the pixels that the recipe gives for the same image opened with Pillow."""
     data = encode(photo(mode), form)
     with Image.open(io.BytesIO(data)) as image:
         expected = FRIENDLY(image)
@@ -44,7 +44,7 @@ def test_every_format_and_mode_gives_the_picture(form: str, mode: str) -> None:
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits", "group4"])
 def test_tiff_compressions(compression: str) -> None:
-    """Those that Pillow reads through libtiff too."""
+    """Every TIFF compression is decoded, including those that Pillow reads through libtiff."""
     source = photo("1" if compression == "group4" else "RGB")
     data = encode(source, "TIFF", compression=compression)
     difference = run(data).astype(int) - FRIENDLY(source)
@@ -54,7 +54,7 @@ def test_tiff_compressions(compression: str) -> None:
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "GIF", "TIFF", "MPO"])
 def test_only_the_first_frame_counts(form: str) -> None:
-    """Animations, pages and stereo pairs."""
+    """Of an animation, a document of several pages or a stereo pair, the first image is used."""
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "lime")]
     data = encode(frames[0], form, save_all=True, append_images=frames[1:])
 
@@ -62,7 +62,7 @@ def test_only_the_first_frame_counts(form: str) -> None:
 
 
 def test_a_jpeg_is_decoded_whole() -> None:
-    """No draft: shrinking inside the decoder would change the pixels."""
+    """A JPEG is decoded at its full size: scaling inside the decoder would change the pixels."""
     large = photo().resize((800, 600))
     data = encode(large, "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as image:
@@ -73,13 +73,14 @@ def test_a_jpeg_is_decoded_whole() -> None:
 
 
 def test_the_times_of_both_stages_are_told() -> None:
-    """They go to the metrics and to Server-Timing."""
+    """Decoding returns the seconds of both stages, for the metrics and the header Server-Timing."""
 
-    def slow(image: Image.Image) -> Pixels:
-        time.sleep(0.02)
-        return FRIENDLY(image)
+    class Slow(Preprocess):
+        def __call__(self, image: Image.Image) -> Pixels:
+            time.sleep(0.02)
+            return FRIENDLY(image)
 
-    times = decode(encode(photo(), "PNG"), slot(), slow, LIMITS)
+    times = Decoder(Slow(SIZE), LIMITS).decode(encode(photo(), "PNG"), slot())
 
     assert isinstance(times, DecodeTimes)
     assert times.decode_s > 0
@@ -87,9 +88,9 @@ def test_the_times_of_both_stages_are_told() -> None:
 
 
 def test_a_strided_slot_is_filled() -> None:
-    """The arena may hand out any view."""
+    """A slot may be a view into a larger array, and only that view is written."""
     arena = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    decode(encode(photo(), "PNG"), arena[1], FRIENDLY, LIMITS)
+    Decoder(FRIENDLY, LIMITS).decode(encode(photo(), "PNG"), arena[1])
 
     assert arena[0].max() == 0
     np.testing.assert_array_equal(arena[1], FRIENDLY(photo()))
@@ -97,7 +98,7 @@ def test_a_strided_slot_is_filled() -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_sniffing_tells_the_format_whatever_the_name(form: str) -> None:
-    """By content alone."""
+    """The format of a file is recognised from its bytes alone."""
     name = sniff(encode(photo(), form))
 
     assert name is not None
@@ -106,11 +107,16 @@ def test_sniffing_tells_the_format_whatever_the_name(form: str) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (1000, 1), (3, 7)])
 def test_tiny_and_narrow_images_pass(shape: tuple[int, int]) -> None:
-    """The smallest image is an image."""
+    """Images of one pixel, and of one row or column, are decoded."""
     assert run(encode(Image.new("RGB", shape, "red"), "PNG"))[SIZE // 2, SIZE // 2].tolist() == [255, 0, 0]
 
 
 def test_pixels_of_another_shape_are_our_mistake() -> None:
-    """Numpy would broadcast one pixel over the whole slot."""
+    """Preprocessed pixels of a wrong shape are an error; numpy would broadcast one pixel over the whole slot."""
+
+    class OnePixel(Preprocess):
+        def __call__(self, image: Image.Image) -> Pixels:
+            return np.zeros((1, 1, 3), np.uint8)
+
     with pytest.raises(RuntimeError, match="slot holds"):
-        decode(encode(photo(), "PNG"), slot(), lambda image: np.zeros((1, 1, 3), np.uint8), LIMITS)
+        Decoder(OnePixel(SIZE), LIMITS).decode(encode(photo(), "PNG"), slot())

@@ -1,4 +1,4 @@
-"""Bytes that mean harm, or are only broken: each ends as a refusal that says why and shows nothing of the inside."""
+"""Hostile and damaged files are refused with a reason that shows nothing of the service's internals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from model.preprocessing.recipe import Preprocess
 from service.errors import EmptyBody, ImageTooComplex, ServiceError, TooManyPixels, UnsupportedImage
-from service.images.decode import DecodeLimits, Pixels, decode
+from service.images.decode import DecodeLimits, Decoder, Pixels
 from service.images.formats import sniff
 from tests.service.images.image_files import BOMBS, FILES, boxed, encode, mutations, photo, png_header, tiff
 
@@ -28,14 +28,14 @@ ACCEPTED = "accepted formats: JPEG, PNG, WebP, GIF, BMP, TIFF"
 
 
 def slot() -> Pixels:
-    """Where pixels go; 7 is what was there before."""
+    """A slot that holds the value 7 before anything is written to it."""
     return np.full((SIZE, SIZE, 3), 7, np.uint8)
 
 
 def run(data: bytes, limits: DecodeLimits = LIMITS) -> Pixels:
     """The pixels that `data` decodes to."""
     out = slot()
-    decode(data, out, FRIENDLY, limits)
+    Decoder(FRIENDLY, limits).decode(data, out)
     return out
 
 
@@ -43,13 +43,13 @@ def refusal(data: bytes, kind: type[ServiceError] = UnsupportedImage, limits: De
     """Why `data` is refused; the slot must not be touched."""
     out = slot()
     with pytest.raises(kind) as caught:
-        decode(data, out, FRIENDLY, limits)
+        Decoder(FRIENDLY, limits).decode(data, out)
     assert (out == 7).all()
     return caught.value.detail
 
 
 def test_no_bytes_is_an_empty_body() -> None:
-    """Not a damaged image."""
+    """An image of no bytes is reported as empty, not as damaged."""
     assert refusal(b"", EmptyBody) == "the image has no bytes"
 
 
@@ -69,7 +69,7 @@ def test_no_bytes_is_an_empty_body() -> None:
     ],
 )
 def test_a_known_format_that_is_not_accepted_is_named(data: bytes, name: str) -> None:
-    """So is what to convert it to."""
+    """A file of a known format that is not accepted is refused with its format and the accepted ones."""
     assert sniff(data) == name
     assert refusal(data) == f"{name} is not supported; {ACCEPTED}"
 
@@ -92,7 +92,7 @@ def test_a_known_format_that_is_not_accepted_is_named(data: bytes, name: str) ->
     ],
 )
 def test_anything_else_is_no_known_image(data: bytes) -> None:
-    """Also formats that Pillow could read: the list of accepted ones is ours."""
+    """Other bytes are of no known format, even where Pillow could read them."""
     assert sniff(data) is None
     assert refusal(data) == f"the bytes are not an image of a known format; {ACCEPTED}"
 
@@ -100,7 +100,7 @@ def test_anything_else_is_no_known_image(data: bytes) -> None:
 @pytest.mark.parametrize(("form", "mode"), FILES)
 @pytest.mark.parametrize("kept", [0.2, 0.6, 0.95])
 def test_a_truncated_file_is_refused(form: str, mode: str, kept: float) -> None:
-    """Half a picture is not guessed at; a file may end early only where its pixels are complete."""
+    """A truncated file is refused, unless all of its pixels are there."""
     data = encode(photo(mode), form)
     with Image.open(io.BytesIO(data)) as image:
         whole = FRIENDLY(image)
@@ -110,14 +110,14 @@ def test_a_truncated_file_is_refused(form: str, mode: str, kept: float) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF"])
 def test_a_truncated_file_is_called_truncated(form: str) -> None:
-    """The usual cause is an interrupted upload; the message should help."""
+    """The message says that the file is truncated; the usual cause is an interrupted upload."""
     data = encode(photo().resize((400, 300)), form)
 
     assert refusal(data[: len(data) // 2]).endswith(f"image is truncated; {ACCEPTED}")
 
 
 def test_a_png_bomb_is_refused_by_its_header() -> None:
-    """900 million pixels in 100 kB: refused without memory, and without a look at what follows the header."""
+    """900 million pixels in 100 kB are refused without using memory, and without reading past the header."""
     bomb = png_header(30_000, 30_000)
     before = psutil.Process().memory_info().rss
     detail = refusal(bomb, TooManyPixels, DecodeLimits(max_pixels=100_000_000))
@@ -129,7 +129,7 @@ def test_a_png_bomb_is_refused_by_its_header() -> None:
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
 def test_other_bombs_are_refused_by_their_header(bomb: Callable[[], bytes]) -> None:
-    """Each format has its own way to claim more than it holds."""
+    """In every format a file that claims too many pixels is refused without using memory."""
     data = bomb()
     before = psutil.Process().memory_info().rss
     detail = refusal(data, TooManyPixels, DecodeLimits(max_pixels=100_000_000))
@@ -139,7 +139,7 @@ def test_other_bombs_are_refused_by_their_header(bomb: Callable[[], bytes]) -> N
 
 
 def test_the_pixel_limit_is_inclusive() -> None:
-    """64 x 48 = 3,072."""
+    """An image of 3,072 pixels passes a limit of 3,072 and not one of 3,071."""
     data = encode(photo(), "PNG")
 
     assert run(data, DecodeLimits(max_pixels=3_072)).shape == (SIZE, SIZE, 3)
@@ -147,7 +147,7 @@ def test_the_pixel_limit_is_inclusive() -> None:
 
 
 def test_a_large_image_within_the_limit_passes_without_pillows_warning() -> None:
-    """Pillow's own limit is off: it warns from 89 million pixels on and cannot be explained to a client."""
+    """Pillow's own limit is off, which would warn from 89 million pixels on."""
     large = encode(Image.new("1", (12_000, 8_000)), "PNG")
 
     assert run(large, DecodeLimits(max_pixels=100_000_000)).max() == 0
@@ -177,7 +177,7 @@ RAISED = [
 
 @pytest.mark.parametrize("error", RAISED, ids=repr)
 def test_whatever_pillow_raises_becomes_a_plain_refusal(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No path, address or byte of the file in the answer, and no traceback that keeps the image alive."""
+    """The error shows no path, address or byte of the file, and no traceback of it keeps the image alive."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -185,7 +185,7 @@ def test_whatever_pillow_raises_becomes_a_plain_refusal(error: Exception, monkey
     data = encode(photo(), "PNG")
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UnsupportedImage) as caught:
-        decode(data, slot(), FRIENDLY, LIMITS)
+        Decoder(FRIENDLY, LIMITS).decode(data, slot())
     reason = "truncated" if isinstance(error, EOFError) else "damaged or of an unsupported kind"
 
     assert caught.value.detail == f"the PNG image is {reason}; {ACCEPTED}"
@@ -194,20 +194,21 @@ def test_whatever_pillow_raises_becomes_a_plain_refusal(error: Exception, monkey
 
 
 def test_a_failure_after_decoding_is_refused_but_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """It may be the file's fault or ours; only the log can tell."""
+    """An error in preprocessing is refused, and its traceback is logged since it may be a bug of the service."""
 
-    def fail(image: Image.Image) -> Pixels:
-        raise ValueError("mode")
+    class Failing(Preprocess):
+        def __call__(self, image: Image.Image) -> Pixels:
+            raise ValueError("mode")
 
     with pytest.raises(UnsupportedImage), caplog.at_level(logging.WARNING):
-        decode(encode(photo(), "PNG"), slot(), fail, LIMITS)
+        Decoder(Failing(SIZE), LIMITS).decode(encode(photo(), "PNG"), slot())
 
     assert "cannot be preprocessed" in caplog.text
     assert "ValueError: mode" in caplog.text
 
 
 def test_a_refused_image_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A flood of bad files must not flood the log; the request's own line tells."""
+    """A refused image adds no line to the log besides the request's own."""
     with caplog.at_level(logging.INFO):
         refusal(encode(photo(), "PNG")[:100])
 
@@ -215,7 +216,7 @@ def test_a_refused_image_is_not_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """It would print a line for every bad row, straight to stderr."""
+    """Damaged TIFF files print nothing, though libtiff by default prints a line per damaged row to stderr."""
     data = bytearray(encode(photo("1").resize((400, 300)), "TIFF", compression="group4"))
     for at in range(40, len(data) - 200, 7):
         data[at] ^= 0x5A
@@ -228,7 +229,7 @@ def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_pillows_warnings_are_silent_in_every_thread() -> None:
-    """A warning shows what a client sent; the tests' own setting would make an error of it."""
+    """No thread shows Pillow's warnings, which quote what a client sent."""
     data = tiff({256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: -1, 279: 64, 34665: 1 << 30}, bytes(64))
     with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(io.BytesIO(data)) as image:
         image.getexif().get_ifd(34665)
@@ -248,7 +249,7 @@ def test_pillows_warnings_are_silent_in_every_thread() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_decode_or_are_refused(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing but a ServiceError, nothing on stderr, and the next good image is as it was."""
+    """A damaged file gives pixels or a ServiceError, prints nothing, and does not change the next image."""
     good = encode(photo(), "PNG")
     expected = run(good)
     for data in mutations(seed, 300):

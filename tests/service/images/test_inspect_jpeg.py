@@ -1,4 +1,4 @@
-"""Which JPEG files are plain, and that those which are get the same answer without Pillow as with it."""
+"""Which JPEG files are plain, and that Pillow and the decoder of plain files give the same answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from model.preprocessing.recipe import Preprocess
 from service.errors import ImageTooComplex, ServiceError
 from service.images import inspect_file, inspect_jpeg
-from service.images.decode import DecodeLimits, decode
+from service.images.decode import DecodeLimits, Decoder
 from service.images.jpeg import Jpegs
 from tests.service.images import slow_files
 from tests.service.images.image_files import encode, photo
@@ -23,7 +23,7 @@ LIMITS = DecodeLimits(1_000_000)
 
 
 def turned() -> Image.Exif:
-    """A photograph held upright."""
+    """The EXIF of a photograph that was taken with the camera on its side."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
@@ -59,10 +59,10 @@ SEGMENTS = {
 
 
 def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
-    """Pixels, or the refusal."""
+    """The pixels of a file, or the text of its refusal."""
     out = np.zeros((RECIPE.size, RECIPE.size, 3), np.uint8)
     try:
-        decode(data, out, RECIPE, LIMITS, jpegs=jpegs)
+        Decoder(RECIPE, LIMITS, jpegs=jpegs).decode(data, out)
     except ServiceError as error:
         return f"{type(error).__name__}: {error.detail}"
     return out.tobytes()
@@ -70,46 +70,46 @@ def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_usual_files_are_plain(name: str) -> None:
-    """And are measured as by the walk over all of the file."""
+    """Usual files are plain, and their header is the one that reading the whole file gives."""
     data = GOOD[name]
-    shape = inspect_jpeg.plain(data)
+    header = inspect_jpeg.inspect_plain(data)
 
-    assert shape is not None
-    assert replace(shape, plain=0) == inspect_file.measure("JPEG", data)
-    assert shape.plain == {"grey": 1, "grey, progressive": 1, "four inks": 4}.get(name, 3)
+    assert header is not None
+    assert replace(header, plain_components=0) == inspect_file.inspect("JPEG", data)
+    assert header.plain_components == {"grey": 1, "grey, progressive": 1, "four inks": 4}.get(name, 3)
 
 
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_files_with_more_before_the_picture_are_not_plain(name: str) -> None:
-    """Pillow has something to read there, or stumbles; the answer is Pillow's."""
+    """A file with another segment before its picture is not plain, and Pillow decides about it."""
     data = GOOD["baseline"][:2] + SEGMENTS[name] + GOOD["baseline"][2:]
 
-    assert inspect_jpeg.plain(data) is None
+    assert inspect_jpeg.inspect_plain(data) is None
     assert answer(data, None) == answer(data, JPEGS)
 
 
 def test_orientation_is_still_applied() -> None:
-    """A file with EXIF goes by way of Pillow, which reads it."""
+    """Pillow opens a file with EXIF, so its orientation is applied."""
     data = encode(photo(), "JPEG", exif=turned())
 
-    assert inspect_jpeg.plain(data) is None
+    assert inspect_jpeg.inspect_plain(data) is None
     assert answer(data, JPEGS) == answer(data, None) != answer(encode(photo(), "JPEG"), JPEGS)
 
 
 def test_a_file_of_one_scan_is_read_no_further() -> None:
-    """What lies behind its scan is nobody's business as long as libjpeg does not mind; a progressive one has limits."""
+    """Data after the only scan is not inspected; the scans and segments of a progressive file are limited."""
     behind = b"\xff\xec\x00\x02" * 70_000
     plain, progressive = (GOOD[name][:-2] + behind + b"\xff\xd9" for name in ("baseline", "progressive"))
 
-    assert inspect_jpeg.plain(plain) is not None
+    assert inspect_jpeg.inspect_plain(plain) is not None
     with pytest.raises(ImageTooComplex):
-        inspect_jpeg.plain(progressive)
+        inspect_jpeg.inspect_plain(progressive)
     with pytest.raises(ImageTooComplex):
-        inspect_jpeg.plain(slow_files.jpeg_scans(101))
+        inspect_jpeg.inspect_plain(slow_files.jpeg_scans(101))
 
 
 def test_scans_behind_a_picture_of_one_scan_are_never_decoded() -> None:
-    """libjpeg does not expect them, so the walk over all of the file has the last word."""
+    """Scans after a complete picture are limited like all scans; libjpeg rejects them, so Pillow's path decides."""
     scan = GOOD["baseline"][GOOD["baseline"].index(b"\xff\xda") : -2]
     few, many = (GOOD["baseline"][:-2] + scan * more + b"\xff\xd9" for more in (3, 101))
 
@@ -120,7 +120,7 @@ def test_scans_behind_a_picture_of_one_scan_are_never_decoded() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_have_one_answer(seed: int) -> None:
-    """Whatever is wrong with a file, wherever: the same pixels or the same refusal with Pillow and without."""
+    """A damaged file gives the same pixels or the same refusal with the JPEG decoder and without it."""
     rng = random.Random(seed)
     for _ in range(300):
         data = bytearray(rng.choice([*GOOD.values()]))

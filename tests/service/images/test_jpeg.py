@@ -1,4 +1,4 @@
-"""The fast way for JPEG files gives the pixels that Pillow gives, and leaves to it what is not plain."""
+"""The JPEG decoder gives the same pixels as Pillow, and leaves to Pillow the files that it does not support."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from PIL import Image
 
 from model.preprocessing.recipe import Preprocess
 from service.errors import TooManyPixels, UnsupportedImage
-from service.images import decode, inspect_file, quick_jpeg
-from service.images.decode import DecodeLimits
-from service.images.header import Shape
-from service.images.jpeg import KEPT_BYTES, Jpegs, _let_go
+from service.images import inspect_file
+from service.images.decode import DecodeLimits, Decoder
+from service.images.header import Header
+from service.images.jpeg import Jpegs, release_pages
 
 JPEGS = Jpegs()
 RECIPE = Preprocess(mode="friendly")
@@ -25,7 +25,7 @@ LIMITS = DecodeLimits(10**8)
 
 
 def jpeg(size: tuple[int, int] = (420, 300), mode: str = "RGB", seed: int = 0, **options: Any) -> bytes:
-    """Soft noise as a JPEG file."""
+    """A JPEG file of soft noise."""
     if "turned" in options:
         exif = Image.Exif()
         exif[0x0112] = options.pop("turned")
@@ -37,16 +37,22 @@ def jpeg(size: tuple[int, int] = (420, 300), mode: str = "RGB", seed: int = 0, *
 
 
 def decoded(data: bytes, jpegs: Jpegs | None, recipe: Preprocess = RECIPE) -> np.ndarray:
-    """The model's pixels by the service's own path."""
+    """The pixels that the service computes, with the JPEG decoder or by Pillow alone."""
     out = np.zeros((recipe.size, recipe.size, 3), np.uint8)
-    decode.decode(data, out, recipe, LIMITS, jpegs=jpegs)
+    Decoder(recipe, LIMITS, jpegs=jpegs).decode(data, out)
     return out
 
 
-def taken(data: bytes, recipe: Preprocess = RECIPE) -> bool:
-    """Did the fast way do it?"""
+def compiled_decoder(limits: DecodeLimits = LIMITS) -> Decoder:
+    """A decoder whose code is compiled."""
+    decoded(jpeg(), JPEGS)  # waits for the compiler
+    return Decoder(RECIPE, limits, jpegs=JPEGS)
+
+
+def is_supported(data: bytes, recipe: Preprocess = RECIPE) -> bool:
+    """Whether the JPEG decoder decodes this file."""
     with Image.open(io.BytesIO(data)) as image:
-        return JPEGS.pixels(data, image, recipe) is not None
+        return JPEGS.decode_opened(data, image, recipe) is not None
 
 
 @pytest.mark.parametrize("size", [(420, 300), (300, 421), (1999, 1333), (100, 80), (224, 224)])
@@ -69,15 +75,15 @@ def taken(data: bytes, recipe: Preprocess = RECIPE) -> bool:
     ids=str,
 )
 def test_plain_files_are_equal_pixel_for_pixel(size: tuple[int, int], options: dict[str, Any]) -> None:
-    """Whatever the subsampling, in colour or grey, baseline or progressive, turned or mirrored."""
+    """Files of every subsampling, colour, kind and orientation give the pixels that Pillow gives."""
     data = jpeg(size, **options)
 
-    assert taken(data)
+    assert is_supported(data)
     np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
 
 
 def with_adobe(data: bytes, transform: int | None) -> bytes:
-    """The file with Adobe's segment saying so, or without one."""
+    """The file with this transform in its Adobe segment, or without that segment."""
     at = data.index(b"\xff\xeeAdobe"[:2])
     length = int.from_bytes(data[at + 2 : at + 4], "big")
     own = b"" if transform is None else b"\xff\xee\x00\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
@@ -86,29 +92,29 @@ def with_adobe(data: bytes, transform: int | None) -> bytes:
 
 @pytest.mark.parametrize("transform", [None, 0, 2])
 @pytest.mark.parametrize("size", [(420, 300), (301, 223)])
-def test_inks_become_the_colours_that_pillow_makes_of_them(transform: int | None, size: tuple[int, int]) -> None:
-    """Whether they are stored as such or as YCCK, and whoever wrote them."""
+def test_cmyk_is_converted_as_pillow_does(transform: int | None, size: tuple[int, int]) -> None:
+    """CMYK and YCCK files, with and without an Adobe segment, give Pillow's colours."""
     data = with_adobe(jpeg(size, "CMYK"), transform)
 
-    assert taken(data)
+    assert is_supported(data)
     np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
 
 
 def test_images_that_share_a_threads_memory_are_independent() -> None:
-    """Large and small ones after each other: none shows pixels of another, and what was given does not change."""
+    """Images of different sizes do not mix their pixels, and returned pixels never change."""
     files = [jpeg(size, seed=seed) for seed, size in enumerate([(420, 300), (1999, 1333), (100, 80), (1500, 1200)])]
     expected = [decoded(data, None) for data in files]
 
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda data: decoded(data, JPEGS), files * 3))
-    kept = [JPEGS.plain(data, RECIPE, inspect_file.measure("JPEG", data)) for data in files]
+    kept = [JPEGS.decode_plain(data, inspect_file.inspect("JPEG", data), RECIPE) for data in files]
 
     assert all(np.array_equal(one, two) for one, two in zip(found, expected * 3, strict=True))
     assert all(one is not None and np.array_equal(one[0], two) for one, two in zip(kept, expected, strict=True))
 
 
 def test_many_threads_do_not_disturb_each_other() -> None:
-    """Nothing that a call of compiled code reads is freed, or anybody else's, before it has ended."""
+    """Memory that compiled code reads is neither freed nor reused by another thread before the call ends."""
     files = [jpeg((60 + 7 * seed, 90), "CMYK" if seed % 2 else "RGB", seed) for seed in range(8)]
     expected = [decoded(data, None) for data in files]
 
@@ -119,28 +125,28 @@ def test_many_threads_do_not_disturb_each_other() -> None:
 
 
 def test_only_whole_pages_are_given_back() -> None:
-    """What lies beside the memory in its first and last page stays."""
+    """Bytes beside the released memory, in its first and last page, are kept."""
     memory = np.full(5 * mmap.PAGESIZE, 7, np.uint8)
     within = memory[100 : 100 + 3 * mmap.PAGESIZE]
 
-    _let_go(within)
-    _let_go(memory[:50])
+    release_pages(within)
+    release_pages(memory[:50])
 
     assert (memory[:100] == 7).all()
     assert (memory[100 + 3 * mmap.PAGESIZE :] == 7).all()
     assert (within == 0).any() or not hasattr(mmap, "MADV_DONTNEED")
 
 
-def test_what_is_not_plain_is_left_to_pillow() -> None:
-    """A very long strip, a size that is not resized: same pixels, by the other way."""
+def test_unsupported_sizes_are_left_to_pillow() -> None:
+    """Pillow decodes a very long strip and an input that is not resized, with the same pixels."""
     for data in (jpeg((2000, 150)), jpeg((2000, 150), turned=6)):
-        assert not taken(data)
+        assert not is_supported(data)
         np.testing.assert_array_equal(decoded(data, JPEGS), decoded(data, None))
-    assert not taken(jpeg(), Preprocess(size=32))
+    assert not is_supported(jpeg(), Preprocess(size=32))
 
 
 def test_damaged_files_have_one_answer() -> None:
-    """What libjpeg warns about, Pillow decides on: refused, or the same pixels."""
+    """Pillow decides about files that libjpeg warns about, so the answer is the same with both."""
     data = jpeg((600, 400))
     stray = data[:1000] + b"\xff\xd5" + data[1000:]
     for damaged in (data[:-2], data[: len(data) // 2], stray):
@@ -148,19 +154,19 @@ def test_damaged_files_have_one_answer() -> None:
 
 
 def test_a_header_cannot_make_the_decoder_write_beyond_its_memory() -> None:
-    """It is given memory for the size that was read from the header, and compares that with the size it finds."""
+    """A header with a wrong size is rejected, and with a too small one the memory stays untouched."""
     data = jpeg((420, 300))
-    claims = Shape(8, 8, 4, 3, 3), Shape(420, 299, 4, 3, 3), Shape(300, 420, 4, 3, 3), Shape(421, 300, 4, 3, 3)
-    memory = JPEGS._memory(KEPT_BYTES)
+    claims = [Header(*size, 4, 3, 3) for size in ((8, 8), (420, 299), (300, 420), (421, 300))]
+    memory = JPEGS.memory.bytes
     memory[:] = 7
 
-    assert JPEGS.plain(data, RECIPE, claims[0]) is None
+    assert JPEGS.decode_plain(data, claims[0], RECIPE) is None
     assert (memory == 7).all()
-    assert [JPEGS.plain(data, RECIPE, claim) for claim in claims] == [None] * len(claims)
+    assert [JPEGS.decode_plain(data, claim, RECIPE) for claim in claims] == [None] * len(claims)
 
 
 def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
-    """Pixels, or the refusal."""
+    """The pixels of a file, or the text of its refusal."""
     try:
         return decoded(data, jpegs).tobytes()
     except UnsupportedImage as error:
@@ -168,7 +174,7 @@ def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
 
 
 def test_scaling_while_decoding_is_near_and_only_for_large_files() -> None:
-    """Below twice the wanted size the pixels stay exact; above, few differ by much."""
+    """Below twice the wanted size the pixels are exact; above it they are close to the exact ones."""
     scaled = Jpegs(scale=True)
     small, large = jpeg((500, 400)), jpeg((3000, 2000))
 
@@ -179,7 +185,7 @@ def test_scaling_while_decoding_is_near_and_only_for_large_files() -> None:
 
 
 def test_without_a_compiler_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The service starts, and says so in its log."""
+    """When the compiler is missing, Pillow decodes all files."""
     monkeypatch.setattr(
         "model.preprocessing.compiled.resize.Resize.__init__", lambda *_: (_ for _ in ()).throw(RuntimeError("no"))
     )
@@ -191,44 +197,59 @@ def test_without_a_compiler_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "L"}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"keep_rgb": True}], ids=str
 )
-def test_small_files_are_equal_pixel_for_pixel_without_pillow(options: dict[str, Any]) -> None:
-    """And what libjpeg warns about is still Pillow's to decide."""
+def test_quick_files_are_equal_pixel_for_pixel(options: dict[str, Any]) -> None:
+    """`quick` gives Pillow's pixels, also for files that libjpeg warns about."""
     data = jpeg((240, 180), **options)
     at = data.index(b"\xff\xda")
     for file in (data, data[: at + 400] + b"\xff\xd9"):
-        assert answer(file, None) == answer_at_once(file)
+        assert answer(file, None) == quick_answer(file)
 
 
-def answer_at_once(data: bytes) -> bytes | str:
-    """The pixels of a small file by the short way, or the refusal."""
+def quick_answer(data: bytes) -> bytes | str:
+    """The pixels of a small file by `quick`, or the text of its refusal."""
     out = np.zeros((RECIPE.size, RECIPE.size, 3), np.uint8)
-    shape = quick_jpeg.measured(data)
-    assert shape is not None
+    quick = compiled_decoder().quick(data, alone=False)
+    assert quick is not None
     try:
-        decode.decode_small(data, shape, out, RECIPE, LIMITS, JPEGS)
+        quick(out)
     except UnsupportedImage as error:
         return error.detail
     return out.tobytes()
 
 
 def test_limits_hold_for_small_files() -> None:
-    """VIM_MAX_PIXELS may be smaller than what is small."""
-    data = jpeg((240, 180))
-    shape = quick_jpeg.measured(data)
-    assert shape is not None
+    """A small file is refused when VIM_MAX_PIXELS is lower than its size."""
+    quick = compiled_decoder(DecodeLimits(1000)).quick(jpeg((240, 180)), alone=False)
+    assert quick is not None
     with pytest.raises(TooManyPixels):
-        decode.decode_small(data, shape, np.zeros((224, 224, 3), np.uint8), RECIPE, DecodeLimits(1000), JPEGS)
+        quick(np.zeros((224, 224, 3), np.uint8))
 
 
-def test_quick_is_neither_what_is_not_compiled_nor_a_large_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for the compiler on the event loop, nor for a resize to a large input."""
+def test_nothing_is_quick_without_compiled_code_or_with_a_large_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop neither waits for the compiler nor resizes to a large input."""
     jpegs = Jpegs()
     decoded(jpeg(), jpegs)  # waits for the compiler
 
-    assert jpegs.quick(RECIPE)
-    assert not jpegs.quick(Preprocess(size=512))
-    assert not jpegs.quick(Preprocess(size=32))
+    assert is_quick(jpegs, RECIPE)
+    assert not is_quick(jpegs, Preprocess(size=512))
+    assert not is_quick(jpegs, Preprocess(size=32))
+    assert not is_quick(None, RECIPE)
     monkeypatch.setattr(
         "model.preprocessing.compiled.resize.Resize.__init__", lambda *_: (_ for _ in ()).throw(RuntimeError("no"))
     )
-    assert not Jpegs().quick(RECIPE)
+    assert not is_quick(Jpegs(), RECIPE)
+
+
+def is_quick(jpegs: Jpegs | None, recipe: Preprocess) -> bool:
+    """Whether a small file may be decoded on the event loop."""
+    return Decoder(recipe, LIMITS, jpegs=jpegs).quick(jpeg((240, 180)), alone=False) is not None
+
+
+def test_only_an_encoded_small_file_is_quick() -> None:
+    """Pixels and large files are decoded in a thread; files of medium size too, unless the image is alone."""
+    decoder = compiled_decoder()
+    small, medium, large = jpeg((240, 180)), jpeg((500, 400)), jpeg((1999, 1333))
+
+    assert [decoder.quick(data, alone=False) is not None for data in (small, medium, large)] == [True, False, False]
+    assert [decoder.quick(data, alone=True) is not None for data in (small, medium, large)] == [True, True, False]
+    assert decoder.quick(np.zeros((180, 240, 3), np.uint8), alone=True) is None

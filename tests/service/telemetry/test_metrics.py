@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from service.errors import InferenceFailed, NotFound, RequestError, all_errors
 from service.jobs import RequestClass
-from service.telemetry.metrics import _REASONS, METRICS, Metric, Metrics, Reason
-from service.telemetry.multiprocess import Shared
+from service.telemetry.metrics import METRICS, REASONS, Metric, Metrics, Reason
+from service.telemetry.multiprocess import MultiprocessDirectory
 
 DOCUMENTED = {
     "vim_requests_total": ("api", "op", "model", "code"),
@@ -61,13 +61,13 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_the_set_is_the_documented_one() -> None:
-    """Dashboards and autoscalers depend on these names."""
+    """The metrics are the documented ones, since dashboards and autoscalers depend on the names."""
     assert {metric.name: metric.labels for metric in METRICS} == DOCUMENTED
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_every_listed_metric_is_on_the_page_as_described(metrics: Metrics, metric: Metric) -> None:
-    """The list cannot drift from what is served."""
+    """Every metric of the list is on the page, with its kind and help text."""
     page = metrics.render()[0].decode()
 
     assert f"# TYPE {metric.name} {metric.kind}\n" in page
@@ -75,7 +75,7 @@ def test_every_listed_metric_is_on_the_page_as_described(metrics: Metrics, metri
 
 
 def test_the_page_holds_nothing_of_ours_that_is_not_listed(metrics: Metrics) -> None:
-    """No `_created` series either."""
+    """The page holds no metric of the service that is not listed, and no `_created` series."""
     metrics.request("native", "classify", "demo", 200, 0.1)
     page = metrics.render()[0].decode()
     typed = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE vim_")}
@@ -85,7 +85,7 @@ def test_the_page_holds_nothing_of_ours_that_is_not_listed(metrics: Metrics) -> 
 
 
 def test_a_request_is_counted_and_timed(metrics: Metrics) -> None:
-    """By api, operation, model and code."""
+    """A request is counted by api, operation, model and code, and timed by api and operation."""
     metrics.request("native", "embed", "demo", 200, 0.02)
 
     assert value(metrics, "vim_requests_total", api="native", op="embed", model="demo", code="200") == 1
@@ -95,7 +95,7 @@ def test_a_request_is_counted_and_timed(metrics: Metrics) -> None:
 
 
 def test_a_clients_model_name_makes_no_series(metrics: Metrics) -> None:
-    """Labels stay bounded whatever a client asks for."""
+    """Unknown model names share one series, whatever clients ask for."""
     for attempt in range(20):
         metrics.request("native", "embed", f"model-{attempt}", 404, 0.001)
 
@@ -106,12 +106,12 @@ def test_a_clients_model_name_makes_no_series(metrics: Metrics) -> None:
 @pytest.mark.parametrize("code", sorted({200, *(error.status for error in all_errors())}))
 @pytest.mark.parametrize("op", ["classify", "embed"])
 def test_requests_begin_at_zero(metrics: Metrics, op: str, code: int) -> None:
-    """rate() needs a first sample before the first failure."""
+    """Every status code of a request has a series at zero, which rate() needs before the first failure."""
     assert value(metrics, "vim_requests_total", api="native", op=op, model="demo", code=str(code)) == 0
 
 
 def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
-    """Stages, reasons, operations, kinds of memory, and every given api."""
+    """Stages, reasons, operations, kinds of memory and every given api begin at zero."""
     two = Metrics(model="demo", queue_capacity=1, apis=("native", "openai"))
 
     for stage in ("decode", "preprocess", "infer", "postprocess"):
@@ -127,7 +127,7 @@ def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
 
 
 def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> None:
-    """Mean batch size = images / batches."""
+    """A batch is counted once, with its size, its duration and the wait of each image by class."""
     metrics.batch([("interactive", 0.0), ("interactive", 0.001), ("bulk", 0.5)], 0.2)
     metrics.batch([("interactive", 0.0)], 0.1)
 
@@ -140,7 +140,7 @@ def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> 
 
 
 def test_gauges_show_the_present(metrics: Metrics) -> None:
-    """Queue, device, readiness and memory."""
+    """Gauges show the present queue, batches, readiness and memory."""
     metrics.queue_depth({"interactive": 7, "bulk": 4}.__getitem__)
     metrics.inflight_batches(2)
     metrics.ready(True)
@@ -159,7 +159,7 @@ def test_gauges_show_the_present(metrics: Metrics) -> None:
 
 
 def test_decoding_threads_are_counted_while_they_decode(metrics: Metrics) -> None:
-    """Also when decoding fails."""
+    """A decoding thread counts as busy until it ends, also when decoding fails."""
 
     def decode_badly() -> None:
         with metrics.decoding(), metrics.decoding():
@@ -173,7 +173,7 @@ def test_decoding_threads_are_counted_while_they_decode(metrics: Metrics) -> Non
 
 
 def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
-    """Once for each entry."""
+    """A timed context is one observation of its stage."""
     with metrics.timed("postprocess"):
         pass
 
@@ -181,7 +181,7 @@ def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
 
 
 def test_the_model_is_described_once(metrics: Metrics) -> None:
-    """A reload replaces the series; two would double every join."""
+    """A reload replaces the series of the model; two series would double every join."""
     metrics.model_loaded(version="aaa", device="cpu", dtype="float32", seconds=2.5)
     metrics.model_loaded(version="bbb", device="cuda:0", dtype="bfloat16", seconds=3.5)
 
@@ -192,15 +192,15 @@ def test_the_model_is_described_once(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
 def test_an_error_is_counted_under_its_reason(metrics: Metrics, error: type[RequestError]) -> None:
-    """Only the service's own failures and wrong paths are no rejections."""
+    """An error is counted under its reason, if it has one."""
     metrics.refused(error("detail"))
     counted = [reason for reason in get_args(Reason) if value(metrics, "vim_rejected_total", reason=reason)]
 
-    assert counted == ([_REASONS[error.code]] if error.code in _REASONS else [])
+    assert counted == ([REASONS[error.code]] if error.code in REASONS else [])
 
 
 def test_failures_and_wrong_paths_are_no_rejections(metrics: Metrics) -> None:
-    """They have their status codes."""
+    """Failures of the service and wrong paths are not counted as rejections."""
     metrics.refused(InferenceFailed("x"))
     metrics.refused(NotFound("x"))
     metrics.rejected("client_gone", 2)
@@ -210,12 +210,12 @@ def test_failures_and_wrong_paths_are_no_rejections(metrics: Metrics) -> None:
 
 
 def test_every_reason_names_a_real_error() -> None:
-    """A renamed code must not silently stop being counted."""
-    assert set(_REASONS) <= {error.code for error in all_errors()}
+    """Every code with a reason is the code of an error, so a renamed code cannot silently stop being counted."""
+    assert set(REASONS) <= {error.code for error in all_errors()}
 
 
 def test_the_content_type_follows_the_accept_header(metrics: Metrics) -> None:
-    """Prometheus 3 refuses a page that is not what it says."""
+    """The page has the format and Content-Type of the Accept header."""
     text, text_type = metrics.render("text/plain")
     openmetrics, openmetrics_type = metrics.render("application/openmetrics-text; version=1.0.0")
 
@@ -226,7 +226,7 @@ def test_the_content_type_follows_the_accept_header(metrics: Metrics) -> None:
 
 
 def test_two_servers_share_nothing(metrics: Metrics) -> None:
-    """No global registry."""
+    """Two servers in one process have separate metrics."""
     other = Metrics(model="demo", queue_capacity=1)
     metrics.images("embed", "bulk", 5)
 
@@ -235,7 +235,7 @@ def test_two_servers_share_nothing(metrics: Metrics) -> None:
 
 
 def test_the_process_itself_is_watched(metrics: Metrics) -> None:
-    """Memory, CPU time and descriptors of the HTTP process."""
+    """The page shows memory and descriptors of the HTTP process."""
     page = metrics.render()[0]
 
     assert b"process_resident_memory_bytes" in page
@@ -244,18 +244,18 @@ def test_the_process_itself_is_watched(metrics: Metrics) -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_has_no_complaint(metrics: Metrics) -> None:
-    """Names and types follow Prometheus's own conventions."""
+    """Names and types pass the checks of promtool."""
     checked = subprocess.run(["promtool", "check", "metrics"], input=metrics.render()[0], capture_output=True)
 
     assert checked.returncode == 0, checked.stderr.decode()
 
 
 def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counters add up and outlive a process; its successor goes on; gauges are of those that live; no series is new."""
+    """Counters add up and outlive a process, a successor continues them, and gauges are of living processes only."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
     alone = Metrics(model="m", queue_capacity=4).render()[0].decode()
-    shares = [Shared(str(tmp_path), name) for name in ("parent", "http-1", "http-2")]
+    shares = [MultiprocessDirectory(str(tmp_path), name) for name in ("parent", "http-1", "http-2")]
     parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
     parent.ready(True)
     one = Metrics(model="m", queue_capacity=2, shared=shares[1])
@@ -265,9 +265,9 @@ def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.Mon
     two = Metrics(model="m", queue_capacity=2, shared=shares[2])
     two.request("native", "classify", "m", 200, 0.02)
     before = two.render()[0].decode()
-    shares[0].buried("http-1")
+    shares[0].mark_dead("http-1")
     dead = two.render()[0].decode()
-    Metrics(model="m", queue_capacity=2, shared=Shared(str(tmp_path), "http-1")).request(
+    Metrics(model="m", queue_capacity=2, shared=MultiprocessDirectory(str(tmp_path), "http-1")).request(
         "native", "classify", "m", 200, 0.03
     )
     after = parent.render()[0].decode()
@@ -285,12 +285,12 @@ def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def sample(page: str, name: str) -> float:
-    """One value of a page, whatever the order of its labels; 0 where there is none."""
+    """One value of a page, with its labels in any order; 0 where there is none."""
     wanted = next(iter(parse_text(f"{name} 0\n"))).samples[0]
     found = [one for family in parse_text(page) for one in family.samples]
     return next((one.value for one in found if (one.name, one.labels) == (wanted.name, wanted.labels)), 0)
 
 
 def series(page: str) -> set[str]:
-    """Every sample's name."""
+    """The names of all samples."""
     return {one.name for family in parse_text(page) for one in family.samples}

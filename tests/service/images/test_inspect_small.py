@@ -1,4 +1,4 @@
-"""Only files that are surely plain and small are called so, and looking at a file is quick whatever it holds."""
+"""Which JPEG files count as small; all others, damaged ones included, do not."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.images import inspect_file, quick_jpeg
+from service.images import inspect_file, inspect_jpeg
 
 
 def picture(size: tuple[int, int] = (240, 180), kind: str = "JPEG", mode: str = "RGB", **options: Any) -> bytes:
-    """Soft noise as a file."""
+    """An encoded image of soft noise."""
     coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(coarse).resize(size).convert(mode).save(encoded, kind, **options)
@@ -23,14 +23,14 @@ def picture(size: tuple[int, int] = (240, 180), kind: str = "JPEG", mode: str = 
 
 
 def turned() -> Image.Exif:
-    """A photograph held upright."""
+    """The EXIF of a photograph that was taken with the camera on its side."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
 def segment(kind: int, body: bytes) -> bytes:
-    """A segment of a JPEG file."""
+    """A segment of a JPEG file with its marker and length."""
     return struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body
 
 
@@ -57,13 +57,13 @@ def claiming(width: int, height: int) -> bytes:
     ],
     ids=str,
 )
-def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any]) -> None:
-    """In colour or grey, whatever the subsampling, with a comment or a colour profile."""
+def test_small_files_have_the_header_of_the_whole_file(options: dict[str, Any]) -> None:
+    """Small files in colour or grey, with any subsampling, a comment or a profile have the usual header."""
     data = picture(**options)
-    found = quick_jpeg.measured(data)
+    found = inspect_jpeg.inspect_small(data)
 
     assert found is not None
-    assert inspect_file.measure("JPEG", data) == replace(found, plain=0)
+    assert inspect_file.inspect("JPEG", data) == replace(found, plain_components=0)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any])
         picture()[:2] + segment(0xEE, b"Adobe") + picture()[2:],
         picture()[:2] + segment(0xE0, b"JFIF") + picture()[2:],
         picture()[:2] + segment(0xE2, b"ICC_PROFILE\0") + picture()[2:],
-        picture()[:2] + segment(0xFE, b"") * quick_jpeg.MOST_SEGMENTS + picture()[2:],
+        picture()[:2] + segment(0xFE, b"") * inspect_jpeg.MAX_SMALL_SEGMENTS + picture()[2:],
         picture()[:2] + b"stray" + picture()[2:],
         picture()[:2] + segment(0xC0, b"\x08\0\x08\0\x08\x01\x01\x11\0") + picture()[2:],
         picture()[:-2] + segment(0xDA, b"\x03\x01\0\x02\x11\x03\x11\0\x3f\0") + picture()[-2:],
@@ -112,24 +112,24 @@ def test_plain_small_files_are_measured_as_by_structure(options: dict[str, Any])
     ],
 )
 def test_all_others_are_not_small(data: bytes) -> None:
-    """They go to a thread, where Pillow and `structure` see to them."""
-    assert quick_jpeg.measured(data) is None
+    """Any other file is not small: a thread decodes it and reports what is wrong."""
+    assert inspect_jpeg.inspect_small(data) is None
 
 
 def test_alone_a_larger_file_is_small() -> None:
-    """Within bounds of its own."""
+    """An image that is alone in the service may be larger, within its own limit."""
     larger, too_large = picture((1000, 800), quality=30), picture((1000, 801), quality=30)
-    found = quick_jpeg.measured(larger, quick_jpeg.ALONE)
+    found = inspect_jpeg.inspect_small(larger, inspect_jpeg.ALONE)
 
-    assert quick_jpeg.measured(larger) is None
+    assert inspect_jpeg.inspect_small(larger) is None
     assert found is not None
     assert (1000, 800) == (found.width, found.height)
-    assert quick_jpeg.measured(too_large, quick_jpeg.ALONE) is None
+    assert inspect_jpeg.inspect_small(too_large, inspect_jpeg.ALONE) is None
 
 
 def test_scans_one_component_at_a_time_are_not_small() -> None:
-    """A baseline file may have one scan for each; its first names fewer components than its frame."""
+    """A baseline file whose first scan has fewer components than its frame has more scans, so it is not small."""
     data = picture()
     at = data.index(b"\xff\xda") + 4
 
-    assert quick_jpeg.measured(data[:at] + b"\x01" + data[at + 1 :]) is None
+    assert inspect_jpeg.inspect_small(data[:at] + b"\x01" + data[at + 1 :]) is None

@@ -1,0 +1,145 @@
+"""Decode with Pillow. No other module of the service uses it.
+
+Every exception of Pillow becomes an UnsupportedImage that shows nothing of Pillow or of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+import re
+import struct
+import time
+import warnings
+import zlib
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    _imaging,
+)
+
+from model.preprocessing.recipe import Preprocess
+from model.preprocessing.resize import Pixels
+from service.errors import UnsupportedImage
+from service.images.formats import unsupported
+from service.images.header import Header
+from service.images.inspect_jpeg import MAX_EXIF_BYTES
+from service.images.jpeg import Decoded, Jpegs
+
+log = logging.getLogger(__name__)
+
+# Imported here because Pillow would otherwise load them during the first requests. The JPEG plugin opens MPO.
+_PLUGINS = (
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+# Every exception that Pillow's decoders raised for mutated files, and the others that its source can raise.
+ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+_IGNORE_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels is checked before decoding
+
+
+def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
+    """Decode the first frame of a file in the format `name`, and preprocess it. Raises UnsupportedImage.
+
+    Pillow opens the file; `jpegs` decodes it if it can.
+    """
+    _ignore_warnings()
+    try:
+        return _decode(data, name, header, recipe, jpegs)
+    except ERRORS as error:
+        log.debug("%s refused: %s", name, type(error).__name__)
+        reason = _reason(error)
+    # Raised out here the error has no Pillow traceback, which would keep the image and its bytes alive.
+    raise unsupported(f"the {name} image is {reason}")
+
+
+def preprocess(pixels: Pixels, recipe: Preprocess) -> Pixels:
+    """Preprocess RGB pixels (H, W, 3). Raises UnsupportedImage."""
+    try:
+        return _preprocess(Image.fromarray(pixels), recipe)
+    except ERRORS:
+        pass
+    raise UnsupportedImage(f"pixels of {pixels.shape[1]} x {pixels.shape[0]} cannot be preprocessed")
+
+
+def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
+    with Image.open(io.BytesIO(data), formats=(name.upper(),)) as image:
+        if image.width * image.height > header.pixels:
+            raise ValueError("Pillow finds a larger picture than the header says")
+        if jpegs is not None and (decoded := jpegs.decode_opened(data, image, recipe)) is not None:
+            return decoded
+        image.load()
+        if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+            del image.info["exif"]
+        decoded_at = time.perf_counter()
+        return _preprocess(image, recipe), decoded_at
+
+
+def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
+    try:
+        return recipe(image)
+    except ERRORS:
+        # The file may be unusual, or this code may be wrong. Only in this case the log has a traceback.
+        log.warning(
+            "a decoded %s image of mode %s and size %s cannot be preprocessed",
+            image.format,
+            image.mode,
+            image.size,
+            exc_info=True,
+        )
+        raise
+
+
+def _reason(error: Exception) -> str:
+    """Never Pillow's own words: they contain addresses of objects and bytes of the file."""
+    cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return "truncated" if cut else "damaged or of an unsupported kind"
+
+
+def _ignore_warnings() -> None:
+    """Pillow's warnings show what a client sent. `warnings.catch_warnings` would be local, but is not thread-safe."""
+    if _IGNORE_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _silence_libraries() -> None:
+    """Pillow logs what is wrong with a file, and libtiff prints a line to stderr for every damaged row."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(OSError, AttributeError):
+        libtiff = ctypes.CDLL(_imaging.__file__)  # finds the symbols of the libtiff that Pillow is linked to
+        libtiff.TIFFSetErrorHandler(None)
+        libtiff.TIFFSetWarningHandler(None)
+
+
+_silence_libraries()
