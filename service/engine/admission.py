@@ -70,7 +70,7 @@ class Admission:
         self._slots = backend.slots
         self._threads = threads
         self._decode_s = 0.0
-        self._pace = Pace()
+        self.pace = Pace()
         self._refused = 0
         self._logged_at = -math.inf
 
@@ -80,7 +80,7 @@ class Admission:
         Raises TooManyImages if that can never be, QueueFull if not now.
         """
         self._check_images(request_class, count)
-        wait_s = self._pace.wait_s(self._slots.in_use)
+        wait_s = self.pace.wait_s(self._slots.in_use)
         if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline that has passed is answered as such
             before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
@@ -92,7 +92,7 @@ class Admission:
         for seconds in decode_s:
             self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
         if answered:
-            self._pace.answered(len(slots), self._slots.in_use)
+            self.pace.answered(len(slots), self._slots.in_use)
         self._slots.release(*slots)
 
     def expect(self, request_class: RequestClass, size: int) -> None:

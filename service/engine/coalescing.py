@@ -44,13 +44,16 @@ class Coalescing(Generic[T]):
     async def enter(self, image: Image, task: Task, request_class: RequestClass) -> Flight[T]:
         """The flight that the request waits for. It is new if it has no `task`: then the caller starts the work.
 
-        An interactive request joins the flight of a bulk one if that has a job, which the caller then promotes. Before
-        there is a job it starts anew, so that it does not wait with bulk.
+        An interactive request joins the flight of a bulk one if that has a job, which the caller then promotes: its
+        class differs from the flight's. Before there is a job it starts anew, so that it does not wait with bulk.
         """
-        key = (await _content_key(image), task)
+        key = (await content_key(image), task)
         flight = self._flights.get(key)
-        if flight is None or (flight.request_class == "bulk" and request_class == "interactive" and flight.job is None):
+        urgent = flight is not None and flight.request_class == "bulk" and request_class == "interactive"
+        if flight is None or (urgent and flight.job is None):
             flight = self._flights[key] = Flight(key, request_class)
+        elif urgent:
+            flight.request_class = "interactive"
         flight.waiting += 1
         return flight
 
@@ -65,7 +68,7 @@ class Coalescing(Generic[T]):
             del self._flights[flight.key]
 
 
-async def _content_key(image: Image) -> Hashable:
+async def content_key(image: Image) -> Hashable:
     """Distinguishes images: the encoded bytes or a hash of them, or of pixels and their shape."""
     if isinstance(image, bytes):
         return image if len(image) < SMALL else ("bytes", await _hashed(memoryview(image)))

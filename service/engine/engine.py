@@ -204,8 +204,7 @@ class Engine:
         if flight.task is None:
             self._slots.hold(slot)  # the request may leave before the work ends
             flight.task = asyncio.create_task(self._work(item, slot, task, flight))
-        elif flight.request_class != request_class and request_class == "interactive" and flight.job:
-            flight.request_class = "interactive"
+        elif flight.job is not None and flight.job.request_class != flight.request_class:
             self.backend.promote(flight.job)
         try:
             done = await asyncio.shield(flight.task)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.devices.messages import FromHttp, Holding, Orders, pack
-from service.ipc import Link
+from service.ipc import Connection
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ async def test_messages_arrive_whole_and_in_order() -> None:
     """Also in pieces, and several at once; then the end is noticed."""
     ours, theirs = socket.socketpair()
     heard: list[Any] = []
-    link = await Link.over(ours, heard.append)
+    link = await Connection.open(ours, heard.append)
     messages: list[FromHttp] = [Holding(1, overdue=False), Orders(dropped=tuple(range(1000))), Holding(2, overdue=True)]
     stream = b"".join(pack(one) for one in messages)
 
@@ -37,7 +37,7 @@ async def test_both_ends_speak() -> None:
     """A socket pair, a link at each end."""
     ours, theirs = socket.socketpair()
     heard: list[Any] = []
-    one, two = await Link.over(ours, heard.append), await Link.over(theirs, heard.append)
+    one, two = await Connection.open(ours, heard.append), await Connection.open(theirs, heard.append)
     one.say(Holding(1, overdue=False))
     two.say(Holding(2, overdue=False))
     async with asyncio.timeout(5):

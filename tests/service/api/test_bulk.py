@@ -233,7 +233,7 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
 
     await app(scope(), receive, send)
     async with asyncio.timeout(10):
-        while app.state.engine._arena.in_use:
+        while app.state.engine.backend.slots.in_use:
             await asyncio.sleep(0.01)
     assert 200 == (await client.post("/v1/embed", content=photo())).status_code
 

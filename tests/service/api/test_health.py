@@ -166,7 +166,7 @@ async def test_decodes_past_their_deadline(tiny_model: Path, monkeypatch: pytest
 
 async def _drained(app: FastAPI) -> None:
     async with asyncio.timeout(10):
-        while app.state.engine._arena.in_use:
+        while app.state.engine.backend.slots.in_use:
             await asyncio.sleep(0.01)
 
 

@@ -23,7 +23,7 @@ BULK = {"X-Request-Class": "bulk"}
 @contextmanager
 def full(app: FastAPI) -> Iterator[None]:
     """Every slot is taken meanwhile."""
-    arena = app.state.engine._arena
+    arena = app.state.engine.backend.slots
     slots = arena.acquire(arena.slots - arena.in_use)
     try:
         yield

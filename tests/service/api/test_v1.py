@@ -204,4 +204,4 @@ async def test_overload_is_refused_before_decoding(app: FastAPI, client: httpx.A
     assert {200, 429} == {answer.status_code for answer in answers}
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
     assert all("VIM_QUEUE_IMAGES" in answer.json()["detail"] for answer in refused)
-    assert 0 == app.state.engine._arena.in_use
+    assert 0 == app.state.engine.backend.slots.in_use

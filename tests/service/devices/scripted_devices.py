@@ -16,7 +16,7 @@ from service.devices.canary import Canary
 from service.devices.messages import BatchDone, Loaded, Ready
 from service.devices.process import DeviceLost
 from service.devices.retry import Quarantine
-from service.devices.slots import Arena
+from service.devices.slots import Slots
 from service.devices.supervisor import Shared, Supervisor
 from service.jobs import Job, RequestClass, Task
 from service.settings import Settings
@@ -103,7 +103,7 @@ async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings
     monkeypatch.setattr(module, "Device", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    arena = Arena(SLOTS)
+    arena = Slots(SLOTS)
     arena.map(8)
     canary = Canary(arena, "float32")
     shared = Shared(

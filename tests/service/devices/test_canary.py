@@ -10,8 +10,8 @@ import pytest
 
 from service.devices.canary import Canary
 from service.devices.messages import BatchDone
-from service.devices.process import Device, DeviceLost
-from service.devices.slots import Arena
+from service.devices.process import DeviceLost
+from service.devices.slots import Slots
 from service.jobs import Job
 
 pytestmark = pytest.mark.anyio
@@ -35,15 +35,15 @@ def device(row: np.ndarray | None) -> Device:
 
 
 @pytest.fixture
-def arena() -> Iterator[Arena]:
+def arena() -> Iterator[Slots]:
     """Two slots of 8 x 8 pixels, and the canary's."""
-    arena = Arena(2)
+    arena = Slots(2)
     arena.map(8)
     yield arena
     arena.close()
 
 
-async def test_the_first_answer_is_golden_and_rounding_passes(arena: Arena) -> None:
+async def test_the_first_answer_is_golden_and_rounding_passes(arena: Slots) -> None:
     """Another process on the same model agrees to rounding."""
     canary = Canary(arena, "float32")
     await canary.check(device(GOLDEN))
@@ -52,7 +52,7 @@ async def test_the_first_answer_is_golden_and_rounding_passes(arena: Arena) -> N
 
 
 @pytest.mark.parametrize("wrong", [GOLDEN * 1.01, -GOLDEN, GOLDEN * np.nan, None])
-async def test_another_answer_loses_the_device(arena: Arena, wrong: np.ndarray | None) -> None:
+async def test_another_answer_loses_the_device(arena: Slots, wrong: np.ndarray | None) -> None:
     """However alive it looks; NaN too."""
     canary = Canary(arena, "float32")
     await canary.check(device(GOLDEN))

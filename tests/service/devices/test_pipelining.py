@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from service.devices.pipelining import Handover
 from service.jobs import Job, Task
 
 SECONDS = {1: 0.010, 4: 0.020, 8: 0.030}

@@ -15,7 +15,7 @@ from service.devices.messages import Loaded
 from service.devices.pool import Fleet
 from service.devices.process import DeviceLost
 from service.devices.retry import Quarantine
-from service.devices.slots import Arena
+from service.devices.slots import Slots
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.devices.scripted_devices import SLOTS, FakeDevice, Script, rows
@@ -39,7 +39,7 @@ async def fleet(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> 
     """Two scripted devices; `task` is the fleet at work."""
     monkeypatch.setattr(module, "Device", Described)
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    arena = Arena(SLOTS)
+    arena = Slots(SLOTS)
     settings = Settings.model_validate({"device": "cuda:0,cuda:1", "ready_devices": ready})
     metrics = Metrics(model="m", queue_capacity=SLOTS, devices=settings.devices)
     fleet = Fleet(settings, metrics, arena, Batcher(), Quarantine(), "")

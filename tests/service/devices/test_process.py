@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from service.devices.messages import HEADER, Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, pack, unpack
-from service.devices.process import BatchError, Device, DeviceLost
+from service.devices.process import BatchError, DeviceLost
 from service.jobs import Job, Task
 from service.settings import Settings
 

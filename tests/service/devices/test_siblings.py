@@ -12,7 +12,7 @@ from service.devices.batcher import Batcher
 from service.devices.messages import Loaded
 from service.devices.pool import Fleet
 from service.devices.retry import Quarantine
-from service.devices.slots import Arena
+from service.devices.slots import Slots
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.devices.scripted_devices import CANARY, FakeDevice, Script, rows
@@ -44,7 +44,7 @@ async def test_every_device_there_is_gets_a_process(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(supervisor, "Device", OneOfThree)
     monkeypatch.setattr(FakeDevice, "script", Script(rows), raising=False)
     monkeypatch.setattr(OneOfThree, "started", [], raising=False)
-    arena, metrics = Arena(SLOTS), Metrics(model="m", queue_capacity=SLOTS)
+    arena, metrics = Slots(SLOTS), Metrics(model="m", queue_capacity=SLOTS)
     fleet = Fleet(Settings(), metrics, arena, Batcher(), Quarantine(), worker="")
     task = asyncio.create_task(fleet.run())
     async with asyncio.timeout(10):

@@ -1,44 +1,50 @@
-"""Identical images share one flight, and nobody in it depends on anybody else."""
+"""Identical images in flight are computed once, and no request depends on another one."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
-from typing import Any
 
 import numpy as np
 import pytest
 
-from service.engine.coalescing import LARGE, SMALL, Flight, Flights, key_of
+from service.engine.coalescing import LARGE, SMALL, Coalescing, Flight, content_key
 from service.jobs import Job, RequestClass, Task
 
 pytestmark = pytest.mark.anyio
+TASK = Task("embed")
 
 
-class Field:
-    """Where flights start; each lands when told to."""
+class Requests:
+    """Requests for images; their work ends when `landing` is set."""
 
     def __init__(self) -> None:
         self.started: list[Flight[str]] = []
         self.ended = 0
-        self.hurried: list[Job] = []
         self.landing = asyncio.Event()
-        self.flights: Flights[str] = Flights(self.hurried.append)
+        self.coalescing: Coalescing[str] = Coalescing()
 
-    def send(self, key: str, request_class: RequestClass = "interactive") -> asyncio.Task[tuple[str, bool]]:
-        """Someone sends an image."""
-        return asyncio.create_task(self.flights.share(key, request_class, self._start, self._end))
+    def send(self, image: bytes, request_class: RequestClass = "interactive") -> asyncio.Task[tuple[str, bool]]:
+        """A request for an image: its result, and whether it joined another one."""
+        return asyncio.create_task(self._request(image, request_class))
 
-    def _start(self, flight: Flight[str]) -> Coroutine[Any, Any, str]:
-        self.started.append(flight)
-        return self._fly(len(self.started))
+    async def _request(self, image: bytes, request_class: RequestClass) -> tuple[str, bool]:
+        flight = await self.coalescing.enter(image, TASK, request_class)
+        joined = flight.task is not None
+        if flight.task is None:
+            self.started.append(flight)
+            flight.task = asyncio.create_task(self._work(len(self.started)))
+            flight.task.add_done_callback(self._on_end)
+        try:
+            return await asyncio.shield(flight.task), joined
+        finally:
+            self.coalescing.leave(flight)
 
-    async def _fly(self, number: int) -> str:
+    async def _work(self, number: int) -> str:
         await self.landing.wait()
         return f"flight {number}"
 
-    def _end(self) -> None:
+    def _on_end(self, _: asyncio.Task[str]) -> None:
         self.ended += 1
 
 
@@ -50,91 +56,100 @@ async def turn() -> None:
 
 async def test_identical_images_are_computed_once() -> None:
     """Another image, and the same one once the flight has landed, is a flight of its own."""
-    field = Field()
-    first, second, other = field.send("cat"), field.send("cat"), field.send("dog")
+    requests = Requests()
+    first, second, other = requests.send(b"cat"), requests.send(b"cat"), requests.send(b"dog")
     await turn()
-    field.landing.set()
+    requests.landing.set()
 
     assert [("flight 1", False), ("flight 1", True), ("flight 2", False)] == [await first, await second, await other]
-    assert ("flight 3", False) == await field.send("cat")
+    assert ("flight 3", False) == await requests.send(b"cat")
     await turn()
-    assert (0, 3) == (len(field.flights), field.ended)
+    assert (0, 3) == (len(requests.coalescing), requests.ended)
 
 
 async def test_nobody_is_harmed_when_the_first_sender_leaves() -> None:
     """The flight goes on for the others."""
-    field = Field()
-    first, second = field.send("cat"), field.send("cat")
+    requests = Requests()
+    first, second = requests.send(b"cat"), requests.send(b"cat")
     await turn()
     first.cancel()
     await turn()
-    third = field.send("cat")
+    third = requests.send(b"cat")
     await turn()
-    field.landing.set()
+    requests.landing.set()
 
     assert [("flight 1", True)] * 2 == [await second, await third]
 
 
 async def test_a_flight_that_nobody_waits_for_is_given_up() -> None:
     """It is cancelled, nothing is left behind, and the next sender starts anew; also one that had not begun."""
-    field = Field()
-    first, second = field.send("cat"), field.send("cat")
+    requests = Requests()
+    first, second = requests.send(b"cat"), requests.send(b"cat")
     await turn()
-    flying = field.started[0].task
+    flying = requests.started[0].task
+    assert flying is not None
     first.cancel()
     second.cancel()
     await turn()
 
     assert flying.cancelled()
-    assert (0, 1) == (len(field.flights), field.ended)
-    early = field.send("cat")
+    assert (0, 1) == (len(requests.coalescing), requests.ended)
+    early = requests.send(b"cat")
     await asyncio.sleep(0)
     early.cancel()
     await turn()
-    assert (0, 2) == (len(field.flights), field.ended)
+    assert (0, 2) == (len(requests.coalescing), requests.ended)
 
 
 async def test_each_sender_has_a_deadline_of_its_own() -> None:
     """The shorter one does not end the longer one's wait."""
-    field = Field()
-    patient, hurried = field.send("cat"), field.send("cat")
+    requests = Requests()
+    patient, hurried = requests.send(b"cat"), requests.send(b"cat")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(hurried, 0.01)
-    field.landing.set()
+    requests.landing.set()
 
     assert ("flight 1", False) == await patient
 
 
-async def test_the_most_urgent_sender_decides_the_class() -> None:
-    """Interactive hurries the job of bulk; while there is none it starts anew; bulk joins whatever flies."""
-    field = Field()
-    bulk = field.send("cat", "bulk")
+async def test_an_interactive_request_makes_its_flight_interactive() -> None:
+    """It joins a bulk flight that has a job, whose class then differs; before there is a job it starts anew."""
+    requests = Requests()
+    bulk = requests.send(b"cat", "bulk")
     await turn()
-    urgent, lazy = field.send("cat"), field.send("cat", "bulk")
+    urgent, lazy = requests.send(b"cat"), requests.send(b"cat", "bulk")
     await turn()
-    assert ["bulk", "interactive"] == [flight.request_class for flight in field.started]
-    assert [] == field.hurried
+    assert ["bulk", "interactive"] == [flight.request_class for flight in requests.started]
 
-    third = field.send("dog", "bulk")
+    third = requests.send(b"dog", "bulk")
     await turn()
-    job = field.started[2].job = Job(0, Task("embed"), 0.0, asyncio.get_running_loop().create_future(), "bulk")
-    fourth = field.send("dog")
+    job = Job(0, TASK, 0.0, asyncio.get_running_loop().create_future(), "bulk")
+    requests.started[2].job = job
+    fourth = requests.send(b"dog")
     await turn()
-    assert [job] == field.hurried
-    assert "interactive" == field.started[2].request_class
+    assert ("bulk", "interactive") == (job.request_class, requests.started[2].request_class)
 
-    field.landing.set()
-    landed = await asyncio.gather(bulk, urgent, lazy, third, fourth)
-    assert ["flight 1", "flight 2", "flight 2", "flight 3", "flight 3"] == [result for result, _ in landed]
+    requests.landing.set()
+    done = await asyncio.gather(bulk, urgent, lazy, third, fourth)
+    assert ["flight 1", "flight 2", "flight 2", "flight 3", "flight 3"] == [result for result, _ in done]
+
+
+async def test_tasks_are_told_apart() -> None:
+    """The same image for two different tasks is computed twice."""
+    coalescing: Coalescing[str] = Coalescing()
+    first = await coalescing.enter(b"cat", Task("embed"), "interactive")
+
+    assert first is not await coalescing.enter(b"cat", Task("classify"), "interactive")
+    assert first is await coalescing.enter(b"cat", Task("embed"), "interactive")
 
 
 async def test_a_key_tells_images_apart() -> None:
     """Bytes by their bytes, pixels also by their shape, of whatever size; no image can pass for another's hash."""
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
-    assert await key_of(b"cat") == await key_of(b"cat") != await key_of(b"dog")
-    assert await key_of(pixels) == await key_of(pixels.copy()) != await key_of(pixels.reshape(4, 2, 3))
-    assert await key_of(pixels) == await key_of(np.asfortranarray(pixels))
+    assert await content_key(b"cat") == await content_key(b"cat") != await content_key(b"dog")
+    assert await content_key(pixels) == await content_key(pixels.copy()) != await content_key(pixels.reshape(4, 2, 3))
+    assert await content_key(pixels) == await content_key(np.asfortranarray(pixels))
     for size in (SMALL, LARGE):
-        assert await key_of(bytes(size)) == await key_of(bytes(size)) != await key_of(bytes(size + 1))
-    assert await key_of(hashlib.sha256(bytes(SMALL)).digest()) != await key_of(bytes(SMALL))
+        assert await content_key(bytes(size)) == await content_key(bytes(size)) != await content_key(bytes(size + 1))
+    assert await content_key(hashlib.sha256(bytes(SMALL)).digest()) != await content_key(bytes(SMALL))

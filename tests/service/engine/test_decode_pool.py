@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from service.engine.decode_pool import BULK_SHARE, Gate, Threads
+from service.engine.decode_pool import BULK_SHARE, DecodePool, Gate
 from service.jobs import RequestClass
 
 pytestmark = pytest.mark.anyio
@@ -83,7 +83,7 @@ async def test_those_who_left_lose_no_place() -> None:
 
 async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
     """It keeps its place, and what it holds, until it has ended."""
-    threads, begin, go, ended = Threads(1, SOON_S), threading.Event(), threading.Event(), asyncio.Event()
+    threads, begin, go, ended = DecodePool(1, SOON_S), threading.Event(), threading.Event(), asyncio.Event()
 
     def work() -> int:
         begin.set()
@@ -105,7 +105,7 @@ async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
 
 async def test_work_that_never_began_has_ended_too() -> None:
     """Its caller left while it waited; whatever it held is let go."""
-    threads, go, ended = Threads(1, SOON_S), threading.Event(), asyncio.Event()
+    threads, go, ended = DecodePool(1, SOON_S), threading.Event(), asyncio.Event()
     first = asyncio.create_task(threads.run("bulk", go.wait, 10))
     await asyncio.sleep(0)
     second = asyncio.create_task(threads.run("bulk", int, "7", ended=ended.set))
@@ -121,7 +121,7 @@ async def test_work_that_never_began_has_ended_too() -> None:
 
 async def test_closing_ends_the_threads_that_are_at_work_too() -> None:
     """When they have finished; their callers hear of it."""
-    threads, go = Threads(1, SOON_S), threading.Event()
+    threads, go = DecodePool(1, SOON_S), threading.Event()
 
     def work() -> threading.Thread:
         go.wait(10)
@@ -139,7 +139,7 @@ async def test_closing_ends_the_threads_that_are_at_work_too() -> None:
 
 async def test_overdue_means_every_thread(caplog: pytest.LogCaptureFixture) -> None:
     """One that is free, or not yet late, is enough; a late one is logged when it ends."""
-    threads, go = Threads(2, 0.05), threading.Event()
+    threads, go = DecodePool(2, 0.05), threading.Event()
     first = asyncio.create_task(threads.run("bulk", go.wait, 10))
     await asyncio.sleep(0.1)
     assert not threads.overdue

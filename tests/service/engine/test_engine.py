@@ -49,13 +49,13 @@ async def infer(engine: Engine, images: Sequence[bytes], request_class: RequestC
 def in_threads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[RequestClass]:
     """The classes of what is given to the threads from now on."""
     given: list[RequestClass] = []
-    run = engine.threads.run
+    run = engine.decode_pool.run
 
     async def counted(request_class: RequestClass, *arguments: object, **options: object) -> object:
         given.append(request_class)
         return await run(request_class, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine.threads, "run", counted)
+    monkeypatch.setattr(engine.decode_pool, "run", counted)
     return given
 
 
@@ -103,4 +103,4 @@ async def test_many_small_photographs_are_all_answered(engine: Engine) -> None:
 
     assert len(tasks[::7]) == sum(isinstance(one, asyncio.CancelledError) for one in found)
     assert len(tasks) - len(tasks[::7]) == sum(isinstance(one, list) and len(one) == 1 for one in found)
-    assert 0 == engine.waiting
+    assert 0 == engine.load.images

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.engine.inline_budget import Turns
+from service.engine.decode_pool import InlineBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -35,17 +35,17 @@ class Clock:
 
 async def test_work_is_done_at_once_while_the_turn_has_time() -> None:
     """No other task runs between the call and its result."""
-    turns, clock, done = Turns(1.0), Clock(), list[str]()
+    budget, clock, done = InlineBudget(1.0), Clock(), list[str]()
     asyncio.get_running_loop().call_soon(done.append, "another")
 
-    assert "mine" == await turns.run(clock.work("mine", done))
+    assert "mine" == await budget.run(clock.work("mine", done))
     assert ["mine"] == done
 
 
 async def test_between_two_shares_the_loop_does_what_else_there_is() -> None:
     """Ten pieces of 0.4 in shares of 0.5: two begin in a turn, and whoever has come meanwhile is seen to."""
     clock, done = Clock(), list[str]()
-    turns = Turns(0.5, clock)
+    budget = InlineBudget(0.5, clock)
     turn = 0
 
     def count() -> None:
@@ -56,7 +56,7 @@ async def test_between_two_shares_the_loop_does_what_else_there_is() -> None:
             asyncio.get_running_loop().call_soon(count)
 
     asyncio.get_running_loop().call_soon(count)
-    await asyncio.gather(*(turns.run(clock.work(str(number), done)) for number in range(10)))
+    await asyncio.gather(*(budget.run(clock.work(str(number), done)) for number in range(10)))
     shares = [len(share) for share in "".join(done).split("|")]
 
     assert [str(number) for number in range(10)] == [one for one in done if one != "|"]
@@ -66,28 +66,28 @@ async def test_between_two_shares_the_loop_does_what_else_there_is() -> None:
 async def test_whoever_comes_later_does_not_overtake() -> None:
     """Not even in a turn that has time left."""
     clock, done = Clock(), list[str]()
-    turns = Turns(0.1, clock)
-    first = asyncio.gather(*(turns.run(clock.work(name, done)) for name in "abc"))
+    budget = InlineBudget(0.1, clock)
+    first = asyncio.gather(*(budget.run(clock.work(name, done)) for name in "abc"))
     await asyncio.sleep(0)
-    assert turns.busy
-    await turns.run(clock.work("late", done))
+    assert budget.waiting
+    await budget.run(clock.work("late", done))
     await first
 
     assert ["a", "b", "c", "late"] == done
-    assert not turns.busy
+    assert not budget.waiting
 
 
 async def test_an_error_is_its_callers() -> None:
     """At once or in a later turn; the others go on."""
     clock, done = Clock(), list[str]()
-    turns = Turns(0.1, clock)
+    budget = InlineBudget(0.1, clock)
 
     def fail() -> str:
         clock.now += 1
         raise ValueError("mine")
 
     found = await asyncio.gather(
-        *(turns.run(work) for work in (fail, fail, clock.work("after", done))), return_exceptions=True
+        *(budget.run(work) for work in (fail, fail, clock.work("after", done))), return_exceptions=True
     )
 
     assert ["ValueError", "ValueError", "str"] == [type(one).__name__ for one in found]
@@ -96,8 +96,8 @@ async def test_an_error_is_its_callers() -> None:
 async def test_nothing_is_done_for_who_has_left() -> None:
     """Work that waits for its turn when its caller is cancelled never begins."""
     clock, done = Clock(), list[str]()
-    turns = Turns(0.1, clock)
-    tasks = [asyncio.create_task(turns.run(clock.work(name, done))) for name in "abc"]
+    budget = InlineBudget(0.1, clock)
+    tasks = [asyncio.create_task(budget.run(clock.work(name, done))) for name in "abc"]
     await asyncio.sleep(0)
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

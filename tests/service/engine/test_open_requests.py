@@ -6,26 +6,19 @@ import asyncio
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.middleware import Observe
-from service.engine.open_requests import Unanswered
-from service.errors import Draining, ServiceError
+from service.api.middleware import Observe, RouteLabels
+from service.engine.open_requests import OpenRequests
+from service.errors import Draining
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracer import NoTracer
 
 pytestmark = pytest.mark.anyio
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 
 
-def answer(_: Request, error: Exception) -> Response:
-    """The status alone."""
-    assert isinstance(error, ServiceError)
-    return PlainTextResponse(error.detail, error.status)
-
-
-async def call(unanswered: Unanswered, *, begins: bool) -> tuple[list[Message], asyncio.Task[None]]:
+async def call(open_requests: OpenRequests, *, begins: bool) -> tuple[list[Message], asyncio.Task[None]]:
     """One request that never ends by itself, after it may have begun to answer; what was sent, and its task."""
     sent: list[Message] = []
 
@@ -41,7 +34,8 @@ async def call(unanswered: Unanswered, *, begins: bool) -> tuple[list[Message], 
         return {"type": "http.disconnect"}
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/any", "headers": []}
-    observe = Observe(app, Metrics(model="m", queue_capacity=1), "m", answer, unanswered)
+    metrics = Metrics(model="m", queue_capacity=1)
+    observe = Observe(app, metrics, "m", RouteLabels([]), open_requests, NoTracer())
     task = asyncio.create_task(observe(scope, receive, send))
     await asyncio.sleep(0)
     return sent, task
@@ -49,23 +43,23 @@ async def call(unanswered: Unanswered, *, begins: bool) -> tuple[list[Message], 
 
 async def test_who_has_no_answer_gets_the_verdict() -> None:
     """As any other error, and the task ends well."""
-    unanswered = Unanswered()
-    sent, task = await call(unanswered, begins=False)
-    assert 1 == len(unanswered)
-    unanswered.end(Draining("over"))
+    open_requests = OpenRequests()
+    sent, task = await call(open_requests, begins=False)
+    assert 1 == len(open_requests.tasks)
+    open_requests.end(Draining("over"))
     await task
 
     assert 503 == sent[0]["status"]
-    assert b"over" == sent[1]["body"]
-    assert 0 == len(unanswered)
+    assert b'"detail":"over"' in sent[1]["body"]
+    assert 0 == len(open_requests.tasks)
 
 
 async def test_an_answer_that_has_begun_is_left_alone() -> None:
     """Half an answer would be worse than a late one."""
-    unanswered = Unanswered()
-    sent, task = await call(unanswered, begins=True)
-    assert 0 == len(unanswered)
-    unanswered.end(Draining("over"))
+    open_requests = OpenRequests()
+    sent, task = await call(open_requests, begins=True)
+    assert 0 == len(open_requests.tasks)
+    open_requests.end(Draining("over"))
     await asyncio.sleep(0)
 
     assert [200] == [message["status"] for message in sent]
@@ -76,11 +70,11 @@ async def test_an_answer_that_has_begun_is_left_alone() -> None:
 
 async def test_any_other_cancellation_stays_one() -> None:
     """Only the end of the service has a verdict."""
-    unanswered = Unanswered()
-    sent, task = await call(unanswered, begins=False)
+    open_requests = OpenRequests()
+    sent, task = await call(open_requests, begins=False)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
     assert task.cancelled()
     assert [] == sent
-    assert 0 == len(unanswered)
+    assert 0 == len(open_requests.tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.engine.pace import MANY, Pace
+from service.engine.admission import RELIABLE_IMAGES, Pace
 
 
 class Clock:
@@ -25,7 +25,7 @@ def answered(pace: Pace, clock: Clock, times: int, *, every_s: float, waiting: i
 
 
 def test_a_long_queue_takes_its_length_times_the_pace() -> None:
-    """Also where the pace changes."""
+    """The estimate is the number of waiting images times the measured pace, and follows changes of the pace."""
     pace = Pace(clock := Clock())
     answered(pace, clock, 10, every_s=0.01, waiting=100)
     assert 1.0 == pytest.approx(pace.wait_s(100))
@@ -46,19 +46,19 @@ def test_batches_have_the_pace_of_their_images() -> None:
     assert 0.64 == pytest.approx(apart.wait_s(64), rel=0.2)
 
 
-def test_few_tell_nothing_and_are_told_nothing() -> None:
-    """One client after long silence is no slow service."""
+def test_fewer_images_than_are_reliable_change_and_predict_nothing() -> None:
+    """A single client after a long silence does not make the service look slow."""
     pace = Pace(clock := Clock())
     answered(pace, clock, 50, every_s=10.0, waiting=1)
     assert 0 == pace.wait_s(200)
-    answered(pace, clock, 50, every_s=0.01, waiting=MANY)
-    answered(pace, clock, 50, every_s=10.0, waiting=MANY - 1)
+    answered(pace, clock, 50, every_s=0.01, waiting=RELIABLE_IMAGES)
+    answered(pace, clock, 50, every_s=10.0, waiting=RELIABLE_IMAGES - 1)
     assert 0.01 * 200 == pytest.approx(pace.wait_s(200))
-    assert 0 == pace.wait_s(MANY - 1)
+    assert 0 == pace.wait_s(RELIABLE_IMAGES - 1)
 
 
 def test_one_long_pause_is_soon_forgotten() -> None:
-    """A device process was replaced meanwhile."""
+    """One gap, such as the replacement of a device process, changes the estimate by less than a third."""
     pace = Pace(clock := Clock())
     answered(pace, clock, 100, every_s=0.01, waiting=100)
     answered(pace, clock, 1, every_s=60, waiting=100)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from service.engine.decode_pool import Threads
 from service.system import sched_slice
 
 

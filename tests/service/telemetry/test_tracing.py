@@ -122,7 +122,7 @@ async def test_a_refused_request_has_its_reason_and_no_stages(traced: Traced) ->
     slots = traced.engine.admission.take_slots("interactive", 8)
     await traced.client.post("/v1/classify", content=photo())
     for slot in slots:
-        traced.engine._arena.release(slot)
+        traced.engine.backend.slots.release(slot)
     await traced.client.post("/v1/classify?top_k=-1", content=photo())
     spans = await traced.spans()
 

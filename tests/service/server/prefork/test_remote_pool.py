@@ -16,7 +16,7 @@ import pytest
 from service.devices.messages import Begin, Landed, Listening, Loaded, Order, Orders, Row, ToHttp, Told
 from service.devices.slots import Lease
 from service.errors import InferenceFailed, NotReady
-from service.ipc import Link
+from service.ipc import Connection
 from service.jobs import Job, RequestClass, Result, Task
 from service.server.prefork.remote_pool import Outpost
 from service.telemetry.shared_counters import Tally
@@ -62,7 +62,7 @@ async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
     outpost = Outpost(begin, Lease(memory, FIRST, 2 * SLOTS + 1), SLOTS, 2, Tally.of_one(1), theirs)
     task = asyncio.create_task(outpost.run())
     heard: list[Any] = []
-    link = await Link.over(ours, heard.append)
+    link = await Connection.open(ours, heard.append)
     parent = Parent(outpost, link, heard)
     await parent.says(Loaded(SIZE, {}, (), {}), READY)
     yield parent
@@ -195,7 +195,7 @@ async def test_what_is_said_before_the_link_is_there_arrives(anyio_backend: obje
     outpost = Outpost(Begin("{}", "http-1", 0, (), "", 7), Lease(memory, 0, 1), 1, 1, Tally.of_one(1), theirs)
     outpost.listening()
     heard: list[Any] = []
-    link = await Link.over(ours, heard.append)
+    link = await Connection.open(ours, heard.append)
     task = asyncio.create_task(outpost.run())
     await settle()
     task.cancel()

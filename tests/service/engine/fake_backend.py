@@ -1,0 +1,51 @@
+"""A backend that keeps its jobs, for tests of the engine's parts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.devices.slots import Slots
+from service.jobs import Job
+from service.status import BackendState, ProcessLoad
+
+
+class FakeBackend:
+    """A `service.engine.backend.Backend` without devices."""
+
+    def __init__(self, slots: int = 8, seconds_per_image: float = 0.0) -> None:
+        self.slots = Slots(slots)
+        self.state = BackendState()
+        self.failed = asyncio.Event()
+        self.elsewhere = ProcessLoad()
+        self.seconds_per_image = seconds_per_image
+        self.jobs: list[Job] = []
+
+    def submit(self, job: Job, *, more: bool = False) -> None:
+        """Keep the job."""
+        self.jobs.append(job)
+
+    def cancel(self, job: Job) -> None:
+        """Forget the job."""
+        self.jobs.remove(job)
+
+    def promote(self, job: Job) -> None:
+        """Change its class."""
+        job.request_class = "interactive"
+
+    def abandon(self, error: Exception) -> None:
+        """Fail all jobs."""
+        for job in self.jobs:
+            job.fail(error)
+
+    def report(self, load: ProcessLoad) -> None:
+        """Do nothing."""
+
+    def drain(self) -> None:
+        """Do nothing."""
+
+    async def run(self) -> None:
+        """Run nothing."""
+
+    async def close(self) -> None:
+        """Free the slots."""
+        self.slots.close()
