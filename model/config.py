@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
+from model.reference_config import translate
 
 BimambaType = Literal["none", "v1", "v2"]
 ClassToken = Literal["middle", "first", "double", "none"]
@@ -147,8 +147,6 @@ class VimConfig:
         With a class token `final_pool_type` is ignored, as in the reference, except that `max` does not collapse the
         logits to shape (B,): they stay (B, classes).
         """
-        from model.reference_config import translate
-
         return cls(**translate(kwargs))
 
 
@@ -236,12 +234,3 @@ def _check_rope(config: VimConfig) -> None:
             f"rope has {rows} positions but {rotated} tokens to rotate: it needs stride equal to patch_size "
             f"and an even number of patches (stride {config.stride}, {config.num_patches} patches)"
         )
-
-
-def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown {what} {name!r}{hint}")

@@ -7,6 +7,12 @@ ModelError
  └── ScanError       a scan backend that cannot run here
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
 
 class ModelError(Exception):
     """Any failure to construct or load a model; the message is meant for the person who chose it."""
@@ -26,3 +32,12 @@ class LabelsError(ModelError, ValueError):
 
 class ScanError(ModelError):
     """The requested scan backend is unknown or cannot run on this machine."""
+
+
+def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown {what} {name!r}{hint}")

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import reject_unknown
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
 
 # The reference's defaults, for the arguments that decide what a forward pass computes.
 DEFAULTS: dict[str, Any] = {

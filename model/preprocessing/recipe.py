@@ -16,8 +16,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from PIL import ExifTags, Image
 
-from model.config import reject_unknown
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
 from model.preprocessing.resize import UPRIGHT, Axis, Box, Pixels, Turn, resize_window
 
 Mode = Literal["reference", "friendly"]
@@ -67,7 +66,7 @@ class Preprocess:
         """How RGB, grey or inks are turned before they are resized; None for images that take more, or no resize."""
         if self.resize is None or image.mode not in ("RGB", "L", "CMYK"):
             return None
-        return _TURNS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
+        return ORIENTATIONS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
 
     @property
     def resize(self) -> int | None:
@@ -144,7 +143,7 @@ class _Source:
         image.load()
         friendly = mode == "friendly"
         self._image = image
-        self._turn = _TURNS.get(_orientation(image)) if friendly else None
+        self._turn = ORIENTATIONS.get(_orientation(image)) if friendly else None
         self._white = _white_level(image) if friendly else None
         swapped = self._turn is not None and self._turn.swaps
         self.size = (image.height, image.width) if swapped else image.size
@@ -162,7 +161,7 @@ class _Source:
         return _on_white(part) if part.mode in _CLEAR and part.has_transparency_data else _plain_rgb(part)
 
 
-_TURNS = {
+ORIENTATIONS = {
     2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, from_right=True),
     3: Turn(Image.Transpose.ROTATE_180, from_right=True, from_bottom=True),
     4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, from_bottom=True),

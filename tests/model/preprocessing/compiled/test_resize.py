@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.preprocessing.compiled import simd_bytes
 from model.preprocessing.compiled.resize import Resize
-from model.preprocessing.recipe import _TURNS, Preprocess
+from model.preprocessing.recipe import ORIENTATIONS, Preprocess
 from model.preprocessing.resize import Axis, resize_window
 
 RESIZE = Resize()
@@ -51,10 +51,10 @@ def test_the_pixels_are_those_of_pillow(resize: Resize, side: int) -> None:
             assert min(size) < 16 or any(axis.outgrown for axis in axes)
 
 
-@pytest.mark.parametrize("orientation", sorted(_TURNS))
+@pytest.mark.parametrize("orientation", sorted(ORIENTATIONS))
 def test_turned_images_are_resized_to_their_edges(resize: Resize, orientation: int) -> None:
     """Windows of all the source, whose sides leave every remainder by four: nothing beyond it is read or counted."""
-    turn, recipe = _TURNS[orientation], Preprocess(size=80, crop_ratio=1.0)
+    turn, recipe = ORIENTATIONS[orientation], Preprocess(size=80, crop_ratio=1.0)
     assert turn.method is not None
     for size in [(101, 102), (102, 103), (103, 100), (61, 63)]:
         pixels = noise(*size)
