@@ -50,7 +50,7 @@ class ScanChoice:
 
 # Fastest first: `auto` takes the first that supports the device. Each module defines `scan` and `unavailable(device)`;
 # one that also defines `causal_conv` (see `model.conv`) brings its own convolution.
-_MODULES = {
+BACKENDS = {
     "triton": "model.backends.triton.scan",
     "mamba_ssm": "model.backends.mamba_ssm",
     "numba": "model.backends.cpu.scan",
@@ -58,7 +58,7 @@ _MODULES = {
     "reference": "model.backends.reference",
 }
 
-NAMES = tuple(_MODULES)
+NAMES = tuple(BACKENDS)
 
 
 def names_on(device: torch.device) -> tuple[str, ...]:
@@ -73,12 +73,12 @@ def choose(name: str, device: torch.device, *, skip: tuple[str, ...] = ()) -> Sc
     """
     if name == "auto":
         return _choose_fastest(device, skip)
-    if name not in _MODULES:
+    if name not in BACKENDS:
         raise ScanError(f"unknown scan {name!r}; known: auto, {', '.join(NAMES)}")
     reason = _unavailable(name, device)
     if reason is not None:
         raise ScanError(f"scan {name!r} cannot run on {device}: {reason}")
-    return _found(name, "asked for by name")
+    return _choice_of(name, "asked for by name")
 
 
 def _choose_fastest(device: torch.device, skip: tuple[str, ...]) -> ScanChoice:
@@ -90,16 +90,16 @@ def _choose_fastest(device: torch.device, skip: tuple[str, ...]) -> ScanChoice:
         if reason is None:
             why = f"fastest that runs on {device.type}" + "".join(f"; not {text}" for text in passed_over)
             log.info("scan %s: %s", name, why)
-            return _found(name, why)
+            return _choice_of(name, why)
         passed_over.append(f"{name}: {reason}")
     raise ScanError(f"no scan runs on {device}: {'; '.join(passed_over)}")
 
 
 def _unavailable(name: str, device: torch.device) -> str | None:
-    reason: str | None = importlib.import_module(_MODULES[name]).unavailable(device)
+    reason: str | None = importlib.import_module(BACKENDS[name]).unavailable(device)
     return reason
 
 
-def _found(name: str, why: str) -> ScanChoice:
-    module = importlib.import_module(_MODULES[name])
+def _choice_of(name: str, why: str) -> ScanChoice:
+    module = importlib.import_module(BACKENDS[name])
     return ScanChoice(name, module.scan, why, getattr(module, "causal_conv", causal_conv))

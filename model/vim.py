@@ -180,12 +180,13 @@ class Vim(nn.Module):
 
     def forward_tokens(self, images: Tensor) -> Tensor:
         """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""
-        _check_images(images, self.config)
-        return self.forward_patches(self.patch_embed(images))
+        return self._encoded(self.embed(images))
 
     def forward_patches(self, patches: Tensor) -> Tensor:
         """The same from patch tokens (B, M, D), as `patch_embed` gives them."""
-        tokens = self._placed(patches)
+        return self._encoded(self._with_positions(patches))
+
+    def _encoded(self, tokens: Tensor) -> Tensor:
         return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -195,10 +196,12 @@ class Vim(nn.Module):
         final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
         return final.to(tokens.dtype)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self._placed(self.patch_embed(images))
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W) -> the tokens that enter the first layer (B, L, D)."""
+        _check_images(images, self.config)
+        return self._with_positions(self.patch_embed(images))
 
-    def _placed(self, patches: Tensor) -> Tensor:
+    def _with_positions(self, patches: Tensor) -> Tensor:
         tokens = self._insert_class_tokens(patches)
         if self.config.pos_embed:
             tokens = tokens + self.pos_embed

@@ -129,7 +129,7 @@ def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: t
     hard = F.cross_entropy(logits, classes, reduction="none")
     loss = loss + recipe.hard_label * hard.where(~seen.mixed, 0.0).mean()
     loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(pooled, seen.pooled, dim=-1)).mean()
-    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(seen.pooled))
+    loss = loss + recipe.likeness * F.mse_loss(cosine_similarities(features), cosine_similarities(seen.pooled))
     loss = loss + recipe.teacher_map * F.smooth_l1_loss(maps, seen.maps)
     if seen.middle is not None and answers.middle is not None:
         loss = loss + recipe.teacher_middle * F.smooth_l1_loss(answers.middle[:count], seen.middle)
@@ -138,7 +138,7 @@ def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: t
     return loss
 
 
-def _likeness(features: Tensor) -> Tensor:
+def cosine_similarities(features: Tensor) -> Tensor:
     """(n, D) -> (n, n): the cosine of every pair, which is what finds neighbours among embeddings."""
     unit = F.normalize(features, dim=1)
     return unit @ unit.T

@@ -26,12 +26,12 @@ from model.jit.simd import (
     load,
     mul,
     prefetch,
+    reduce_add,
     sigmoid,
     softplus,
     splat,
     store,
     sub,
-    total,
 )
 
 _F = np.float32
@@ -186,8 +186,8 @@ def _kernels(states: int) -> _Kernels:
                         for n in range(N):
                             cell = (k * N + n) * W
                             d = fma(g, splat(C[s, b, t, n]), load(dh, n * W))
-                            dC[s, b, t, n] += total(mul(g, load(states_before, cell + N * W)))
-                            dB[s, b, t, n] += total(mul(d, scaled))
+                            dC[s, b, t, n] += reduce_add(mul(g, load(states_before, cell + N * W)))
+                            dB[s, b, t, n] += reduce_add(mul(d, scaled))
                             dx = fma(d, splat(B[s, b, t, n]), dx)
                             d = mul(d, load(decays, cell))
                             store(dh, n * W, d)

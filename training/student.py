@@ -60,7 +60,7 @@ class Student(nn.Module):
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`Vim.forward_tokens` by `layer_step`, and the stream half-way."""
-        hidden = self.vim._embed(images)
+        hidden = self.vim.embed(images)
         residual = torch.zeros_like(hidden)
         middle = hidden
         for i, layer in enumerate(self.vim.layers):

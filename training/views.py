@@ -87,7 +87,7 @@ def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_
         wide = number >= wide_from
         large = cut(photos, number, seed, wide)
         logits, features = _answers(teacher, _resized(large, SIZE))
-        axes = _axes(cache / AXES, features)
+        axes = principal_axes(cache / AXES, features)
         pooled = (features.mean((1, 2)) - axes["pooled_mean"]) @ axes["pooled"]
         maps = (features - axes["map_mean"]) @ axes["map"]
         small = _resized(large, WIDE if wide else STORED)
@@ -170,7 +170,7 @@ def _answers(teacher: Any, pixels: Pixels) -> tuple[Tensor, Tensor]:
     return torch.cat(logits), torch.cat(maps)
 
 
-def _axes(path: Path, features: Tensor) -> dict[str, Tensor]:
+def principal_axes(path: Path, features: Tensor) -> dict[str, Tensor]:
     """Centre and principal axes of the first view's pooled features and map cells, scaled to unit average variance."""
     if not path.exists():
         pooled_mean, pooled = _principal(features.mean((1, 2)), POOLED_WIDTH)

@@ -25,7 +25,7 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 # Name of the scan -> module.
-_MODULES = {"triton": "model.backends.triton.encoder", "numba": "model.backends.cpu.encoder"}
+ENCODERS = {"triton": "model.backends.triton.encoder", "numba": "model.backends.cpu.encoder"}
 
 IMAGES, TOKENS, LAYERS = 3, 37, 2
 SLACK = 2  # a layer rounds its activations several times, a scan once
@@ -82,7 +82,7 @@ def largest_error(choice: ScanChoice, config: VimConfig, device: torch.device, d
     vim = _example(config).cast(dtype)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(IMAGES, TOKENS, config.embed_dim, generator=generator).to(dtype)
-    encoder = importlib.import_module(_MODULES[choice.name]).encoder(vim.to(device))
+    encoder = importlib.import_module(ENCODERS[choice.name]).encoder(vim.to(device))
     found = encoder(tokens.to(device))
     return selftest.relative_error(found, vim.cpu().double().encode(tokens.double()))
 
@@ -101,8 +101,8 @@ def _example(config: VimConfig) -> Vim:
 
 def _module(choice: ScanChoice, vim: Vim) -> tuple[ModuleType | None, str]:
     """The module that runs the layers as one, or why there is none."""
-    if choice.name not in _MODULES:
+    if choice.name not in ENCODERS:
         return None, f"scan {choice.name} has no fused layers"
-    module = importlib.import_module(_MODULES[choice.name])
+    module = importlib.import_module(ENCODERS[choice.name])
     reason: str | None = module.unsupported(vim)
     return (module, "") if reason is None else (None, reason)

@@ -74,7 +74,7 @@ def largest_conv_error(causal_conv: conv.ConvFn, config: VimConfig, device: torc
 
 def largest_error(scan: ScanFn, config: VimConfig, device: torch.device, dtype: torch.dtype) -> float:
     """Largest |scan - reference in float64| over the largest reference value; infinite when not finite."""
-    inputs = _example(config, dtype)
+    inputs = example_inputs(config, dtype)
     expected = reference.scan(*(x.double() for x in inputs))
     return relative_error(scan(*(x.to(device) for x in inputs)), expected)
 
@@ -85,7 +85,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def _example(config: VimConfig, dtype: torch.dtype) -> list[Tensor]:
+def example_inputs(config: VimConfig, dtype: torch.dtype) -> list[Tensor]:
     """Seeded inputs at the model's own widths, rounded to `dtype` where a model of that dtype would round."""
     directions = 1 if config.bimamba == "none" else 2
     generator = torch.Generator().manual_seed(0)

@@ -12,18 +12,21 @@ import contextlib
 import hashlib
 import logging
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import cfunc, types
 from numba.core.errors import NumbaError
 
-from model.jit.simd import emitted
+from model.jit.simd import llvm_intrinsic
 
 log = logging.getLogger("vim.model")
 
@@ -31,13 +34,15 @@ NEXT_JOB, JOBS, FIELDS = 0, 1, 2  # places in the table
 
 _SIGNATURE = types.void(types.intp)
 _DEFAULT_CACHE = "~/.cache/vim-server/numba"
-# numba notices a change of the file that a kernel stands in, but not of these, which are compiled into every kernel.
-_COMPILED_IN = ("jit.py", "vectors.py", "calls.py", "blocks.py", "denormals.py")
+# The packages whose code or constants are compiled into kernels, below `model`. numba itself only notices a change of
+# the file that contains the kernel.
+KERNEL_PACKAGES = ("jit", "backends/cpu", "preprocessing")
+_MODEL = Path(__file__).parents[1]
 
-_NUMBAS_OWN = threading.Lock()  # its configuration, which all threads share
+_CONFIG_LOCK = threading.Lock()  # numba's configuration is global
 
 
-@emitted
+@llvm_intrinsic
 def take_job(typing_context: Any, table: Any) -> Any:
     """The number of a job that no other thread has; at least the number of jobs when none is left."""
 
@@ -51,7 +56,7 @@ def take_job(typing_context: Any, table: Any) -> Any:
 def fields(count: int) -> Any:
     """A function for kernels: table -> (number of jobs, field, ..., field) with `count` fields."""
 
-    @emitted
+    @llvm_intrinsic
     def read(typing_context: Any, table: Any) -> Any:
         kind = types.UniTuple(types.int64, 1 + count)  # type: ignore[no-untyped-call]
 
@@ -65,33 +70,33 @@ def fields(count: int) -> Any:
     return read
 
 
-def compiled(function: Callable[[Any], None], cache_dir: Path | None = None) -> Any:
+def compile_kernel(function: Callable[[Any], None], cache_dir: Path | None = None) -> Any:
     """numba's CFunc of a kernel, from the disk (`cache_dir`, else NUMBA_CACHE_DIR, else a default) or compiled now.
 
     Raises RuntimeError.
     """
     try:
-        with _NUMBAS_OWN, _kept_below(cache_dir):
-            return _code(function, cache=True)
+        with _CONFIG_LOCK, _cache_directory(cache_dir):
+            return _compile(function, cache=True)
     except Exception as error:  # an unwritable or damaged cache costs a compilation, not the start
         log.warning("compiled code cannot be kept or read (%s: %s)", type(error).__name__, error)
     try:
-        return _code(function, cache=False)
+        return _compile(function, cache=False)
     except NumbaError as error:
         raise RuntimeError(f"{function.__name__} cannot be compiled: {error}") from error
 
 
-def _code(function: Callable[[Any], None], *, cache: bool) -> Any:
+def _compile(function: Callable[[Any], None], *, cache: bool) -> Any:
     return cfunc(_SIGNATURE, cache=cache, error_model="numpy")(function)
 
 
 @contextlib.contextmanager
-def _kept_below(cache_dir: Path | None) -> Iterator[None]:
+def _cache_directory(cache_dir: Path | None) -> Iterator[None]:
     """Point numba at a directory of this version, and nowhere else."""
     config: Any = numba.config
     before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
     base = cache_dir or Path(config.CACHE_DIR or os.path.expanduser(_DEFAULT_CACHE))
-    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(base / _version()), "UserProvidedCacheLocator"
+    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(base / cache_key()), "UserProvidedCacheLocator"
     try:
         yield
     finally:
@@ -99,6 +104,17 @@ def _kept_below(cache_dir: Path | None) -> Iterator[None]:
 
 
 @cache
-def _version() -> str:
-    texts = b"".join((Path(__file__).parent / name).read_bytes() for name in _COMPILED_IN)
-    return hashlib.sha256(texts).hexdigest()[:12]
+def cache_key() -> str:
+    """Twelve hexadecimal digits of the files in KERNEL_PACKAGES and of the versions that decide the machine code."""
+    versions = (platform.python_version(), numba.__version__, llvmlite.__version__, np.__version__)
+    digest = hashlib.sha256(" ".join(versions).encode())
+    for path in kernel_sources():
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(_MODEL).as_posix()} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()[:12]
+
+
+def kernel_sources() -> list[Path]:
+    """Every Python file in KERNEL_PACKAGES, sorted."""
+    return sorted(path for package in KERNEL_PACKAGES for path in (_MODEL / package).rglob("*.py"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from model.jit.simd import emitted
+from model.jit.simd import call_llvm, llvm_intrinsic
 
+_X86 = platform.machine() in {"x86_64", "AMD64"}
+_ZERO_THEM = 0x8040  # MXCSR's "flush to zero" and "denormals are zero"
 _I64, _I32, _F32 = ir.IntType(64), ir.IntType(32), ir.FloatType()
 
 
@@ -17,8 +20,8 @@ def _function(builder: Any, address: Any, *kinds: Any) -> Any:
     return builder.inttoptr(address, ir.FunctionType(ir.VoidType(), kinds).as_pointer())
 
 
-@emitted
-def number_at(typing_context: Any, address: Any) -> Any:
+@llvm_intrinsic
+def load_int64(typing_context: Any, address: Any) -> Any:
     """The int64 at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -27,8 +30,8 @@ def number_at(typing_context: Any, address: Any) -> Any:
     return types.int64(address), codegen
 
 
-@emitted
-def call(typing_context: Any, function: Any, argument: Any) -> Any:
+@llvm_intrinsic
+def call_function(typing_context: Any, function: Any, argument: Any) -> Any:
     """`void function(argument)` of a word."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -38,8 +41,8 @@ def call(typing_context: Any, function: Any, argument: Any) -> Any:
     return types.none(function, argument), codegen
 
 
-@emitted
-def product(
+@llvm_intrinsic
+def matrix_product(
     typing_context: Any, gemm: Any, sizes: Any, x: Any, x_row: Any, weight: Any, weight_row: Any, beta: Any, out: Any,
     out_row: Any,
 ) -> Any:  # fmt: skip
@@ -67,3 +70,37 @@ def product(
         return context.get_dummy_value()
 
     return types.none(gemm, sizes, x, x_row, weight, weight_row, beta, out, out_row), codegen
+
+
+def _control(builder: Any, name: str, place: Any) -> None:
+    address = builder.bitcast(place, ir.IntType(8).as_pointer())
+    call_llvm(builder, f"llvm.x86.sse.{name}", ir.VoidType(), address)
+
+
+@llvm_intrinsic
+def flush_denormals(typing_context: Any) -> Any:
+    """From here on denormals are zero in this thread; what `as_before` takes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = cgutils.alloca_once_value(builder, _I32(0))  # type: ignore[no-untyped-call]
+        if not _X86:
+            return builder.load(place)
+        _control(builder, "stmxcsr", place)
+        before = builder.load(place)
+        builder.store(builder.or_(before, _I32(_ZERO_THEM)), place)
+        _control(builder, "ldmxcsr", place)
+        return before
+
+    return types.int32(), codegen
+
+
+@llvm_intrinsic
+def restore_denormals(typing_context: Any, before: Any) -> Any:
+    """The thread computes again as its caller wants it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _X86:
+            _control(builder, "ldmxcsr", cgutils.alloca_once_value(builder, args[0]))  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return types.none(before), codegen

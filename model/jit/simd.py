@@ -29,7 +29,7 @@ _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _LOG2E = _F(1.4426950408889634)
 
 
-def register(name: str, kind: ir.VectorType) -> types.Type:
+def register_vector(name: str, kind: ir.VectorType) -> types.Type:
     """A type for numba whose values are LLVM vectors of this kind."""
 
     class Vector(types.Type):
@@ -43,10 +43,10 @@ def register(name: str, kind: ir.VectorType) -> types.Type:
     return Vector(name=name)
 
 
-_vector: Any = register(f"float32x{LANES}", _FLOATS)
+_vector: Any = register_vector(f"float32x{LANES}", _FLOATS)
 
 
-def emitted(function: Callable[..., Any]) -> Any:
+def llvm_intrinsic(function: Callable[..., Any]) -> Any:
     """`intrinsic` without its stub, whose signature still has the typing context."""
     return intrinsic(function)
 
@@ -55,7 +55,7 @@ def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * LANES)
 
 
-def call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+def call_llvm(builder: Any, name: str, result: Any, *args: Any) -> Any:
     """The result of LLVM's function of this name."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
@@ -75,10 +75,10 @@ def _elementwise(build: Callable[..., Any], arity: int) -> Any:
         return build(builder, *args)
 
     if arity == 1:
-        return emitted(lambda typing_context, a: (_vector(_vector), codegen))
+        return llvm_intrinsic(lambda typing_context, a: (_vector(_vector), codegen))
     if arity == 2:
-        return emitted(lambda typing_context, a, b: (_vector(_vector, _vector), codegen))
-    return emitted(lambda typing_context, a, b, c: (_vector(_vector, _vector, _vector), codegen))
+        return llvm_intrinsic(lambda typing_context, a, b: (_vector(_vector, _vector), codegen))
+    return llvm_intrinsic(lambda typing_context, a, b, c: (_vector(_vector, _vector, _vector), codegen))
 
 
 _SUFFIX = f"v{LANES}f32"
@@ -86,9 +86,9 @@ add = _elementwise(lambda builder, a, b: builder.fadd(a, b), 2)
 sub = _elementwise(lambda builder, a, b: builder.fsub(a, b), 2)
 mul = _elementwise(lambda builder, a, b: builder.fmul(a, b), 2)
 div = _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
-fma = _elementwise(lambda builder, a, b, c: call(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
+fma = _elementwise(lambda builder, a, b, c: call_llvm(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
 negate = _elementwise(lambda builder, a: builder.fneg(a), 1)
-negate_abs = _elementwise(lambda builder, a: builder.fneg(call(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
+negate_abs = _elementwise(lambda builder, a: builder.fneg(call_llvm(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
 # NaN in the first argument is kept.
 maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
 minimum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
@@ -109,16 +109,16 @@ def _scale(builder: Any, p: Any, magic_whole: Any) -> Any:
 _scaled = _elementwise(_scale, 2)
 
 
-def has(*names: str) -> bool:
+def has_features(*names: str) -> bool:
     """Has the CPU that is compiled for these features, by LLVM's names?"""
     features = str(numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten())  # type: ignore[attr-defined]
     named = numba.config.CPU_NAME is not None and numba.config.CPU_FEATURES is None  # type: ignore[attr-defined]
     return not named and {f"+{name}" for name in names} <= set(features.split(","))
 
 
-def avx512() -> bool:
+def has_avx512() -> bool:
     """Has it the instructions of the next three?"""
-    return has("avx512f", "avx512dq")
+    return has_features("avx512f", "avx512dq")
 
 
 _EVERY_LANE, _AS_SET = ir.IntType(16)(0xFFFF), ir.IntType(32)(4)
@@ -127,16 +127,16 @@ _DOWN = ir.IntType(32)(0b1001)  # to the whole number below, without an exceptio
 
 def _fraction(builder: Any, x: Any) -> Any:
     name = "llvm.x86.avx512.mask.reduce.ps.512"
-    return call(builder, name, _FLOATS, x, _DOWN, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+    return call_llvm(builder, name, _FLOATS, x, _DOWN, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
 
 
 def _scale_by_floor(builder: Any, p: Any, x: Any) -> Any:
     name = "llvm.x86.avx512.mask.scalef.ps.512"
-    return call(builder, name, _FLOATS, p, x, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
+    return call_llvm(builder, name, _FLOATS, p, x, _constant(_FLOATS, 0.0), _EVERY_LANE, _AS_SET)
 
 
 def _reciprocal_guess(builder: Any, x: Any) -> Any:
-    return call(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOATS, x, _constant(_FLOATS, 0.0), _EVERY_LANE)
+    return call_llvm(builder, "llvm.x86.avx512.rcp14.ps.512", _FLOATS, x, _constant(_FLOATS, 0.0), _EVERY_LANE)
 
 
 _fraction_avx512 = _elementwise(_fraction, 1)  # x - floor(x)
@@ -144,7 +144,7 @@ _scaled_avx512 = _elementwise(_scale_by_floor, 2)  # p * 2**floor(x), whatever t
 _guess_avx512 = _elementwise(_reciprocal_guess, 1)  # 1 / x to 14 bits
 
 
-@emitted
+@llvm_intrinsic
 def load(typing_context: Any, place: Any, index: Any) -> Any:
     """LANES neighbours starting at this flat index."""
 
@@ -156,7 +156,7 @@ def load(typing_context: Any, place: Any, index: Any) -> Any:
     return _vector(place, index), codegen
 
 
-@emitted
+@llvm_intrinsic
 def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
     """Write a vector to a flat index."""
 
@@ -177,7 +177,7 @@ def _rounded(builder: Any, x: Any) -> Any:
     return builder.trunc(upper, _SHORTS)
 
 
-@emitted
+@llvm_intrinsic
 def store_bfloat16(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
     """Write a vector to a flat index of an array of bfloat16."""
 
@@ -190,20 +190,20 @@ def store_bfloat16(typing_context: Any, address: Any, index: Any, vector: Any) -
     return types.none(address, index, vector), codegen
 
 
-@emitted
+@llvm_intrinsic
 def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
     """Ask for a flat index's cache line ahead of time; any index will do."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
         hints = [ir.IntType(32)(hint) for hint in (0, 3, 1)]  # read, keep, data
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), address, *hints)
         return context.get_dummy_value()
 
     return types.none(place, index), codegen
 
 
-@emitted
+@llvm_intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
     """The same number in every lane."""
 
@@ -214,8 +214,8 @@ def splat(typing_context: Any, value: Any) -> Any:
     return _vector(types.float32), codegen
 
 
-@emitted
-def scalar(typing_context: Any, place: Any, index: Any) -> Any:
+@llvm_intrinsic
+def load_scalar(typing_context: Any, place: Any, index: Any) -> Any:
     """One number at a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -224,8 +224,8 @@ def scalar(typing_context: Any, place: Any, index: Any) -> Any:
     return types.float32(place, index), codegen
 
 
-@emitted
-def total(typing_context: Any, vector: Any) -> Any:
+@llvm_intrinsic
+def reduce_add(typing_context: Any, vector: Any) -> Any:
     """The sum of the lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -239,12 +239,12 @@ def total(typing_context: Any, vector: Any) -> Any:
 
 
 @njit(inline="always")
-def spread(place: Any, index: Any) -> Any:
+def load_splat(place: Any, index: Any) -> Any:
     """The number at a flat index, in every lane."""
-    return splat(scalar(place, index))
+    return splat(load_scalar(place, index))
 
 
-def _exp2_of_product(a: Any, b: Any) -> Any:
+def exp2_of_product_generic(a: Any, b: Any) -> Any:
     """2**(a b) for a b of at most 127; relative error 2e-7, and 0 below 2**-126.
 
     The nearest whole number goes into the exponent's bits, a degree-5 polynomial gives the rest.
@@ -259,7 +259,7 @@ def _exp2_of_product(a: Any, b: Any) -> Any:
     return _scaled(p, magic_whole)
 
 
-def _exp2_of_product_avx512(a: Any, b: Any) -> Any:
+def exp2_of_product_avx512(a: Any, b: Any) -> Any:
     """The same in 8 instructions instead of 12, and down to the smallest number that there is.
 
     The polynomial is 1 at 0 and 2 at 1, so that slow decays are as exact on both sides of a whole number.
@@ -274,21 +274,21 @@ def _exp2_of_product_avx512(a: Any, b: Any) -> Any:
     return _scaled_avx512(p, x)
 
 
-exp2_of_product = njit(inline="always")(_exp2_of_product_avx512 if avx512() else _exp2_of_product)
+exp2_of_product = njit(inline="always")(exp2_of_product_avx512 if has_avx512() else exp2_of_product_generic)
 
 
-def _reciprocal(x: Any) -> Any:
+def reciprocal_generic(x: Any) -> Any:
     """1 / x."""
     return div(splat(_F(1.0)), x)
 
 
-def _reciprocal_avx512(x: Any) -> Any:
+def reciprocal_avx512(x: Any) -> Any:
     """1 / x for x of 1 to 2**126, to the last bit but one: a guess and Newton's step; dividing takes 16 cycles."""
     guess = _guess_avx512(x)
     return fma(guess, fma(x, negate(guess), splat(_F(1.0))), guess)
 
 
-reciprocal = njit(inline="always")(_reciprocal_avx512 if avx512() else _reciprocal)
+reciprocal = njit(inline="always")(reciprocal_avx512 if has_avx512() else reciprocal_generic)
 
 
 @njit(inline="always")

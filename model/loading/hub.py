@@ -41,7 +41,7 @@ class Hub:
         with self._explained(reference, file):
             from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-            cache, repo, revision = self._cache, reference.repo, reference.revision
+            cache, repo, revision = self.cache_path, reference.repo, reference.revision
             kept = isinstance(try_to_load_from_cache(repo, file, cache_dir=cache, revision=revision), str)
             path = hf_hub_download(
                 *(repo, file),
@@ -69,14 +69,15 @@ class Hub:
                 return self._cached_files(reference)
 
     @property
-    def _cache(self) -> Path | None:
+    def cache_path(self) -> Path | None:
+        """`cache_dir` with `~` expanded; None: the library's own cache."""
         return None if self.cache_dir is None else Path(self.cache_dir).expanduser()
 
     def _cached_files(self, reference: Reference) -> list[str]:
         from huggingface_hub import snapshot_download
 
         kept = snapshot_download(
-            reference.repo, revision=reference.revision, cache_dir=self._cache, local_files_only=True
+            reference.repo, revision=reference.revision, cache_dir=self.cache_path, local_files_only=True
         )
         return sorted(path.relative_to(kept).as_posix() for path in Path(kept).rglob("*") if path.is_file())
 
@@ -114,7 +115,7 @@ class Hub:
 
     def _not_kept(self, error: Exception, reference: Reference, file: str) -> str:
         what = f"{file or 'a file of weights'} of {reference.repo} (revision {reference.revision})"
-        absent = f"{what} is not in the cache {self._cache or 'of huggingface_hub'}"
+        absent = f"{what} is not in the cache {self.cache_path or 'of huggingface_hub'}"
         if self.local_only:
             return (
                 f"{absent}, and the network is off (VIM_OFFLINE, HF_HUB_OFFLINE or offline=True): "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.backends.cpu.patch_embed import PixelEmbed
+from model.backends.cpu.patch_embed import PixelPatchEmbed
 from model.backends.fusion import fuse_verified
 from model.backends.selftest import choose_verified
 from model.vim import Vim
@@ -72,7 +72,7 @@ class BatchRunner(Protocol):
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Any:
         """Begin a batch of attached slots, which must not change before `collect`; returns what that takes."""
 
-    def collect(self, flight: Any) -> Rows:
+    def collect(self, batch: Any, /) -> Rows:
         """The rows of a batch, when they are there; batches are collected in order, from any one thread."""
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
@@ -97,7 +97,7 @@ class Runner:
         self.device = parameter.device
         self.dtype = vim.patch_embed.proj.weight.dtype
         self.max_batch = max_batch or (CPU_MAX_BATCH if self.device.type == "cpu" else CUDA_MAX_BATCH)
-        self._embed = PixelEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
+        self._embed = PixelPatchEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
         self._mean = torch.tensor(vim.preprocess.mean, device=self.device)[:, None, None]
         self._std = torch.tensor(vim.preprocess.std, device=self.device)[:, None, None]
 
@@ -147,9 +147,9 @@ class Runner:
         scores, cls, mean = (part in parts for part in PARTS)
         return self.run(self._slots[list(slots)], scores=scores, cls=cls, mean=mean)
 
-    def collect(self, flight: Rows) -> Rows:
+    def collect(self, batch: Rows, /) -> Rows:
         """What `submit` returned."""
-        return flight
+        return batch
 
     def describe(self) -> dict[str, str]:
         """Nothing was chosen here."""

@@ -25,7 +25,7 @@ from model.preprocessing.resize import UPRIGHT, Turn
 from service.images.header import Shape
 
 if TYPE_CHECKING:
-    from model.preprocessing.compiled.cmyk import Inks
+    from model.preprocessing.compiled.cmyk import CmykToRgb
     from model.preprocessing.compiled.resize import Resize
 
 Pixels = NDArray[np.uint8]
@@ -73,7 +73,7 @@ class Jpegs:
     def __init__(self, cache_dir: Path | None = None, *, scale: bool = False) -> None:
         self._cache_dir, self._scale = cache_dir, scale
         self._decode: Callable[..., Pixels]  # this and the next before there is a resize
-        self._inks: Inks
+        self._inks: CmykToRgb
         self._resize: Resize | None = None
         self._kept = threading.local()
         self._loaded = threading.Event()
@@ -155,11 +155,11 @@ class Jpegs:
         try:
             import simplejpeg
 
-            from model.preprocessing.compiled.cmyk import Inks
+            from model.preprocessing.compiled.cmyk import CmykToRgb
             from model.preprocessing.compiled.resize import Resize
 
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
-            self._decode, self._inks = simplejpeg.decode_jpeg, Inks(directory)
+            self._decode, self._inks = simplejpeg.decode_jpeg, CmykToRgb(directory)
             self._resize = Resize(directory)
         except Exception as error:  # a missing compiler costs speed, not the service
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)

@@ -52,9 +52,9 @@ def test_a_released_model_in_full_size(tmp_path: Path, monkeypatch: pytest.Monke
 
 def golden_input() -> np.ndarray:
     """The images that the golden logits are of."""
-    from tests.model.full_size import _make_weights
+    from tests.model.full_size import make_weights
 
-    images: np.ndarray = _make_weights().make_input(100, 2, 224, 224)
+    images: np.ndarray = make_weights().make_input(100, 2, 224, 224)
     return images
 
 

@@ -75,9 +75,9 @@ def test_wide_views_show_most_of_one_photograph() -> None:
 def test_the_axes_of_the_first_view_are_kept_for_the_others(tmp_path: Path) -> None:
     """Written once, read by whoever comes later; the projections have unit variance on average."""
     features = torch.randn(40, 4, 4, 300, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 301)
-    axes = views._axes(tmp_path / "axes.safetensors", features)
+    axes = views.principal_axes(tmp_path / "axes.safetensors", features)
 
-    again = views._axes(tmp_path / "axes.safetensors", features + 1)
+    again = views.principal_axes(tmp_path / "axes.safetensors", features + 1)
 
     assert all(torch.equal(axes[name], again[name]) for name in axes)
     cells = (features.flatten(0, 2) - axes["map_mean"]) @ axes["map"]
@@ -169,7 +169,7 @@ def test_the_rate_can_stay_at_its_peak() -> None:
 
 def test_likeness_is_the_cosine_of_every_pair() -> None:
     """Whatever the lengths."""
-    likeness = learning._likeness(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
+    likeness = learning.cosine_similarities(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
     torch.testing.assert_close(likeness, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
 
 

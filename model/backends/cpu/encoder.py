@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.backends.cpu import threads
-from model.backends.cpu.weights import LayerWeights, prepared
+from model.backends.cpu.weights import LayerWeights, prepare
 from model.config import VimConfig
 from model.vim import Vim
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from model.backends.cpu.forward_pass import Pass
-    from model.backends.cpu.steps import Products
+    from model.backends.cpu.steps import Gemm
 
 WIDTH = 16  # model.jit.simd.LANES
 
@@ -74,17 +74,17 @@ class _Encoder:
 
         self.vim, self.config = vim, vim.config
         self.narrow = vim.patch_embed.proj.weight.dtype == torch.bfloat16
-        products = _products(self.narrow)
+        products = _gemm(self.narrow)
         dtype = products.dtype if products else torch.float32
-        self.layers = [prepared(layer.norm.weight, layer.mixer, dtype) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
+        self.layers = [prepare(layer.norm.weight, layer.mixer, dtype) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
         self.epsilon = torch.tensor([vim.config.norm_epsilon])
         halve = vim.config.bimamba == "v2" and vim.config.divide_out
         self.constant = torch.tensor([0.5 if halve else 1.0])
-        self.whole = None if products is None else self._whole(products)
+        self.forward_pass = None if products is None else self._one_program(products)
         self.norm, self.conv = norm_kernel(), conv_kernel(vim.config.d_conv)
         self.scan = scan_kernel(vim.config.d_state, vim.config.dt_rank)
 
-    def _whole(self, products: Products) -> Pass:
+    def _one_program(self, products: Gemm) -> Pass:
         from model.backends.cpu.forward_pass import Pass
 
         return Pass(self.config, self.layers, self.vim.norm_f.weight, self.constant, products)
@@ -93,16 +93,16 @@ class _Encoder:
         """(B, L, D) -> (B, L, D)."""
         if torch.is_grad_enabled() and tokens.requires_grad:
             return self.vim.encode(tokens)
-        with _products_in_bfloat16() if self.narrow else contextlib.nullcontext():
+        with _bfloat16_matmul() if self.narrow else contextlib.nullcontext():
             return self._run(tokens).to(tokens.dtype)
 
     def _run(self, tokens: Tensor) -> Tensor:
         images, length, width = tokens.shape
         residual = tokens.detach().to(torch.float32, copy=True).contiguous()
-        if self.whole is not None:
-            return self.whole(residual)
+        if self.forward_pass is not None:
+            return self.forward_pass(residual)
         residual = residual.view(-1, width)
-        buffers = _Buffers(self.config, len(residual), len(self.layers[0].select))
+        buffers = _Buffers(self.config, len(residual), len(self.layers[0].x_proj))
         hidden: Tensor | None = None
         for layer in self.layers:
             self._normalise(hidden, residual, layer.norm, buffers.normed)
@@ -118,25 +118,25 @@ class _Encoder:
 
     def _mix(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> Tensor:
         """`Mixer.forward` from `buffers.normed` to `buffers.hidden`."""
-        _product(buffers.normed, layer.into, layer.into_bias, buffers.projected)
+        _product(buffers.normed, layer.in_proj, layer.in_proj_bias, buffers.projected)
         self._convolve(layer, buffers, images, length)
-        for s, weight in enumerate(layer.select):
+        for s, weight in enumerate(layer.x_proj):
             torch.mm(buffers.convolved[s], weight.t(), out=buffers.selected[s])
         self._scan(layer, buffers, images, length)
-        _product(buffers.scanned, layer.out, layer.out_bias, buffers.hidden)
+        _product(buffers.scanned, layer.out_proj, layer.out_proj_bias, buffers.hidden)
         return buffers.hidden
 
     def _convolve(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> None:
         from model.backends.cpu.kernels import TOKENS
 
         row, inner = buffers.projected.shape[1], self.config.d_inner
-        sizes = (len(layer.select), images, length, inner)
+        sizes = (len(layer.x_proj), images, length, inner)
         jobs = images * math.ceil(length / TOKENS)
-        self.conv(jobs, *sizes, buffers.projected, row, layer.taps, layer.conv_bias, buffers.convolved, None)
+        self.conv(jobs, *sizes, buffers.projected, row, layer.conv_weight, layer.conv_bias, buffers.convolved, None)
 
     def _scan(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> None:
-        directions, rank, inner = layer.step.shape
-        shared = len(layer.select) < directions  # v1: both directions scan the same inputs
+        directions, rank, inner = layer.dt_proj.shape
+        shared = len(layer.x_proj) < directions  # v1: both directions scan the same inputs
         selected, row = buffers.selected, buffers.selected.shape[2]
         side = 0 if shared else selected[0].numel()
         u_side = 0 if shared else buffers.convolved[0].numel()
@@ -144,23 +144,23 @@ class _Encoder:
         gate = buffers.projected[:, inner:]
         self.scan(
             images * inner // WIDTH,
-            *(directions, length, inner, buffers.convolved, u_side, selected, side, row, layer.step),
-            *(layer.step_bias, layer.rates, B, side, row, C, side, row, layer.skip),
+            *(directions, length, inner, buffers.convolved, u_side, selected, side, row, layer.dt_proj),
+            *(layer.dt_bias, layer.A_log2e, B, side, row, C, side, row, layer.D),
             *(gate, 2 * inner, self.constant, buffers.scanned, None),
         )
 
 
-def _products(narrow: bool) -> Products | None:
+def _gemm(narrow: bool) -> Gemm | None:
     """Of a whole pass as one list of steps, where torch's BLAS can be called."""
-    from model.backends.cpu.steps import Products
+    from model.backends.cpu.steps import Gemm
 
     if narrow and (gemm := threads.bfloat16_gemm()) is not None:
-        return Products(gemm, torch.bfloat16)
-    return None if (gemm := threads.sgemm()) is None else Products(gemm, torch.float32)
+        return Gemm(gemm, torch.bfloat16)
+    return None if (gemm := threads.sgemm()) is None else Gemm(gemm, torch.float32)
 
 
 @contextlib.contextmanager
-def _products_in_bfloat16() -> Iterator[None]:
+def _bfloat16_matmul() -> Iterator[None]:
     """Of float32 tensors: oneDNN narrows them on the way into the multipliers, if the CPU has such; else no change."""
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"

@@ -18,7 +18,7 @@ import numpy as np
 
 from model.backends.cpu.threads import Kernel
 from model.jit.compiler import fields, take_job
-from model.jit.denormals import as_before, as_zero
+from model.jit.intrinsics import flush_denormals, restore_denormals
 from model.jit.simd import (
     LANES,
     add,
@@ -26,16 +26,16 @@ from model.jit.simd import (
     exp2_of_product,
     fma,
     load,
+    load_scalar,
+    load_splat,
     mul,
     prefetch,
-    scalar,
+    reduce_add,
     sigmoid,
     softplus,
     splat,
-    spread,
     store,
     store_bfloat16,
-    total,
 )
 
 _F = np.float32
@@ -84,7 +84,7 @@ def norm_kernel() -> Kernel:
                         x = add(x, load(hidden, at))
                         store(residual, at, x)
                     squares = fma(x, x, squares)
-                scale = splat(_F(1) / _F(math.sqrt(total(squares) / _F(width) + scalar(epsilon, 0))))
+                scale = splat(_F(1) / _F(math.sqrt(reduce_add(squares) / _F(width) + load_scalar(epsilon, 0))))
                 for d in range(0, width, W):
                     at = row * width + d
                     y = mul(mul(load(residual, at), scale), load(weight, d))
@@ -150,7 +150,7 @@ def scan_kernel(states: int, rank: int) -> Kernel:
             jobs, sides, length, channels, us, u_side, deltas, delta_side, delta_row, delta_weight,
             biases, rates, Bs, B_side, B_row, Cs, C_side, C_row, Ds, zs, z_row, constant, out, narrow,
         ) = _scan_fields(table)  # fmt: skip
-        before = as_zero()
+        before = flush_denormals()
         blocks = channels // W
         scratch = np.empty((2 * N + R + 2 * CHUNK + 1) * W, _F)
         h = -(scratch.ctypes.data // 4) % W  # no vector lies across two cache lines
@@ -181,11 +181,13 @@ def scan_kernel(states: int, rank: int) -> Kernel:
                             factors = s * delta_side + token * delta_row
                             other = splat(_F(0))  # two sums: each waits for its last term
                             for r in range(0, R - 1, 2):
-                                step = fma(spread(deltas, factors + r), load(scratch, weight + r * W), step)
-                                other = fma(spread(deltas, factors + r + 1), load(scratch, weight + (r + 1) * W), other)
+                                step = fma(load_splat(deltas, factors + r), load(scratch, weight + r * W), step)
+                                other = fma(
+                                    load_splat(deltas, factors + r + 1), load(scratch, weight + (r + 1) * W), other
+                                )
                             if R % 2 == 1:
                                 last = R - 1
-                                step = fma(spread(deltas, factors + last), load(scratch, weight + last * W), step)
+                                step = fma(load_splat(deltas, factors + last), load(scratch, weight + last * W), step)
                             step = add(step, other)
                         else:
                             at_delta = s * delta_side + token * channels + first
@@ -200,10 +202,10 @@ def scan_kernel(states: int, rank: int) -> Kernel:
                         step, step_x = load(scratch, steps + i * W), load(scratch, steps_x + i * W)
                         for n in range(N):
                             decay = exp2_of_product(step, load(scratch, a + n * W))
-                            enters = mul(step_x, spread(Bs, s * B_side + token * B_row + n))
+                            enters = mul(step_x, load_splat(Bs, s * B_side + token * B_row + n))
                             state = fma(load(scratch, h + n * W), decay, enters)
                             store(scratch, h + n * W, state)
-                            y = fma(state, spread(Cs, s * C_side + token * C_row + n), y)
+                            y = fma(state, load_splat(Cs, s * C_side + token * C_row + n), y)
                         at = token * channels + first
                         prefetch(out, at + forward * AHEAD * channels)
                         prefetch(us, s * u_side + at + forward * CHUNK * channels)
@@ -212,13 +214,13 @@ def scan_kernel(states: int, rank: int) -> Kernel:
                         if s > 0:
                             y = add(y, load(out, at))
                         if s == sides - 1:
-                            gate = mul(load(zs, token * z_row + first), spread(constant, 0))
+                            gate = mul(load(zs, token * z_row + first), load_splat(constant, 0))
                             y = mul(mul(y, gate), sigmoid(load(zs, token * z_row + first)))
                         if narrow != 0 and s == sides - 1:
                             store_bfloat16(narrow, at, y)
                         else:
                             store(out, at, y)
             job = take_job(table)
-        as_before(before)
+        restore_denormals(before)
 
     return Kernel(scan)

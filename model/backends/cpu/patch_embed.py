@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.preprocessing.recipe import Preprocess
 
 
-class PixelEmbed:
+class PixelPatchEmbed:
     """A patch embedding for pixels as they are decoded. Made from weights in their final dtype."""
 
     def __init__(self, projection: nn.Conv2d, preprocess: Preprocess) -> None:

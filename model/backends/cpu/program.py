@@ -13,7 +13,7 @@ import numpy as np
 
 from model.backends.cpu.threads import Kernel
 from model.jit.compiler import fields, take_job
-from model.jit.intrinsics import call, number_at, product
+from model.jit.intrinsics import call_function, load_int64, matrix_product
 from model.jit.simd import LANES, load, store
 
 WORDS = 28  # of a step: the table of the kernel with most fields, and the kernel's address last
@@ -52,7 +52,7 @@ def product_kernel() -> Kernel:
                 for r in range(count):
                     for c in range(0, columns, LANES):
                         store(at, r * out_row + c, load(bias, column + c))
-            product(
+            matrix_product(
                 gemm, (count, inner, columns), x + size * (side * x_side + row * inner), inner,
                 weight + size * (side * weight_side + column * inner), inner, beta, at, out_row,
             )  # fmt: skip
@@ -62,21 +62,21 @@ def product_kernel() -> Kernel:
 
 
 @cache
-def together_kernel() -> Kernel:
+def shared_program_kernel() -> Kernel:
     """Every thread does every step. Fields: steps; address of the first; address of a barrier, or 0 for one thread."""
 
     def together(table: Any) -> None:
         _, steps, first, barrier = _program_fields(table)
         for step in range(first, first + steps * _STEP, _STEP):
-            call(number_at(step + _KERNEL), step)
+            call_function(load_int64(step + _KERNEL), step)
             if barrier != 0:
-                call(barrier, 0)
+                call_function(barrier, 0)
 
     return Kernel(together)
 
 
 @cache
-def apart_kernel() -> Kernel:
+def separate_programs_kernel() -> Kernel:
     """Each thread takes whole programs. Fields: steps of a program; address of the first; 0. Jobs: programs."""
 
     def apart(table: Any) -> None:
@@ -85,7 +85,7 @@ def apart_kernel() -> Kernel:
         while program < jobs:
             start = first + program * steps * _STEP
             for step in range(start, start + steps * _STEP, _STEP):
-                call(number_at(step + _KERNEL), step)
+                call_function(load_int64(step + _KERNEL), step)
             program = take_job(table)
 
     return Kernel(apart)

@@ -16,7 +16,7 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from model.jit.compiler import FIELDS, compiled
+from model.jit.compiler import FIELDS, compile_kernel
 
 Field = Tensor | int | None
 
@@ -25,7 +25,7 @@ class Kernel:
     """A compiled function and the means to run it on all threads."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
-        self._code = compiled(function)
+        self._code = compile_kernel(function)
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address)
 
     @property
@@ -40,7 +40,7 @@ class Kernel:
         places = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]
         table = (ctypes.c_int64 * (FIELDS + len(fields)))(0, jobs, *places)
         threads = min(torch.get_num_threads(), jobs)
-        team = _team()
+        team = _openmp_parallel()
         if team is None or threads <= 1:
             self._alone(table)
         else:
@@ -55,7 +55,7 @@ class Kernel:
 @cache
 def barrier() -> int | None:
     """The address of `void GOMP_barrier(void)`, at which the threads of a team wait for one another."""
-    return None if _team() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
+    return None if _openmp_parallel() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
 
 
 @cache
@@ -83,7 +83,7 @@ def _blas(name: str) -> int | None:
 
 
 @cache
-def _team() -> Any:
+def _openmp_parallel() -> Any:
     """`void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)` of torch's OpenMP.
 
     LLVM's and Intel's OpenMP have it too.

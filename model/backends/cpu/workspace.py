@@ -13,33 +13,38 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-KEPT = 1 << 24  # numbers at most, 64 MiB, between passes
-_HUGE = 1 << 21  # bytes of a page, or of several where they are smaller
+MAX_KEPT = 1 << 24  # numbers at most, 64 MiB, between passes
+_PAGE = 1 << 21  # bytes of a page, or of several where they are smaller
 
 
 class Workspace:
     """Lends float32 numbers. Several threads may borrow at once."""
 
     def __init__(self) -> None:
-        self._spare: list[Tensor] = []
+        self._free: list[Tensor] = []
+
+    @property
+    def kept(self) -> int:
+        """Float32 numbers that are kept for the next pass."""
+        return sum(map(len, self._free))
 
     @contextlib.contextmanager
-    def lent(self, numbers: int) -> Iterator[Tensor]:
+    def borrow(self, numbers: int) -> Iterator[Tensor]:
         """So many, with anything in them; what was lent before, if it is large enough."""
         try:
-            memory = self._spare.pop()
+            memory = self._free.pop()
         except IndexError:
             memory = torch.empty(0)
         if len(memory) < numbers:
-            memory = _mapped(numbers)
+            memory = allocate(numbers)
         yield memory[:numbers]
-        if len(memory) <= KEPT:
-            self._spare.append(memory)
+        if len(memory) <= MAX_KEPT:
+            self._free.append(memory)
 
 
-def _mapped(numbers: int) -> Tensor:
+def allocate(numbers: int) -> Tensor:
     """Zeros, of which the system gives each page when it is first touched; unmapped when no tensor shows them."""
-    size = -(-4 * max(1, numbers) // _HUGE) * _HUGE
+    size = -(-4 * max(1, numbers) // _PAGE) * _PAGE
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size // 4)
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -60,10 +60,10 @@ def encoder(vim: Vim) -> EncoderFn:
     device = launch.Device.of(vim.norm_f.weight.device)
 
     def encode(tokens: Tensor) -> Tensor:
-        with torch.cuda.device(triton_support.place(tokens)):
+        with torch.cuda.device(triton_support.device_of(tokens)):
             normed, residual = launch.first_norm(tokens, weights[0], epsilon)
             for layer, norm in zip(layers, weights[1:], strict=True):
-                normed = _layer(normed, residual, layer, norm, epsilon, device)
+                normed = layer_forward(normed, residual, layer, norm, epsilon, device)
             return normed
 
     return encode
@@ -73,7 +73,7 @@ def _weight(norm: Norm) -> Tensor:
     return norm.weight.detach().float().contiguous()
 
 
-def _layer(
+def layer_forward(
     normed: Tensor, residual: Tensor, layer: LayerWeights, norm: Tensor, epsilon: float, device: launch.Device
 ) -> Tensor:
     """One layer up to and with the next one's norm; adds to `residual` in place."""

@@ -19,7 +19,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     """See `model.scan`. Computes in float32. Raises ScanError for float64."""
     from model.backends.triton.kernels import compose
 
-    with torch.cuda.device(triton_support.place(u)):
+    with torch.cuda.device(triton_support.device_of(u)):
         return compose.scan(u, delta, A, B, C, D, z, delta_bias)
 
 
@@ -27,5 +27,5 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See `model.conv`. Computes in float32."""
     from model.backends.triton.kernels import compose
 
-    with torch.cuda.device(triton_support.place(x)):
+    with torch.cuda.device(triton_support.device_of(x)):
         return compose.causal_conv(x, weight, bias)

@@ -39,7 +39,7 @@ def _unusable() -> str | None:
     return None
 
 
-def place(x: torch.Tensor) -> torch.device | int:
+def device_of(x: torch.Tensor) -> torch.device | int:
     """For `torch.cuda.device`: where x lies, since Triton starts kernels on the current device; -1 is none."""
     return x.device if x.is_cuda else -1
 

@@ -22,7 +22,7 @@ Weights = NDArray[np.int32]
 _DIGITS_OF_128 = 0x808080
 
 
-class Taps(NamedTuple):
+class PixelWeights(NamedTuple):
     """Equally many weights for each wanted pixel, from `starts` on, the needless ones 0."""
 
     starts: Ints
@@ -34,7 +34,7 @@ class Taps(NamedTuple):
         return int(self.weights.shape[1])
 
 
-class Lines(NamedTuple):
+class GroupedWeights(NamedTuple):
     """The same where the source is read in groups, by the number of the first group for each wanted pixel.
 
     The wanted pixels are filled up to whole groups too, with some that weigh nothing.
@@ -47,7 +47,7 @@ class Lines(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def taps(axis: Axis, mirrored: bool = False) -> Taps:
+def pixel_weights(axis: Axis, mirrored: bool = False) -> PixelWeights:
     """Of an axis as it is, or from its other end."""
     weights = axis.weights()
     weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % GROUP)))
@@ -59,13 +59,13 @@ def taps(axis: Axis, mirrored: bool = False) -> Taps:
         weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
     if mirrored:  # sums of whole numbers do not depend on their order
         starts, weights = axis.source - starts - count, weights[:, ::-1]
-    return Taps(np.ascontiguousarray(starts), weights)
+    return PixelWeights(np.ascontiguousarray(starts), weights)
 
 
 @lru_cache(maxsize=512)
-def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
+def grouped_weights(axis: Axis, digits: bool, mirrored: bool = False) -> GroupedWeights:
     """`taps`, moved to where groups begin."""
-    starts, weights = taps(axis, mirrored)
+    starts, weights = pixel_weights(axis, mirrored)
     wanted, count = weights.shape
     first = int(starts.min())
     groups, shifts = np.divmod(starts - first, GROUP)
@@ -75,7 +75,9 @@ def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
         moved = moved[:, :count]
     stop = first + GROUP * int(groups.max()) + moved.shape[1]
     more = -wanted % GROUP
-    return Lines(np.pad(groups, (0, more)), np.pad(_packed(moved, digits), ((0, more), (0, 0), (0, 0))), first, stop)
+    return GroupedWeights(
+        np.pad(groups, (0, more)), np.pad(_packed(moved, digits), ((0, more), (0, 0), (0, 0))), first, stop
+    )
 
 
 def _packed(weights: Weights, digits: bool) -> Weights:

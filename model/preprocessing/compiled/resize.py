@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from model.jit.compiler import compiled, fields
-from model.jit.intrinsics import number_at
+from model.jit.compiler import compile_kernel, fields
+from model.jit.intrinsics import load_int64
 from model.jit.simd import prefetch
 from model.preprocessing.compiled import simd_bytes as arithmetic
-from model.preprocessing.compiled.filter_weights import GROUP, lines, taps
+from model.preprocessing.compiled.filter_weights import GROUP, grouped_weights, pixel_weights
 from model.preprocessing.compiled.simd_bytes import (
     BLOCK,
     LANES,
     across_rows,
     along_rows,
-    cut,
-    half,
-    put_columns,
-    put_lanes,
-    read,
-    spread_weights,
-    weigh,
+    load_pixels,
+    load_weights,
+    multiply_add,
+    rounding_sums,
+    shift_down,
+    store_columns,
+    store_lanes,
 )
 from model.preprocessing.resize import UPRIGHT, Axis, Pixels, Turn
 
@@ -60,10 +60,10 @@ class _Plan:
 
 @lru_cache(maxsize=512)
 def _plan(across: Axis, down: Axis, turn: Turn, digits: bool) -> _Plan | None:
-    if any(axis.outgrown or axis.source < taps(axis).per_pixel for axis in (across, down)):
+    if any(axis.outgrown or axis.source < pixel_weights(axis).per_pixel for axis in (across, down)):
         return None
     by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
-    wide, tall = lines(across, digits, by_x), lines(down, digits, by_y)
+    wide, tall = grouped_weights(across, digits, by_x), grouped_weights(down, digits, by_y)
     rows, columns = (wide, tall) if turn.swaps else (tall, wide)
     stored = (across.source, down.source) if turn.swaps else (down.source, across.source)
     stride = 3 * stored[1]
@@ -94,7 +94,7 @@ class Resize:
     """
 
     def __init__(self, cache_dir: Path | None = None) -> None:
-        self._code = compiled(_kernel(), cache_dir)
+        self._code = compile_kernel(_kernel(), cache_dir)
         self._run = self._code.ctypes
 
     @staticmethod
@@ -138,13 +138,13 @@ def _with_room(pixels: Pixels, size: int) -> Pixels:
 @njit(inline="always")
 def _across(line: Any, step: Any, group: Any, weights: Any, taps: Any) -> Any:
     """One column of two groups of rows."""
-    place = line + number_at(group) * step
-    a, b = half(), half()
+    place = line + load_int64(group) * step
+    a, b = rounding_sums(), rounding_sums()
     for k in range(taps):
-        spread = spread_weights(weights + 16 * k)
-        a = weigh(a, read(place + k * step), spread)
-        b = weigh(b, read(place + k * step + BLOCK), spread)
-    return cut(a), cut(b)
+        spread = load_weights(weights + 16 * k)
+        a = multiply_add(a, load_pixels(place + k * step), spread)
+        b = multiply_add(b, load_pixels(place + k * step + BLOCK), spread)
+    return shift_down(a), shift_down(b)
 
 
 @njit(inline="always")
@@ -153,21 +153,21 @@ def _four_across(line: Any, step: Any, groups: Any, weights: Any, taps: Any, put
     b, f = _across(line, step, groups + 8, weights + taps * 16, taps)
     c, g = _across(line, step, groups + 16, weights + taps * 32, taps)
     d, h = _across(line, step, groups + 24, weights + taps * 48, taps)
-    put_columns(put, a, b, c, d)
-    put_columns(put + next_row, e, f, g, h)
+    store_columns(put, a, b, c, d)
+    store_columns(put + next_row, e, f, g, h)
 
 
 @njit(inline="always")
 def _down(place: Any, row: Any, weights: Any, taps: Any, put: Any) -> Any:
     """64 bytes of one row."""
-    a, b, c, d = half(), half(), half(), half()
+    a, b, c, d = rounding_sums(), rounding_sums(), rounding_sums(), rounding_sums()
     for k in range(taps):
-        spread, at = spread_weights(weights + 16 * k), place + k * row
-        a = weigh(a, read(at), spread)
-        b = weigh(b, read(at + BLOCK), spread)
-        c = weigh(c, read(at + 2 * BLOCK), spread)
-        d = weigh(d, read(at + 3 * BLOCK), spread)
-    put_lanes(put, cut(a), cut(b), cut(c), cut(d))
+        spread, at = load_weights(weights + 16 * k), place + k * row
+        a = multiply_add(a, load_pixels(at), spread)
+        b = multiply_add(b, load_pixels(at + BLOCK), spread)
+        c = multiply_add(c, load_pixels(at + 2 * BLOCK), spread)
+        d = multiply_add(d, load_pixels(at + 3 * BLOCK), spread)
+    store_lanes(put, shift_down(a), shift_down(b), shift_down(c), shift_down(d))
 
 
 def _kernel() -> Any:
@@ -196,7 +196,7 @@ def _kernel() -> Any:
                     put = between + (first + r) * row + 12 * x
                     _four_across(lines + r * BLOCK, step, at, weights, x_taps, put, row)
         for y in range(height):
-            top, weights = between + number_at(y_groups + 8 * y) * row, y_weights + y * y_taps * 16
+            top, weights = between + load_int64(y_groups + 8 * y) * row, y_weights + y * y_taps * 16
             for x in range(0, width, BLOCK):
                 _down(top + 4 * x, row, weights, y_taps, window + y * width + x)
 

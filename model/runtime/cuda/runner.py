@@ -27,12 +27,12 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 MAX_BATCH = 128  # a GPU of today is full well before that, and everybody waits for the whole batch
-LANES = 2
+DEPTH = 2
 TIMED = 3  # runs of each size in the warm-up, of which the median counts
 
 
 @dataclass(slots=True)
-class Lane:
+class BatchBuffers:
     """The way of one batch through the device: its pixels there, and its rows here."""
 
     staged: Tensor  # (max_batch, H, W, 3) uint8 on the device
@@ -42,10 +42,10 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
+class SubmittedBatch:
     """A batch on its way."""
 
-    lane: Lane
+    buffers: BatchBuffers
     images: int
     parts: frozenset[Part]
     done: Event
@@ -54,7 +54,7 @@ class Flight:
 class CudaRunner:
     """See the module. `vim` is float32 on `accelerator`'s device, or in the dtype that was asked for."""
 
-    depth = LANES
+    depth = DEPTH
 
     def __init__(
         self, vim: Vim, accelerator: Accelerator, *, max_batch: int | None = None, choose_dtype: bool = False
@@ -70,7 +70,7 @@ class CudaRunner:
         self._copies, self._compute = accelerator.stream(), accelerator.stream()
         self._sizes: list[int] = []
         self._graphs: dict[int, Graph] = {}
-        self._lanes: list[Lane] = []
+        self._buffers: list[BatchBuffers] = []
         self._next = 0
         self._direct = False
         self._slots: Tensor
@@ -121,7 +121,7 @@ class CudaRunner:
         self._accelerator.settle()
         self._record()
         self.max_batch = self._sizes[-1]
-        self._lanes = [self._lane() for _ in range(LANES)]
+        self._buffers = [self._new_buffers() for _ in range(DEPTH)]
         for size in self._sizes:
             yield size, self._time(size)
         self.handover_s = self._time_copy(self.max_batch)
@@ -175,40 +175,44 @@ class CudaRunner:
 
     def _time_copy(self, size: int) -> float:
         start = time.perf_counter()
-        self._accelerator.synchronize(self._stage(self._lanes[0], list(range(min(size, len(self._slots))))))
+        self._accelerator.synchronize(self._stage(self._buffers[0], list(range(min(size, len(self._slots))))))
         return time.perf_counter() - start
 
     # --- batches ----------------------------------------------------------------------------------------------
 
-    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Flight:
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> SubmittedBatch:
         """Put a batch of attached slots on the device, n <= max_batch; they must not change before `collect`.
 
         At most `depth` batches may be out, and they are collected in order.
         """
-        lane = self._lanes[self._next]
-        if lane.busy:
+        buffers = self._buffers[self._next]
+        if buffers.busy:
             raise RuntimeError(f"more than {self.depth} batches in flight")
-        self._next = (self._next + 1) % len(self._lanes)
+        self._next = (self._next + 1) % len(self._buffers)
         images = len(slots)
-        self._accelerator.wait(self._compute, self._stage(lane, slots))
-        self._accelerator.copy(self._compute, self._input[:images], lane.staged[:images])
+        self._accelerator.wait(self._compute, self._stage(buffers, slots))
+        self._accelerator.copy(self._compute, self._input[:images], buffers.staged[:images])
         self._compute_batch(size_for(images, self._sizes))
-        self._accelerator.copy(self._compute, lane.rows[:images], self._output[:images])
-        lane.busy = True
-        return Flight(lane, images, frozenset(parts), self._accelerator.record(self._compute))
+        self._accelerator.copy(self._compute, buffers.rows[:images], self._output[:images])
+        buffers.busy = True
+        return SubmittedBatch(buffers, images, frozenset(parts), self._accelerator.record(self._compute))
 
-    def collect(self, flight: Flight) -> Rows:
+    def collect(self, batch: SubmittedBatch) -> Rows:
         """Wait for a batch and take its rows; raises what went wrong on the device."""
         try:
-            self._accelerator.synchronize(flight.done)
+            self._accelerator.synchronize(batch.done)
         finally:
-            flight.lane.busy = False
-        packed = flight.lane.rows[: flight.images].numpy().copy()
-        return _unpacked(packed, self._widths(), flight.parts)
+            batch.buffers.busy = False
+        packed = batch.buffers.rows[: batch.images].numpy().copy()
+        return _unpacked(packed, self._widths(), batch.parts)
 
     def compute_again(self, images: int) -> None:
         """Run what is in the input once more, on `compute_stream`: for measuring."""
         self._compute_batch(size_for(images, self._sizes))
+
+    def drop_graphs(self) -> None:
+        """Forget the recorded graphs: later batches start each kernel by itself. For checks."""
+        self._graphs.clear()
 
     @property
     def compute_stream(self) -> Stream:
@@ -227,14 +231,14 @@ class CudaRunner:
         """For `/info`: why this dtype, which graphs, and how pixels get to the device."""
         return {"dtype": self.dtype_why, "graphs": self.graphs, "pixels": self.page_lock}
 
-    def _stage(self, lane: Lane, slots: Sequence[int]) -> Event:
+    def _stage(self, buffers: BatchBuffers, slots: Sequence[int]) -> Event:
         """Pixels to the device; neighbouring slots travel in one copy."""
         source, pieces = self._slots, runs_of(slots)
-        if lane.gathered is not None:
-            torch.index_select(self._slots, 0, torch.tensor(slots), out=lane.gathered[: len(slots)])
-            source, pieces = lane.gathered, [(0, 0, len(slots))]
+        if buffers.gathered is not None:
+            torch.index_select(self._slots, 0, torch.tensor(slots), out=buffers.gathered[: len(slots)])
+            source, pieces = buffers.gathered, [(0, 0, len(slots))]
         for first, slot, count in pieces:
-            self._accelerator.copy(self._copies, lane.staged[first : first + count], source[slot : slot + count])
+            self._accelerator.copy(self._copies, buffers.staged[first : first + count], source[slot : slot + count])
         return self._accelerator.record(self._copies)
 
     def _compute_batch(self, size: int) -> None:
@@ -265,9 +269,9 @@ class CudaRunner:
     def _all_parts(self) -> list[Part]:
         return [part for part, width in zip(PARTS, self._widths(), strict=False) if width]
 
-    def _lane(self) -> Lane:
+    def _new_buffers(self) -> BatchBuffers:
         shape = (self.max_batch, *self._slots.shape[1:])
-        return Lane(
+        return BatchBuffers(
             staged=self._accelerator.device_buffer(*shape, dtype=torch.uint8),
             gathered=None if self._direct else self._accelerator.host_buffer(*shape, dtype=torch.uint8),
             rows=self._accelerator.host_buffer(self.max_batch, sum(self._widths()), dtype=torch.float32),

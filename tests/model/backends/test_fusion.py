@@ -28,7 +28,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.unsupported = lambda vim: None if vim.config.norm == "rms" else "norm is layer"  # type: ignore[attr-defined]
     module.encoder = _negation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "doubling", module)
-    monkeypatch.setitem(scan._MODULES, "doubling", "doubling")
+    monkeypatch.setitem(scan.BACKENDS, "doubling", "doubling")
     return module
 
 
@@ -54,12 +54,12 @@ def test_a_backend_brings_its_convolution(backend: ModuleType) -> None:
 
 def test_all_layers_run_as_one_where_the_backend_can(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The backend sees the tokens before the first layer; another scan afterwards ends it."""
-    monkeypatch.setitem(fusion._MODULES, "doubling", "doubling")
+    monkeypatch.setitem(fusion.ENCODERS, "doubling", "doubling")
     vim = tiny_vim()
     vim.use_scan(choose("doubling", CPU))
     fusion.fuse(vim)
 
-    torch.testing.assert_close(vim.forward_tokens(images()), -vim._embed(images()), rtol=0, atol=0)
+    torch.testing.assert_close(vim.forward_tokens(images()), -vim.embed(images()), rtol=0, atol=0)
     assert vim.scan_choice is not None
     assert "fused" == vim.scan_choice.path
     vim.use_scan(choose("torch", CPU))
@@ -70,7 +70,7 @@ def test_what_the_backend_does_not_support_is_composed_and_says_why(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason is the backend's own sentence."""
-    monkeypatch.setitem(fusion._MODULES, "doubling", "doubling")
+    monkeypatch.setitem(fusion.ENCODERS, "doubling", "doubling")
     vim = tiny_vim(CONFIG.replace(norm="layer"))
     vim.use_scan(choose("doubling", CPU))
     fusion.fuse(vim)

@@ -57,15 +57,15 @@ def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
 def test_threads_that_compile_at_once_keep_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The place is a setting of numba's, which threads share: none may find another's, or none at all."""
 
-    def slow(*_: object, **__: object) -> str:
+    def cache_directory(_kernel: object) -> str:
         time.sleep(0.02)
         config: Any = numba.config
         return str(config.CACHE_DIR)
 
-    monkeypatch.setattr(compiler, "_code", slow)
+    monkeypatch.setattr(compiler, "cfunc", lambda *_, **__: cache_directory)
     names = "abcdefgh"
     with ThreadPoolExecutor(len(names)) as threads:
-        found = list(threads.map(lambda name: compiler.compiled(print, tmp_path / name), names))
+        found = list(threads.map(lambda name: compiler.compile_kernel(print, tmp_path / name), names))
 
     assert [Path(one).parent.name for one in found] == [*names]
 

@@ -14,10 +14,10 @@ from numba import njit
 
 from model.jit import simd
 
-needs_avx512 = pytest.mark.skipif(not simd.avx512(), reason="this CPU has no AVX-512")
+needs_avx512 = pytest.mark.skipif(not simd.has_avx512(), reason="this CPU has no AVX-512")
 FORMS = {
-    "exp2": [simd._exp2_of_product, pytest.param(simd._exp2_of_product_avx512, marks=needs_avx512)],
-    "reciprocal": [simd._reciprocal, pytest.param(simd._reciprocal_avx512, marks=needs_avx512)],
+    "exp2": [simd.exp2_of_product_generic, pytest.param(simd.exp2_of_product_avx512, marks=needs_avx512)],
+    "reciprocal": [simd.reciprocal_generic, pytest.param(simd.reciprocal_avx512, marks=needs_avx512)],
 }
 Array = np.ndarray[Any, np.dtype[np.float32]]
 

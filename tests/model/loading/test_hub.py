@@ -302,6 +302,6 @@ def test_a_local_path_never_imports_the_library(tmp_path: Path) -> None:
 
 def test_a_hub_remembers_where(tmp_path: Path) -> None:
     """`~` is the home directory; without a directory the library's own cache is used."""
-    assert Hub("~/x")._cache == Path.home() / "x"
-    assert Hub()._cache is None
+    assert Hub("~/x").cache_path == Path.home() / "x"
+    assert Hub().cache_path is None
     assert Reference("a/b").revision == "main"

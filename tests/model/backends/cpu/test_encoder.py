@@ -121,7 +121,7 @@ def test_one_pass_does_not_write_into_the_result_of_another() -> None:
     """Nor into the tokens that it was given."""
     vim = fused(tiny_vim())
     assert vim.encoder is not None
-    tokens = vim._embed(images())
+    tokens = vim.embed(images())
     given = tokens.clone()
     first = vim.encoder(tokens)
     kept = first.clone()
@@ -203,7 +203,7 @@ def test_bfloat16_in_one_list_of_steps_is_as_near_to_float32_as_its_weights(
     _by_amx(monkeypatch)
     threads(count)
     vim = tiny_vim(CONFIG.replace(**changes)).cast(torch.bfloat16)
-    tokens = vim._embed(images(3).bfloat16())
+    tokens = vim.embed(images(3).bfloat16())
     found = cpu_encoder.encoder(vim)(tokens).float()
     _without_amx(monkeypatch)
     expected = cpu_encoder.encoder(vim)(tokens).float()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends.cpu.patch_embed import PixelEmbed
+from model.backends.cpu.patch_embed import PixelPatchEmbed
 from model.preprocessing.recipe import Preprocess
 from model.runtime.runner import normalised
 
@@ -24,7 +24,7 @@ def test_tokens_are_those_of_the_reference(side: int, stride: int, images: int) 
     """ToTensor, Normalize and the convolution in float64; patches may overlap, and the last pixels may be left over."""
     proj, recipe = projection(side, stride), Preprocess(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (images, 39, 50, 3), np.uint8))
-    found = PixelEmbed(proj, recipe)(pixels)
+    found = PixelPatchEmbed(proj, recipe)(pixels)
     mean, std = (torch.tensor(three).double()[:, None, None] for three in (recipe.mean, recipe.std))
     expected = proj.double()((pixels.permute(0, 3, 1, 2).double() / 255 - mean) / std).flatten(2).transpose(1, 2)
 
@@ -35,7 +35,7 @@ def test_tokens_are_those_of_the_reference(side: int, stride: int, images: int) 
 
 def test_an_image_gives_the_same_alone_and_among_others() -> None:
     """To rounding."""
-    embed = PixelEmbed(projection(16, 16), Preprocess())
+    embed = PixelPatchEmbed(projection(16, 16), Preprocess())
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (5, 64, 64, 3), np.uint8))
 
     torch.testing.assert_close(torch.cat([embed(one[None]) for one in pixels]), embed(pixels), rtol=0, atol=2e-6)
@@ -46,7 +46,7 @@ def test_without_a_bias_and_in_bfloat16() -> None:
     proj = projection(16, 16, bias=False).to(torch.bfloat16)
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8))
     recipe = Preprocess()
-    found = PixelEmbed(proj, recipe)(pixels)
+    found = PixelPatchEmbed(proj, recipe)(pixels)
     mean, std = (torch.tensor(three)[:, None, None] for three in (recipe.mean, recipe.std))
     expected = proj.float()(normalised(pixels, mean, std)).flatten(2).transpose(1, 2)
 

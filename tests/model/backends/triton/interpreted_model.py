@@ -138,7 +138,7 @@ def test_the_self_test_composes_layers_that_are_wrong(
     result: object, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or that fail; and `/info` can say so."""
-    monkeypatch.setattr(encoder, "_layer", lambda normed, *_: result(normed))  # type: ignore[operator]
+    monkeypatch.setattr(encoder, "layer_forward", lambda normed, *_: result(normed))  # type: ignore[operator]
     monkeypatch.setattr(fusion, "largest_error", _of_the_norm_alone(result))
     vim = fused_vim()
     fusion.fuse_verified(vim)

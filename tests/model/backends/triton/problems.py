@@ -54,12 +54,12 @@ def low_rank(layer: LayerWeights, shape: VimConfig, images: int, length: int, sc
 def expected_scan(xz: Tensor, dbc: Tensor, layer: Mixer) -> Tensor:
     """Both directions' <h, C> + D u (2, B, L, E) in float64, from in_proj's and x_proj's outputs."""
     exact = layer.double()
-    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact._taps())
+    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact.conv_weights())
     low = dbc[..., 32 : 32 + layer.dt_rank].to(xz.dtype).double()
     B, C = dbc[..., 0:32:2].double(), dbc[..., 1:32:2].double()
     weights = [exact.get_parameter(f"dt_proj{end}.weight") for end in ("", "_b")]
     delta = torch.stack([low[s] @ weight.t() for s, weight in enumerate(weights)])
-    fixed = exact._decay_rates(), exact._stacked("D"), exact._delta_bias()
+    fixed = exact.decay_rates(), exact.skip_weights(), exact.delta_bias()
     return torch.stack([_direction(s, u, delta, B, C, *fixed) for s in (0, 1)])
 
 
@@ -74,7 +74,7 @@ def _direction(s: int, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor
 def expected_projection(xz: Tensor, layer: Mixer) -> Tensor:
     """x_proj's output in the kernels' order, (2, B, L, 32 + R), in float64."""
     exact = layer.double()
-    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact._taps())
+    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact.conv_weights())
     parts = [F.linear(u[s], exact.get_parameter(f"x_proj{end}.weight")) for s, end in enumerate(("", "_b"))]
     low, B, C = torch.split(torch.stack(parts), [layer.dt_rank, 16, 16], dim=-1)
     return torch.cat((torch.stack((B, C), dim=-1).flatten(-2), low), dim=-1)

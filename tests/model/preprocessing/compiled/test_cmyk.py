@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.preprocessing.compiled.cmyk import Inks
+from model.preprocessing.compiled.cmyk import CmykToRgb
 
-INKS = Inks()
+CONVERT = CmykToRgb()
 
 
 def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
@@ -21,7 +21,7 @@ def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
     stored[..., 3] = values
     expected = np.asarray(Image.fromarray(255 - stored, "CMYK").convert("RGB"))
 
-    INKS(stored.reshape(-1))
+    CONVERT(stored.reshape(-1))
 
     np.testing.assert_array_equal(stored.reshape(-1)[: expected.size], expected.reshape(-1))
 
@@ -30,7 +30,7 @@ def test_nothing_behind_the_pixels_is_touched() -> None:
     """Whole blocks are written, within the memory that is given."""
     memory = np.full(5 * 64, 200, np.uint8)
 
-    INKS(memory[64:256])
+    CONVERT(memory[64:256])
 
     assert (memory[:64] == 200).all()
     assert (memory[64 : 64 + 144] == 157).all()
@@ -41,4 +41,4 @@ def test_memory_that_would_be_overrun_is_refused() -> None:
     """The kernel itself checks nothing."""
     for memory in (np.zeros(65, np.uint8), np.zeros(256, np.uint8)[::2]):
         with pytest.raises(ValueError, match="whole blocks"):
-            INKS(memory)
+            CONVERT(memory)

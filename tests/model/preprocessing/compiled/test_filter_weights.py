@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.preprocessing.compiled.filter_weights import GROUP, Weights, lines, taps
+from model.preprocessing.compiled.filter_weights import GROUP, Weights, grouped_weights, pixel_weights
 from model.preprocessing.recipe import Preprocess
 from model.preprocessing.resize import Axis
 
@@ -33,7 +33,7 @@ def test_pixels_are_weighed_one_by_one_as_in_groups(axis: Axis, digits: bool, mi
     if mirrored:
         expected[:, : axis.source] = expected[:, axis.source - 1 :: -1][:, : axis.source]
 
-    single, grouped = taps(axis, mirrored), lines(axis, digits, mirrored)
+    single, grouped = pixel_weights(axis, mirrored), grouped_weights(axis, digits, mirrored)
     in_groups = unpacked(grouped.packed, digits)
     places = [(single.starts, single.weights), (grouped.first + GROUP * grouped.groups, in_groups)]
     for firsts, table in places:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.preprocessing.recipe import Preprocess
 from model.runtime.cuda.accelerator import Accelerator
-from model.runtime.cuda.runner import CudaRunner, Flight
+from model.runtime.cuda.runner import CudaRunner, SubmittedBatch
 from model.runtime.runner import PARTS, BatchRunner, Rows, Runner
 from model.scan import choose
 from model.vim import Vim
@@ -82,15 +82,15 @@ def test_two_batches_in_flight_do_not_mix(seed: int) -> None:
     """Whatever order the streams take, and with slots that are written anew as soon as their batch is answered."""
     slots = arena()
     runner, order = warm(Shuffled(seed), slots), np.random.default_rng(seed)
-    in_flight: list[tuple[list[int], Flight, Rows]] = []
+    in_flight: list[tuple[list[int], SubmittedBatch, Rows]] = []
     for turn in range(6):
         free = [slot for slot in range(SLOTS) if not any(slot in indices for indices, _, _ in in_flight)]
         indices = [int(slot) for slot in order.choice(free, 1 + turn % 5, replace=False)]
         slots[indices] = order.integers(0, 256, slots[indices].shape, np.uint8)
         in_flight.append((indices, runner.submit(indices, PARTS), expected_rows(slots, indices)))
         if len(in_flight) == 2:
-            _, flight, expected = in_flight.pop(0)
-            check(runner.collect(flight), expected)
+            _, batch, expected = in_flight.pop(0)
+            check(runner.collect(batch), expected)
 
 
 def test_the_stand_in_notices_a_missing_wait() -> None:
