@@ -37,7 +37,7 @@ _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # The packages whose code or constants are compiled into kernels, below `model`. numba itself only notices a change of
 # the file that contains the kernel.
 KERNEL_PACKAGES = ("jit", "backends/cpu", "preprocessing")
-_MODEL = Path(__file__).parents[1]
+MODEL = Path(__file__).parents[1]
 
 _CONFIG_LOCK = threading.Lock()  # numba's configuration is global
 
@@ -110,11 +110,11 @@ def cache_key() -> str:
     digest = hashlib.sha256(" ".join(versions).encode())
     for path in kernel_sources():
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(_MODEL).as_posix()} {len(content)} ".encode())
+        digest.update(f"{path.relative_to(MODEL).as_posix()} {len(content)} ".encode())
         digest.update(content)
     return digest.hexdigest()[:12]
 
 
 def kernel_sources() -> list[Path]:
     """Every Python file in KERNEL_PACKAGES, sorted."""
-    return sorted(path for package in KERNEL_PACKAGES for path in (_MODEL / package).rglob("*.py"))
+    return sorted(path for package in KERNEL_PACKAGES for path in (MODEL / package).rglob("*.py"))
