@@ -88,8 +88,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from model.commands.inspect import as_text, describe
+
     report = describe(options.source, **_reading(options))
-    print(json.dumps(report, indent=2) if options.json else _as_text(report))
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -131,56 +133,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     report = about | tally.report()
     print(json.dumps(report, indent=2) if options.json else as_text(report))
     return INTERRUPTED if tally.interrupted else 0
-
-
-def describe(source: str, **reading: Any) -> dict[str, Any]:
-    """Everything known of a source before it runs, JSON-ready. Arguments and errors are those of `read`."""
-    from model.loading.fingerprint import BUFFERS
-    from model.loading.load import read
-
-    contents = read(source, **reading)
-    checkpoint, labels = contents.checkpoint, contents.labels
-    learned = [tensor for name, tensor in checkpoint.tensors.items() if name not in BUFFERS]
-    return {
-        "file": str(checkpoint.path),
-        "format": checkpoint.format,
-        "bytes": checkpoint.size,
-        "top_level_keys": list(checkpoint.keys),
-        "weights": " / ".join(checkpoint.unwrapped) or "the whole file",
-        "tensors": len(learned),
-        "parameters": sum(tensor.numel() for tensor in learned),
-        "fingerprint": contents.fingerprint,
-        "config_from": contents.config_from,
-        "config": contents.config.to_dict(),
-        "assumptions": list(contents.assumptions),
-        "preprocess": contents.preprocess.to_dict(),
-        "labels": {"source": labels.source, "count": len(labels), "first": list(labels.names[:3])},
-    }
-
-
-def _as_text(report: dict[str, Any]) -> str:
-    labels, keys = report["labels"], report["top_level_keys"]
-    names = f": {', '.join(labels['first'])}, …" if labels["first"] else ""
-    lines = [
-        f"file         {report['file']}",
-        f"format       {report['format']}, {report['bytes'] / 1e6:,.1f} MB",
-        f"weights      {report['weights']}" + (f" (the file's keys: {', '.join(keys)})" if keys else ""),
-        f"parameters   {report['parameters']:,} in {report['tensors']} tensors",
-        f"fingerprint  {report['fingerprint']}",
-        f"labels       {labels['count']} ({labels['source']}){names}",
-        f"config       {report['config_from']}",
-        *_table(report["config"]),
-        "preprocess",
-        *_table(report["preprocess"]),
-    ]
-    if report["assumptions"]:
-        lines += ["assumed, since no tensor shows it:", *(f"  {line}" for line in report["assumptions"])]
-    return "\n".join(lines)
-
-
-def _table(values: dict[str, Any]) -> list[str]:
-    width = max(map(len, values))
-    return [f"  {name:{width}}  {json.dumps(value)}" for name, value in values.items()]
 
 
 if __name__ == "__main__":

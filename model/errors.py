@@ -1,4 +1,4 @@
-"""What can go wrong before a model answers. Every message says what was found and what to do about it.
+"""Errors of the model package. Every message says what was found and what to do about it.
 
 ModelError
  ├── ConfigError     an architecture that cannot be built
@@ -15,11 +15,11 @@ from typing import Any
 
 
 class ModelError(Exception):
-    """Any failure to construct or load a model; the message is meant for the person who chose it."""
+    """A model cannot be constructed or loaded. The message is for the person who chose the model."""
 
 
 class ConfigError(ModelError, ValueError):
-    """The configuration is invalid, or asks for something the reference itself cannot run."""
+    """The configuration is invalid, or the reference itself cannot run it."""
 
 
 class WeightsError(ModelError):
@@ -35,7 +35,11 @@ class ScanError(ModelError):
 
 
 def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
+    """Raise ConfigError for the first name in `given` that is not in `known`; the message suggests the nearest known
+    name.
+
+    `what` describes the names in the message, for example "configuration field".
+    """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

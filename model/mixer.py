@@ -1,7 +1,7 @@
 """The Mamba mixer with the bidirectional wiring of Vision Mamba (reference: mamba_simple.py, Mamba.forward).
 
-Projections and the none / v1 / v2 wiring; the convolution is `model.conv`, the recurrence `model.scan`, or what a
-backend has in their places. Parameter names are the reference's.
+This module has the projections and the none / v1 / v2 wiring. A backend may replace the convolution (`model.conv`) and
+the recurrence (`model.scan`). Parameter names are the reference's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from model.scan import ScanFn
 
 
 class Mixer(nn.Module):
-    """One layer's mixer: (B, L, D) -> (B, L, D)."""
+    """The mixer of one layer: (B, L, D) -> (B, L, D).
+
+    `wiring` is the configuration's `bimamba`: "none" has one direction, "v1" scans one convolved input in two
+    directions, "v2" has a convolution and projections for each direction. `halve` says whether the sum of both
+    directions is halved.
+    """
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -58,7 +63,7 @@ class Mixer(nn.Module):
         return out * self.gamma if hasattr(self, "gamma") else out
 
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """u, delta (S, B, L, E) and B, C (S, B, L, N) of the one or two directions."""
+        """Return u, delta (S, B, L, E) and B, C (S, B, L, N) of the S directions of the scan."""
         u = self.conv(x, *self.conv_weights())
         parts = [x_proj(u[s]) for s, x_proj in enumerate(self.x_projections())]
         split = [part.split((self.dt_rank, self.d_state, self.d_state), dim=-1) for part in parts]
@@ -66,7 +71,7 @@ class Mixer(nn.Module):
         B, C = (torch.stack([p[i] for p in split]) for i in (1, 2))
         if self.wiring != "v1":
             return u, delta, B, C
-        # v1 shares everything but A: the second scan runs over the same (forward) convolution.
+        # v1 shares everything except A: both directions scan the output of the forward convolution.
         return _twice(u), _twice(delta), _twice(B), _twice(C)
 
     def conv_weights(self) -> tuple[Tensor, Tensor | None]:
