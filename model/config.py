@@ -71,7 +71,7 @@ class VimConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Number of patches (rows, columns). Trailing pixels that do not fill a patch are dropped, as in the reference."""
+        """Patches (rows, columns). Trailing pixels that do not fill a patch are dropped, as in the reference."""
         height, width = ((side - self.patch_size) // self.stride + 1 for side in self.image_size)
         return height, width
 

@@ -81,7 +81,7 @@ def choose(name: str, device: torch.device, *, skip: tuple[str, ...] = ()) -> Sc
     reason = _unavailable(name, device)
     if reason is not None:
         raise ScanError(f"scan {name!r} cannot run on {device}: {reason}")
-    return _choice_of(name, "asked for by name")
+    return _choice_of(name, "selected by name")
 
 
 def _choose_fastest(device: torch.device, skip: tuple[str, ...]) -> ScanChoice:

@@ -1,6 +1,6 @@
-"""A folder of labelled images: one folder a class, named by the class or by its WordNet id.
+"""A folder of labelled images: one folder per class, named by the class or its WordNet id.
 
-Only looks at names; `model.commands.evaluate` opens the images.
+Only names are read; `model.commands.evaluate` opens the images.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Sample:
 
 
 def find(folder: Path, labels: Labels) -> list[Sample]:
-    """All images below the class folders, by class folder and name.
+    """Return all images below the class folders, sorted by class folder and name.
 
-    Case, spaces, underscores and hyphens in folder names do not matter. Raises LabelsError when there is no such
-    folder or when one is no class, with the nearest classes.
+    Case, spaces, underscores and hyphens in folder names are ignored. Raises LabelsError if the folder does not exist,
+    or if a subfolder is not a class; the message suggests the nearest classes.
     """
     classes = _class_folders(folder)
     index = _index(labels)
@@ -46,7 +46,7 @@ def find(folder: Path, labels: Labels) -> list[Sample]:
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` of them, evenly spread, so that every class keeps its share."""
+    """Return at most `limit` samples, evenly spaced, so that every class keeps its share."""
     if limit is None or limit >= len(samples):
         return list(samples)
     return [samples[i * len(samples) // limit] for i in range(limit)]
@@ -74,7 +74,7 @@ def _key(name: str) -> str:
 
 
 def _index(labels: Labels) -> dict[str, set[int]]:
-    """Key -> classes; two classes may share one."""
+    """Return key -> classes; two classes may have the same key."""
     index = defaultdict[str, set[int]](set)
     for number, name in enumerate(labels.names):
         index[_key(name)].add(number)

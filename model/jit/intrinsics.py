@@ -1,4 +1,8 @@
-"""Calls by address from inside numba kernels: other kernels, OpenMP's barrier, and a matrix product of torch's BLAS."""
+"""Low-level operations inside numba kernels: calls by address, a BLAS matrix product, and denormal handling.
+
+Denormal numbers (below 1.2e-38 in float32) make an x86 core ten to a hundred times slower, and decaying states of the
+scan pass through them. A kernel may treat them as zero while it runs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def _function(builder: Any, address: Any, *kinds: Any) -> Any:
 
 @llvm_intrinsic
 def load_int64(typing_context: Any, address: Any) -> Any:
-    """The int64 at an address."""
+    """Load the int64 at an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
@@ -32,7 +36,7 @@ def load_int64(typing_context: Any, address: Any) -> Any:
 
 @llvm_intrinsic
 def call_function(typing_context: Any, function: Any, argument: Any) -> Any:
-    """`void function(argument)` of a word."""
+    """Call `void function(int64 argument)` by its address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.call(_function(builder, args[0], _I64), [args[1]])
@@ -46,10 +50,11 @@ def matrix_product(
     typing_context: Any, gemm: Any, sizes: Any, x: Any, x_row: Any, weight: Any, weight_row: Any, beta: Any, out: Any,
     out_row: Any,
 ) -> Any:  # fmt: skip
-    """out = x weight^T + beta out, of rows * columns numbers, by BLAS's sgemm or one that differs in the types of x
-    and weight: `sizes` is (rows, inner, columns).
+    """out = x weight^T + beta out, by a BLAS function at the address `gemm`.
 
-    BLAS counts by columns, so it is told of the transposed problem; it takes everything by address.
+    `sizes` is (rows, inner, columns); x is (rows, inner), weight (columns, inner), out (rows, columns), each with the
+    stride of its rows. The types of x and weight are those of the BLAS function. BLAS is column-major, so it computes
+    the transposed product; all its arguments are passed by address.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -79,7 +84,7 @@ def _control(builder: Any, name: str, place: Any) -> None:
 
 @llvm_intrinsic
 def flush_denormals(typing_context: Any) -> Any:
-    """From here on denormals are zero in this thread; what `as_before` takes."""
+    """Treat denormals as zero in this thread; returns the previous mode for `restore_denormals`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = cgutils.alloca_once_value(builder, _I32(0))  # type: ignore[no-untyped-call]
@@ -96,7 +101,7 @@ def flush_denormals(typing_context: Any) -> Any:
 
 @llvm_intrinsic
 def restore_denormals(typing_context: Any, before: Any) -> Any:
-    """The thread computes again as its caller wants it."""
+    """Restore the mode that `flush_denormals` returned."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _X86:

@@ -1,11 +1,11 @@
-"""Explicit float32 vectors inside numba kernels: `load(place, index)` gives LANES neighbours as one LLVM vector.
+"""Explicit float32 vectors inside numba kernels: `load(place, index)` loads LANES neighbours as one LLVM vector.
 
-LLVM's own vectoriser cannot prove that a kernel's scratch arrays do not overlap and guards every short loop at run
-time; spelled out like this the scan runs several times faster. A place is a C-contiguous array, indexed as if flat, or
-the address of its first number. Nothing is checked here: whoever starts a kernel checks shapes.
+LLVM's own vectoriser cannot prove that a kernel's scratch arrays do not overlap, and guards every short loop at run
+time; with explicit vectors the scan runs several times faster. A place is a C-contiguous array, indexed as if flat, or
+the address of its first number. Nothing is checked here: the caller of a kernel checks shapes.
 
-The width is 512 bits everywhere: where registers are narrower LLVM takes two or four of them, which also hides latency.
-NaN goes through every function; there is no fast-math.
+Vectors have 512 bits on every CPU: where registers are narrower LLVM uses two or four of them, which also hides
+latency. Every function propagates NaN; fast-math is not used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG2E = _F(1.4426950408889634)
 
 
 def register_vector(name: str, kind: ir.VectorType) -> types.Type:
-    """A type for numba whose values are LLVM vectors of this kind."""
+    """Return a numba type whose values are LLVM vectors of the type `kind`."""
 
     class Vector(types.Type):
         pass
@@ -47,7 +47,7 @@ _vector: Any = register_vector(f"float32x{LANES}", _FLOATS)
 
 
 def llvm_intrinsic(function: Callable[..., Any]) -> Any:
-    """`intrinsic` without its stub, whose signature still has the typing context."""
+    """`numba.extending.intrinsic`, without its type stub: there the signature still has the typing context."""
     return intrinsic(function)
 
 
@@ -56,7 +56,7 @@ def _constant(kind: ir.VectorType, value: float) -> ir.Constant:
 
 
 def call_llvm(builder: Any, name: str, result: Any, *args: Any) -> Any:
-    """The result of LLVM's function of this name."""
+    """Call the LLVM function `name` and return its result."""
     kind = ir.FunctionType(result, [arg.type for arg in args])
     function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
     return builder.call(function, args)
@@ -89,17 +89,17 @@ div = _elementwise(lambda builder, a, b: builder.fdiv(a, b), 2)
 fma = _elementwise(lambda builder, a, b, c: call_llvm(builder, f"llvm.fma.{_SUFFIX}", _FLOATS, a, b, c), 3)
 negate = _elementwise(lambda builder, a: builder.fneg(a), 1)
 negate_abs = _elementwise(lambda builder, a: builder.fneg(call_llvm(builder, f"llvm.fabs.{_SUFFIX}", _FLOATS, a)), 1)
-# NaN in the first argument is kept.
+# Both return NaN if the first argument is NaN.
 maximum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a), 2)
 minimum = _elementwise(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), b, a), 2)
 
-# Added to a number of less than 2**22 in size, it leaves the nearest whole number in the lowest bits.
+# Adding it to a number below 2**22 in magnitude leaves the nearest whole number in the lowest bits.
 _MAGIC = 1.5 * 2.0**23
 _LEAST_EXPONENT = -126.0
 
 
 def _scale(builder: Any, p: Any, magic_whole: Any) -> Any:
-    """p * 2**whole, as an addition to the exponent's bits; 0 where that would be below the smallest normal number."""
+    """p * 2**whole, by adding to the exponent's bits; 0 where the result is below the smallest normal number."""
     shifted = builder.shl(builder.bitcast(magic_whole, _INTS), _constant(_INTS, 23))
     scaled = builder.bitcast(builder.add(builder.bitcast(p, _INTS), shifted), _FLOATS)
     too_small = builder.fcmp_ordered("<", magic_whole, _constant(_FLOATS, _MAGIC + _LEAST_EXPONENT))
@@ -110,19 +110,19 @@ _scaled = _elementwise(_scale, 2)
 
 
 def has_features(*names: str) -> bool:
-    """Has the CPU that is compiled for these features, by LLVM's names?"""
+    """Return whether the CPU that is compiled for has all these features, by LLVM's names."""
     features = str(numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten())  # type: ignore[attr-defined]
     named = numba.config.CPU_NAME is not None and numba.config.CPU_FEATURES is None  # type: ignore[attr-defined]
     return not named and {f"+{name}" for name in names} <= set(features.split(","))
 
 
 def has_avx512() -> bool:
-    """Has it the instructions of the next three?"""
+    """Return whether the AVX-512 instructions used below are available."""
     return has_features("avx512f", "avx512dq")
 
 
 _EVERY_LANE, _AS_SET = ir.IntType(16)(0xFFFF), ir.IntType(32)(4)
-_DOWN = ir.IntType(32)(0b1001)  # to the whole number below, without an exception
+_DOWN = ir.IntType(32)(0b1001)  # round down, without a floating-point exception
 
 
 def _fraction(builder: Any, x: Any) -> Any:
@@ -140,13 +140,13 @@ def _reciprocal_guess(builder: Any, x: Any) -> Any:
 
 
 _fraction_avx512 = _elementwise(_fraction, 1)  # x - floor(x)
-_scaled_avx512 = _elementwise(_scale_by_floor, 2)  # p * 2**floor(x), whatever the size of x
+_scaled_avx512 = _elementwise(_scale_by_floor, 2)  # p * 2**floor(x) for any x
 _guess_avx512 = _elementwise(_reciprocal_guess, 1)  # 1 / x to 14 bits
 
 
 @llvm_intrinsic
 def load(typing_context: Any, place: Any, index: Any) -> Any:
-    """LANES neighbours starting at this flat index."""
+    """Load LANES neighbours, starting at this flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(
@@ -158,7 +158,7 @@ def load(typing_context: Any, place: Any, index: Any) -> Any:
 
 @llvm_intrinsic
 def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
-    """Write a vector to a flat index."""
+    """Store a vector at a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _address(context, builder, signature.args[0], args[0], args[1], _FLOATS), align=4)
@@ -168,18 +168,18 @@ def store(typing_context: Any, place: Any, index: Any, vector: Any) -> Any:
 
 
 def _rounded(builder: Any, x: Any) -> Any:
-    """To the nearest bfloat16, ties to even, as its 16 bits; NaN stays NaN."""
+    """Round to the nearest bfloat16, ties to even, as 16 bits; NaN stays NaN."""
     bits = builder.bitcast(x, _INTS)
     last = builder.and_(builder.lshr(bits, _constant(_INTS, 16)), _constant(_INTS, 1))
     nearest = builder.add(bits, builder.add(last, _constant(_INTS, 0x7FFF)))
-    nan = builder.or_(bits, _constant(_INTS, 0x400000))  # whatever of its payload is cut off
+    nan = builder.or_(bits, _constant(_INTS, 0x400000))  # stays NaN when the payload is cut off
     upper = builder.lshr(builder.select(builder.fcmp_unordered("uno", x, x), nan, nearest), _constant(_INTS, 16))
     return builder.trunc(upper, _SHORTS)
 
 
 @llvm_intrinsic
 def store_bfloat16(typing_context: Any, address: Any, index: Any, vector: Any) -> Any:
-    """Write a vector to a flat index of an array of bfloat16."""
+    """Round a vector to bfloat16 and store it at a flat index of a bfloat16 array."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         start = builder.inttoptr(args[0], ir.PointerType(ir.IntType(16)))
@@ -192,7 +192,7 @@ def store_bfloat16(typing_context: Any, address: Any, index: Any, vector: Any) -
 
 @llvm_intrinsic
 def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
-    """Ask for a flat index's cache line ahead of time; any index will do."""
+    """Prefetch the cache line of a flat index; an index outside the array is allowed."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
@@ -205,7 +205,7 @@ def prefetch(typing_context: Any, place: Any, index: Any) -> Any:
 
 @llvm_intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
-    """The same number in every lane."""
+    """Return a vector with the same number in every lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), args[0], ir.IntType(32)(0))
@@ -216,7 +216,7 @@ def splat(typing_context: Any, value: Any) -> Any:
 
 @llvm_intrinsic
 def load_scalar(typing_context: Any, place: Any, index: Any) -> Any:
-    """One number at a flat index."""
+    """Load one number at a flat index."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, signature.args[0], args[0], args[1], ir.FloatType()))
@@ -226,7 +226,7 @@ def load_scalar(typing_context: Any, place: Any, index: Any) -> Any:
 
 @llvm_intrinsic
 def reduce_add(typing_context: Any, vector: Any) -> Any:
-    """The sum of the lanes."""
+    """Return the sum of the lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         zero = ir.FloatType()(0.0)
@@ -240,14 +240,14 @@ def reduce_add(typing_context: Any, vector: Any) -> Any:
 
 @njit(inline="always")
 def load_splat(place: Any, index: Any) -> Any:
-    """The number at a flat index, in every lane."""
+    """Load the number at a flat index into every lane."""
     return splat(load_scalar(place, index))
 
 
 def exp2_of_product_generic(a: Any, b: Any) -> Any:
-    """2**(a b) for a b of at most 127; relative error 2e-7, and 0 below 2**-126.
+    """2**(a b) for a b of at most 127, with a relative error of 2e-7; 0 below 2**-126.
 
-    The nearest whole number goes into the exponent's bits, a degree-5 polynomial gives the rest.
+    The nearest whole number is added to the exponent's bits; a degree-5 polynomial gives the fraction's power.
     """
     magic_whole = fma(a, b, splat(_F(_MAGIC)))
     f = fma(a, b, sub(splat(_F(_MAGIC)), magic_whole))
@@ -260,9 +260,9 @@ def exp2_of_product_generic(a: Any, b: Any) -> Any:
 
 
 def exp2_of_product_avx512(a: Any, b: Any) -> Any:
-    """The same in 8 instructions instead of 12, and down to the smallest number that there is.
+    """The same in 8 instructions instead of 12, down to the smallest denormal number.
 
-    The polynomial is 1 at 0 and 2 at 1, so that slow decays are as exact on both sides of a whole number.
+    The polynomial is exactly 1 at 0 and 2 at 1, so slow decays are equally exact on both sides of a whole number.
     """
     x = mul(a, b)
     f = _fraction_avx512(x)
@@ -283,7 +283,9 @@ def reciprocal_generic(x: Any) -> Any:
 
 
 def reciprocal_avx512(x: Any) -> Any:
-    """1 / x for x of 1 to 2**126, to the last bit but one: a guess and Newton's step; dividing takes 16 cycles."""
+    """1 / x for x of 1 to 2**126, to the last bit but one: an estimate and a Newton step. A division takes 16
+    cycles.
+    """
     guess = _guess_avx512(x)
     return fma(guess, fma(x, negate(guess), splat(_F(1.0))), guess)
 
@@ -293,13 +295,13 @@ reciprocal = njit(inline="always")(reciprocal_avx512 if has_avx512() else recipr
 
 @njit(inline="always")
 def exp2(x: Any) -> Any:
-    """2**x, as above."""
+    """2**x; see `exp2_of_product`."""
     return exp2_of_product(x, splat(_F(1.0)))
 
 
 @njit(inline="always")
 def log1p(x: Any) -> Any:
-    """log(1 + x) for x in 0..1, relative error 2e-7."""
+    """log(1 + x) for x in 0..1, with a relative error of 2e-7."""
     p = fma(x, splat(_F(5.25345780e-3)), splat(_F(-2.95885074e-2)))
     p = fma(p, x, splat(_F(7.83616680e-2)))
     p = fma(p, x, splat(_F(-1.36747697e-1)))

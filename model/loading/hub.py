@@ -1,8 +1,8 @@
-"""Files of a model repository on the Hugging Face hub, kept in a cache. The only module that knows huggingface_hub.
+"""Files of a model repository on the Hugging Face hub, in a cache. The only module that uses huggingface_hub.
 
-The library is imported when something is fetched, never for a local path. It obeys HF_ENDPOINT, HF_TOKEN and the other
-HF_* variables; telemetry is off. It downloads to a temporary name and moves the whole file, so that half a download
-is never found; a large file is also compared with the sha256 that the hub stores it under.
+The library is imported when something is fetched, never for a local path. It respects HF_ENDPOINT, HF_TOKEN and the
+other HF_* variables; telemetry is off. It downloads to a temporary name and renames the complete file, so a partial
+download is never used. Large files are also verified against the sha256 under which the hub stores them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where files are kept (None: the library's own cache), and whether the network may be touched."""
+    """The cache directory (None: the library's own), and whether the network may be used."""
 
     cache_dir: str | Path | None = None
     offline: bool = False
 
     @property
     def local_only(self) -> bool:
-        """Offline because the caller or HF_HUB_OFFLINE says so."""
+        """Whether the caller or HF_HUB_OFFLINE forbids the network."""
         return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
 
     def download(self, reference: Reference, file: str) -> Path:
-        """The file in the cache, fetched if need be, with a progress bar on a terminal. Raises WeightsError."""
+        """Return the file in the cache; download it if necessary, with a progress bar on a terminal. Raises
+        WeightsError.
+        """
         with self._explained(reference, file):
             from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -55,7 +57,9 @@ class Hub:
         return Path(path)
 
     def files(self, reference: Reference) -> list[str]:
-        """Paths of the repository's files; those in the cache when the hub is out of reach. Raises WeightsError."""
+        """Return the paths of the repository's files, or of those in the cache if the hub cannot be reached. Raises
+        WeightsError.
+        """
         with self._explained(reference):
             from httpx2 import TransportError
             from huggingface_hub import HfApi
@@ -70,7 +74,7 @@ class Hub:
 
     @property
     def cache_path(self) -> Path | None:
-        """`cache_dir` with `~` expanded; None: the library's own cache."""
+        """`cache_dir` with `~` expanded; None for the library's own cache."""
         return None if self.cache_dir is None else Path(self.cache_dir).expanduser()
 
     def _cached_files(self, reference: Reference) -> list[str]:
@@ -83,7 +87,7 @@ class Hub:
 
     @contextmanager
     def _explained(self, reference: Reference, file: str = "") -> Iterator[None]:
-        """Turn the library's errors into a WeightsError for the person who chose the model."""
+        """Convert the library's errors to a WeightsError for the person who chose the model."""
         from httpx2 import HTTPError
         from huggingface_hub.errors import HFValidationError
 
@@ -153,7 +157,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _verify(path: Path) -> None:
-    """Compare with the sha256 that large files are stored under. Raises WeightsError and drops the file."""
+    """Compare with the sha256 under which large files are stored. On a difference, delete the file and raise
+    WeightsError.
+    """
     blob = path.resolve()
     if not _SHA256.fullmatch(blob.name):
         return

@@ -1,14 +1,14 @@
-"""All layers of a Vim on a CPU as one function.
+"""All layers of a Vim as one function on a CPU.
 
-A pass is one list of steps for compiled code (`model.backends.cpu.forward_pass`), if torch's BLAS can be called from
-there. Otherwise Python goes from step to step: four kinds of matrix products by torch, everything between them by
-`model.backends.cpu.kernels`.
+If torch's BLAS can be called from compiled code, a pass is one list of steps (`model.backends.cpu.forward_pass`).
+Otherwise Python calls one step after the other: torch for the four kinds of matrix products, and
+`model.backends.cpu.kernels` for everything else.
 
-A model in bfloat16 has its products computed in it, and summed in float32, where that is faster: in one list of steps
-on a CPU with AMX, by torch where it can. Everything else is float32, as in a model in float32.
+In a bfloat16 model the products are computed in bfloat16 and summed in float32, where that is faster: in the list of
+steps on a CPU with AMX, otherwise by torch where oneDNN supports it. Everything else is float32, as in a float32 model.
 
-Every buffer is made once for a forward pass and used by all layers. Nothing is transposed or copied between the steps:
-kernels read the two halves of the first projection, and the three parts of the second, where the products left them.
+Buffers are allocated once per forward pass and used by all layers. Nothing is transposed or copied between the steps:
+kernels read the two halves of in_proj's output, and the three parts of x_proj's, in place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDTH = 16  # model.jit.simd.LANES
 
 
 def unsupported(vim: Vim) -> str | None:
-    """Why these layers do not run here, in a few words."""
+    """Return None, or in a few words why this model's layers cannot be fused here."""
     config, dtype = vim.config, vim.patch_embed.proj.weight.dtype
     reasons = {
         f"dtype is {str(dtype).removeprefix('torch.')}": dtype not in (torch.float32, torch.bfloat16),
@@ -50,12 +50,12 @@ def unsupported(vim: Vim) -> str | None:
 
 
 def encoder(vim: Vim) -> Callable[[Tensor], Tensor]:
-    """The function for `vim.encoder`."""
+    """Return the function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D)."""
     return _Encoder(vim)
 
 
 class _Buffers:
-    """What the layers write, for a batch of images: M rows, one a token."""
+    """The outputs of a layer's steps for a batch of images: M = B L rows."""
 
     def __init__(self, config: VimConfig, rows: int, convolved: int) -> None:
         width, inner = config.embed_dim, config.d_inner
@@ -151,7 +151,7 @@ class _Encoder:
 
 
 def _gemm(narrow: bool) -> Gemm | None:
-    """Of a whole pass as one list of steps, where torch's BLAS can be called."""
+    """Return the BLAS function for a pass as one list of steps, or None if torch's BLAS cannot be called."""
     from model.backends.cpu.steps import Gemm
 
     if narrow and (gemm := threads.bfloat16_gemm()) is not None:
@@ -161,7 +161,9 @@ def _gemm(narrow: bool) -> Gemm | None:
 
 @contextlib.contextmanager
 def _bfloat16_matmul() -> Iterator[None]:
-    """Of float32 tensors: oneDNN narrows them on the way into the multipliers, if the CPU has such; else no change."""
+    """Let oneDNN multiply float32 tensors in bfloat16, where the CPU has such instructions; otherwise nothing
+    changes.
+    """
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:

@@ -1,7 +1,8 @@
-"""One forward pass through all layers on a CPU, as programs (`model.backends.cpu.program`): which images run where.
+"""One forward pass through all layers on a CPU, as programs (`model.backends.cpu.program`), and which images run where.
 
-As many images as can be shared out evenly are computed apart: each thread takes a few of them through all layers alone,
-so nothing waits, and what a step hands to the next stays in the core's cache. All threads compute the others together.
+As many images as can be divided evenly among the threads are computed separately: each thread runs a few of them
+through all layers alone, so no thread waits and data stays in the core's cache. All threads compute the remaining
+images together.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from model.backends.cpu.weights import LayerWeights
 from model.backends.cpu.workspace import Workspace
 from model.config import VimConfig
 
-MAX_PROGRAM_IMAGES = (
-    4  # images of one program: they share the weights that are fetched; more would wait for the slower thread
-)
+# Images of one program: they share the weights that are loaded; with more, threads would wait for the slowest one.
+MAX_PROGRAM_IMAGES = 4
 
 
 class Pass:
@@ -37,7 +37,7 @@ class Pass:
         self._programs: dict[tuple[int, int, int], Program] = {}
 
     def __call__(self, residual: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D); what it is given is overwritten."""
+        """(B, L, D) -> (B, L, D); the argument is overwritten."""
         barrier = cpu_threads.barrier() or 0
         threads = torch.get_num_threads() if barrier else 1
         images, out = len(residual), torch.empty_like(residual)
@@ -50,7 +50,7 @@ class Pass:
         return out
 
     def _run(self, residual: Tensor, out: Tensor, each: int, threads: int, barrier: int) -> None:
-        """Programs of `each` images: a single one by all threads together, or many, each by one thread."""
+        """Run programs of `each` images: one by all threads together, or several, each by one thread."""
         program = self._program(each, residual.shape[1], threads)
         count = len(residual) // each
         with self._workspace.borrow(count * program.numbers) as work:

@@ -1,11 +1,11 @@
 """The loops of a Vim on a CPU as numba kernels: norm, convolution with SiLU, and the selective scan with its gate.
 
-Channels are the vector lanes (`model.jit.simd`): the channels of each array are a multiple of LANES. Numbers of states
-and taps, and delta's rank, are constants of the compiled code, so that LLVM unrolls the loops over them.
+Channels are the vector lanes (`model.jit.simd`), so the channels of each array are a multiple of LANES. The number of
+states, the convolution's width and the rank of delta are constants of the compiled code, so that LLVM unrolls loops.
 
 Each docstring lists the fields of the kernel's table (`model.jit.compiler`) in order. Shapes are those of C-contiguous
-float32 arrays. "row" is how many numbers lie between a token and the next, "side" between a direction and the other: 0
-where both share one array. Images always lie L rows apart.
+float32 arrays. A "row" is the stride from one token to the next, a "side" the stride from one direction to the other, 0
+where both share one array. Consecutive images are always L rows apart.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from model.jit.simd import (
 
 _F = np.float32
 W = LANES
-AHEAD = 4  # tokens fetched ahead: the blocks of two tokens are too far apart for the hardware to foresee the next
-FAR_AHEAD = 16  # the same where a token takes little time
-TOKENS = 16  # of one job of the norm and of the convolution
-CHUNK = 64  # tokens whose step sizes are computed before the recurrence runs over them
+AHEAD = 4  # tokens to prefetch ahead: the blocks of two tokens are too far apart for the hardware's prefetcher
+FAR_AHEAD = 16  # the same, in loops with little work per token
+TOKENS = 16  # of one job of the norm and the convolution
+CHUNK = 64  # tokens whose step sizes are computed before the recurrence processes them
 
 _trial_fields: Any = fields(1)
 _norm_fields: Any = fields(8)
@@ -53,7 +53,7 @@ _scan_fields: Any = fields(23)
 
 @cache
 def trial_kernel() -> Kernel:
-    """Writes 1 to LANES numbers: does compiling, and calling what was compiled, work here? Fields: out. Jobs: 1."""
+    """Write 1 to LANES numbers, to test whether compiling and calling kernels works here. Fields: out. Jobs: 1."""
 
     def trial(table: Any) -> None:
         jobs, out = _trial_fields(table)
@@ -65,11 +65,10 @@ def trial_kernel() -> Kernel:
 
 @cache
 def norm_kernel() -> Kernel:
-    """residual += hidden, then RMSNorm of it.
+    """residual += hidden, then RMSNorm of the residual.
 
-    Fields: rows, D; hidden (rows, D) or 0; residual (rows, D); weight (D); epsilon (1); out (rows, D);
-    0, or a place for the same in bfloat16 instead.
-    Jobs: rows / TOKENS, rounded up.
+    Fields: rows, D; hidden (rows, D) or 0; residual (rows, D); weight (D); epsilon (1); out (rows, D); 0, or the
+    address of a bfloat16 output that is written instead of out. Jobs: rows / TOKENS, rounded up.
     """
 
     def norm(table: Any) -> None:
@@ -98,14 +97,14 @@ def norm_kernel() -> Kernel:
 
 
 @cache
-def conv_kernel(taps: int) -> Kernel:
-    """The convolution of `model.conv`.
+def conv_kernel(width: int) -> Kernel:
+    """The convolution of `model.conv` with kernel width `width`.
 
-    Fields: S, B, L, E; x (B, L, E) and its row; weight (S, K, E); bias (S, E); out (S, B, L, E);
-    0, or a place for the same in bfloat16 as well.
+    Fields: S, B, L, E; x (B, L, E) and its row; weight (S, K, E); bias (S, E); out (S, B, L, E); 0, or the address of a
+    second output in bfloat16.
     Jobs: B times (L / TOKENS, rounded up).
     """
-    K = taps
+    K = width
 
     def conv(table: Any) -> None:
         jobs, sides, images, length, channels, x, row, weight, bias, out, narrow = _conv_fields(table)
@@ -114,7 +113,7 @@ def conv_kernel(taps: int) -> Kernel:
         while job < jobs:
             image, part = job // parts, job % parts
             for s in range(sides):
-                back = 2 * s - 1  # where in the sequence the past lies
+                back = 2 * s - 1  # direction of the past in the sequence
                 for d in range(0, channels, W):
                     for t in range(part * TOKENS, min(length, (part + 1) * TOKENS)):
                         y = load(bias, s * channels + d)
@@ -135,12 +134,12 @@ def conv_kernel(taps: int) -> Kernel:
 
 @cache
 def scan_kernel(states: int, rank: int) -> Kernel:
-    """The scan of `model.scan`, times a constant, with delta either given or as a product of low rank.
+    """The scan of `model.scan`, times a constant; delta is either given or a product of low rank.
 
     Fields: S, L, E; u (S, B, L, E) and its side; delta (S, B, L, E) and its side, or with a rank R > 0 its R factors
-    for each token (S, B, L, R), their side and row, and their weight (S, R, E); bias (S, E); A / ln 2 (S, N, E);
+    for each token (S, B, L, R), their side and row, and their weight (S, R, E); bias (S, E); A log2(e) (S, N, E);
     B (S, B, L, N), its side and row; C likewise; D (S, E); z (B, L, E) and its row; the constant (1); out (B, L, E);
-    0, or a place for the same in bfloat16 instead, but out is used on the way.
+    0, or the address of a bfloat16 output that receives the result instead; out is then scratch memory.
     Jobs: B E / LANES.
     """
     N, R = states, rank
@@ -153,7 +152,7 @@ def scan_kernel(states: int, rank: int) -> Kernel:
         before = flush_denormals()
         blocks = channels // W
         scratch = np.empty((2 * N + R + 2 * CHUNK + 1) * W, _F)
-        h = -(scratch.ctypes.data // 4) % W  # no vector lies across two cache lines
+        h = -(scratch.ctypes.data // 4) % W  # aligned, so that no vector crosses a cache line
         a = h + N * W
         weight = a + N * W
         steps = weight + R * W
@@ -179,7 +178,7 @@ def scan_kernel(states: int, rank: int) -> Kernel:
                         step = bias
                         if R > 0:
                             factors = s * delta_side + token * delta_row
-                            other = splat(_F(0))  # two sums: each waits for its last term
+                            other = splat(_F(0))  # two sums, to shorten the chain of dependent additions
                             for r in range(0, R - 1, 2):
                                 step = fma(load_splat(deltas, factors + r), load(scratch, weight + r * W), step)
                                 other = fma(

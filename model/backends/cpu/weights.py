@@ -1,4 +1,4 @@
-"""One layer's weights as the steps of a pass on a CPU take them."""
+"""One layer's weights in the layout of the CPU kernels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ LOG2E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Contiguous float32, those of the products perhaps bfloat16; large ones are the module's own, if those are so.
+    """Contiguous float32; the weights of matrix products may be bfloat16. Large tensors share the module's memory if
+    possible.
 
-    S directions, of which C are convolved.
+    S directions of the scan, C of the convolution, D tokens' width, E inner channels, K convolution width, R rank, N
+    states.
     """
 
     norm: Tensor  # (D)
@@ -37,7 +39,7 @@ class LayerWeights:
 
 
 def prepare(norm: Tensor, mixer: Mixer, products: torch.dtype = torch.float32) -> LayerWeights:
-    """From the module's; the three weights of products in their dtype."""
+    """Return the layer's weights; those of in_proj, x_proj and out_proj in the dtype `products`."""
     if mixer.in_proj.weight.dtype != torch.float32:
         mixer = copy.deepcopy(mixer).float()
     weight, conv_bias = mixer.conv_weights()

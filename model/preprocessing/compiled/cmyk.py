@@ -1,7 +1,7 @@
-"""Four inks of a JPEG file -> RGB as Pillow makes it of them, compiled: to the same memory, three bytes for four.
+"""CMYK pixels of a JPEG file -> RGB as Pillow converts them, in place: three bytes for four.
 
-Such a file stores how much light each ink lets through, and Pillow multiplies that of cyan, magenta and yellow with
-that of black, rounded.
+Such a file stores inverted values: the light that each ink transmits. Pillow multiplies those of cyan, magenta and
+yellow by that of black, and rounds.
 """
 
 from __future__ import annotations
@@ -28,25 +28,30 @@ _fields: Any = fields(2)
 
 
 class CmykToRgb:
-    """The compiled function. Making it takes the compiler or its kept code (see `model.jit.compiler`).
+    """The compiled conversion. Construction compiles the kernel or loads it from the cache (see `model.jit.compiler`).
 
-    Raises RuntimeError.
+    Raises RuntimeError if the kernel cannot be compiled.
     """
 
     def __init__(self, cache_dir: Path | None = None) -> None:
         self._code = compile_kernel(_kernel(), cache_dir)
 
     def __call__(self, memory: Pixels) -> None:
-        """Contiguous bytes, whole blocks of 64; the first three quarters become RGB. Releases the GIL."""
+        """Convert contiguous bytes in whole blocks of 64; the first three quarters become RGB. Releases the GIL.
+
+        Raises ValueError for any other memory.
+        """
         if memory.size % BLOCK or not memory.flags.c_contiguous or not memory.flags.writeable:
             raise ValueError(f"{memory.size} bytes are not whole blocks of {BLOCK} that can be written to")
-        table = (ctypes.c_int64 * 4)(0, 0, memory.ctypes.data, memory.size // BLOCK)  # lives as long as the call takes
+        table = (ctypes.c_int64 * 4)(
+            0, 0, memory.ctypes.data, memory.size // BLOCK
+        )  # a name keeps it alive during the call
         self._code.ctypes(ctypes.addressof(table))
 
 
 @llvm_intrinsic
 def _to_rgb(typing_context: Any, to: Any, place: Any) -> Any:
-    """Of 16 pixels; writes a whole block, of which the last quarter means nothing."""
+    """Convert 16 pixels and write a whole block, whose last quarter is undefined."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         cmyk = load_vector(builder, args[1], _BYTES)

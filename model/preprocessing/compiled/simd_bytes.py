@@ -1,8 +1,8 @@
-"""Blocks of 64 bytes inside numba kernels: 16 lanes of four neighbouring bytes, to be weighed and added up (no torch).
+"""Blocks of 64 bytes inside numba kernels: 16 lanes of four neighbouring bytes, multiplied by weights and summed.
 
-CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, for weights of one byte: there each digit of the
-weights (`model.preprocessing.compiled.filter_weights`) has a sum of its own. Whole numbers have the same sum in any
-order.
+CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, with weights of one byte: there each digit of the
+weights (`model.preprocessing.compiled.filter_weights`) has its own sum. Integer sums are the same in any order. This
+module never imports torch.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _levels = register_vector("levels", _INTS)
 
 
 def pointer(builder: Any, address: Any, kind: Any) -> Any:
-    """A pointer to this kind of value."""
+    """Return a pointer to a value of this type at an address."""
     return builder.inttoptr(address, ir.PointerType(kind))
 
 
 def load_vector(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
-    """What lies at an address."""
+    """Load a value of this type from an address."""
     return builder.load(pointer(builder, address, kind), align=align, typ=kind)
 
 
 def shuffle(builder: Any, vector: Any, lanes: list[int], other: Any = None) -> Any:
-    """Some lanes of a vector, or of two after each other."""
+    """Return some lanes of a vector, or of two concatenated vectors."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
@@ -52,7 +52,7 @@ def _splat(value: int) -> Any:
 
 @llvm_intrinsic
 def rounding_sums(typing_context: Any) -> Any:
-    """Sums of one half, in Pillow's fixed point, so that they are rounded when they are cut."""
+    """Return sums that start at one half in Pillow's fixed point, so that shifting them right rounds them."""
     first = _splat(1 << (PRECISION_BITS - 1))
     state = ir.Constant(_STATE, [first, *[_splat(0)] * (DIGITS - 1)])
     return _sums(), lambda context, builder, signature, args: state
@@ -60,7 +60,7 @@ def rounding_sums(typing_context: Any) -> Any:
 
 @llvm_intrinsic
 def load_pixels(typing_context: Any, place: Any) -> Any:
-    """Each lane's four bytes, at an address."""
+    """Load each lane's four bytes from an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return load_vector(builder, args[0], _BYTES)
@@ -69,7 +69,9 @@ def load_pixels(typing_context: Any, place: Any) -> Any:
 
 
 def _transposed(order: list[int]) -> Any:
-    """Four pixels from each of four lines, `stride` bytes apart, to an address; in this order of their bytes."""
+    """Return a function that loads four pixels from each of four lines, `stride` bytes apart, and stores their
+    bytes in `order`.
+    """
 
     @llvm_intrinsic
     def arrange(typing_context: Any, to: Any, place: Any, stride: Any) -> Any:
@@ -91,14 +93,14 @@ def _joined(builder: Any, quarters: list[Any]) -> Any:
 
 
 _BY_FOUR = range(GROUP)
-# One lane's four bytes, lane by lane: of a row's four columns, or of four rows' one column. The fourth colour is any.
+# The four bytes of each lane: four columns of a row, or four rows of a column. The fourth colour is undefined.
 along_rows = _transposed([LANES * row + 3 * k + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
 across_rows = _transposed([LANES * k + 3 * row + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
 
 
 @llvm_intrinsic
 def multiply_add(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
-    """Sums plus each lane's four bytes times four weights."""
+    """Add to the sums each lane's four bytes times four weights."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sums, pixels = args[0], builder.bitcast(args[1], _INTS)
@@ -110,7 +112,7 @@ def multiply_add(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> A
 
 @llvm_intrinsic
 def load_weights(typing_context: Any, place: Any) -> Any:
-    """The weights at an address, each in all lanes."""
+    """Load the weights at an address, each into all lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         spread = ir.Constant(_SPREAD, ir.Undefined)
@@ -142,7 +144,7 @@ def _one_by_one(builder: Any, sums: Any, pixels: Any, weights: list[Any]) -> Any
 
 @llvm_intrinsic
 def shift_down(typing_context: Any, sums: Any) -> Any:
-    """Levels of colour: the sums shifted down."""
+    """Shift the sums right: from fixed point to colour levels."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         total = builder.extract_value(args[0], 0)
@@ -155,8 +157,8 @@ def shift_down(typing_context: Any, sums: Any) -> Any:
 
 
 def _clipped(builder: Any, levels: list[Any]) -> Any:
-    """Four times 16 levels, put between 0 and 255, as bytes in the order that `_byte` tells."""
-    if VNNI:  # these two clip
+    """Clip four times 16 levels to 0..255, as bytes in the order of `_byte`."""
+    if VNNI:  # both instructions clip
         words = ir.VectorType(ir.IntType(16), 2 * LANES)
         low, high = (call_llvm(builder, "llvm.x86.avx512.packssdw.512", words, *levels[i : i + 2]) for i in (0, 2))
         return call_llvm(builder, "llvm.x86.avx512.packuswb.512", _BYTES, low, high)
@@ -169,14 +171,16 @@ def _clipped(builder: Any, levels: list[Any]) -> Any:
 
 
 def _byte(which: int, lane: int) -> int:
-    """Where a lane of one of the four is after `_clipped`."""
+    """Return the position, after `_clipped`, of a lane of one of the four vectors."""
     return LANES * (lane // GROUP) + GROUP * which + lane % GROUP if VNNI else LANES * which + lane
 
 
 def _store(places: list[tuple[int, int]]) -> Any:
     @llvm_intrinsic
     def put(typing_context: Any, place: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """Four times 16 levels at an address: for each byte which of the four, and its lane."""
+        """Store four times 16 levels at an address; `places` has, for each byte, which of the four vectors and its
+        lane.
+        """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             chosen = shuffle(builder, _clipped(builder, args[1:]), [_byte(*place) for place in places])
@@ -188,6 +192,6 @@ def _store(places: list[tuple[int, int]]) -> Any:
     return put
 
 
-# Of four columns: four rows' bytes of a colour together, and 16 bytes that the next ones overwrite.
+# Four columns: the bytes of four rows of a colour are neighbours; the next store overwrites the last 16 bytes.
 store_columns = _store([(x, 4 * row + c) for x in _BY_FOUR for c in range(3) for row in _BY_FOUR] + [(0, 0)] * LANES)
 store_lanes = _store([(x, lane) for x in _BY_FOUR for lane in range(LANES)])

@@ -83,7 +83,7 @@ def test_what_the_backend_does_not_support_is_composed_and_says_why(
 def test_a_backend_without_fused_layers_is_composed() -> None:
     """As `torch` is."""
     vim = tiny_vim()
-    vim.use_scan(ScanChoice("torch", torch_scan.scan, "asked for by name"))
+    vim.use_scan(ScanChoice("torch", torch_scan.scan, "selected by name"))
     fusion.fuse(vim)
 
     assert vim.encoder is None

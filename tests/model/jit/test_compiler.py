@@ -52,7 +52,7 @@ def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:100])
     said = run(tmp_path)
 
-    assert "compiled code cannot be kept or read" in said
+    assert "the cache of compiled code cannot be used" in said
     assert "16 compiled" in said
 
 
