@@ -142,8 +142,8 @@ def _ssm_fields(ssm_cfg: Mapping[str, Any]) -> dict[str, Any]:
     reject_unknown(ssm_cfg, {*SSM_FIELDS, *SSM_IGNORED, "dt_rank", "use_fast_path"}, "ssm_cfg entry")
     if not ssm_cfg.get("use_fast_path", True):
         raise ConfigError(
-            "ssm_cfg use_fast_path=False drops the backward direction in the reference without a word (quirk 5); "
-            "ask for bimamba_type='none' if that is meant"
+            "ssm_cfg use_fast_path=False silently drops the backward direction in the reference (quirk 5); "
+            "use bimamba_type='none' if that is intended"
         )
     fields = {ours: ssm_cfg[theirs] for theirs, ours in SSM_FIELDS.items() if theirs in ssm_cfg}
     dt_rank = ssm_cfg.get("dt_rank", "auto")

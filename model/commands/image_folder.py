@@ -92,7 +92,7 @@ def _unknown(folder: Path, unknown: list[str], index: dict[str, set[int]], label
     lines = [f"  {name}: {_nearest(name, index)}" for name in unknown[:_FEW]]
     more = f"\n  and {len(unknown) - _FEW} more" if len(unknown) > _FEW else ""
     return (
-        f"{len(unknown)} folders in {folder} are no class of the {len(labels)} labels ({labels.source}):\n"
+        f"{len(unknown)} folders in {folder} are not among the {len(labels)} labels ({labels.source}):\n"
         + "\n".join(lines)
         + more
         + "\n  rename them, or give the model's own names with --labels"
@@ -101,6 +101,6 @@ def _unknown(folder: Path, unknown: list[str], index: dict[str, set[int]], label
 
 def _nearest(name: str, index: dict[str, set[int]]) -> str:
     if _key(name) in index:
-        return f"{len(index[_key(name)])} classes are called so; use their wnids"
+        return f"{len(index[_key(name)])} classes have this name; use their wnids"
     near = difflib.get_close_matches(_key(name), index, n=3)
-    return f"did you mean {', '.join(map(repr, near))}?" if near else "nothing like it"
+    return f"did you mean {', '.join(map(repr, near))}?" if near else "no similar class"

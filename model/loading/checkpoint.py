@@ -195,7 +195,7 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise WeightsError(
-            f"{path} holds NaN or infinite values in {', '.join(bad[:5])}{more}: such a model cannot answer; "
+            f"{path} holds NaN or infinite values in {', '.join(bad[:5])}{more}: such a model cannot be used; "
             "the training run diverged, or the file is damaged"
         )
 

@@ -115,7 +115,7 @@ class Hub:
         if isinstance(error, OSError) and error.errno is not None:
             return f"cannot keep {file or repo} in the cache ({error}); VIM_CACHE_DIR names another directory"
         what = f"the download of {file or repo} from {hub}"
-        return f"{what} broke off ({_first_line(error)}): nothing of it was kept; try again"
+        return f"{what} failed ({_first_line(error)}): no part of it was kept; try again"
 
     def _not_kept(self, error: Exception, reference: Reference, file: str) -> str:
         what = f"{file or 'a file of weights'} of {reference.repo} (revision {reference.revision})"
@@ -146,8 +146,8 @@ def _endpoint() -> str:
 def _refused(status: int, repo: str) -> str:
     if status in (401, 404):
         return (
-            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you may see: "
-            "check the name; a private repository needs HF_TOKEN"
+            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you can access"
+            ": check the name; a private repository needs HF_TOKEN"
         )
     return f"{_endpoint()} answered {status} when asked for {repo}; try again later, or give the path of a copy"
 

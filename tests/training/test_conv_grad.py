@@ -13,12 +13,12 @@ def test_output_and_gradients_equal_the_models() -> None:
     x, weight, bias = (torch.randn(shape, generator=make).requires_grad_() for shape in shapes)
     expected = causal_conv(x, weight, bias)
     weights = expected.detach().cos()
-    taps = weight.detach().transpose(1, 2).contiguous()
+    weight = weight.detach().transpose(1, 2).contiguous()
 
-    actual = conv_forward(x.detach(), taps, bias.detach())
-    dx, d_taps, d_bias = conv_backward(x.detach(), taps, bias.detach(), weights)
+    actual = conv_forward(x.detach(), weight, bias.detach())
+    dx, d_weight, d_bias = conv_backward(x.detach(), weight, bias.detach(), weights)
 
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     grads = torch.autograd.grad((expected * weights).sum(), (x, weight, bias))
-    for ours, theirs in zip((dx, d_taps.transpose(1, 2), d_bias), grads, strict=True):
+    for ours, theirs in zip((dx, d_weight.transpose(1, 2), d_bias), grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -169,8 +169,8 @@ def test_the_rate_can_stay_at_its_peak() -> None:
 
 def test_likeness_is_the_cosine_of_every_pair() -> None:
     """Whatever the lengths."""
-    likeness = learning.cosine_similarities(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
-    torch.testing.assert_close(likeness, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
+    similarity = learning.cosine_similarities(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
+    torch.testing.assert_close(similarity, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
 
 
 def test_the_student_computes_what_the_model_does() -> None:

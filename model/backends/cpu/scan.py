@@ -39,7 +39,7 @@ def _broken() -> str | None:
         trial_kernel()(1, out)
     except Exception as error:  # a missing or broken compiler must not stop the service
         return f"numba does not work here ({type(error).__name__}: {error}); pip install numba, if it is missing"
-    return None if bool((out == 1).all()) else "what numba compiles here computes wrong numbers"
+    return None if bool((out == 1).all()) else "code that numba compiles here gives wrong numbers"
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:

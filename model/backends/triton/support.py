@@ -27,7 +27,7 @@ def unavailable(device: torch.device) -> str | None:
 
 def _unusable() -> str | None:
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; the CUDA builds of torch bring it along"
+        return "triton is not installed; the CUDA builds of torch include it"
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         return "TRITON_INTERPRET is set: kernels would be interpreted on the CPU; unset it"
     if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):

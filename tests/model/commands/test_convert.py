@@ -55,7 +55,7 @@ def test_what_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert f"{target / 'model.safetensors'}  0.0 MB" in out
     assert f"fingerprint {read(checkpoint).fingerprint}, the same as the source's" in out
-    assert "written down though only assumed: flip = false" in out
+    assert "assumed, and written to config.json: flip = false" in out
 
 
 def test_an_unusual_recipe_goes_along(tmp_path: Path) -> None:

@@ -67,12 +67,12 @@ def test_unknown_folders_are_an_error_with_the_nearest_classes(tmp_path: Path) -
     """All at once, before anything is run."""
     folders(tmp_path, "tabby", "goldn retriever", "zzz", "crane")
 
-    with pytest.raises(LabelsError, match=r"3 folders in .* are no class of the 5 labels \(given\)") as caught:
+    with pytest.raises(LabelsError, match=r"3 folders in .* are not among the 5 labels \(given\)") as caught:
         find(tmp_path, LABELS)
 
     assert "goldn retriever: did you mean 'golden retriever'?" in str(caught.value)
-    assert "zzz: nothing like it" in str(caught.value)
-    assert "crane: 2 classes are called so; use their wnids" in str(caught.value)
+    assert "zzz: no similar class" in str(caught.value)
+    assert "crane: 2 classes have this name; use their wnids" in str(caught.value)
     with pytest.raises(LabelsError, match="and 1 more"):
         find(folders(tmp_path / "many", *"abcdef"), LABELS)
 

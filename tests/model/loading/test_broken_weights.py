@@ -86,7 +86,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "nan": (
         torch_file(replaced("norm_f.weight", torch.full((16,), float("nan")))),
-        r"holds NaN or infinite values in norm_f\.weight: such a model cannot answer; the training run diverged",
+        r"holds NaN or infinite values in norm_f\.weight: such a model cannot be used; the training run diverged",
     ),
     "quantised": (
         torch_file(replaced("head.weight", torch.zeros(5, 16, dtype=torch.int8))),

@@ -187,7 +187,7 @@ def test_several_files_must_be_told_apart(hub: FakeHub, cache: Path) -> None:
 
 REFUSALS = {
     "no repository": ("nobody/nothing", r"no path 'nobody/nothing' here, and http://127\S+ has no model repository"),
-    "no repository of the file": ("nobody/nothing:a.pth", r"has no model repository of that name that you may see"),
+    "no repository of the file": ("nobody/nothing:a.pth", r"has no model repository of that name that you can access"),
     "no file": (f"{REPO}:b.pth", r"someone/tiny has no file 'b\.pth' at revision main; it has weights\.pth"),
     "no revision": (f"{REPO}@v9:weights.pth", r"someone/tiny has no revision 'v9': give a branch, a tag"),
     "no revision to list": (f"{REPO}@v9", r"someone/tiny has no revision 'v9'"),
@@ -235,7 +235,7 @@ def test_half_a_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
     """The connection breaks for good half-way: an error, nothing kept; later the whole file comes."""
     hub.add(REPO, weights_pth=BODY)
     hub.cut_after = len(BODY) // 2
-    with pytest.raises(WeightsError, match=r"download of weights\.pth .*broke off.*nothing of it was kept; try again"):
+    with pytest.raises(WeightsError, match=r"download of weights\.pth .*failed.*no part of it was kept; try again"):
         load(f"{REPO}:weights.pth", cache_dir=cache)
 
     assert loadable(cache) == []

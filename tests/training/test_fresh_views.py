@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.data import Photos, mixture
-from training.fresh import SIZE, Fresh
+from training.fresh_views import SIZE, FreshViews
 from training.recipe import Style
 from training.teacher import MIDDLE_BLOCK, WIDTH
 from training.views import MAP_WIDTH, POOLED_WIDTH
@@ -57,7 +57,7 @@ def teacher() -> Any:
 
 def test_the_teacher_sees_the_students_views(teacher: _Teacher, tmp_path: Path) -> None:
     """The same pixels but for size, blur and erased rectangles: most of a view is equal where sizes are."""
-    fresh = Fresh(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
+    fresh = FreshViews(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
 
     seen = fresh.batch(torch.arange(12), SIZE, torch.Generator().manual_seed(3))
 
@@ -78,7 +78,7 @@ def _standard(images: Tensor) -> Tensor:
 
 def test_no_view_is_seen_twice_unless_the_seed_is_the_same(teacher: _Teacher, tmp_path: Path) -> None:
     """A resumed run draws the views that it would have drawn."""
-    fresh = Fresh(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
+    fresh = FreshViews(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
 
     one, same, other = (fresh.batch(torch.arange(3), 64, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
 
