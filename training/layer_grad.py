@@ -140,6 +140,6 @@ class _Step(torch.autograd.Function):
         d_kernel = d_kernel.transpose(1, 2)[:, :, None]
         if ctx.settings.halve:
             d_out /= 2
-        return (None, d_stream, d_stream, d_norm, d_in, d_out, d_kernel[0], d_conv_bias[0],
-                d_kernel[1], d_conv_bias[1], d_x_proj[0], d_x_proj[1], d_dt[0], d_dt[1], d_bias[0], d_bias[1], d_log[0], d_log[1],
+        return (None, d_stream, d_stream, d_norm, d_in, d_out, d_kernel[0], d_conv_bias[0], d_kernel[1], d_conv_bias[1],
+                d_x_proj[0], d_x_proj[1], d_dt[0], d_dt[1], d_bias[0], d_bias[1], d_log[0], d_log[1],
                 d_skip[0], d_skip[1])  # fmt: skip

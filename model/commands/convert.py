@@ -39,7 +39,7 @@ def convert(contents: Contents, directory: Path, *, force: bool = False) -> list
     written = read(directory, preprocess=contents.preprocess.mode).fingerprint
     if written != contents.fingerprint:
         raise ModelError(
-            f"{directory} has the fingerprint {written} instead of {contents.fingerprint}: the files changed on the disk"
+            f"{directory} has fingerprint {written} instead of {contents.fingerprint}: the disk changed the files"
         )
     return [directory / name for name in parts]
 

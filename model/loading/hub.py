@@ -146,8 +146,8 @@ def _endpoint() -> str:
 def _refused(status: int, repo: str) -> str:
     if status in (401, 404):
         return (
-            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you can access"
-            ": check the name; a private repository needs HF_TOKEN"
+            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you "
+            "can access: check the name; a private repository needs HF_TOKEN"
         )
     return f"{_endpoint()} answered {status} when asked for {repo}; try again later, or give the path of a copy"
 

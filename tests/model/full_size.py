@@ -1,4 +1,5 @@
-"""A checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py saves.
+"""Write a checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py
+saves.
 
 python -m tests.model.full_size vim_base /tmp/vim_base.pth
 """
@@ -48,7 +49,7 @@ def _training(name: str, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def make_weights() -> ModuleType:
-    """The golden data's own generator."""
+    """Import the golden data's weight generator."""
     spec = importlib.util.spec_from_file_location("make_weights", SHARED / "golden" / "make_weights.py")
     assert spec is not None
     assert spec.loader is not None

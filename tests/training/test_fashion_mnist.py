@@ -1,4 +1,4 @@
-"""Fashion-MNIST beside the photographs."""
+"""Fashion-MNIST as additional training data."""
 
 import gzip
 import struct
@@ -19,7 +19,7 @@ def _write(path: Path, values: Pixels) -> None:
 
 
 def test_garments_get_our_names_and_bags_none(tmp_path: Path) -> None:
-    """Of one image a class all but the bag can be drawn, at the size that was asked for, the same for the same seed."""
+    """All classes except the bag are drawn, at the requested size, and equally for the same seed."""
     _write(tmp_path / "train-labels-idx1-ubyte.gz", np.arange(10, dtype=np.uint8))
     _write(tmp_path / "train-images-idx3-ubyte.gz", np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8))
     grey = FashionMnist(tmp_path, LABELS)

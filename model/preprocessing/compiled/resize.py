@@ -174,7 +174,7 @@ def _kernel() -> Any:
     def resize(table: Any) -> None:
         (
             _, source, x_groups, x_weights, y_groups, y_weights, lines, between, window, stride, block_step, group_step,
-            swaps, together, blocks, groups, columns, row, x_taps, y_taps, width, height,
+            swaps, together, blocks, groups, columns, row, x_count, y_count, width, height,
         ) = _fields(table)  # fmt: skip
         step = together * BLOCK
         for first in range(0, groups, together):
@@ -191,13 +191,13 @@ def _kernel() -> Any:
                 if not swaps and 16 * x < 12 * blocks:
                     for r in range(4 * together):
                         prefetch(ahead + r * stride + 16 * x, 0)
-                at, weights = x_groups + 8 * x, x_weights + x * x_taps * 16
+                at, weights = x_groups + 8 * x, x_weights + x * x_count * 16
                 for r in range(0, count, 2):
                     put = between + (first + r) * row + 12 * x
-                    _four_across(lines + r * BLOCK, step, at, weights, x_taps, put, row)
+                    _four_across(lines + r * BLOCK, step, at, weights, x_count, put, row)
         for y in range(height):
-            top, weights = between + load_int64(y_groups + 8 * y) * row, y_weights + y * y_taps * 16
+            top, weights = between + load_int64(y_groups + 8 * y) * row, y_weights + y * y_count * 16
             for x in range(0, width, BLOCK):
-                _down(top + 4 * x, row, weights, y_taps, window + y * width + x)
+                _down(top + 4 * x, row, weights, y_count, window + y * width + x)
 
     return resize

@@ -1,4 +1,4 @@
-"""Compiled code is kept between processes, and whatever is wrong with the place where it is kept, the kernels run."""
+"""Compiled code is cached between processes, and kernels run whatever is wrong with the cache."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ print(int(out.sum()), "kept" if kernel.from_cache else "compiled")
 
 
 def run(cache: Path, **environment: str) -> str:
-    """Compile or fetch the smallest kernel and run it in a fresh process: "16 kept" or "16 compiled"."""
+    """Compile or load the smallest kernel and run it in a new process: "16 kept" or "16 compiled"."""
     return run_python(_RUN, NUMBA_CACHE_DIR=str(cache), **environment).strip()
 
 
 def test_the_second_process_finds_the_code(tmp_path: Path) -> None:
-    """Start-up pays for the compiler once."""
+    """The first process compiles the kernel and the second one loads it from the cache."""
     assert "16 compiled" == run(tmp_path)
     assert "16 kept" == run(tmp_path)
 
 
 def test_without_a_place_to_keep_it_the_code_is_compiled_each_time(tmp_path: Path) -> None:
-    """Here a file stands where the directory should be."""
+    """If a file exists in place of the cache directory the code is compiled in every process."""
     (tmp_path / "file").write_text("")
 
     assert "16 compiled" in run(tmp_path / "file" / "cache")
 
 
 def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
-    """A full disk may leave half a file."""
+    """A truncated cache file is logged, and the code is compiled again."""
     run(tmp_path)
     for path in tmp_path.rglob("*.nbc"):
         path.write_bytes(path.read_bytes()[:100])
@@ -57,7 +57,7 @@ def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
 
 
 def test_threads_that_compile_at_once_keep_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The place is a setting of numba's, which threads share: none may find another's, or none at all."""
+    """Threads that compile at once each use their own cache directory, although numba's setting is global."""
 
     def cache_directory(_kernel: object) -> str:
         time.sleep(0.02)
@@ -74,7 +74,7 @@ def test_threads_that_compile_at_once_keep_each_its_own(tmp_path: Path, monkeypa
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="names of x86 processors")
 def test_a_cache_shared_by_different_processors_serves_each_its_own(tmp_path: Path) -> None:
-    """Code for AVX-512 found by an older machine would end the process."""
+    """A cache that different processors share has separate code for each of them."""
     old = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,-avx512f"}
 
     assert "16 compiled" == run(tmp_path)

@@ -1,4 +1,4 @@
-"""Four inks become the RGB that Pillow makes of them."""
+"""CMYK pixels are converted to RGB as Pillow converts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ CONVERT = CmykToRgb()
 
 
 def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
-    """All 65,536 pairs, each ink in each of the three places; a file stores how much light is let through."""
+    """All 65,536 pairs of ink and black agree in each of the three channels; a file stores the light that is
+    transmitted.
+    """
     values = np.arange(256, dtype=np.uint8)
     stored = np.empty((256, 256, 4), np.uint8)
     stored[...] = values[:, None, None]
@@ -27,7 +29,7 @@ def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
 
 
 def test_nothing_behind_the_pixels_is_touched() -> None:
-    """Whole blocks are written, within the memory that is given."""
+    """Only whole blocks within the given memory are written."""
     memory = np.full(5 * 64, 200, np.uint8)
 
     CONVERT(memory[64:256])
@@ -38,7 +40,7 @@ def test_nothing_behind_the_pixels_is_touched() -> None:
 
 
 def test_memory_that_would_be_overrun_is_refused() -> None:
-    """The kernel itself checks nothing."""
+    """Memory that is not contiguous or not in whole blocks is refused before the kernel runs."""
     for memory in (np.zeros(65, np.uint8), np.zeros(256, np.uint8)[::2]):
         with pytest.raises(ValueError, match="whole blocks"):
             CONVERT(memory)

@@ -1,4 +1,4 @@
-"""The compiled resize's tables hold Pillow's weights, however they are packed, moved and mirrored."""
+"""The compiled resize's tables hold Pillow's weights, however they are packed, shifted and mirrored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AXES = [axis for size in [(640, 480), (101, 103), (2048, 700)] for axis in Prepr
 
 
 def unpacked(packed: Weights, digits: bool) -> Weights:
-    """(wanted, groups, 4) -> (wanted, taps)."""
+    """Unpack (wanted, groups, 4) to (wanted, weights)."""
     if digits:
         signed = packed.view(np.int8).reshape(*packed.shape, GROUP).astype(np.int32)  # digit, tap
         packed = signed[:, :, 0] + (signed[:, :, 1] << 8) + (signed[:, :, 2] << 16)
@@ -24,7 +24,7 @@ def unpacked(packed: Weights, digits: bool) -> Weights:
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_pixels_are_weighed_one_by_one_as_in_groups(axis: Axis, digits: bool, mirrored: bool) -> None:
-    """Every source pixel has Pillow's weight; whatever else is read counts nothing."""
+    """Every source pixel has Pillow's weight, and other pixels that are read have weight 0."""
     starts, weights = axis.bounds()[0], axis.weights()
     expected = np.zeros((len(starts), axis.source + 2 * GROUP), np.int32)
     for row, start in enumerate(starts):
