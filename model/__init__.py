@@ -1,7 +1,7 @@
-"""Vision Mamba, equal to the reference implementation (hustvl/Vim); ignorant of HTTP.
+"""Vision Mamba, numerically equal to the reference implementation (hustvl/Vim). This package does not use HTTP.
 
-`VimConfig`, `Preprocess` and `Labels` never import torch (the HTTP process uses them); `Vim` and `load` do, when first
-touched.
+`VimConfig`, `Preprocess` and `Labels` never import torch, because the HTTP process uses them. `Vim` and `load` import
+it when they are first accessed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve the names above on first use."""
+    """Import the class or function called `name` on first access."""
     if name not in _LAZY:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
     import importlib

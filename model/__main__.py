@@ -1,6 +1,7 @@
-"""`python -m model inspect | convert | evaluate`: look at weights, write them as a directory, measure their accuracy.
+"""`python -m model inspect | convert | evaluate`: show weights, convert them to a directory, measure their accuracy.
 
-Commands print to stdout, progress to stderr, or one message to stderr and exit 1. Serving is `python -m service`.
+Commands print to stdout and progress to stderr. On failure they print one message to stderr and exit with status 1. To
+serve a model, run `python -m service`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 
 from model.errors import ModelError
 
-INTERRUPTED = 130  # as a shell reports a process ended by Ctrl-C
-CACHE = "~/.cache/vim-server"  # the service's own default, so that both share what was fetched
+INTERRUPTED = 130  # the shell's status of a process that Ctrl-C ended
+CACHE = "~/.cache/vim-server"  # the service's default too, so that both share downloads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m model", description="Look at Vision Mamba weights, without serving."
+        prog="python -m model", description="Inspect, convert and evaluate Vision Mamba weights."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = _common()
-    inspect = commands.add_parser("inspect", parents=[common], help="say what a source holds, without running it")
+    inspect = commands.add_parser("inspect", parents=[common], help="show what a source contains, without running it")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser("convert", parents=[common], help="write safetensors, config.json and labels.json")
-    convert.add_argument("directory", metavar="DIR", type=Path, help="where to; made if need be")
-    convert.add_argument("--force", action="store_true", help="replace what is there")
+    convert.add_argument("directory", metavar="DIR", type=Path, help="directory to write; created if necessary")
+    convert.add_argument("--force", action="store_true", help="replace existing files")
     convert.set_defaults(run=_convert)
     evaluate = commands.add_parser("evaluate", parents=[common], help="measure accuracy on labelled images")
-    evaluate.add_argument("folder", metavar="FOLDER", type=Path, help="a folder per class, named by class or wnid")
     evaluate.add_argument(
-        "--limit", type=_positive, metavar="N", help="at most N images, evenly spread over the classes"
+        "folder", metavar="FOLDER", type=Path, help="a folder with one subfolder per class, named by class or wnid"
     )
-    evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images a forward pass (CPU 8, GPU 64)")
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="at most N images, evenly distributed over the classes"
+    )
+    evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images per forward pass (CPU 8, GPU 64)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(run=_evaluate)
@@ -58,15 +61,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common() -> argparse.ArgumentParser:
-    """What to read, in all commands alike."""
+    """Arguments that all commands have: the source, and how to read it."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("source", metavar="SRC", help="a directory, a file, a name, or owner/name[@revision][:file]")
     common.add_argument("--weights", default="model", help="which weights of a training checkpoint (model, model_ema)")
-    common.add_argument("--image-size", type=_size, metavar="N", help="pixels a side, or HxW; settles the stride too")
-    common.add_argument("--labels", metavar="FILE", help="names of the classes: a file, imagenet-1k, or none")
+    common.add_argument(
+        "--image-size", type=_size, metavar="N", help="pixels per side, or HxW; also determines the stride"
+    )
+    common.add_argument("--labels", metavar="FILE", help="class names: a file, imagenet-1k, or none")
     cache = os.environ.get("VIM_CACHE_DIR") or CACHE
-    common.add_argument("--cache-dir", default=cache, metavar="DIR", help="where downloads are kept (VIM_CACHE_DIR)")
-    common.add_argument("--offline", action="store_true", help="never touch the network (VIM_OFFLINE)")
+    common.add_argument("--cache-dir", default=cache, metavar="DIR", help="directory for downloads (VIM_CACHE_DIR)")
+    common.add_argument("--offline", action="store_true", help="never use the network (VIM_OFFLINE)")
     return common
 
 
@@ -88,8 +93,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _inspect(options: argparse.Namespace) -> None:
+    from model.commands.inspect import as_text, describe
+
     report = describe(options.source, **_reading(options))
-    print(json.dumps(report, indent=2) if options.json else _as_text(report))
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
 
 
 def _convert(options: argparse.Namespace) -> None:
@@ -101,7 +108,7 @@ def _convert(options: argparse.Namespace) -> None:
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
     print(f"fingerprint {contents.fingerprint}, the same as the source's")
     for assumption in contents.assumptions:
-        print(f"written down though only assumed: {assumption}")
+        print(f"assumed, and written to config.json: {assumption}")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -131,56 +138,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     report = about | tally.report()
     print(json.dumps(report, indent=2) if options.json else as_text(report))
     return INTERRUPTED if tally.interrupted else 0
-
-
-def describe(source: str, **reading: Any) -> dict[str, Any]:
-    """Everything known of a source before it runs, JSON-ready. Arguments and errors are those of `read`."""
-    from model.loading.fingerprint import BUFFERS
-    from model.loading.load import read
-
-    contents = read(source, **reading)
-    checkpoint, labels = contents.checkpoint, contents.labels
-    learned = [tensor for name, tensor in checkpoint.tensors.items() if name not in BUFFERS]
-    return {
-        "file": str(checkpoint.path),
-        "format": checkpoint.format,
-        "bytes": checkpoint.size,
-        "top_level_keys": list(checkpoint.keys),
-        "weights": " / ".join(checkpoint.unwrapped) or "the whole file",
-        "tensors": len(learned),
-        "parameters": sum(tensor.numel() for tensor in learned),
-        "fingerprint": contents.fingerprint,
-        "config_from": contents.config_from,
-        "config": contents.config.to_dict(),
-        "assumptions": list(contents.assumptions),
-        "preprocess": contents.preprocess.to_dict(),
-        "labels": {"source": labels.source, "count": len(labels), "first": list(labels.names[:3])},
-    }
-
-
-def _as_text(report: dict[str, Any]) -> str:
-    labels, keys = report["labels"], report["top_level_keys"]
-    names = f": {', '.join(labels['first'])}, …" if labels["first"] else ""
-    lines = [
-        f"file         {report['file']}",
-        f"format       {report['format']}, {report['bytes'] / 1e6:,.1f} MB",
-        f"weights      {report['weights']}" + (f" (the file's keys: {', '.join(keys)})" if keys else ""),
-        f"parameters   {report['parameters']:,} in {report['tensors']} tensors",
-        f"fingerprint  {report['fingerprint']}",
-        f"labels       {labels['count']} ({labels['source']}){names}",
-        f"config       {report['config_from']}",
-        *_table(report["config"]),
-        "preprocess",
-        *_table(report["preprocess"]),
-    ]
-    if report["assumptions"]:
-        lines += ["assumed, since no tensor shows it:", *(f"  {line}" for line in report["assumptions"])]
-    return "\n".join(lines)
-
-
-def _table(values: dict[str, Any]) -> list[str]:
-    width = max(map(len, values))
-    return [f"  {name:{width}}  {json.dumps(value)}" for name, value in values.items()]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The architecture of a Vision Mamba as one frozen, validated value. Knows nothing of torch or of files of weights.
+"""The architecture of a Vision Mamba as one frozen, validated value. Uses neither torch nor weight files.
 
 `VimConfig.from_reference` translates the constructor arguments of hustvl/Vim (`vim/models_mamba.py`, VisionMamba).
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
+from model.reference_config import translate
 
 BimambaType = Literal["none", "v1", "v2"]
 ClassToken = Literal["middle", "first", "double", "none"]
@@ -26,10 +26,10 @@ TOKEN_WISE_POOLS = ("max", "all")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VimConfig:
-    """Every architecture switch of the reference, in the field's usual terms.
+    """All architecture options of the reference, under the usual terms.
 
     The defaults are those of the released Vim-tiny (224 px, 1,000 classes). Sizes are in pixels, height first.
-    Raises ConfigError on construction for anything that cannot run, naming the field.
+    Construction raises ConfigError for a configuration that cannot run; the message names the field.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -71,28 +71,28 @@ class VimConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches down and across; trailing pixels that fill no patch are dropped, as in the reference."""
+        """Patches (rows, columns). Trailing pixels that do not fill a patch are dropped, as in the reference."""
         height, width = ((side - self.patch_size) // self.stride + 1 for side in self.image_size)
         return height, width
 
     @property
     def num_patches(self) -> int:
-        """Number of image patches M."""
+        """Number M of image patches."""
         return self.grid[0] * self.grid[1]
 
     @property
     def num_class_tokens(self) -> int:
-        """0, 1 or 2."""
+        """Number of class tokens: 0, 1 or 2."""
         return {"none": 0, "first": 1, "middle": 1, "double": 2}[self.class_token]
 
     @property
     def seq_len(self) -> int:
-        """Number of tokens L: patches and class tokens."""
+        """Number L of tokens: patches and class tokens."""
         return self.num_patches + self.num_class_tokens
 
     @property
     def class_slots(self) -> tuple[int, ...]:
-        """Where the class tokens are inserted, and where the head reads (reference: token_position)."""
+        """Positions of the class tokens in the sequence, which the head reads (reference: token_position)."""
         patches = self.num_patches
         return {"none": (), "first": (0,), "middle": (patches // 2,), "double": (0, patches + 1)}[self.class_token]
 
@@ -103,23 +103,23 @@ class VimConfig:
 
     @property
     def token_wise(self) -> bool:
-        """True when the head sees (B, L, D) rather than (B, D)."""
+        """Whether the head receives (B, L, D) rather than (B, D)."""
         return self.pool in TOKEN_WISE_POOLS
 
     def replace(self, **changes: Any) -> VimConfig:
-        """A copy with some fields changed. Raises ConfigError for an unknown field."""
+        """Return a copy with some fields changed. Raises ConfigError for an unknown field."""
         reject_unknown(changes, {field.name for field in dataclasses.fields(self)}, "configuration field")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values, in declaration order."""
+        """Return the fields as JSON-ready values, in declaration order."""
         values = dataclasses.asdict(self)
         values["image_size"] = list(self.image_size)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> VimConfig:
-        """The inverse of `to_dict`. Raises ConfigError for unknown fields, naming the nearest."""
+        """The inverse of `to_dict`. Raises ConfigError for an unknown field and suggests the nearest name."""
         reject_unknown(values, {field.name for field in dataclasses.fields(cls)}, "configuration field")
         return cls(**values)
 
@@ -129,7 +129,7 @@ class VimConfig:
 
     @classmethod
     def read(cls, path: str | Path) -> VimConfig:
-        """Read `config.json`. Raises ConfigError when it is no JSON object or no valid configuration."""
+        """Read `config.json`. Raises ConfigError if the file is not a JSON object or not a valid configuration."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -140,15 +140,13 @@ class VimConfig:
 
     @classmethod
     def from_reference(cls, **kwargs: Any) -> VimConfig:
-        """Translate the reference constructor's arguments (hustvl/Vim, VisionMamba.__init__).
+        """Translate the reference's constructor arguments (hustvl/Vim, VisionMamba.__init__).
 
-        Arguments that cannot affect inference are ignored; unknown ones raise ConfigError with the nearest valid name
-        (the reference swallows misspelt ones: its own base model passes `if_devide_out`).
-        With a class token `final_pool_type` is ignored, as in the reference, except that `max` does not collapse the
-        logits to shape (B,): they stay (B, classes).
+        Arguments that cannot affect inference are ignored. An unknown argument raises ConfigError with the nearest
+        valid name, while the reference ignores misspelt arguments (its own base model passes `if_devide_out`). With a
+        class token `final_pool_type` is ignored, as in the reference, with one exception: `max` does not reduce the
+        logits to shape (B,); they stay (B, classes).
         """
-        from model.reference_config import translate
-
         return cls(**translate(kwargs))
 
 
@@ -219,7 +217,7 @@ def _check_pool(config: VimConfig) -> None:
 
 
 def _check_rope(config: VimConfig) -> None:
-    """The reference's table has (image_size // patch_size)^2 rows and expects the class token first (quirk 6)."""
+    """The reference's table has (image_size // patch_size)^2 rows and requires the class token first (quirk 6)."""
     height, width = config.image_size
     rows = (height // config.patch_size) ** 2
     if not config.rope:
@@ -236,12 +234,3 @@ def _check_rope(config: VimConfig) -> None:
             f"rope has {rows} positions but {rotated} tokens to rotate: it needs stride equal to patch_size "
             f"and an even number of patches (stride {config.stride}, {config.num_patches} patches)"
         )
-
-
-def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise ConfigError for the first name that is not known, with the nearest one that is."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown {what} {name!r}{hint}")

@@ -1,4 +1,4 @@
-"""What can go wrong before a model answers. Every message says what was found and what to do about it.
+"""Errors of the model package. Every message says what was found and what to do about it.
 
 ModelError
  ├── ConfigError     an architecture that cannot be built
@@ -7,13 +7,19 @@ ModelError
  └── ScanError       a scan backend that cannot run here
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
 
 class ModelError(Exception):
-    """Any failure to construct or load a model; the message is meant for the person who chose it."""
+    """A model cannot be constructed or loaded. The message is for the person who chose the model."""
 
 
 class ConfigError(ModelError, ValueError):
-    """The configuration is invalid, or asks for something the reference itself cannot run."""
+    """The configuration is invalid, or the reference itself cannot run it."""
 
 
 class WeightsError(ModelError):
@@ -26,3 +32,16 @@ class LabelsError(ModelError, ValueError):
 
 class ScanError(ModelError):
     """The requested scan backend is unknown or cannot run on this machine."""
+
+
+def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    """Raise ConfigError for the first name in `given` that is not in `known`; the message suggests the nearest known
+    name.
+
+    `what` describes the names in the message, for example "configuration field".
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown {what} {name!r}{hint}")

@@ -1,6 +1,6 @@
-"""What the classes are called: readable names by index, with WordNet ids where known. Knows nothing of scores.
+"""Class names: readable names by index, with WordNet ids where they are known.
 
-`Labels.resolve` is the entry: it never puts ImageNet's names on a head of another size.
+`Labels.resolve` is the entry point: it never assigns ImageNet's names to a head of another size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The names of a head's classes in index order; `source` says where they come from."""
+    """The names of a head's classes in index order; `source` says where they come from.
+
+    Raises LabelsError for an empty name, or when the numbers of names and WordNet ids differ.
+    """
 
     names: tuple[str, ...]
     wnids: tuple[str, ...] | None = None
@@ -48,19 +51,20 @@ class Labels:
 
     @classmethod
     def imagenet(cls) -> Labels:
-        """ImageNet-1k in the order of the released models."""
+        """The ImageNet-1k classes in the order of the released models."""
         return _imagenet()
 
     @classmethod
     def numbered(cls, count: int) -> Labels:
-        """class_0, class_1, ...: for a head whose classes nobody named."""
+        """The names class_0, class_1, ... for a head whose class names are unknown."""
         return cls(tuple(f"class_{index}" for index in range(count)), source=NUMBERED)
 
     @classmethod
     def read(cls, path: str | Path) -> Labels:
-        """Read JSON (a list of names, a list of wnid and name, a Hugging Face id2label) or text, one name a line.
+        """Read a JSON or text file of class names.
 
-        Raises LabelsError for anything else.
+        JSON may be a list of names, a list of {"wnid", "name"} objects, or an object by index (Hugging Face's
+        id2label); a text file has one name per line. Raises LabelsError for any other content.
         """
         path = Path(path)
         try:
@@ -75,9 +79,10 @@ class Labels:
 
     @classmethod
     def resolve(cls, given: str | Path | Sequence[str] | Labels | None, num_classes: int) -> Labels:
-        """The labels of a head with `num_classes` outputs: "imagenet-1k", "none", a file, the names, or a guess (None).
+        """Return the labels of a head with `num_classes` outputs.
 
-        Raises LabelsError when their number differs from the head's.
+        `given` is "imagenet-1k", "none", a file, the names themselves, or None to choose by `num_classes`. Raises
+        LabelsError if the number of labels differs from `num_classes`.
         """
         labels = _guess(num_classes) if given is None else _given(given, num_classes)
         if len(labels) != num_classes:
@@ -88,7 +93,7 @@ class Labels:
         return labels
 
     def save(self, path: str | Path) -> None:
-        """Write `labels.json`, which `read` reads back: a list of names, or of wnid and name."""
+        """Write `labels.json` in a form that `read` accepts: a list of names, or of objects with wnid and name."""
         rows: list[Any] = list(self.names)
         if self.wnids is not None:
             rows = [{"wnid": wnid, "name": name} for wnid, name in zip(self.wnids, self.names, strict=True)]

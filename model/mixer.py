@@ -1,7 +1,7 @@
 """The Mamba mixer with the bidirectional wiring of Vision Mamba (reference: mamba_simple.py, Mamba.forward).
 
-Projections and the none / v1 / v2 wiring; the convolution is `model.conv`, the recurrence `model.scan`, or what a
-backend has in their places. Parameter names are the reference's.
+This module has the projections and the none / v1 / v2 wiring. A backend may replace the convolution (`model.conv`) and
+the recurrence (`model.scan`). Parameter names are the reference's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from model.scan import ScanFn
 
 
 class Mixer(nn.Module):
-    """One layer's mixer: (B, L, D) -> (B, L, D)."""
+    """The mixer of one layer: (B, L, D) -> (B, L, D).
+
+    `wiring` is the configuration's `bimamba`: "none" has one direction, "v1" scans one convolved input in two
+    directions, "v2" has a convolution and projections for each direction. `halve` says whether the sum of both
+    directions is halved.
+    """
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -53,47 +58,55 @@ class Mixer(nn.Module):
         """(B, L, D) -> (B, L, D)."""
         x, z = self.in_proj(hidden).chunk(2, dim=-1)
         u, delta, B, C = self._scan_inputs(x)
-        y = self.scan(u, delta, self._decay_rates(), B, C, self._stacked("D"), z, self._delta_bias())
+        y = self.scan(u, delta, self.decay_rates(), B, C, self.skip_weights(), z, self.delta_bias())
         out = F.linear(y, self.out_proj.weight / 2 if self.halve else self.out_proj.weight, self.out_proj.bias)
         return out * self.gamma if hasattr(self, "gamma") else out
 
     def _scan_inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """u, delta (S, B, L, E) and B, C (S, B, L, N) of the one or two directions."""
-        u = self.conv(x, *self._taps())
-        parts = [x_proj(u[s]) for s, x_proj in enumerate(self._both("x_proj"))]
+        """Return u, delta (S, B, L, E) and B, C (S, B, L, N) of the S directions of the scan."""
+        u = self.conv(x, *self.conv_weights())
+        parts = [x_proj(u[s]) for s, x_proj in enumerate(self.x_projections())]
         split = [part.split((self.dt_rank, self.d_state, self.d_state), dim=-1) for part in parts]
-        delta = torch.stack([F.linear(p[0], dt.weight) for p, dt in zip(split, self._both("dt_proj"), strict=True)])
+        delta = torch.stack([F.linear(p[0], dt.weight) for p, dt in zip(split, self.dt_projections(), strict=True)])
         B, C = (torch.stack([p[i] for p in split]) for i in (1, 2))
         if self.wiring != "v1":
             return u, delta, B, C
-        # v1 shares everything but A: the second scan runs over the same (forward) convolution.
+        # v1 shares everything except A: both directions scan the output of the forward convolution.
         return _twice(u), _twice(delta), _twice(B), _twice(C)
 
-    def _taps(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (S, E, K) and bias (S, E) of the convolution in each direction."""
-        convs = self._both("conv1d")
+    def conv_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (C, E, K) and bias (C, E) of the convolution, as `model.conv` takes them; C = 2 for v2, else 1."""
+        convs = self._submodules("conv1d")
         weight = torch.stack([conv.weight[:, 0] for conv in convs])
         return weight, None if convs[0].bias is None else torch.stack([conv.bias for conv in convs])
 
-    def _both(self, name: str) -> list[Any]:
-        suffixes = ("", "_b") if self.wiring == "v2" else ("",)
-        return [self.get_submodule(name + suffix) for suffix in suffixes]
+    def x_projections(self) -> list[nn.Linear]:
+        """The C projections from u (E) to the low-rank step size, B and C (R + 2 N)."""
+        return self._submodules("x_proj")
 
-    def _stacked(self, name: str) -> Tensor:
-        """A per-channel parameter of each direction: (S, ...); v1 uses the forward one twice."""
-        forward: Tensor = getattr(self, name)
-        if self.wiring == "none":
-            return forward[None]
-        return torch.stack((forward, getattr(self, f"{name}_b") if self.wiring == "v2" else forward))
+    def dt_projections(self) -> list[nn.Linear]:
+        """The C projections from the low-rank step size (R) to delta (E)."""
+        return self._submodules("dt_proj")
 
-    def _delta_bias(self) -> Tensor:
-        biases = [dt_proj.bias for dt_proj in self._both("dt_proj")]
+    def delta_bias(self) -> Tensor:
+        """Bias of delta for each of the S directions of the scan: (S, E); v1 uses the forward one twice."""
+        biases: list[Tensor] = [dt_proj.bias for dt_proj in self.dt_projections()]
         return torch.stack(biases * 2 if self.wiring == "v1" else biases)
 
-    def _decay_rates(self) -> Tensor:
-        """A = -exp(A_log) of each direction: (S, E, N)."""
+    def decay_rates(self) -> Tensor:
+        """A = -exp(A_log) of each direction of the scan: (S, E, N)."""
         logs = (self.A_log,) if self.wiring == "none" else (self.A_log, self.A_b_log)
         return -torch.exp(torch.stack(logs))
+
+    def skip_weights(self) -> Tensor:
+        """D of each direction of the scan: (S, E); v1 uses the forward one twice."""
+        if self.wiring == "none":
+            return self.D[None]
+        return torch.stack((self.D, self.D_b if self.wiring == "v2" else self.D))
+
+    def _submodules(self, name: str) -> list[Any]:
+        suffixes = ("", "_b") if self.wiring == "v2" else ("",)
+        return [self.get_submodule(name + suffix) for suffix in suffixes]
 
 
 def _twice(x: Tensor) -> Tensor:

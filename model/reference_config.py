@@ -1,7 +1,7 @@
-"""Constructor arguments of hustvl/Vim's VisionMamba, translated to VimConfig fields.
+"""Translation of the constructor arguments of hustvl/Vim's VisionMamba to the fields of VimConfig.
 
-Source: vim/models_mamba.py and mamba_ssm/modules/mamba_simple.py at commit dd0358a. "Quirk n" is the number in the
-list of surprises that comes with the golden data.
+Source: vim/models_mamba.py and mamba_ssm/modules/mamba_simple.py at commit dd0358a. "Quirk n" is a number in the list
+of the reference's unexpected behaviours.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import reject_unknown
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
 
-# The reference's defaults, for the arguments that decide what a forward pass computes.
+# The reference's defaults of the arguments that affect a forward pass.
 DEFAULTS: dict[str, Any] = {
     "img_size": 224,
     "patch_size": 16,
@@ -41,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "use_middle_cls_token": True,
 }
 
-# Cannot affect inference: regularisation, initialisation, placement, and arguments the reference never reads.
+# Arguments without effect on inference: regularisation, initialisation, placement, and those the reference never reads.
 IGNORED = frozenset(
     {
         "drop_rate",
@@ -63,7 +62,11 @@ POOLS = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 
 
 def translate(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """VimConfig fields for the reference's constructor arguments. Raises ConfigError as `VimConfig.from_reference`."""
+    """Return the VimConfig fields for the reference's constructor arguments; see
+    `model.config.VimConfig.from_reference`.
+
+    Raises ConfigError for unknown arguments and for values that the reference cannot run.
+    """
     reject_unknown(kwargs, set(DEFAULTS) | IGNORED, "argument of the reference's constructor")
     given = DEFAULTS | {name: value for name, value in kwargs.items() if name in DEFAULTS}
     class_token = _class_token(given)
@@ -108,7 +111,7 @@ def _pool(final_pool_type: Any) -> str:
 
 
 def _bimamba(given: Mapping[str, Any]) -> str:
-    """Quirk 4: if_bimamba forces v1. An unknown type means 'none' in the reference; here it is refused."""
+    """Quirk 4: if_bimamba forces v1. The reference treats an unknown type as 'none'; here it is an error."""
     kind = "v1" if given["if_bimamba"] else given["bimamba_type"]
     if kind not in ("none", "v1", "v2"):
         raise ConfigError(f"bimamba_type must be none, v1 or v2, got {kind!r} (the reference would silently take none)")
@@ -139,8 +142,8 @@ def _ssm_fields(ssm_cfg: Mapping[str, Any]) -> dict[str, Any]:
     reject_unknown(ssm_cfg, {*SSM_FIELDS, *SSM_IGNORED, "dt_rank", "use_fast_path"}, "ssm_cfg entry")
     if not ssm_cfg.get("use_fast_path", True):
         raise ConfigError(
-            "ssm_cfg use_fast_path=False drops the backward direction in the reference without a word (quirk 5); "
-            "ask for bimamba_type='none' if that is meant"
+            "ssm_cfg use_fast_path=False silently drops the backward direction in the reference (quirk 5); "
+            "use bimamba_type='none' if that is intended"
         )
     fields = {ours: ssm_cfg[theirs] for theirs, ours in SSM_FIELDS.items() if theirs in ssm_cfg}
     dt_rank = ssm_cfg.get("dt_rank", "auto")

@@ -1,8 +1,8 @@
 """Vision Mamba as a torch module, equal to the reference (hustvl/Vim, vim/models_mamba.py, VisionMamba.forward).
 
-Architecture only: reading weights is `model.loading.load`, choosing a device and batch sizes `model.runtime.runner`.
-"Quirk n" is the number in the list of the reference's surprises (ARCHITECTURE.md): trained weights depend on them, so
-they stay.
+This module has the architecture only: `model.loading.load` reads weights, `model.runtime.runner` chooses devices and
+batch sizes. "Quirk n" is a number in the list of the reference's unexpected behaviours; they are kept because trained
+weights depend on them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEEP_WIDE = (*_RECURRENCE, "norm.weight", "norm.bias", "norm_f.weight", "norm_f
 
 
 class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last axis, computed in at least float32; returns the dtype `out`."""
+    """RMSNorm or LayerNorm over the last axis, by the configuration's `norm`."""
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Norm(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image (B, C, H, W) -> patch tokens (B, M, D), row by row."""
+    """Patch embedding: image (B, C, H, W) -> patch tokens (B, M, D), row by row."""
 
     def __init__(self, config: VimConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Rope(nn.Module):
         self.register_buffer("freqs_sin", angles.sin())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rotate (B, L, D). Quirk 6: with an odd length token 0 is left alone, wherever the class token is."""
+        """Rotate (B, L, D). Quirk 6: with an odd length token 0 is not rotated, wherever the class token is."""
         if x.shape[1] % 2:
             return torch.cat((x[:, :1], self._rotate(x[:, 1:])), dim=1)
         return self._rotate(x)
@@ -84,7 +84,9 @@ class Rope(nn.Module):
 
 
 def _rope_angles(config: VimConfig) -> Tensor:
-    """(rows * rows, D): the row's angles in the first half of the columns, the column's in the second."""
+    """Angles (rows * rows, D): the patch row's angles in the first half of the columns, the patch column's in the
+    second.
+    """
     rows, half = config.image_size[0] // config.patch_size, config.embed_dim // 2
     frequencies = 10000.0 ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
     position = torch.arange(rows) / rows * config.rope_pretrained_grid
@@ -95,7 +97,7 @@ def _rope_angles(config: VimConfig) -> Tensor:
 
 
 class Layer(nn.Module):
-    """Add, norm, mix: returns (mixer output, residual stream that entered the norm)."""
+    """One layer: add, norm, mixer. Returns the mixer output and the residual stream that entered the norm."""
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class Layer(nn.Module):
         self.norm = Norm(config)
 
     def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, L, D), (B, L, D) or None for the first layer."""
+        """(B, L, D) and (B, L, D), or None for the first layer -> two tensors (B, L, D)."""
         residual = _widened(hidden) if residual is None else residual + hidden
         mixed: Tensor = self.mixer(self.norm(residual).to(hidden.dtype))
         return mixed, residual
@@ -114,9 +116,10 @@ def _widened(x: Tensor) -> Tensor:
 
 
 class Vim(nn.Module):
-    """Vision Mamba. Images are float (B, C, H, W), already normalised. Parameters start unset: load weights into them.
+    """Vision Mamba. Images are float (B, C, H, W), already normalised. Parameters are uninitialised until weights are
+    loaded.
 
-    `load` also sets the attributes below; a bare `Vim(config, scan)` has the defaults.
+    `model.loading.load.load` also sets the attributes below; a bare `Vim(config, scan)` has the defaults.
     """
 
     preprocess: Preprocess
@@ -124,7 +127,7 @@ class Vim(nn.Module):
     fingerprint: str = ""
     assumptions: tuple[str, ...] = ()
     scan_choice: ScanChoice | None = None
-    encoder: EncoderFn | None = None  # what runs instead of `encode`; `model.backends.fusion` sets it
+    encoder: EncoderFn | None = None  # replaces `encode` if set, by `model.backends.fusion`
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
@@ -145,32 +148,32 @@ class Vim(nn.Module):
         self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes); with pool 'all' (B, L, classes); without classes the features themselves."""
+        """Return logits (B, classes); with pool 'all' (B, L, classes); without classes the features."""
         return self.forward_head(self.forward_features(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """What `forward_features` returns -> logits. With pool 'max' the largest logit over the tokens."""
+        """Features of `forward_features` -> logits. With pool 'max' each logit is the maximum over the tokens."""
         logits: Tensor = self.head(features)
         return logits.amax(dim=1) if self.config.pool == "max" else logits
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """What the head sees: (B, D), or (B, L, D) for the token-wise pools 'max' and 'all' (quirk 9)."""
+        """Return the input of the head: (B, D), or (B, L, D) for the token-wise pools 'max' and 'all' (quirk 9)."""
         return self.pool(self.forward_tokens(images))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Tokens after the final norm (B, L, D) -> what the head sees.
+        """Tokens after the final norm (B, L, D) -> the input of the head, (B, D) or (B, L, D).
 
-        Quirk 7: a flipped sequence is read at the unflipped slots, which need not hold the class token.
+        Quirk 7: a flipped sequence is read at the unflipped slots, where the class token need not be.
         """
         if self.config.pool == "cls":
-            # Slices: a list of indices would be copied from the host, which no CUDA graph can record.
+            # Slices, because a list of indices is copied from the host, which a CUDA graph cannot record.
             return torch.stack([tokens[:, slot] for slot in self.config.class_slots]).mean(dim=0)
         if self.config.pool == "last":
             return tokens[:, -1]
         return tokens.mean(dim=1) if self.config.pool == "mean" else tokens
 
     def mean_of_patches(self, tokens: Tensor) -> Tensor:
-        """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), class tokens left out."""
+        """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), without class tokens."""
         slots = self.config.class_slots
         if self.config.flip:
             slots = tuple(self.config.seq_len - 1 - slot for slot in slots)
@@ -179,26 +182,35 @@ class Vim(nn.Module):
         return torch.cat(patches, dim=1).mean(dim=1)
 
     def forward_tokens(self, images: Tensor) -> Tensor:
-        """All tokens (B, L, D) after the final norm, in the order in which the layers saw them."""
-        _check_images(images, self.config)
-        return self.forward_patches(self.patch_embed(images))
+        """Return all tokens (B, L, D) after the final norm, in the order in which the layers processed them.
+
+        Raises ValueError for images of another shape than the configuration's.
+        """
+        return self._encoded(self.embed(images))
 
     def forward_patches(self, patches: Tensor) -> Tensor:
-        """The same from patch tokens (B, M, D), as `patch_embed` gives them."""
-        tokens = self._placed(patches)
+        """The same as `forward_tokens`, from patch tokens (B, M, D) as `patch_embed` returns them."""
+        return self._encoded(self._with_positions(patches))
+
+    def _encoded(self, tokens: Tensor) -> Tensor:
         return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """All layers and the final norm, composed of torch, convolution and scan: (B, L, D) -> (B, L, D)."""
         hidden, residual = self._run_pairs(tokens) if self.config.bidirectional_layers else self._run(tokens)
-        # A single layer pair leaves no residual to add to when depth is below two.
+        # With `bidirectional_layers` and a depth below two no layer has run, and there is no residual.
         final: Tensor = self.norm_f(_widened(hidden) if residual is None else residual + hidden)
         return final.to(tokens.dtype)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return self._placed(self.patch_embed(images))
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images (B, C, H, W) -> the tokens that enter the first layer (B, L, D).
 
-    def _placed(self, patches: Tensor) -> Tensor:
+        Raises ValueError for images of another shape than the configuration's.
+        """
+        _check_images(images, self.config)
+        return self._with_positions(self.patch_embed(images))
+
+    def _with_positions(self, patches: Tensor) -> Tensor:
         tokens = self._insert_class_tokens(patches)
         if self.config.pos_embed:
             tokens = tokens + self.pos_embed
@@ -229,7 +241,7 @@ class Vim(nn.Module):
         return rotated
 
     def _run_pairs(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The two-layer loop: even layers forward, odd ones backward.
+        """Run layers in pairs: even layers forward, odd layers backward.
 
         As in the reference the residual doubles at every pair, RoPE is not un-flipped, and the last layer of an odd
         depth never runs.
@@ -246,7 +258,7 @@ class Vim(nn.Module):
         return hidden, residual
 
     def use_scan(self, choice: ScanChoice) -> None:
-        """Run every layer's convolution and recurrence with another implementation, composed; see
+        """Use another scan and its convolution in every layer, composed. To fuse the layers, see
         `model.backends.fusion`.
         """
         self.scan_choice, self.encoder = choice, None
@@ -254,7 +266,9 @@ class Vim(nn.Module):
             layer.mixer.conv, layer.mixer.scan = choice.conv, choice.fn  # type: ignore[union-attr]
 
     def cast(self, dtype: torch.dtype) -> Vim:
-        """Convert in place to `dtype`; what the recurrence and the norms need stays at least float32."""
+        """Convert to `dtype` in place and return self; the recurrence's and the norms' parameters stay at least
+        float32.
+        """
         wide = torch.promote_types(dtype, torch.float32)
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(wide if name.endswith(_KEEP_WIDE) else dtype)

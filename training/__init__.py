@@ -1,1 +1,1 @@
-"""Training of the shipped demo model; not needed to serve."""
+"""Training of the shipped demo model. Serving does not need this package."""

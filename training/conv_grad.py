@@ -1,6 +1,7 @@
 """The mixer's causal depthwise convolution, fused with SiLU, and its gradient, for training on a CPU.
 
-Same result as `model.conv.causal_conv` in two directions; torch's own backward pass takes a third of a training step.
+The result is that of `model.conv.causal_conv` in two directions. torch's backward pass takes a third of a training
+step.
 """
 
 from __future__ import annotations
@@ -18,25 +19,29 @@ _F = np.float32
 _SIDES = (-1, 1)
 
 
-def conv_forward(x: Tensor, taps: Tensor, shift: Tensor) -> Tensor:
-    """Depthwise convolution and SiLU of x (B, L, E) in both directions: taps (2, K, E), shift (2, E) -> (2, B, L, E).
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolution and SiLU of x (B, L, E) in both directions: weight (2, K, E), bias (2, E) -> (2, B, L, E).
 
-    Direction 0 sees only the past, direction 1 only the future.
+    Direction 0 reads only the past, direction 1 only the future.
     """
     out = x.new_empty(2, *x.shape)
     for s, side in enumerate(_SIDES):
-        _kernels(taps.shape[1]).forward(x.numpy(), taps[s].numpy(), shift[s].numpy(), side, out[s].numpy())
+        _kernels(weight.shape[1]).forward(x.numpy(), weight[s].numpy(), bias[s].numpy(), side, out[s].numpy())
     return out
 
 
-def conv_backward(x: Tensor, taps: Tensor, shift: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, taps and shift, given that of the result."""
-    dx, d_taps, d_shift = x.new_zeros(x.shape), x.new_empty(2, len(x), *taps.shape[1:]), x.new_empty(2, *x.shape[::2])
+def conv_backward(x: Tensor, weight: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias, given the gradient `grad` (2, B, L, E) of the result."""
+    dx, d_weight, d_bias = (
+        x.new_zeros(x.shape),
+        x.new_empty(2, len(x), *weight.shape[1:]),
+        x.new_empty(2, *x.shape[::2]),
+    )
     for s, side in enumerate(_SIDES):
-        inputs = (t.numpy() for t in (x, taps[s], shift[s]))
-        outputs = (t.numpy() for t in (grad[s], dx, d_taps[s], d_shift[s]))
-        _kernels(taps.shape[1]).backward(*inputs, side, *outputs)
-    return dx, d_taps.sum(1), d_shift.sum(1)
+        inputs = (t.numpy() for t in (x, weight[s], bias[s]))
+        outputs = (t.numpy() for t in (grad[s], dx, d_weight[s], d_bias[s]))
+        _kernels(weight.shape[1]).backward(*inputs, side, *outputs)
+    return dx, d_weight.sum(1), d_bias.sum(1)
 
 
 class _Kernels(NamedTuple):
@@ -45,30 +50,30 @@ class _Kernels(NamedTuple):
 
 
 @lru_cache
-def _kernels(taps_count: int) -> _Kernels:
-    K, W = taps_count, LANES
+def _kernels(width: int) -> _Kernels:
+    K, W = width, LANES
 
     @njit(inline="always")
-    def convolved(x: Any, taps: Any, shift: Any, b: Any, t: Any, d0: Any, side: Any) -> Any:
+    def convolved(x: Any, weight: Any, bias: Any, b: Any, t: Any, d0: Any, side: Any) -> Any:
         _, length, channels = x.shape
-        acc = shift
+        acc = bias
         for k in range(K):
             source = t + side * (K - 1 - k)
             if 0 <= source < length:
-                acc = fma(load(x, (b * length + source) * channels + d0), load(taps, k * channels + d0), acc)
+                acc = fma(load(x, (b * length + source) * channels + d0), load(weight, k * channels + d0), acc)
         return acc
 
     @njit(nogil=True, error_model="numpy")
-    def forward(x: Any, taps: Any, bias: Any, side: Any, out: Any) -> None:
+    def forward(x: Any, weight: Any, bias: Any, side: Any, out: Any) -> None:
         batch, length, channels = x.shape
         for b in range(batch):
             for t in range(length):
                 for d0 in range(0, channels, W):
-                    v = convolved(x, taps, load(bias, d0), b, t, d0, side)
+                    v = convolved(x, weight, load(bias, d0), b, t, d0, side)
                     store(out, (b * length + t) * channels + d0, mul(v, sigmoid(v)))
 
     @njit(nogil=True, error_model="numpy")
-    def backward(x: Any, taps: Any, bias: Any, side: Any, grad: Any, dx: Any, dtaps: Any, dbias: Any) -> None:
+    def backward(x: Any, weight: Any, bias: Any, side: Any, grad: Any, dx: Any, dweight: Any, dbias: Any) -> None:
         batch, length, channels = x.shape
         for b in range(batch):
             slopes = np.empty(length * channels, _F)
@@ -76,7 +81,7 @@ def _kernels(taps_count: int) -> _Kernels:
             one = splat(_F(1))
             for t in range(length):
                 for d0 in range(0, channels, W):
-                    v = convolved(x, taps, load(bias, d0), b, t, d0, side)
+                    v = convolved(x, weight, load(bias, d0), b, t, d0, side)
                     sig = sigmoid(v)
                     slope = mul(load(grad, (b * length + t) * channels + d0), mul(sig, fma(v, sub(one, sig), one)))
                     store(slopes, t * channels + d0, slope)
@@ -92,11 +97,11 @@ def _kernels(taps_count: int) -> _Kernels:
                     for k in range(K):
                         target = t - side * (K - 1 - k)
                         if 0 <= target < length:
-                            acc = fma(load(slopes, target * channels + d0), load(taps, k * channels + d0), acc)
+                            acc = fma(load(slopes, target * channels + d0), load(weight, k * channels + d0), acc)
                     store(dx, (b * length + t) * channels + d0, acc)
             for d in range(channels):
                 dbias[b, d] = sums[K * channels + d]
                 for k in range(K):
-                    dtaps[b, k, d] = sums[k * channels + d]
+                    dweight[b, k, d] = sums[k * channels + d]
 
     return _Kernels(forward, backward)

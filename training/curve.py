@@ -1,4 +1,4 @@
-"""The training log as a picture: loss and accuracy over the epochs, a small SVG without a plotting library."""
+"""The training log as an SVG: loss and accuracy over the epochs, without a plotting library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Point = tuple[float, float]
 
 
 def write_curve(log: Path, path: Path) -> None:
-    """Draw `training_log.csv` to an SVG."""
+    """Draw `training_log.csv` as an SVG file."""
     with log.open() as file:
         rows = list(csv.DictReader(file))
     losses = [(float(i + 1), float(row["loss"])) for i, row in enumerate(rows)]
@@ -50,8 +50,8 @@ def _y(value: float, low: float, high: float) -> float:
 
 
 def _line(points: list[Point], epochs: int, low: float, high: float, colour: str) -> str:
-    places = " ".join(f"{_x(epoch, epochs):.1f},{_y(value, low, high):.1f}" for epoch, value in points)
-    return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{places}"/>'
+    coordinates = " ".join(f"{_x(epoch, epochs):.1f},{_y(value, low, high):.1f}" for epoch, value in points)
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{coordinates}"/>'
 
 
 def _rule(x: float) -> str:

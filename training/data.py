@@ -1,7 +1,7 @@
-"""The photographs of the demo model: read from the zip, cut into views for training, prepared as when serving.
+"""The photographs of the demo model: read from the zip, cropped into views for training, preprocessed as when serving.
 
-A *view* is one random crop of one training photograph, cut once and kept, so that the teacher's answer to it can be
-kept too. View 0 is the crop that serving would make.
+A *view* is one random crop of one training photograph, cut once and kept, so that the teacher's output for it can be
+kept too. View 0 is the crop that serving makes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_photos(archive: Path, split: str) -> Photos:
 
 
 def read_classes(archive: Path, split: str) -> Tensor:
-    """The photographs' class indices alone."""
+    """Return the class indices of the photographs only."""
     with zipfile.ZipFile(archive) as files:
         return _classes(files, split)[0]
 
@@ -58,12 +58,14 @@ def _classes(files: zipfile.ZipFile, split: str) -> tuple[Tensor, tuple[str, ...
 
 
 def serving_crop(image: Image.Image, size: int) -> Image.Image:
-    """What the server would show the model."""
+    """Return the crop that serving makes."""
     return Image.fromarray(Preprocess(size=size)(image))
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, least: float = 0.3) -> Image.Image:
-    """At random this share to all of the area at an aspect of 3:4 to 4:3, scaled to size x size."""
+    """Crop a random fraction of the area, from `least` to all, with an aspect of 3:4 to 4:3, and scale it to size x
+    size.
+    """
     width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(least, 1.0)
@@ -77,8 +79,10 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator, least: 
 
 
 def mixture(one: Pixels, other: Pixels, rng: np.random.Generator, least: float) -> Pixels:
-    """(S, S, 3) twice: the first blended with the other, or with a window of the other in its own place. The other's
-    share is between `least` and a half."""
+    """Mix two images (S, S, 3): blend them, or copy a window of the second into the first at the same position.
+
+    The second image's share is between `least` and a half.
+    """
     share, side = rng.uniform(least, 0.5), len(one)
     if rng.random() < 0.5:
         blend: Pixels = np.round(one * (1 - share) + other * share).astype(np.uint8)
@@ -90,22 +94,22 @@ def mixture(one: Pixels, other: Pixels, rng: np.random.Generator, least: float) 
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W), ImageNet mean and deviation."""
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W), with ImageNet's mean and standard deviation."""
     return ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
 
 
 def serving_batch(images: list[Image.Image], size: int) -> Tensor:
-    """Photographs as the server would show them to the model."""
+    """Preprocess photographs as the server does: (B, 3, size, size)."""
     return normalised(torch.from_numpy(np.stack([np.asarray(serving_crop(image, size)) for image in images])))
 
 
 def augment(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Jitter normalised images (B, 3, H, W): colour, contrast, grey, slight blur, erased rectangles."""
+    """Augment normalised images (B, 3, H, W): colour, contrast, saturation, slight blur, erased rectangles."""
     return blur_and_erase(jitter_colour(images, rng), rng)
 
 
 def blur_and_erase(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A slight blur of some, a rectangle erased from some."""
+    """Blur some images slightly and erase a rectangle from some."""
     images = torch.where(_chance(images, 0.1, rng), F.avg_pool2d(images, 3, 1, 1, count_include_pad=False), images)
     return _erase(images, rng)
 
@@ -119,7 +123,7 @@ def _chance(images: Tensor, probability: float, rng: torch.Generator) -> Tensor:
 
 
 def jitter_colour(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Random contrast, saturation, brightness and tint for each image."""
+    """Change contrast, saturation, brightness and tint of each image at random."""
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * _uniform(images, 0.6, 1.4, rng) + mean
     grey = images.mean(1, keepdim=True)

@@ -9,7 +9,7 @@ _OPTIONS = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TO
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to serve all threads from one heap that never shrinks; elsewhere do nothing."""
+    """Configure glibc to serve all threads from one heap that never shrinks; on other systems do nothing."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

@@ -1,8 +1,8 @@
-"""One Vim layer as a single differentiable step, for training on a CPU: add, norm, mix, with a gradient by hand.
+"""One Vim layer as a single differentiable function, for training on a CPU: add, norm, mixer, with its own gradient.
 
-Same arithmetic as `model.vim.Layer` with the v2 mixer; the matrix products may run in bfloat16, which is twice as fast
-where the processor has it. One node in autograd's graph instead of some fifty, no copies of strided halves, and few
-calls through the interpreter.
+The arithmetic is that of `model.vim.Layer` with the v2 mixer; matrix products may run in bfloat16, which is twice as
+fast where the processor supports it. It is one node in autograd's graph instead of about fifty, copies no strided
+halves, and makes few calls through the interpreter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _NAMES = (
 
 
 class Settings(NamedTuple):
-    """What is not a tensor: the norm's epsilon, whether the output is halved, the dtype of the matrix products."""
+    """Arguments that are not tensors: the norm's epsilon, whether the output is halved, the dtype of the matrix
+    products.
+    """
 
     epsilon: float
     halve: bool
@@ -34,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def layer_step(layer: Layer, hidden: Tensor, residual: Tensor, product: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, L, D), (B, L, D) -> (mixer output, residual stream), float32, like `Layer.forward`."""
+    """(B, L, D), (B, L, D) -> (mixer output, residual stream), float32, as `Layer.forward`."""
     settings = Settings(layer.norm.eps, layer.mixer.halve, product)
     weights = [layer.get_parameter(name) for name in _NAMES]
     return cast("tuple[Tensor, Tensor]", _Step.apply(settings, hidden, residual, *weights))  # type: ignore[no-untyped-call]
@@ -43,9 +45,27 @@ def layer_step(layer: Layer, hidden: Tensor, residual: Tensor, product: torch.dt
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: Settings, hidden: Tensor, residual: Tensor, *weights: Tensor) -> Any:
-        """Run the layer and keep what the gradient needs."""
+        """Run the layer and save the tensors that the gradient needs."""
         ctx.settings = settings
-        norm, w_in, w_out, taps, shift, taps_b, shift_b, w_x, w_xb, w_dt, w_dtb, bias, bias_b, a, a_b, d, d_b = weights
+        (
+            norm,
+            w_in,
+            w_out,
+            kernel,
+            conv_bias,
+            kernel_b,
+            conv_bias_b,
+            w_x,
+            w_xb,
+            w_dt,
+            w_dtb,
+            bias,
+            bias_b,
+            a,
+            a_b,
+            d,
+            d_b,
+        ) = weights
         rows, wide = hidden.shape[0] * hidden.shape[1], w_in.shape[0] // 2
         low = settings.product
         stream = residual + hidden
@@ -54,9 +74,9 @@ class _Step(torch.autograd.Function):
         w_in = w_in.to(low)
         x = (normed @ w_in[:wide].t()).float().view(*hidden.shape[:2], wide)
         z = (normed @ w_in[wide:].t()).float().view_as(x)
-        taps = torch.stack((taps[:, 0].t(), taps_b[:, 0].t()))
-        shift = torch.stack((shift, shift_b))
-        u = conv_forward(x, taps, shift)
+        kernel = torch.stack((kernel[:, 0].t(), kernel_b[:, 0].t()))
+        conv_bias = torch.stack((conv_bias, conv_bias_b))
+        u = conv_forward(x, kernel, conv_bias)
         w_x = torch.stack((w_x, w_xb)).to(low)
         parts = torch.bmm(u.view(2, rows, wide).to(low), w_x.transpose(1, 2)).float()
         states = a.shape[1]
@@ -70,17 +90,31 @@ class _Step(torch.autograd.Function):
         gated = gated.view(rows, wide).to(low)
         w_out = (w_out / 2 if settings.halve else w_out).to(low)
         mixed = (gated @ w_out.t()).float().view_as(hidden)
-        ctx.save_for_backward(stream, scale, norm, normed, w_in, x, taps, shift, w_x, parts, w_dt, *inputs, summed,
-                              gated, w_out)  # fmt: skip
+        ctx.save_for_backward(stream, scale, norm, normed, w_in, x, kernel, conv_bias, w_x, parts, w_dt, *inputs,
+                              summed, gated, w_out)  # fmt: skip
         return mixed, stream
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_mixed: Tensor, d_stream: Tensor) -> tuple[Any, ...]:
-        """Gradients in the order of the arguments."""
-        (stream, scale, norm, normed, w_in, x, taps, shift, w_x, parts, w_dt, *inputs, summed, gated, w_out) = (
-            ctx.saved_tensors
-        )
+        """Return gradients in the order of the arguments."""
+        (
+            stream,
+            scale,
+            norm,
+            normed,
+            w_in,
+            x,
+            kernel,
+            conv_bias,
+            w_x,
+            parts,
+            w_dt,
+            *inputs,
+            summed,
+            gated,
+            w_out,
+        ) = ctx.saved_tensors
         low = ctx.settings.product
         u, decay, rank = inputs[0], inputs[2], w_dt.shape[-1]
         rows, wide = gated.shape
@@ -93,7 +127,7 @@ class _Step(torch.autograd.Function):
         d_dt = torch.bmm(d_delta.transpose(1, 2), parts[..., :rank])
         du += torch.bmm(d_parts, w_x).view_as(u)
         d_x_proj = torch.bmm(d_parts.transpose(1, 2), u.view(2, rows, wide).to(low)).float()
-        dx, d_taps, d_shift = conv_backward(x, taps, shift, du)
+        dx, d_kernel, d_conv_bias = conv_backward(x, kernel, conv_bias, du)
         dx, dz = dx.view(rows, wide).to(low), dz.view(rows, wide).to(low)
         d_normed = (dx @ w_in[:wide]).float() + (dz @ w_in[wide:]).float()
         d_in = torch.cat((dx.t() @ normed, dz.t() @ normed)).float()
@@ -103,9 +137,9 @@ class _Step(torch.autograd.Function):
         d_unit = d_unit * norm
         d_stream = d_stream + scale * (d_unit - unit * (d_unit * unit).mean(-1, keepdim=True))
         d_log = d_decay * decay
-        d_taps = d_taps.transpose(1, 2)[:, :, None]
+        d_kernel = d_kernel.transpose(1, 2)[:, :, None]
         if ctx.settings.halve:
             d_out /= 2
-        return (None, d_stream, d_stream, d_norm, d_in, d_out, d_taps[0], d_shift[0], d_taps[1], d_shift[1],
+        return (None, d_stream, d_stream, d_norm, d_in, d_out, d_kernel[0], d_conv_bias[0], d_kernel[1], d_conv_bias[1],
                 d_x_proj[0], d_x_proj[1], d_dt[0], d_dt[1], d_bias[0], d_bias[1], d_log[0], d_log[1],
                 d_skip[0], d_skip[1])  # fmt: skip

@@ -1,4 +1,4 @@
-"""The learning itself: what one worker process does, from its share of every batch to the log of every epoch."""
+"""The training loop of one worker process, from its share of every batch to the log of every epoch."""
 
 from __future__ import annotations
 
@@ -14,60 +14,62 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data import Photos, read_classes, read_photos, serving_batch
-from training.fresh import Fresh
-from training.grey import Grey
-from training.recipe import Phase, Places, Recipe
+from training.fashion_mnist import FashionMnist
+from training.fresh_views import FreshViews
+from training.recipe import Paths, Phase, Recipe
 from training.state import State, average, next_phase, resume, save
-from training.student import Answers, Student
+from training.student import Outputs, Student
 from training.teacher import MAP_SIDE, teacher_for
-from training.views import AXES, MARGIN, STORED, WIDE, Seen, Views, read_views, scale_views
+from training.views import AXES, MARGIN, STORED, WIDE, ViewBatch, Views, read_views, scale_views
 
 LOG = "training_log.csv"
 
-Source = Fresh | Views
+BatchSource = FreshViews | Views
 
 _started = time.monotonic()
 
 
-def learn(rank: int, recipe: Recipe, places: Places) -> None:
-    """One of the worker processes: train on its own batches, meet the others now and then, log if it is the first."""
+def learn(rank: int, recipe: Recipe, paths: Paths) -> None:
+    """Run one worker process: train on its own batches, average weights with the others, log if it is the first
+    worker.
+    """
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", f"file://{places.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
-    validation = read_photos(places.archive, "validation")
-    classes = read_classes(places.archive, "train")
-    grey = Grey(places.grey, validation.labels) if places.grey else None
-    state = resume(recipe, places.cache, len(validation.labels), places.start)
+    dist.init_process_group("gloo", f"file://{paths.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
+    validation = read_photos(paths.archive, "validation")
+    classes = read_classes(paths.archive, "train")
+    grey = FashionMnist(paths.grey, validation.labels) if paths.grey else None
+    state = resume(recipe, paths.cache, len(validation.labels), paths.start)
     while state.phase < len(recipe.phases):
         phase = recipe.phases[state.phase]
-        source = _source(recipe, places, phase)
+        source = _source(recipe, paths, phase)
         images = serving_batch(validation.images, phase.size)
         while state.epoch < phase.epochs:
-            started = time.process_time()  # not what others take from the processor
+            started = time.process_time()  # without the time of other processes
             loss = _run_epoch(recipe, phase, state, source, classes, grey)
             state.epoch += 1
             if rank == 0:
                 checked = state.epoch % recipe.check_every == 0 or state.epoch == phase.epochs
                 accuracy = _accuracy(state, images, validation) if checked else None
-                _log(places.out / LOG, state, phase, loss, accuracy, time.process_time() - started)
-                save(state, places.cache / "checkpoint.pt")
+                _log(paths.out / LOG, state, phase, loss, accuracy, time.process_time() - started)
+                save(state, paths.cache / "checkpoint.pt")
         if rank == 0:
-            save(state, places.cache / f"phase_{state.phase}_{phase.size}px.pt")
+            save(state, paths.cache / f"phase_{state.phase}_{phase.size}px.pt")
         state = next_phase(recipe, state, len(validation.labels))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _source(recipe: Recipe, places: Places, phase: Phase) -> Source:
-    """Where this phase's batches come from."""
+def _source(recipe: Recipe, paths: Paths, phase: Phase) -> BatchSource:
+    """Return the source of this phase's batches."""
     if phase.fresh is None:
-        return _shared_views(recipe, places.cache, phase)
-    photos = read_photos(places.archive, "train")
-    teacher = teacher_for(places.cache, recipe.teacher, photos, photos)
-    return Fresh(teacher, photos, places.cache / AXES, phase.fresh)
+        return _shared_views(recipe, paths.cache, phase)
+    photos = read_photos(paths.archive, "train")
+    teacher = teacher_for(paths.cache, recipe.teacher, photos, photos)
+    return FreshViews(teacher, photos, paths.cache / AXES, phase.fresh)
 
 
 def _shared_views(recipe: Recipe, cache: Path, phase: Phase) -> Views:
-    """One worker scales the views, all map the same file."""
+    """Let one worker scale the views; all workers map the same file."""
     numbers, size = recipe.numbers(phase.wide), min(WIDE if phase.wide else STORED, round(phase.size * MARGIN))
     if dist.get_rank() == 0:
         scale_views(cache, numbers, size)
@@ -75,8 +77,10 @@ def _shared_views(recipe: Recipe, cache: Path, phase: Phase) -> Views:
     return read_views(cache, numbers, size, phase.wide)
 
 
-def _run_epoch(recipe: Recipe, phase: Phase, state: State, source: Source, classes: Tensor, grey: Grey | None) -> float:
-    """Local SGD: every worker takes its own steps, every few of them the workers' weights are averaged."""
+def _run_epoch(
+    recipe: Recipe, phase: Phase, state: State, source: BatchSource, classes: Tensor, grey: FashionMnist | None
+) -> float:
+    """Local SGD: every worker takes its own steps; after every few steps the workers' weights are averaged."""
     rank = dist.get_rank()
     seed = recipe.seed * 100_000 + state.phase * 1_000 + state.epoch
     order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
@@ -97,16 +101,16 @@ def _run_epoch(recipe: Recipe, phase: Phase, state: State, source: Source, class
         state.optimizer.step()
         state.steps += 1
         losses.append(loss.item())
-        if (i + 1) % recipe.meet_every == 0 or i + 1 == steps:
-            _meet(parameters)
-            average(state, recipe.average ** ((i % recipe.meet_every) + 1))
+        if (i + 1) % recipe.average_every == 0 or i + 1 == steps:
+            _average_over_workers(parameters)
+            average(state, recipe.average ** ((i % recipe.average_every) + 1))
             _progress(phase, state, i + 1, steps, losses)
-    _meet([moment for p in parameters for moment in _moments(state.optimizer, p)])
+    _average_over_workers([moment for p in parameters for moment in _moments(state.optimizer, p)])
     return sum(losses) / len(losses)
 
 
 @torch.no_grad()
-def _meet(tensors: Sequence[Tensor]) -> None:
+def _average_over_workers(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the workers."""
     together = torch.cat([t.detach().flatten() for t in tensors])
     dist.all_reduce(together)
@@ -120,16 +124,18 @@ def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[Tenso
     return state["exp_avg"], state["exp_avg_sq"]
 
 
-def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: tuple[Tensor, Tensor] | None) -> Tensor:
-    count, warmth = len(classes), recipe.warmth
+def _loss(
+    recipe: Recipe, student: Student, seen: ViewBatch, classes: Tensor, grey: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    count, temperature = len(classes), recipe.temperature
     side = 0 if seen.middle is None else seen.middle.shape[1]
-    answers: Answers = student(seen.images if grey is None else torch.cat((seen.images, grey[0])), MAP_SIDE, side)
+    answers: Outputs = student(seen.images if grey is None else torch.cat((seen.images, grey[0])), MAP_SIDE, side)
     logits, pooled, maps, features = (part[:count] for part in answers[:4])
-    loss = warmth**2 * F.cross_entropy(logits / warmth, (seen.logits / warmth).softmax(1))
+    loss = temperature**2 * F.cross_entropy(logits / temperature, (seen.logits / temperature).softmax(1))
     hard = F.cross_entropy(logits, classes, reduction="none")
     loss = loss + recipe.hard_label * hard.where(~seen.mixed, 0.0).mean()
     loss = loss + recipe.teacher_pooled * (1 - F.cosine_similarity(pooled, seen.pooled, dim=-1)).mean()
-    loss = loss + recipe.likeness * F.mse_loss(_likeness(features), _likeness(seen.pooled))
+    loss = loss + recipe.similarity * F.mse_loss(cosine_similarities(features), cosine_similarities(seen.pooled))
     loss = loss + recipe.teacher_map * F.smooth_l1_loss(maps, seen.maps)
     if seen.middle is not None and answers.middle is not None:
         loss = loss + recipe.teacher_middle * F.smooth_l1_loss(answers.middle[:count], seen.middle)
@@ -138,8 +144,8 @@ def _loss(recipe: Recipe, student: Student, seen: Seen, classes: Tensor, grey: t
     return loss
 
 
-def _likeness(features: Tensor) -> Tensor:
-    """(n, D) -> (n, n): the cosine of every pair, which is what finds neighbours among embeddings."""
+def cosine_similarities(features: Tensor) -> Tensor:
+    """(n, D) -> (n, n): the cosine of every pair of features."""
     unit = F.normalize(features, dim=1)
     return unit @ unit.T
 
@@ -151,7 +157,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def _accuracy(state: State, images: Tensor, photos: Photos) -> float:
-    """Top-1 of the averaged weights on the validation photographs."""
+    """Return the top-1 accuracy of the averaged weights on the validation photographs."""
     current = {name: value.clone() for name, value in state.student.state_dict().items()}
     state.student.load_state_dict(state.averaged)
     logits = torch.cat([state.student(batch, MAP_SIDE)[0] for batch in torch.split(images, 32)])

@@ -1,4 +1,6 @@
-"""How the demo model is trained: every number that decides the outcome, and the same in words for the card."""
+"""The training recipe of the demo model: every setting that affects the result, and its description for the model
+card.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pathlib import Path
 from model.config import VimConfig
 
 CORES = 2
-CANDIDATES = 7  # pairs of size and crop that were compared on the validation photographs
+CANDIDATES = 7  # combinations of size and crop that were compared on the validation photographs
 
 # Written by hand: what other recipes gave. One seed each, on photographs with an interval of about 5 points.
 TRIALS = """What was tried:
@@ -47,15 +49,17 @@ head for the half-way features. The whole was not run a second time from nothing
 
 @dataclass(frozen=True)
 class Style:
-    """How fresh views are cut: the least share of a photograph's area, and how many are mixtures of two."""
+    """How fresh views are cut: the least fraction of a photograph's area, and the fraction that mixes two
+    photographs.
+    """
 
     least: float
     mixtures: float
 
 
 @dataclass(frozen=True)
-class Places:
-    """The photographs, the model directory to write, and where everything in between is kept."""
+class Paths:
+    """The photographs, the model directory to write, and the cache for intermediate results."""
 
     archive: Path
     out: Path
@@ -66,7 +70,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training at one image size with its own cosine schedule."""
+    """A part of the training at one image size, with its own learning-rate schedule."""
 
     size: int
     epochs: int
@@ -77,7 +81,7 @@ class Phase:
     fall: bool = True  # the rate falls along a cosine; else it stays at its peak
 
     def rate(self, epoch: float) -> float:
-        """The learning rate: a linear warm-up, then the peak or a cosine to a hundredth of it."""
+        """Return the learning rate: a linear warm-up, then the peak or a cosine to a hundredth of it."""
         if self.fall:
             return cosine_rate(epoch, self.epochs, self.peak, self.warmup)
         return self.peak * min(1.0, (epoch + 0.02) / self.warmup)
@@ -85,7 +89,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """How the teacher is fine-tuned."""
+    """The settings of the teacher's fine-tuning."""
 
     epochs: int = 6
     batch: int = 32
@@ -95,13 +99,13 @@ class TeacherRecipe:
     smoothing: float = 0.05
 
     def rate(self, epoch: float) -> float:
-        """A warm-up of one epoch under a cosine."""
+        """Return the learning rate: a cosine with a warm-up of one epoch."""
         return self.peak * min(1.0, epoch + 0.02) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs)))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the outcome."""
+    """All settings that affect the result."""
 
     phases: tuple[Phase, ...] = (
         Phase(48, 100, 2e-3, warmup=3.0),
@@ -119,7 +123,7 @@ class Recipe:
     wide_views: int = 8
     workers: int = CORES
     batch: int = 24  # of one worker
-    meet_every: int = 4  # steps between averages of the workers' weights
+    average_every: int = 4  # steps between averages of the workers' weights
     patch: int = 16
     stride: int = 8
     width: int = 160
@@ -127,12 +131,12 @@ class Recipe:
     states: int = 8
     weight_decay: float = 0.05
     average: float = 0.998
-    warmth: float = 2.0  # temperature at which teacher and student are compared
+    temperature: float = 2.0  # temperature at which teacher and student are compared
     hard_label: float = 0.3
     teacher_pooled: float = 2.0
     teacher_map: float = 1.0
     teacher_middle: float = 0.5
-    likeness: float = 4.0
+    similarity: float = 4.0
     grey: int = 3  # images of Fashion-MNIST beside a batch of fresh views
     grey_label: float = 0.4
     served: int = 144  # px: garments fill random crops more than whole photographs, so serving magnifies
@@ -140,11 +144,11 @@ class Recipe:
     check_every: int = 5  # epochs between looks at the validation photographs
 
     def numbers(self, wide: bool) -> range:
-        """The wide views, or the others."""
+        """Return the numbers of the wide views, or of the others."""
         return range(self.views, self.views + self.wide_views) if wide else range(self.views)
 
     def config(self, size: int, classes: int) -> VimConfig:
-        """The architecture at one image size: the released models' switches, small."""
+        """Return the architecture at one image size: the released models' options, with small sizes."""
         return VimConfig(
             image_size=(size, size), patch_size=self.patch, stride=self.stride, embed_dim=self.width, depth=self.depth,
             d_state=self.states, num_classes=classes,
@@ -152,14 +156,14 @@ class Recipe:
 
 
 def cosine_rate(epoch: float, epochs: int, peak: float, warmup: float) -> float:
-    """A linear warm-up, then a cosine to a hundredth of the peak."""
+    """Return a linear warm-up, then a cosine to a hundredth of the peak."""
     if epoch < warmup:
         return peak * (epoch + 0.02) / warmup
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))))
 
 
 def recipe_text(recipe: Recipe, log: Path) -> str:
-    """The recipe in words, with the time that the log adds up to."""
+    """Describe the recipe, with the total time of the log."""
     with log.open() as file:
         rows = list(csv.DictReader(file))
     minutes = sum(float(row["seconds"]) for row in rows) / 60
@@ -179,14 +183,14 @@ def recipe_text(recipe: Recipe, log: Path) -> str:
   the validation photographs.
 - The rate falls along a cosine but where it stays; the position embedding is interpolated between sizes. Flips, small
   shifts, colour jitter, grey, blur, erased rectangles.
-- Loss: the teacher's class probabilities at temperature {recipe.warmth:g}, the true class (weight
+- Loss: the teacher's class probabilities at temperature {recipe.temperature:g}, the true class (weight
   {recipe.hard_label:g}, views of one photograph only), the teacher's pooled features, centred (cosine, weight
   {recipe.teacher_pooled:g}), its last feature map (smooth L1, weight {recipe.teacher_map:g}), with fresh views also its
   features half-way, from the student's half-way (weight {recipe.teacher_middle:g}), and the cosine of every pair of
   photographs in a batch, which embeddings as served should have in common with the teacher's pooled features (squared
-  error, weight {recipe.likeness:g}).
+  error, weight {recipe.similarity:g}).
 - AdamW, weight decay {recipe.weight_decay:g}; {recipe.workers} processes with batches of {recipe.batch}, whose weights
-  are averaged every {recipe.meet_every} steps; matrix products in bfloat16. A moving average of the weights
+  are averaged every {recipe.average_every} steps; matrix products in bfloat16. A moving average of the weights
   ({recipe.average:g} a step) is what ships, in float32.
 - {minutes:.0f} minutes for the phases, of which the first two on other cores than the rest, and some 20 for teacher and
   views, on {_machine()}, shared with much other work; no GPU.

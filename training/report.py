@@ -1,9 +1,9 @@
-"""Measure a demo model as it is served, and write its card.
+"""Measure a demo model as it is served, and write its model card.
 
     python -m training.report --data ZIP --model models/demo --recipe recipe.md
 
-Everything goes through `model.load` and its own preprocessing. Calibration is a temperature folded into the head; its
-error is measured cross-fitted: every photograph is judged with a temperature fitted to the other folds.
+All measurements use `model.load` and the model's own preprocessing. Calibration divides the head by a temperature; its
+error is cross-fitted: every photograph is judged with a temperature that was fitted to the other folds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Measured:
-    """What the finished model does on the validation photographs."""
+    """The finished model's results on the validation photographs."""
 
     top1: float
     top3: float
@@ -42,7 +42,7 @@ class Measured:
 
 
 def main() -> None:
-    """Calibrate the model directory in place if asked to, measure it, write README.md."""
+    """Calibrate the model directory in place, measure it, and write README.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def report(archive: Path, directory: Path, recipe: str) -> Measured:
-    """Fold the temperature into the head, measure the result as served, write the card."""
+    """Divide the head by the temperature, measure the result as served, and write the model card."""
     photos = read_photos(archive, "validation")
     before, _ = predict(model.load(directory, device="cpu"), photos)
     cross_fitted = cross_fitted_error(before, photos.classes)
@@ -69,14 +69,14 @@ def report(archive: Path, directory: Path, recipe: str) -> Measured:
 
 @torch.inference_mode()
 def predict(network: model.Vim, photos: Photos) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) and class-token features (n, D), prepared as when serving."""
+    """Return logits (n, classes) and class-token features (n, D), with the preprocessing of serving."""
     pixels = torch.from_numpy(np.stack([network.preprocess(image) for image in photos.images]))
     features = torch.cat([network.forward_features(normalised(batch)) for batch in torch.split(pixels, 32)])
     return network.forward_head(features), features
 
 
 def measure(network: model.Vim, logits: Tensor, features: Tensor, classes: Tensor, calibration: float) -> Measured:
-    """All figures of the card."""
+    """Return all figures of the model card."""
     hits = int((logits.argmax(1) == classes).sum())
     confusion = torch.zeros(logits.shape[1], logits.shape[1], dtype=torch.long)
     confusion.index_put_((classes, logits.argmax(1)), torch.tensor(1), accumulate=True)
@@ -92,7 +92,7 @@ def measure(network: model.Vim, logits: Tensor, features: Tensor, classes: Tenso
 
 
 def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % score interval of a proportion."""
+    """Return the 95 % score interval of a proportion (Wilson, 1927)."""
     p, scale = hits / total, 1 + z * z / total
     half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
     centre = p + z * z / (2 * total)
@@ -100,7 +100,7 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def calibration_error(scores: Tensor, classes: Tensor) -> float:
-    """Expected calibration error of the top score, ten bins of equal width."""
+    """Return the expected calibration error of the top score, with ten bins of equal width."""
     confidence, guess = scores.max(1)
     bins = (confidence * BINS).long().clamp(max=BINS - 1)
     gap = (guess == classes).float() - confidence
@@ -108,7 +108,7 @@ def calibration_error(scores: Tensor, classes: Tensor) -> float:
 
 
 def cross_fitted_error(logits: Tensor, classes: Tensor) -> float:
-    """Calibration error when no photograph has a say in its own temperature."""
+    """Return the calibration error when no photograph influences its own temperature."""
     fold = torch.arange(len(classes)) % FOLDS
     scores = torch.empty_like(logits)
     for held in range(FOLDS):
@@ -118,14 +118,14 @@ def cross_fitted_error(logits: Tensor, classes: Tensor) -> float:
 
 
 def fit_temperature(logits: Tensor, classes: Tensor) -> float:
-    """The temperature of the highest likelihood, to a hundredth of its logarithm."""
+    """Return the temperature of the highest likelihood, to a hundredth of its logarithm."""
     candidates = torch.linspace(math.log(0.2), math.log(5), 320).exp()
     losses = torch.stack([F.cross_entropy(logits / t, classes) for t in candidates])
     return candidates[losses.argmin()].item()
 
 
 def fold_temperature(directory: Path, temperature: float) -> None:
-    """Divide the head by the temperature; the classes' order stays, the scores become honest."""
+    """Divide the head by the temperature: the order of the classes stays, and the scores are calibrated."""
     path = directory / "model.safetensors"
     weights = load_file(path)
     for name in ("head.weight", "head.bias"):
@@ -135,7 +135,7 @@ def fold_temperature(directory: Path, temperature: float) -> None:
 
 
 def neighbour_accuracy(features: Tensor, classes: Tensor) -> float:
-    """How often the nearest other photograph (cosine) is of the same class."""
+    """Return how often the nearest other photograph (cosine) has the same class."""
     unit = F.normalize(features, dim=1)
     nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(1)
     return (classes[nearest] == classes).float().mean().item()

@@ -1,7 +1,7 @@
 """The sample images: `python -m training.samples` writes `examples/images/` from Debian's dataset-fashion-mnist.
 
-The first test image of every class that the demo model has a name for, so that nothing is picked for its answer. The
-dataset stores negatives of 28 x 28; they are turned back to dark on white and enlarged.
+They are the first test image of every class for which the demo model has a name, so none is chosen for its result. The
+dataset stores negatives of 28 x 28; they are inverted to dark on white and enlarged.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from PIL import Image
 
 import model
 from training.data import normalised
-from training.grey import read_idx
+from training.fashion_mnist import read_idx
 
 FOLDER = Path("examples/images")
 MANIFEST = "manifest.json"
 SIDE = 224
-# Fashion-MNIST's class number: the file's name, and what the demo model should say. 8, a bag, has no such name.
+# Fashion-MNIST's class number: the file's name, and the demo model's class. 8, a bag, has no class.
 CLASSES = {
     0: ("t-shirt", "t-shirt"),
     1: ("trousers", "pants"),
@@ -37,7 +37,7 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, where it comes from, and what the shipped demo model says about it."""
+    """One image, its origin, and the shipped demo model's prediction for it."""
 
     file: str
     label: str
@@ -48,7 +48,7 @@ class Sample:
 
 
 def main() -> None:
-    """Write the images and the manifest, with the answers of the demo model as it is now."""
+    """Write the images and the manifest, with the predictions of the current demo model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     args = parser.parse_args()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def write_images(dataset: Path) -> None:
-    """One PNG a class."""
+    """Write one PNG per class."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     pixels, classes = read_idx(dataset / "t10k-images-idx3-ubyte.gz"), read_idx(dataset / "t10k-labels-idx1-ubyte.gz")
     for number, (name, _) in CLASSES.items():
@@ -66,7 +66,7 @@ def write_images(dataset: Path) -> None:
 
 
 def write_manifest(dataset: Path, directory: Path) -> None:
-    """What each image is, and what the model in `directory` says."""
+    """Write what each image is, and what the model in `directory` predicts."""
     classes = read_idx(dataset / "t10k-labels-idx1-ubyte.gz")
     network = model.load(directory, device="cpu")
     samples = []
@@ -102,13 +102,13 @@ for programs; `python -m training.samples` wrote both.
 
 
 def read_manifest() -> list[Sample]:
-    """The samples that ship."""
+    """Return the shipped samples."""
     return [Sample(**row) for row in json.loads((FOLDER / MANIFEST).read_text(encoding="utf-8"))]
 
 
 @torch.inference_mode()
 def answer(network: model.Vim, path: Path) -> tuple[str, float]:
-    """The model's first class and its score."""
+    """Return the model's top class and its score."""
     with Image.open(path) as image:
         pixels = torch.from_numpy(network.preprocess(image.convert("RGB")))
     scores = network(normalised(pixels[None])).softmax(1)[0]

@@ -1,11 +1,10 @@
-"""The selective scan for training on a CPU: numba kernels for the forward pass and for its gradient.
+"""The selective scan for training on a CPU: numba kernels for the forward pass and its gradient.
 
-The arguments are those of the scan seam (see `model/scan`): everything in token order, direction 0 runs from the
-first token to the last and direction 1 from the last to the first, and the result is already gated by silu(z).
-The backward pass keeps no states: it recomputes them, a block of channels at a time, into a buffer that fits the L2
-cache. Channels are the vector lanes (`model/jit/simd.py`); A is transposed once so that they lie side by side.
-The kernels use one core: training runs in several processes, which meet every few steps instead of once an operation
-and so suffer far less from other work on the same cores.
+The arguments are those of `model.scan`: everything in token order, direction 0 from the first token to the last,
+direction 1 from the last to the first; the result is gated by silu(z). The backward pass stores no states: it computes
+them again, a block of channels at a time, in a buffer that fits the L2 cache. Channels are the vector lanes
+(`model.jit.simd`); A is transposed once so that they are contiguous. The kernels use one core: training runs in several
+processes that synchronise every few steps, not in every operation, and so is less disturbed by other work on the cores.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from model.jit.simd import (
     load,
     mul,
     prefetch,
+    reduce_add,
     sigmoid,
     softplus,
     splat,
     store,
     sub,
-    total,
 )
 
 _F = np.float32
@@ -42,9 +41,10 @@ _LN2 = _F(0.6931471805599453)
 def scan_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan's sum over the directions, before and after the gate: (B, L, E) each. Contiguous float32 throughout.
+    """Return the scan's sum over the directions, before and after the gate: (B, L, E) each. Contiguous float32
+    throughout.
 
-    Raises ValueError when the channels (last axis of u) are not a multiple of 16.
+    Raises ValueError if the channels (last axis of u) are not a multiple of 16.
     """
     if u.shape[-1] % LANES:
         raise ValueError(f"the training scan needs a multiple of {LANES} channels, got {u.shape[-1]}")
@@ -58,7 +58,7 @@ def scan_backward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor,
     summed: Tensor, grad: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Gradients of the eight inputs, in their order, given that of the gated sum."""
+    """Return the gradients of the eight inputs, in their order, given that of the gated sum."""
     directions, batch, _, channels = u.shape
     du, d_delta, dB, dC, dz = (torch.empty_like(x) for x in (u, delta, B, C, z))
     dA = u.new_empty(batch, directions, A.shape[2], channels)
@@ -69,7 +69,7 @@ def scan_backward(
 
 
 def _exponents(A: Tensor) -> Tensor:
-    """(S, E, N) to (S, N, E), for powers of two."""
+    """(S, E, N) -> (S, N, E), multiplied by log2(e)."""
     return (A.transpose(1, 2) * _LOG2E).contiguous()
 
 
@@ -80,7 +80,7 @@ class _Kernels(NamedTuple):
 
 @lru_cache
 def _kernels(states: int) -> _Kernels:
-    """Both kernels for this many states; a constant number lets LLVM unroll."""
+    """Compile both kernels for this number of states; a constant lets LLVM unroll the loops."""
     N, W, AHEAD = states, LANES, 4
 
     @njit(nogil=True, error_model="numpy")
@@ -186,8 +186,8 @@ def _kernels(states: int) -> _Kernels:
                         for n in range(N):
                             cell = (k * N + n) * W
                             d = fma(g, splat(C[s, b, t, n]), load(dh, n * W))
-                            dC[s, b, t, n] += total(mul(g, load(states_before, cell + N * W)))
-                            dB[s, b, t, n] += total(mul(d, scaled))
+                            dC[s, b, t, n] += reduce_add(mul(g, load(states_before, cell + N * W)))
+                            dB[s, b, t, n] += reduce_add(mul(d, scaled))
                             dx = fma(d, splat(B[s, b, t, n]), dx)
                             d = mul(d, load(decays, cell))
                             store(dh, n * W, d)

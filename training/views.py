@@ -1,8 +1,8 @@
-"""The views: random crops of every training photograph, cut once and kept with what the teacher sees in each.
+"""The views: random crops of every training photograph, cut once and kept with the teacher's outputs for them.
 
-Teacher and student look at the very same view. Every third view is a mixture of two photographs, half of them blended
-and half with a window of the other: there only the teacher knows the answer. View 0 is the crop that serving makes.
-*Wide* views show most of one photograph, as serving does, in finer pixels; the last phase ends on them.
+Teacher and student receive the same view. Every third view is a mixture of two photographs, half of them blended and
+half with a window of the other; only the teacher's output is known for it. View 0 is the crop that serving makes.
+*Wide* views show most of one photograph, as serving does, at a higher resolution; the last phase uses them.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from training.data import Photos, Pixels, augment, mixture, random_crop, serving
 from training.data import normalised as normalised_as_served
 from training.teacher import SIZE, normalised
 
-STORED = 120  # px; the student sees no more of a view
+STORED = 120  # px; resolution of a stored view
 WIDE = 136  # px, the same of a wide view
 WIDE_LEAST = 0.6  # of the area
 POOLED_WIDTH = 256
 MAP_WIDTH = 64
 BATCH = 32
 LEAST_SHARE = 0.15  # of the other photograph in a mixture
-MARGIN = 1.06  # views are scaled to this much more than the image, so that the window can shift
+MARGIN = 1.06  # views are larger than the image by this factor, so that the window can shift
 AXES = "axes.safetensors"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A batch of views as the student gets them, and what the teacher made of each."""
+class ViewBatch:
+    """A batch of views as the student receives them, and the teacher's outputs for each."""
 
     images: Tensor  # (B, 3, H, W), normalised and jittered
     logits: Tensor  # (B, classes)
     pooled: Tensor  # (B, POOLED_WIDTH), centred
     maps: Tensor  # (B, side, side, MAP_WIDTH)
-    mixed: Tensor  # (B,) bool: only the teacher knows the class
-    middle: Tensor | None = None  # (B, side, side, MIDDLE_WIDTH), normalised: features half-way, 16 px a cell
+    mixed: Tensor  # (B,) bool: mixtures, whose class is undefined
+    middle: Tensor | None = None  # (B, side, side, MIDDLE_WIDTH), normalised: middle features, 16 px per cell
 
 
 @dataclass(frozen=True)
 class Views:
-    """Every view of every training photograph and what the teacher made of it. First axis: the view."""
+    """Every view of every training photograph and the teacher's outputs for it. First axis: the view."""
 
     pixels: Tensor  # (K, n, H, W, 3) uint8
     logits: Tensor  # (K, n, classes)
@@ -56,30 +56,35 @@ class Views:
     wide: bool
 
     def mixed(self, view: Tensor) -> Tensor:
-        """Which of these views (any shape) are mixtures, whose class only the teacher knows."""
+        """Return which of these views (any shape) are mixtures, for which only the teacher's output is known."""
         return (view % 3 == 2) & (not self.wide)
 
-    def batch(self, chosen: Tensor, size: int, rng: torch.Generator) -> Seen:
-        """One view of each of these photographs, at random, at `size` px."""
+    def batch(self, chosen: Tensor, size: int, rng: torch.Generator) -> ViewBatch:
+        """Return one random view of each of these photographs, at `size` px."""
         count = len(chosen)
         view = torch.randint(len(self.pixels), (count,), generator=rng)
         images = normalised_as_served(_windows(self.pixels[view, chosen], size, rng))
         maps, pooled, logits = (kept[view, chosen].float() for kept in (self.maps, self.pooled, self.logits))
         flip = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
         images, maps = torch.where(flip, images.flip(3), images), torch.where(flip, maps.flip(2), maps)
-        return Seen(augment(images, rng), logits, pooled, maps, self.mixed(view))
+        return ViewBatch(augment(images, rng), logits, pooled, maps, self.mixed(view))
 
 
 def _windows(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
-    """A window of size x size at a random place in each image (B, H, W, 3); too small a shift to matter to the map."""
+    """Cut a window of size x size at a random position from each image (B, H, W, 3).
+
+    The shift is too small to change the feature map.
+    """
     corners = torch.randint(pixels.shape[1] - size + 1, (len(pixels), 2), generator=rng).tolist()
     windows = [p[top : top + size, left : left + size] for p, (top, left) in zip(pixels, corners, strict=True)]
     return torch.stack(windows)
 
 
 def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_from: int, seed: int) -> None:
-    """Cut those of the views that the cache lacks, ask the teacher about each, write `view_N.npz`. View 0 comes first:
-    the axes that all of them share are its own."""
+    """Cut the views that the cache does not have, run the teacher on each, and write `view_N.npz`.
+
+    View 0 must come first, because all views use its principal axes.
+    """
     for number in numbers:
         path = cache / f"view_{number:02d}.npz"
         if path.exists():
@@ -87,7 +92,7 @@ def write_views(cache: Path, teacher: Any, photos: Photos, numbers: range, wide_
         wide = number >= wide_from
         large = cut(photos, number, seed, wide)
         logits, features = _answers(teacher, _resized(large, SIZE))
-        axes = _axes(cache / AXES, features)
+        axes = principal_axes(cache / AXES, features)
         pooled = (features.mean((1, 2)) - axes["pooled_mean"]) @ axes["pooled"]
         maps = (features - axes["map_mean"]) @ axes["map"]
         small = _resized(large, WIDE if wide else STORED)
@@ -102,7 +107,7 @@ def _agreement(logits: Tensor, photos: Photos) -> float:
 
 
 def scale_views(cache: Path, numbers: range, size: int) -> None:
-    """Write these views, scaled to size x size, to one file to be mapped."""
+    """Write these views, scaled to size x size, to one file that can be memory-mapped."""
     path = _together(cache, numbers, size)
     if path.exists():
         return
@@ -116,7 +121,7 @@ def scale_views(cache: Path, numbers: range, size: int) -> None:
 
 
 def read_views(cache: Path, numbers: range, size: int, wide: bool) -> Views:
-    """What `scale_views` wrote, mapped into memory."""
+    """Map the file that `scale_views` wrote into memory."""
     content = torch.load(_together(cache, numbers, size), mmap=True, weights_only=True)
     return Views(**content, wide=wide)
 
@@ -126,7 +131,7 @@ def _together(cache: Path, numbers: range, size: int) -> Path:
 
 
 def cut(photos: Photos, number: int, seed: int, wide: bool = False) -> Pixels:
-    """View `number` of every photograph (n, SIZE, SIZE, 3), or WIDE for SIZE; the same for the same seed."""
+    """Return view `number` of every photograph (n, SIZE, SIZE, 3), or WIDE for SIZE; the same for the same seed."""
     rng = np.random.default_rng((seed, number))
     if wide:
         return np.stack([np.asarray(random_crop(image, WIDE, rng, WIDE_LEAST)) for image in photos.images])
@@ -137,7 +142,7 @@ def cut(photos: Photos, number: int, seed: int, wide: bool = False) -> Pixels:
 
 
 def _mixture(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Each image mixed with another."""
+    """Mix each image with another."""
     others = pixels[rng.permutation(len(pixels))]
     return np.stack([mixture(one, other, rng, LEAST_SHARE) for one, other in zip(pixels, others, strict=True)])
 
@@ -159,7 +164,7 @@ def _scaled(pixels: Tensor, size: int) -> Tensor:
 
 @torch.inference_mode()
 def _answers(teacher: Any, pixels: Pixels) -> tuple[Tensor, Tensor]:
-    """Logits (n, classes) and last feature maps (n, 3, 3, 1280)."""
+    """Return logits (n, classes) and last feature maps (n, 3, 3, 1280)."""
     logits, maps = [], []
     for batch in torch.split(torch.from_numpy(pixels), BATCH):
         with torch.autocast("cpu", torch.bfloat16):
@@ -170,8 +175,11 @@ def _answers(teacher: Any, pixels: Pixels) -> tuple[Tensor, Tensor]:
     return torch.cat(logits), torch.cat(maps)
 
 
-def _axes(path: Path, features: Tensor) -> dict[str, Tensor]:
-    """Centre and principal axes of the first view's pooled features and map cells, scaled to unit average variance."""
+def principal_axes(path: Path, features: Tensor) -> dict[str, Tensor]:
+    """Return the mean and principal axes of pooled features and map cells, scaled to unit average variance.
+
+    They are computed from `features` (n, side, side, W) and written to `path` if it does not exist, else read from it.
+    """
     if not path.exists():
         pooled_mean, pooled = _principal(features.mean((1, 2)), POOLED_WIDTH)
         map_mean, cells = _principal(features.flatten(0, 2), MAP_WIDTH)
@@ -181,7 +189,7 @@ def _axes(path: Path, features: Tensor) -> dict[str, Tensor]:
 
 
 def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(n, W) -> mean (W,) and axes (W, count)."""
+    """Rows (n, W) -> mean (W,) and axes (W, count)."""
     mean = rows.mean(0)
     centred = rows - mean
     variances, vectors = torch.linalg.eigh(centred.T @ centred / len(rows))

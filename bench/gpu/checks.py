@@ -18,7 +18,7 @@ from bench.gpu.cases import Plan, random_model, runner, slots
 from bench.gpu.record import Entry, Record
 from bench.gpu.reference import Reference
 from model.backends import mamba_ssm
-from model.backends.selftest import TOLERANCE, _example
+from model.backends.selftest import TOLERANCE, example_inputs
 from model.config import VimConfig
 from model.runtime.cuda.precision import in_precision
 from model.runtime.cuda.runner import CudaRunner
@@ -108,7 +108,7 @@ def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> En
     together = _rows(ours, list(range(largest)))
     graph, _ = _rows(ours, few), _rows(ours, list(range(largest, 2 * largest)))
     after_others = _rows(ours, few)
-    ours._graphs.clear()
+    ours.drop_graphs()
     eager = _rows(ours, few)
     alone = [_rows(ours, [slot]) for slot in few]
     largest_value = {part: float(np.abs(together[part]).max()) for part in PARTS}
@@ -131,7 +131,7 @@ def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> En
 
 def _scans(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
     """Our kernel beside theirs, on the model's own widths."""
-    inputs = [x.to(plan.device) for x in _example(config, dtype)]
+    inputs = [x.to(plan.device) for x in example_inputs(config, dtype)]
     expected = mamba_ssm.scan(*inputs).double()
     found = choose(scan, plan.device).fn(*inputs).double()
     error = float((found - expected).abs().max() / expected.abs().max())

@@ -35,7 +35,7 @@ class Reference:
         """Normalised images (B, 3, H, W) float32 -> logits (B, classes)."""
         narrow = torch.float16 if self._device == "cuda" else torch.bfloat16
         with torch.autocast(self._device, narrow, enabled=self.autocast):
-            hidden = self.vim._embed(images)
+            hidden = self.vim.embed(images)
             residual: Tensor | None = None
             for layer in self.vim.layers:
                 residual = hidden.float() if residual is None else residual + hidden

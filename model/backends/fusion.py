@@ -1,11 +1,11 @@
-"""All layers of a Vim as one function, where the scan in use has one; says which way runs and why.
+"""Fuse all layers of a Vim into one function, where the backend in use supports it; record which path runs and why.
 
-A module of `_MODULES` defines
+A module in ENCODERS defines
 
-    unsupported(vim)  None, or in a few words what about the configuration, the dtype or the device it does not do
-    encoder(vim)      the function for `vim.encoder`, made once, from weights in their final dtype on their final device
+    unsupported(vim)  None, or in a few words which configuration, dtype or device it does not support
+    encoder(vim)      the function for `vim.encoder`, built once from weights in their final dtype on their final device
 
-and is otherwise free: it sees the tokens before the first layer and returns those after the final norm.
+The function receives the tokens before the first layer and returns those after the final norm.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 # Name of the scan -> module.
-_MODULES = {"triton": "model.backends.triton.encoder", "numba": "model.backends.cpu.encoder"}
+ENCODERS = {"triton": "model.backends.triton.encoder", "numba": "model.backends.cpu.encoder"}
 
 IMAGES, TOKENS, LAYERS = 3, 37, 2
-SLACK = 2  # a layer rounds its activations several times, a scan once
+SLACK = 2  # factor on the scan's tolerance: a layer rounds its activations several times, a scan once
 
 
 def fuse(vim: Vim) -> None:
-    """Let all layers run as one function, if the scan in use has one for this model; `scan_choice.path` says it.
+    """Fuse the layers if the backend supports this model; `scan_choice.path` records the result.
 
-    Last of all: what moves, converts or loads weights afterwards must call it again.
+    Call it last, and again after weights are moved, converted or loaded.
     """
     choice = vim.scan_choice
     if choice is None:
@@ -46,9 +46,9 @@ def fuse(vim: Vim) -> None:
 
 
 def fuse_verified(vim: Vim) -> None:
-    """`fuse`, but two layers of the model's widths have shown on its device that they agree with plain torch.
+    """`fuse`, on condition that two layers of the model's widths agree with plain torch on its device.
 
-    Fused layers that are wrong, or do not run, are logged, and the model is composed.
+    Fused layers that give wrong numbers or fail are logged, and the model runs composed.
     """
     fuse(vim)
     if vim.encoder is None or vim.scan_choice is None:
@@ -78,17 +78,17 @@ def _complaint(vim: Vim, choice: ScanChoice) -> str | None:
 
 @torch.inference_mode()
 def largest_error(choice: ScanChoice, config: VimConfig, device: torch.device, dtype: torch.dtype) -> float:
-    """Of two fused layers against float64 on the CPU, over the largest value; infinite when not finite."""
+    """Relative error of two fused layers against float64 on the CPU; infinite for values that are not finite."""
     vim = _example(config).cast(dtype)
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(IMAGES, TOKENS, config.embed_dim, generator=generator).to(dtype)
-    encoder = importlib.import_module(_MODULES[choice.name]).encoder(vim.to(device))
+    encoder = importlib.import_module(ENCODERS[choice.name]).encoder(vim.to(device))
     found = encoder(tokens.to(device))
     return selftest.relative_error(found, vim.cpu().double().encode(tokens.double()))
 
 
 def _example(config: VimConfig) -> Vim:
-    """A seeded model of the same widths with two layers, each product about as large as its input."""
+    """Return a seeded model of the same widths with two layers; each product is about as large as its input."""
     vim = Vim(config.replace(depth=LAYERS, num_classes=0), reference.scan).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in vim.named_parameters():
@@ -100,9 +100,9 @@ def _example(config: VimConfig) -> Vim:
 
 
 def _module(choice: ScanChoice, vim: Vim) -> tuple[ModuleType | None, str]:
-    """The module that runs the layers as one, or why there is none."""
-    if choice.name not in _MODULES:
+    """Return the module with the fused layers, or None and the reason."""
+    if choice.name not in ENCODERS:
         return None, f"scan {choice.name} has no fused layers"
-    module = importlib.import_module(_MODULES[choice.name])
+    module = importlib.import_module(ENCODERS[choice.name])
     reason: str | None = module.unsupported(vim)
     return (module, "") if reason is None else (None, reason)

@@ -1,4 +1,7 @@
-"""The oracle: the recurrence token by token, as written in the paper. Slow; exact in float64; runs on any device."""
+"""The scan's reference implementation: the recurrence token by token, as written in the paper (see `model.scan`).
+
+It is slow, exact in float64, and runs on every device. Self-tests compare the other scans with it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,12 @@ from torch import Tensor
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Runs everywhere."""
+    """Return None: this scan runs on every device."""
     return None
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
-    """See `model.scan`. Computes in the wider of float32 and the inputs' dtype."""
+    """The scan of `model.scan`, in the wider of float32 and the dtype of u."""
     wide = torch.promote_types(u.dtype, torch.float32)
     directions = [
         _one_direction(

@@ -1,6 +1,6 @@
-"""Does a scan compute the right numbers on this machine? Asked once at start-up, before anything is served.
+"""Self-test at start-up: does a scan compute the right numbers on this machine?
 
-A kernel can build and run and still be wrong (a mismatched extension, a new GPU); `auto` then takes the next one.
+A kernel may build and run and still be wrong (a mismatched extension, a new GPU). `auto` then takes the next scan.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from model.scan import ScanChoice, ScanFn, choose
 
 log = logging.getLogger("vim.model")
 
-# The model's own length, since kernels take different ways at different lengths; the reference loop is slow, though.
+
+# implementation is slow.
 IMAGES, MOST_TOKENS = 2, 8192
-# Largest error allowed, as a part of the largest value.
+# Largest allowed error, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-FAST_MATH = 1e-4  # in float32 on a GPU, whose own exp and log are good to a few 1e-6
+FAST_MATH = 1e-4  # in float32 on a GPU, whose exp and log have errors of a few 1e-6
 
 
 def choose_verified(name: str, config: VimConfig, device: torch.device, dtype: torch.dtype) -> ScanChoice:
-    """`model.scan.choose`, but the scan has shown that it agrees with the reference loop in float64.
+    """`model.scan.choose`, limited to scans that agree with the reference implementation in float64 on this device.
 
-    Raises ScanError when an explicitly named scan disagrees, or when none is left for `auto`.
+    Raises ScanError when a scan that was chosen by name disagrees, or when no scan is left for `auto`.
     """
     wrong: tuple[str, ...] = ()
     while True:
@@ -43,7 +44,7 @@ def choose_verified(name: str, config: VimConfig, device: torch.device, dtype: t
 
 
 def _complaint(choice: ScanChoice, config: VimConfig, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What is wrong with a scan or with the convolution that goes with it; None when nothing is."""
+    """Return what is wrong with a scan or its convolution, or None."""
     try:
         error = max(
             largest_error(choice.fn, config, device, dtype), largest_conv_error(choice.conv, config, device, dtype)
@@ -57,12 +58,12 @@ def _complaint(choice: ScanChoice, config: VimConfig, device: torch.device, dtyp
 
 
 def tolerance(device: torch.device, dtype: torch.dtype) -> float:
-    """Largest error allowed, as a part of the largest value."""
+    """Return the largest allowed error, relative to the largest value."""
     return FAST_MATH if device.type == "cuda" and dtype == torch.float32 else TOLERANCE[dtype]
 
 
 def largest_conv_error(causal_conv: conv.ConvFn, config: VimConfig, device: torch.device, dtype: torch.dtype) -> float:
-    """As `largest_error`, for a backend's own convolution against torch's in float64 on a CPU."""
+    """As `largest_error`, for a backend's convolution against torch's in float64 on the CPU."""
     if causal_conv is conv.causal_conv:
         return 0.0
     generator = torch.Generator().manual_seed(0)
@@ -73,20 +74,25 @@ def largest_conv_error(causal_conv: conv.ConvFn, config: VimConfig, device: torc
 
 
 def largest_error(scan: ScanFn, config: VimConfig, device: torch.device, dtype: torch.dtype) -> float:
-    """Largest |scan - reference in float64| over the largest reference value; infinite when not finite."""
-    inputs = _example(config, dtype)
+    """Largest |scan - reference in float64| divided by the largest reference value; infinite for values that are not
+    finite.
+    """
+    inputs = example_inputs(config, dtype)
     expected = reference.scan(*(x.double() for x in inputs))
     return relative_error(scan(*(x.to(device) for x in inputs)), expected)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value; infinite when not finite."""
+    """Largest difference divided by the largest expected value; infinite for values that are not finite."""
     error = float((found.cpu().double() - expected).abs().max() / expected.abs().max())
     return error if error == error else float("inf")
 
 
-def _example(config: VimConfig, dtype: torch.dtype) -> list[Tensor]:
-    """Seeded inputs at the model's own widths, rounded to `dtype` where a model of that dtype would round."""
+def example_inputs(config: VimConfig, dtype: torch.dtype) -> list[Tensor]:
+    """Return seeded inputs of the scan, in its order, at the model's own widths.
+
+    Activations are rounded to `dtype`; A, D and the bias stay at least float32, as in a model of that dtype.
+    """
     directions = 1 if config.bimamba == "none" else 2
     generator = torch.Generator().manual_seed(0)
     per_token = (directions, IMAGES, min(config.seq_len, MOST_TOKENS))

@@ -1,8 +1,8 @@
-"""The scan in plain torch (`scan="torch"`): both directions side by side, one fused in-place step a token.
+"""The scan in plain torch (`scan="torch"`): both directions together, one fused in-place operation per token.
 
-Decays and inputs of a chunk of tokens are computed in one vectorised pass, the recurrence itself is one `addcmul` a
-token, and the outputs of the chunk are one batched product. Images are taken in groups and tokens in chunks so that the
-working set stays bounded whatever the batch and the sequence length (6,085 tokens at 1,248 px).
+Decays and inputs of a chunk of tokens are computed in one vectorised pass, the recurrence is one `addcmul` per token,
+and the outputs of the chunk are one batched product. Images are processed in groups and tokens in chunks, which bounds
+the working set for every batch size and sequence length (6,085 tokens at 1,248 px).
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of one (T, S, b, E, N) temporary: two of them in float32 stay near 8 MB, about a second-level cache's reach.
+# Elements of one (T, S, b, E, N) temporary: two of them in float32 are about 8 MB, near the size of an L2 cache.
 CHUNK_ELEMENTS = 1 << 20
-# Elements of the state (S, b, E, N) of one group of images.
+# Elements of the state (S, b, E, N) of a group of images.
 GROUP_ELEMENTS = 1 << 17
 
 
 def unavailable(device: torch.device) -> str | None:
-    """Runs everywhere."""
+    """Return None: this scan runs on every device."""
     return None
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
-    """See `model.scan`. Computes in the wider of float32 and the inputs' dtype."""
+    """The scan of `model.scan`, in the wider of float32 and the dtype of u."""
     wide = torch.promote_types(u.dtype, torch.float32)
     directions, images, _, channels = u.shape
     group = max(1, GROUP_ELEMENTS // (directions * channels * A.shape[-1]))
@@ -37,7 +37,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
 
 
 def _scan_group(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """Sum over the directions of the scans of a group of images: (b, L, E)."""
+    """Scan a group of images and sum over the directions: (b, L, E)."""
     y = (u * D[:, None, None]).sum(0)
     time_major = [_time_major(tensor) for tensor in (dt, dt * u, B, C)]
     length, directions, images, channels = time_major[0].shape
@@ -50,14 +50,14 @@ def _scan_group(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
 
 
 def _time_major(x: Tensor) -> Tensor:
-    """(S, b, L, K) in token order -> (L, S, b, K) in the order in which each direction meets the tokens."""
+    """(S, b, L, K) in token order -> (L, S, b, K) in the order in which each direction processes the tokens."""
     if x.shape[0] == 1:
         return x.permute(2, 0, 1, 3)
     return torch.stack((x[0].transpose(0, 1), x[1].transpose(0, 1).flip(0)), dim=1)
 
 
 def _scan_chunk(dt: Tensor, dt_u: Tensor, B: Tensor, C: Tensor, *, A: Tensor, state: Tensor) -> Tensor:
-    """Advance `state` (S, b, E, N) in place over T tokens; returns their outputs (T, S, b, E)."""
+    """Advance `state` (S, b, E, N) in place over T tokens and return their outputs (T, S, b, E)."""
     decay = (dt[..., None] * A[None, :, None]).exp_()
     states = dt_u[..., None] * B[..., None, :]
     previous = state
@@ -69,7 +69,7 @@ def _scan_chunk(dt: Tensor, dt_u: Tensor, B: Tensor, C: Tensor, *, A: Tensor, st
 
 
 def _add_in_token_order(y: Tensor, out: Tensor, start: int) -> None:
-    """Add a chunk's outputs to y (b, L, E): direction 0 met tokens start.., direction 1 the mirrored ones."""
+    """Add a chunk's outputs to y (b, L, E): direction 0 processed tokens start.., direction 1 the mirrored ones."""
     tokens, length = out.shape[0], y.shape[1]
     y[:, start : start + tokens] += out[:, 0].transpose(0, 1)
     if out.shape[1] == 2:

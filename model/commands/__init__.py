@@ -1,1 +1,1 @@
-"""Commands of `python -m model`: convert and evaluate."""
+"""The commands of `python -m model`: inspect, convert, evaluate."""

@@ -1,6 +1,6 @@
-"""A source of any kind -> a model directory: model.safetensors, config.json, labels.json, preprocess.json.
+"""Convert a source of any kind to a model directory: model.safetensors, config.json, labels.json, preprocess.json.
 
-The directory computes the same as the source: its fingerprint is compared before this reports success.
+The directory computes the same as the source: fingerprints are compared before success is reported.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ Write = Callable[[Path], object]
 
 
 def convert(contents: Contents, directory: Path, *, force: bool = False) -> list[Path]:
-    """Write the parts and return their paths. Raises WeightsError for files in the way, unless forced.
+    """Write the parts and return their paths.
 
-    Classes that nobody named get no labels.json, and the usual preprocessing no preprocess.json; old ones are removed.
+    Numbered classes get no labels.json, and the default preprocessing no preprocess.json; old files of these names are
+    removed. Raises WeightsError if a file exists and `force` is false, or if the directory cannot be written.
     """
     parts = _parts(contents)
     _check_free(directory, force=force)
@@ -38,13 +39,13 @@ def convert(contents: Contents, directory: Path, *, force: bool = False) -> list
     written = read(directory, preprocess=contents.preprocess.mode).fingerprint
     if written != contents.fingerprint:
         raise ModelError(
-            f"{directory} came out as {written}, not as {contents.fingerprint}: the disk changed the files"
+            f"{directory} has fingerprint {written} instead of {contents.fingerprint}: the disk changed the files"
         )
     return [directory / name for name in parts]
 
 
 def _parts(contents: Contents) -> dict[str, Write]:
-    """How each file is written; the RoPE tables follow from the configuration and are left out."""
+    """Return a function for each file that writes it; RoPE tables are left out, the configuration determines them."""
     tensors = {name: tensor for name, tensor in contents.checkpoint.tensors.items() if name not in BUFFERS}
     parts: dict[str, Write] = {
         WEIGHTS: lambda path: save_file(tensors, path, metadata={"format": "pt"}),
@@ -68,7 +69,7 @@ def _check_free(directory: Path, *, force: bool) -> None:
 
 
 def _replace(path: Path, write: Write | None) -> None:
-    """Write beside and move, so that no half-written file ever has the name; None removes."""
+    """Write to a temporary name and rename, so that no partial file has the final name; None removes the file."""
     if write is None:
         path.unlink(missing_ok=True)
         return

@@ -1,6 +1,6 @@
-"""Accuracy of a loaded model on labelled images: top-1, top-5 with 95 % intervals, calibration error, speed.
+"""Accuracy of a loaded model on labelled images: top-1 and top-5 with 95 % intervals, calibration error, speed.
 
-Decodes in threads while the model runs. Which images, and of which class, is `model.commands.image_folder`.
+Images are decoded in threads while the model runs. `model.commands.image_folder` finds the images and their classes.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from model.runtime.runner import Runner
 Array = np.ndarray
 BINS = 10
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
-_SHOWN = 20  # files that could not be read
+_SHOWN = 20  # most unreadable files to list
 _AHEAD = 3  # batches decoded ahead
 
 
 @dataclass(slots=True)
 class Tally:
-    """What has been answered so far: confidence, and rank of the true class (0 is the best, `top` beyond), by image."""
+    """The results so far: for each image its confidence and the rank of the true class (0 is best, `top` beyond)."""
 
-    top: int  # what counts as top-5: fewer with fewer classes
+    top: int  # 5, or the number of classes if that is smaller
     answers: list[tuple[float, int]] = field(default_factory=list)
     bad: list[tuple[Path, str]] = field(default_factory=list)
     seconds: float = 0.0
     interrupted: bool = False
 
     def add(self, scores: Array, labels: Sequence[int]) -> None:
-        """Rows of softmax scores (n, classes); ties go to the lower index."""
+        """Add rows of softmax scores (n, classes); of equal scores the lower index ranks first."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.top]
         hits = best == np.asarray(labels)[:, None]
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), self.top)
         self.answers += zip(scores.max(axis=1).astype(float).tolist(), ranks.tolist(), strict=True)
 
     def report(self) -> dict[str, Any]:
-        """JSON-ready. Shares, and their 95 % intervals, are between 0 and 1."""
+        """Return the figures, JSON-ready. Proportions and their 95 % intervals are between 0 and 1."""
         count = len(self.answers)
         confidence, ranks = (np.asarray(column) for column in zip(*self.answers, strict=True))
         return {
@@ -67,10 +67,11 @@ class Tally:
 
 
 def evaluate(runner: Runner, samples: Iterable[Sample], seen: Callable[[int], Any] = lambda count: None) -> Tally:
-    """Score all samples in order; `seen` is told how many were done. Ctrl-C ends early and keeps what was scored.
+    """Score all samples in order; `seen` is called with the number of images done. Ctrl-C stops early and keeps the
+    results.
 
-    Images that cannot be read are counted, not fatal. Raises ModelError for a model that does not classify photographs,
-    and when no image could be read.
+    Images that cannot be read are counted. Raises ModelError for a model that does not classify photographs, and if no
+    image could be read.
     """
     check_classifier(runner.vim.config)
     tally = Tally(min(5, runner.vim.config.num_classes))
@@ -91,7 +92,7 @@ def evaluate(runner: Runner, samples: Iterable[Sample], seen: Callable[[int], An
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report for people, with `source`, `fingerprint`, `device` and the like added to `Tally.report`."""
+    """Format the report for a terminal: `Tally.report` with `source`, `fingerprint`, `device` and the like added."""
     done, there = (f"{report[name]:,}" for name in ("images", "folder_images"))
     where = f"at {report['image_size']} px on {report['device']}, in batches of {report['batch_size']}"
     return "\n".join(
@@ -121,7 +122,7 @@ def _not_scored(bad: list[dict[str, str]]) -> Iterator[str]:
 
 
 def check_classifier(config: VimConfig) -> None:
-    """Raise ModelError unless the model gives one row of scores for a square RGB image."""
+    """Raise ModelError unless the model returns one row of scores for a square RGB image."""
     height, width = config.image_size
     if config.num_classes == 0 or config.pool == "all":
         raise ModelError("this model does not classify: it has no head, or scores every token")
@@ -130,7 +131,7 @@ def check_classifier(config: VimConfig) -> None:
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, 1927)."""
+    """Return the 95 % score interval of the proportion right / count (Wilson, 1927)."""
     share, weight = right / count, _Z**2 / count
     center = (share + weight / 2) / (1 + weight)
     half = _Z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
@@ -138,7 +139,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def calibration_error(confidence: Array, right: Array) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy in ten bins of equal width."""
+    """Return the expected calibration error: mean difference of confidence and accuracy in ten bins of equal width."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(confidence))
@@ -156,11 +157,11 @@ def _nothing(tally: Tally) -> str:
     return f"none of the {len(tally.bad)} images could be scored; the first: {path}: {reason}"
 
 
-_Decoded = tuple[Sample, Array | str]  # pixels, or why there are none
+_Decoded = tuple[Sample, Array | str]  # pixels, or the reason they are missing
 
 
 def _batches(pool: ThreadPoolExecutor, runner: Runner, samples: Iterable[Sample]) -> Iterator[list[_Decoded]]:
-    """Decoded samples in order, decoding a few batches ahead."""
+    """Yield decoded samples in order, decoding a few batches ahead."""
     recipe, waiting, left = runner.vim.preprocess, deque[Future[_Decoded]](), iter(samples)
     while True:
         for sample in islice(left, _AHEAD * runner.max_batch - len(waiting)):
@@ -174,9 +175,9 @@ def _decode(recipe: Preprocess, sample: Sample) -> _Decoded:
     try:
         with Image.open(sample.path) as image:
             pixels = recipe(image)
-    except Exception as error:  # Pillow raises almost anything for damaged files
+    except Exception as error:  # Pillow raises many types of errors for damaged files
         return sample, str(error) or type(error).__name__
-    if pixels.shape != (recipe.size, recipe.size, 3):  # models this small take images as they are
+    if pixels.shape != (recipe.size, recipe.size, 3):  # at sizes up to 32 images are not resized
         return sample, f"is {pixels.shape[1]}x{pixels.shape[0]} px, and at this size nothing is resized"
     return sample, pixels
 

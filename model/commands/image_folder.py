@@ -1,6 +1,6 @@
-"""A folder of labelled images: one folder a class, named by the class or by its WordNet id.
+"""A folder of labelled images: one folder per class, named by the class or its WordNet id.
 
-Only looks at names; `model.commands.evaluate` opens the images.
+Only names are read; `model.commands.evaluate` opens the images.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Sample:
 
 
 def find(folder: Path, labels: Labels) -> list[Sample]:
-    """All images below the class folders, by class folder and name.
+    """Return all images below the class folders, sorted by class folder and name.
 
-    Case, spaces, underscores and hyphens in folder names do not matter. Raises LabelsError when there is no such
-    folder or when one is no class, with the nearest classes.
+    Case, spaces, underscores and hyphens in folder names are ignored. Raises LabelsError if the folder does not exist,
+    or if a subfolder is not a class; the message suggests the nearest classes.
     """
     classes = _class_folders(folder)
     index = _index(labels)
@@ -46,7 +46,7 @@ def find(folder: Path, labels: Labels) -> list[Sample]:
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` of them, evenly spread, so that every class keeps its share."""
+    """Return at most `limit` samples, evenly spaced, so that every class keeps its share."""
     if limit is None or limit >= len(samples):
         return list(samples)
     return [samples[i * len(samples) // limit] for i in range(limit)]
@@ -74,7 +74,7 @@ def _key(name: str) -> str:
 
 
 def _index(labels: Labels) -> dict[str, set[int]]:
-    """Key -> classes; two classes may share one."""
+    """Return key -> classes; two classes may have the same key."""
     index = defaultdict[str, set[int]](set)
     for number, name in enumerate(labels.names):
         index[_key(name)].add(number)
@@ -92,7 +92,7 @@ def _unknown(folder: Path, unknown: list[str], index: dict[str, set[int]], label
     lines = [f"  {name}: {_nearest(name, index)}" for name in unknown[:_FEW]]
     more = f"\n  and {len(unknown) - _FEW} more" if len(unknown) > _FEW else ""
     return (
-        f"{len(unknown)} folders in {folder} are no class of the {len(labels)} labels ({labels.source}):\n"
+        f"{len(unknown)} folders in {folder} are not among the {len(labels)} labels ({labels.source}):\n"
         + "\n".join(lines)
         + more
         + "\n  rename them, or give the model's own names with --labels"
@@ -101,6 +101,6 @@ def _unknown(folder: Path, unknown: list[str], index: dict[str, set[int]], label
 
 def _nearest(name: str, index: dict[str, set[int]]) -> str:
     if _key(name) in index:
-        return f"{len(index[_key(name)])} classes are called so; use their wnids"
+        return f"{len(index[_key(name)])} classes have this name; use their wnids"
     near = difflib.get_close_matches(_key(name), index, n=3)
-    return f"did you mean {', '.join(map(repr, near))}?" if near else "nothing like it"
+    return f"did you mean {', '.join(map(repr, near))}?" if near else "no similar class"

@@ -1,1 +1,1 @@
-"""Compilation of numba kernels, and the low-level operations they use."""
+"""Compilation of numba kernels, and the low-level operations that they use."""

@@ -1,1 +1,1 @@
-"""Weights from a file, a folder or a model hub to a checked model."""
+"""From a file, a folder or a model hub to a checked model."""

@@ -1,7 +1,7 @@
-"""A file of weights -> float32 tensors by name. Runs no code from the file and keeps only the weights asked for.
+"""A file of weights -> float32 tensors by name. Runs no code from the file and keeps only the requested weights.
 
-Says what a file is when it is none. Knows nothing of the architecture: `model.loading.infer_config` and
-`model.loading.fit` do.
+If a file is not a checkpoint, the error says what it is. This module does not know the architecture; see
+`model.loading.infer_config` and `model.loading.fit`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor
 from model.errors import WeightsError
 
 AGAIN = "download it again"
-# What wraps a state dict, by the weights asked for; any other name is looked up as it is.
+# Keys under which a state dict is stored, by the requested weights; any other name is its own key.
 _WRAPPERS = {"model": ("model", "state_dict", "model_state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
-_DEEPEST = 4  # a pickle may contain itself
+_DEEPEST = 4  # limits recursion: a pickle may contain itself
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 _OTHER_FILES = (
@@ -38,19 +38,19 @@ _OTHER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The chosen weights of one file, as float32 on the CPU and independent of the file, and what else it showed."""
+    """The requested weights of one file, as float32 on the CPU and independent of the file, and its other contents."""
 
     path: Path
     format: str  # "safetensors", "torch" or "torch (before 1.6)"
     size: int  # bytes
     tensors: dict[str, Tensor]
     keys: tuple[str, ...] = ()  # at the top level; empty when the file is a plain state dict
-    unwrapped: tuple[str, ...] = ()  # the wrappers taken off, outermost first
+    unwrapped: tuple[str, ...] = ()  # the wrapper keys above the weights, outermost first
     args: Mapping[str, Any] = field(default_factory=dict)  # the training run's arguments
 
 
 def read(path: Path, weights: str = "model") -> Checkpoint:
-    """Read the weights called `weights`. Raises WeightsError saying what the file is and what to do about it."""
+    """Read the weights called `weights`. Raises WeightsError, which says what the file is and what to do."""
     size, form = _recognise(path)
     if form == "safetensors":
         content: Mapping[Any, Any] = _read_safetensors(path)
@@ -64,7 +64,7 @@ def read(path: Path, weights: str = "model") -> Checkpoint:
 
 
 def _recognise(path: Path) -> tuple[int, str]:
-    """Size and format, by content: file names lie."""
+    """Return size and format, by content, because file names may be wrong."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -95,7 +95,7 @@ def _what_else(head: bytes) -> str:
 
 
 def _check_archive(path: Path) -> None:
-    """torch.save writes a zip; its directory is at the end, so any cut shows."""
+    """torch.save writes a zip archive; its directory is at the end, so a truncated file is detected."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -119,9 +119,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, *, mmap: bool) -> Mapping[Any, Any]:
     try:
-        # The reference pickles its command line: plain data, so Namespace is let through.
+        # The reference pickles its command line, which is plain data, so Namespace is allowed.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            if mmap and path.suffix != ".safetensors":  # torch.load goes by that suffix when it is given a path
+            if mmap and path.suffix != ".safetensors":  # for that suffix torch.load does not use the content
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
                 with path.open("rb") as file:
@@ -151,7 +151,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _unwrap(content: Mapping[Any, Any], weights: str, path: Path) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
-    """The innermost mapping under known wrappers, and their names."""
+    """Return the innermost mapping under known wrapper keys, and these keys."""
     state, trail = content, list[str]()
     wrappers = _WRAPPERS.get(weights, (weights,))
     for _ in range(_DEEPEST):
@@ -177,7 +177,7 @@ def _describe(content: Mapping[Any, Any]) -> str:
 
 
 def _float32(name: str, value: Tensor, path: Path) -> Tensor:
-    """A copy, so that neither the rest of the file nor its mapping stays in memory."""
+    """Copy to float32, so that neither the rest of the file nor its memory mapping stays in memory."""
     if not value.is_floating_point():
         raise WeightsError(f"{path}: {name} is {value.dtype}, not floating point; quantised weights are not supported")
     return value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -195,7 +195,7 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise WeightsError(
-            f"{path} holds NaN or infinite values in {', '.join(bad[:5])}{more}: such a model cannot answer; "
+            f"{path} holds NaN or infinite values in {', '.join(bad[:5])}{more}: such a model cannot be used; "
             "the training run diverged, or the file is damaged"
         )
 

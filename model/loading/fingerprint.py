@@ -1,13 +1,13 @@
-"""Twelve hex digits that name what a model computes: the same answers to the same image have the same digits.
+"""The fingerprint: twelve hexadecimal digits that identify what a model computes.
 
-Ingredients, each behind its name and length so that no two can run into one another:
+It is computed from these parts, each preceded by its name and length, so that parts cannot be confused:
 
     config       every field of VimConfig as JSON with sorted keys; 2 and 2.0 are the same number
     preprocess   the recipe with its mode (reference, friendly), likewise
     <tensor>     for every learned tensor by name, sorted: shape, then float32 bytes, little-endian
 
-Left out: the RoPE tables (they follow from the config), labels (they name scores, they do not change them), file names
-and formats, device, dtype and scan (they move an answer by rounding only). Weights are taken before any cast.
+Not included: the RoPE tables (the configuration determines them), labels (they name scores and do not change them),
+file names and formats, device, dtype and scan (they change results by rounding only). Weights are read before any cast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIGITS = 12
 
 
 def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
-    """Twelve hex digits of sha256 over the ingredients above."""
+    """Return twelve hexadecimal digits of the sha256 of the parts above."""
     digest = hashlib.sha256()
     _feed(digest, "config", _canonical(config.to_dict()))
     _feed(digest, "preprocess", _canonical(preprocess.to_dict()))

@@ -1,4 +1,4 @@
-"""Do the tensors of a file fit an architecture? If not: what is missing, what is too much, and the likely cause."""
+"""Compare the tensors of a file with an architecture: missing and unexpected tensors, and the likely cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REMARKS = {
 
 
 def check_fit(path: Path, config: VimConfig, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError unless both have the same names and shapes."""
+    """Raise WeightsError unless both mappings have the same names and shapes."""
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
     shapes = [
@@ -46,7 +46,7 @@ def _few(names: list[str]) -> str:
 
 
 def _cause(config: VimConfig, found: Mapping[str, Tensor]) -> str:
-    """What the file itself shows, where it contradicts the configuration."""
+    """Describe where the file contradicts the configuration."""
     try:
         differences = [*_field_differences(config, shown(found)), *_position_differences(config, found)]
     except WeightsError as error:
@@ -55,7 +55,7 @@ def _cause(config: VimConfig, found: Mapping[str, Tensor]) -> str:
 
 
 def _field_differences(config: VimConfig, fields: dict[str, Any]) -> Iterator[str]:
-    # Tokens are counted below; different values of expand can mean the same width.
+    # Tokens are compared below; different values of expand can give the same width.
     skipped = {"class_token", "pool", "rope_pretrained_grid"}
     if int(fields["expand"] * fields["embed_dim"]) == config.d_inner:
         skipped.add("expand")

@@ -1,8 +1,8 @@
-"""Files of a model repository on the Hugging Face hub, kept in a cache. The only module that knows huggingface_hub.
+"""Files of a model repository on the Hugging Face hub, in a cache. The only module that uses huggingface_hub.
 
-The library is imported when something is fetched, never for a local path. It obeys HF_ENDPOINT, HF_TOKEN and the other
-HF_* variables; telemetry is off. It downloads to a temporary name and moves the whole file, so that half a download
-is never found; a large file is also compared with the sha256 that the hub stores it under.
+The library is imported when something is fetched, never for a local path. It respects HF_ENDPOINT, HF_TOKEN and the
+other HF_* variables; telemetry is off. It downloads to a temporary name and renames the complete file, so a partial
+download is never used. Large files are also verified against the sha256 under which the hub stores them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """Where files are kept (None: the library's own cache), and whether the network may be touched."""
+    """The cache directory (None: the library's own), and whether the network may be used."""
 
     cache_dir: str | Path | None = None
     offline: bool = False
 
     @property
     def local_only(self) -> bool:
-        """Offline because the caller or HF_HUB_OFFLINE says so."""
+        """Whether the caller or HF_HUB_OFFLINE forbids the network."""
         return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
 
     def download(self, reference: Reference, file: str) -> Path:
-        """The file in the cache, fetched if need be, with a progress bar on a terminal. Raises WeightsError."""
+        """Return the file in the cache; download it if necessary, with a progress bar on a terminal. Raises
+        WeightsError.
+        """
         with self._explained(reference, file):
             from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-            cache, repo, revision = self._cache, reference.repo, reference.revision
+            cache, repo, revision = self.cache_path, reference.repo, reference.revision
             kept = isinstance(try_to_load_from_cache(repo, file, cache_dir=cache, revision=revision), str)
             path = hf_hub_download(
                 *(repo, file),
@@ -55,7 +57,9 @@ class Hub:
         return Path(path)
 
     def files(self, reference: Reference) -> list[str]:
-        """Paths of the repository's files; those in the cache when the hub is out of reach. Raises WeightsError."""
+        """Return the paths of the repository's files, or of those in the cache if the hub cannot be reached. Raises
+        WeightsError.
+        """
         with self._explained(reference):
             from httpx2 import TransportError
             from huggingface_hub import HfApi
@@ -69,20 +73,21 @@ class Hub:
                 return self._cached_files(reference)
 
     @property
-    def _cache(self) -> Path | None:
+    def cache_path(self) -> Path | None:
+        """`cache_dir` with `~` expanded; None for the library's own cache."""
         return None if self.cache_dir is None else Path(self.cache_dir).expanduser()
 
     def _cached_files(self, reference: Reference) -> list[str]:
         from huggingface_hub import snapshot_download
 
         kept = snapshot_download(
-            reference.repo, revision=reference.revision, cache_dir=self._cache, local_files_only=True
+            reference.repo, revision=reference.revision, cache_dir=self.cache_path, local_files_only=True
         )
         return sorted(path.relative_to(kept).as_posix() for path in Path(kept).rglob("*") if path.is_file())
 
     @contextmanager
     def _explained(self, reference: Reference, file: str = "") -> Iterator[None]:
-        """Turn the library's errors into a WeightsError for the person who chose the model."""
+        """Convert the library's errors to a WeightsError for the person who chose the model."""
         from httpx2 import HTTPError
         from huggingface_hub.errors import HFValidationError
 
@@ -110,11 +115,11 @@ class Hub:
         if isinstance(error, OSError) and error.errno is not None:
             return f"cannot keep {file or repo} in the cache ({error}); VIM_CACHE_DIR names another directory"
         what = f"the download of {file or repo} from {hub}"
-        return f"{what} broke off ({_first_line(error)}): nothing of it was kept; try again"
+        return f"{what} failed ({_first_line(error)}): no part of it was kept; try again"
 
     def _not_kept(self, error: Exception, reference: Reference, file: str) -> str:
         what = f"{file or 'a file of weights'} of {reference.repo} (revision {reference.revision})"
-        absent = f"{what} is not in the cache {self._cache or 'of huggingface_hub'}"
+        absent = f"{what} is not in the cache {self.cache_path or 'of huggingface_hub'}"
         if self.local_only:
             return (
                 f"{absent}, and the network is off (VIM_OFFLINE, HF_HUB_OFFLINE or offline=True): "
@@ -141,8 +146,8 @@ def _endpoint() -> str:
 def _refused(status: int, repo: str) -> str:
     if status in (401, 404):
         return (
-            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you may see: "
-            "check the name; a private repository needs HF_TOKEN"
+            f"there is no path {repo!r} here, and {_endpoint()} has no model repository of that name that you "
+            "can access: check the name; a private repository needs HF_TOKEN"
         )
     return f"{_endpoint()} answered {status} when asked for {repo}; try again later, or give the path of a copy"
 
@@ -152,7 +157,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _verify(path: Path) -> None:
-    """Compare with the sha256 that large files are stored under. Raises WeightsError and drops the file."""
+    """Compare with the sha256 under which large files are stored. On a difference, delete the file and raise
+    WeightsError.
+    """
     blob = path.resolve()
     if not _SHA256.fullmatch(blob.name):
         return

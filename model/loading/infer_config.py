@@ -1,6 +1,6 @@
-"""Tensors -> VimConfig, with a sentence for everything the tensors do not show.
+"""Tensors -> VimConfig, with a sentence for every value that the tensors do not show.
 
-Reads names and shapes, and of values only the RoPE table. Whether every tensor fits is checked in `model.loading.fit`.
+Uses names and shapes, and values of the RoPE table only. `model.loading.fit` checks whether every tensor fits.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ PLAIN_MAMBA = (
     "bimamba = none: no layer has *_b tensors, as with the plain Mamba block of stock mamba_ssm; if the model was "
     "trained in both directions, half of it is missing from this file"
 )
-USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two share a number of patches at any plain stride
+USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two have the same number of patches at any plain stride
 
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What a training run's arguments say, and what is `known` of a released model. A hint never overrides a tensor."""
+    """Hints from a training run's arguments, and what is `known` of a released model. A hint never overrides a
+    tensor.
+    """
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)  # by VimConfig field; no assumption
+    known: Mapping[str, Any] = field(default_factory=dict)  # by VimConfig field; not an assumption
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Hints:
-        """Take what is useful from the `args` of a training checkpoint."""
+        """Extract the hints from the `args` of a training checkpoint."""
         known = known or {}
         name, size = args.get("model"), known.get("image_size", args.get("input_size"))
         return cls(name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None, known)
@@ -53,21 +55,21 @@ class Hints:
 
     @property
     def class_token(self) -> str | None:
-        """Only a name that says middle or first counts; many say no more than that there is a token."""
+        """The class token's position if the name says middle or first; many names only say that there is a token."""
         found = re.search(r"(mid|first)(dle)?_?cls", self.name)
         return {"mid": "middle", "first": "first"}[found[1]] if found else None
 
     @property
     def divide_out(self) -> bool | None:
-        """Names say `div2` or nothing."""
+        """True if the name contains `div2`; other names say nothing."""
         return True if "div2" in self.name else None
 
 
 def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tuple[VimConfig, tuple[str, ...]]:
-    """The configuration the weights were trained with, and what had to be assumed, a sentence each.
+    """Return the configuration with which the weights were trained, and one sentence for each assumption.
 
-    `image_size` helps to tell stride from image size; where the tensors belong to another size it is not the size in
-    the result. Raises WeightsError for tensors of another kind of model.
+    `image_size` helps to distinguish stride from image size; if the tensors belong to another size, the result has the
+    tensors' size. Raises WeightsError for tensors of another kind of model.
     """
     fields = shown(tensors)
     size, stride, why = _geometry(tensors, fields, hints, image_size)
@@ -84,7 +86,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
 
 
 def shown(tensors: Tensors) -> dict[str, Any]:
-    """The fields of VimConfig that names and shapes prove."""
+    """Return the fields of VimConfig that names and shapes determine. Raises WeightsError for another kind of model."""
     width, channels, patch, across = _shape(tensors, "patch_embed.proj.weight", 4)
     if patch != across:
         raise WeightsError(f"patches of {patch}x{across} px: only square ones are supported")
@@ -114,12 +116,12 @@ def shown(tensors: Tensors) -> dict[str, Any]:
 
 
 def class_tokens(tensors: Tensors) -> int:
-    """0, 1 or 2."""
+    """Return the number of class tokens: 0, 1 or 2."""
     return 2 if "cls_token_head" in tensors else int("cls_token" in tensors)
 
 
 def patches(tensors: Tensors) -> int | None:
-    """How many patches the position embedding or the RoPE table was made for; None without either."""
+    """Return the number of patches of the position embedding or the RoPE table; None without either."""
     if "pos_embed" in tensors:
         return _shape(tensors, "pos_embed", 3)[1] - class_tokens(tensors)
     return _shape(tensors, _ROPE, 2)[0] if _ROPE in tensors else None
@@ -142,7 +144,7 @@ def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
 
 
 def _expand(inner: int, width: int) -> float:
-    """`int(expand * width)` must give `inner` back, also where the quotient rounds down."""
+    """Return expand such that `int(expand * width)` is `inner`, also where the quotient rounds down."""
     quotient = inner / width
     if int(quotient * width) != inner:
         quotient = math.nextafter(quotient, math.inf)
@@ -156,14 +158,14 @@ def _bimamba(tensors: Tensors) -> str:
 
 
 def _token_fields(tokens: int) -> dict[str, Any]:
-    """Where one token sits cannot be seen; that there are none or two can."""
+    """The position of a single class token is not visible; that there are none or two is."""
     if tokens == 1:
         return {"pool": "cls"}
     return {"class_token": "double", "pool": "cls"} if tokens else {"class_token": "none"}
 
 
 def _rope_grid(tensors: Tensors, width: int) -> int:
-    """The reference's pt_hw_seq_len, from the slowest frequency of grid position (1, 0)."""
+    """Return the reference's pt_hw_seq_len, computed from the slowest frequency of grid position (1, 0)."""
     cos, sin, half = tensors[_ROPE], tensors.get("rope.freqs_sin"), width // 2
     side = math.isqrt(_shape(tensors, _ROPE, 2)[0])
     if sin is None or sin.shape != cos.shape or cos.shape[1] != width or width % 4 or side < 2 or cos.is_meta:
@@ -173,7 +175,7 @@ def _rope_grid(tensors: Tensors, width: int) -> int:
 
 
 def _unseen(fields: Mapping[str, Any], hints: Hints) -> dict[str, tuple[Any, str]]:
-    """Field -> (value, why) for what no tensor shows."""
+    """Return field -> (value, reason) for the fields that no tensor shows."""
     rope, source = fields["rope"], OLDER if fields["rope"] else RELEASED
     unseen: dict[str, tuple[Any, str]] = {}
     if "class_token" not in fields:
@@ -201,7 +203,7 @@ def _text(value: Any) -> str:
 def _geometry(
     tensors: Tensors, fields: Mapping[str, Any], hints: Hints, image_size: Size | None
 ) -> tuple[Size, int, tuple[str, ...]]:
-    """Trained image size, stride, and the assumption made, if any."""
+    """Return the trained image size, the stride, and the assumptions."""
     patch, count = fields["patch_size"], patches(tensors)
     if fields["rope"]:
         return _rope_geometry(_shape(tensors, _ROPE, 2)[0], patch, image_size)
@@ -223,21 +225,22 @@ def _geometry(
 
 
 def _trained_sizes(hints: Hints, image_size: Size | None) -> list[tuple[Size, bool]]:
-    """Sizes to try, and whether only plain strides count.
+    """Return the sizes to try, and whether only plain strides count for each.
 
-    Plain ones come first: 14x14 positions are 224 px at stride 16, even when 192 is asked for and stride 13 would fit.
+    Plain strides are tried first: 14x14 positions are 224 px at stride 16, even when 192 is requested and stride 13
+    would fit.
     """
     hinted = _square(hints.input_size) if hints.input_size else None
     given = [size for size in (hinted, image_size) if size]
     released = _square(USUAL_SIZES[0])
-    if not given:  # nothing speaks against the released models' size, whatever the stride
+    if not given:  # without other information the released models' size, at any stride
         return [(released, True), (released, False), *((_square(side), True) for side in USUAL_SIZES[1:])]
     odd = sorted([*given, released], key=lambda size: size != image_size)
     return [(size, True) for size in (*given, *map(_square, USUAL_SIZES))] + [(size, False) for size in odd]
 
 
 def _strides(size: Size, patch: int, count: int, *, plain: bool) -> list[int]:
-    """Strides without gaps that give `count` patches, the likeliest first; plain ones divide the patch."""
+    """Return the strides without gaps that give `count` patches, the likeliest first; plain ones divide the patch."""
     if min(size) < patch:
         return []
 
@@ -260,7 +263,7 @@ def _why(size: Size, stride: int, patch: int, count: int, strides: list[int]) ->
 
 
 def _rope_geometry(rows: int, patch: int, image_size: Size | None) -> tuple[Size, int, tuple[str, ...]]:
-    """The table has (size // patch)^2 rows and works with stride == patch only (quirk 6)."""
+    """The table has (size // patch)^2 rows and requires stride == patch (quirk 6)."""
     side = math.isqrt(rows)
     if side * side != rows:
         raise WeightsError(f"a RoPE table of {rows} rows fits no square image")

@@ -2,8 +2,8 @@
 
     source -> checkpoint -> configuration, given or inferred -> strict fit -> model on its device
 
-Each step lives in a module of its own; this one joins them. `read` stops before a device is chosen: all that can be
-known of a source without running it.
+Each step has its own module; this one combines them. `read` stops before a device is chosen: it returns everything that
+is known of a source without running the model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A source read and checked: weights that fit the configuration, and all that goes with them."""
+    """A source that is read and checked: weights that fit the configuration, and everything that belongs to them."""
 
     checkpoint: Checkpoint
     config: VimConfig
@@ -71,10 +71,14 @@ def load(
 ) -> Vim:
     """Load a model for inference: eval mode, gradients off.
 
-    `source` is a directory (config.json, model.safetensors or one .pth, labels.json, preprocess.json), or one file: a
-    .safetensors, a state dict, or the reference's training checkpoint, of which `weights` picks "model" or
-    "model_ema"; or what is not on this disk: the name of a released model (`vim-tiny`) or `owner/name[@revision]
-    [:file]` on the Hugging Face hub, kept in `cache_dir`; `offline` never touches the network.
+    `source` is one of
+
+    - a directory (config.json, model.safetensors or one .pth, labels.json, preprocess.json)
+    - a file: .safetensors, a state dict, or the reference's training checkpoint, of which `weights` selects "model"
+      or "model_ema"
+    - the name of a released model (`vim-tiny`), or `owner/name[@revision][:file]` on the Hugging Face hub; downloads
+      are kept in `cache_dir`, and `offline` forbids the network
+
     Without `config` or config.json the architecture is inferred from the tensors; what they do not show is assumed,
     logged, and kept in `.assumptions`. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
     trained one the position embedding is resampled.
@@ -110,7 +114,7 @@ def read(
     cache_dir: str | Path | None = None,
     offline: bool = False,
 ) -> Contents:
-    """Everything about a source that needs no device. Arguments and errors are those of `load`."""
+    """Read everything about a source that needs no device. Arguments and errors are those of `load`."""
     parts = resolve(source, cache_dir, offline=offline)
     checkpoint = read_checkpoint(parts.weights, weights)
     size = _as_size(image_size)
@@ -131,7 +135,9 @@ def read(
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """`auto` is CUDA when there is one. Raises ModelError for a device that this machine lacks."""
+    """Return the device; `auto` is CUDA if available. Raises ModelError for a device that this machine does not
+    have.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -146,7 +152,7 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """`auto` is float32. Raises ModelError for a type the model does not run in."""
+    """Return the dtype; `auto` is float32. Raises ModelError for a dtype that the model does not support."""
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         return torch.float32
@@ -169,7 +175,7 @@ def _check_cuda(place: torch.device) -> None:
 def _configuration(
     given: AnyConfig | None, parts: Source, checkpoint: Checkpoint, image_size: Size | None
 ) -> tuple[VimConfig, str, tuple[str, ...]]:
-    """Configuration, where it comes from, and what was assumed. What is written wins over what is inferred."""
+    """Return the configuration, its origin, and the assumptions. A written configuration overrides an inferred one."""
     if given is not None:
         return _as_config(given), "given", ()
     if parts.config is not None:
@@ -178,7 +184,7 @@ def _configuration(
         hints = Hints.from_args(checkpoint.args, parts.released.known if parts.released else None)
         config, assumptions = infer(checkpoint.tensors, hints, image_size)
         if image_size is not None:
-            check_size(config, image_size)  # here it may have been taken for the trained size
+            check_size(config, image_size)  # `infer` may have used it as the trained size
     except (WeightsError, ConfigError) as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
     for assumption in assumptions:
@@ -201,9 +207,9 @@ def _as_config(given: AnyConfig) -> VimConfig:
 
 
 def _check(checkpoint: Checkpoint, config: VimConfig) -> None:
-    """Names, shapes, and that a RoPE table in the file is the one that the configuration means."""
+    """Check names and shapes, and that a RoPE table in the file is the one that the configuration determines."""
     expected = _skeleton(config, reference).state_dict()
-    # A table follows from the configuration: a file may do without.
+    # The configuration determines the table, so a file need not contain it.
     given = {name: tensor for name, tensor in expected.items() if name in BUFFERS} | checkpoint.tensors
     check_fit(checkpoint.path, config, expected, given)
     for name, table in _tables(config).items():
@@ -215,12 +221,12 @@ def _check(checkpoint: Checkpoint, config: VimConfig) -> None:
 
 
 def _recipe(given: str | Preprocess, file: Path | None, config: VimConfig) -> Preprocess:
-    """The file's overrides under the caller's mode; the size always follows the model."""
+    """Return the file's recipe with the caller's mode; the size always follows the model."""
     if isinstance(given, Preprocess):
         if config.image_size != (given.size, given.size):
             raise ConfigError(f"the preprocessing makes {given.size} px images, the model takes {config.image_size}")
         return given
-    size = config.image_size[0]  # a model that is not square has no recipe of the reference's; the service refuses it
+    size = config.image_size[0]  # the reference has no recipe for images that are not square; the service refuses them
     written = Preprocess.from_dict({"size": size} | ({} if file is None else _read_object(file)))
     return dataclasses.replace(written, size=size, mode=cast(Mode, given))
 
@@ -236,7 +242,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _skeleton(config: VimConfig, scan: ScanFn) -> Vim:
-    """The modules without memory for their parameters."""
+    """Return the modules without memory for their parameters."""
     with torch.device("meta"):
         return Vim(config, scan)
 

@@ -1,6 +1,6 @@
 """The same weights at another image size: the position embedding resampled over the grid of patches.
 
-RoPE tables are dropped here; they are computed anew from the configuration.
+RoPE tables are removed here; they are computed again from the configuration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 def at_size(config: VimConfig, tensors: Mapping[str, Tensor], size: Size) -> tuple[VimConfig, dict[str, Tensor]]:
-    """Configuration and tensors for images of `size` (height, width); at the trained size exactly those given.
+    """Return configuration and tensors for images of `size` (height, width); at the trained size those that are given.
 
     Raises ConfigError as `check_size`.
     """
@@ -32,11 +32,11 @@ def at_size(config: VimConfig, tensors: Mapping[str, Tensor], size: Size) -> tup
 
 
 def resample(positions: Tensor, old: VimConfig, new: VimConfig) -> Tensor:
-    """(1, L, D) on the old grid -> (1, L', D) float32 on the new one, class tokens moved to their new slots.
+    """(1, L, D) on the old grid -> (1, L', D) float32 on the new one, with class tokens moved to their new slots.
 
-    Bicubic without antialiasing and with half-pixel centres, as the reference resamples its patches; but it takes slot
-    0 for the class token's, which is wrong for a middle token (vim/main.py, --finetune; quirk 21). Computed in float64,
-    so that machines with other instruction sets round to the same float32 and fingerprints agree.
+    Bicubic without antialiasing and with half-pixel centres, as the reference resamples its patches. The reference also
+    treats slot 0 as the class token's, which is wrong for a middle token (vim/main.py, --finetune; quirk 21). Computed
+    in float64, so that the results round to the same float32 on all machines and fingerprints agree.
     """
     if new.grid == old.grid:
         return positions
@@ -49,7 +49,9 @@ def resample(positions: Tensor, old: VimConfig, new: VimConfig) -> Tensor:
 
 
 def check_size(config: VimConfig, size: Size) -> None:
-    """Raise ConfigError, naming the nearest sizes that do, unless whole patches at the model's stride fill `size`."""
+    """Raise ConfigError unless whole patches at the model's stride fill `size`; the message names the nearest sizes
+    that do.
+    """
     if _is_whole(config, size) and _reason(config, size) is None:
         return
     near = " or ".join(f"{height}x{width}" for height, width in _nearest(config, size))
@@ -69,7 +71,7 @@ def _is_whole(config: VimConfig, size: Size) -> bool:
 
 
 def _reason(config: VimConfig, size: Size) -> str | None:
-    """Why the architecture itself refuses the size; RoPE wants a square with an even number of patches."""
+    """Return why the architecture refuses the size, or None; RoPE requires a square with an even number of patches."""
     try:
         config.replace(image_size=size)
     except ConfigError as error:
@@ -85,7 +87,7 @@ def _nearest(config: VimConfig, size: Size) -> list[Size]:
 
 
 def _steps(config: VimConfig, size: Size, step: int) -> Size:
-    """Each side rounded down to whole patches, then `step` patches further."""
+    """Round each side down to whole patches, then add `step` patches."""
     patch, stride = config.patch_size, config.stride
     height, width = (max(patch, patch + ((side - patch) // stride + step) * stride) for side in size)
     return height, width

@@ -1,6 +1,6 @@
-"""What a model may be called when it is no path: the names of the released models, and references into the hub.
+"""Model names that are not paths: the released models, and references to the hub.
 
-Only reads names: `model.loading.hub` fetches, `model.loading.source` decides what a name means.
+This module only parses names: `model.loading.hub` downloads, `model.loading.source` decides what a name means.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OLDER = _MIDDLE | {"class_token": "first", "divide_out": False, "rope_residual"
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """One file of hustvl/Vim's, trained on ImageNet-1k; `known` are the fields of VimConfig that no tensor shows."""
+    """One of hustvl/Vim's files, trained on ImageNet-1k; `known` are the fields of VimConfig that no tensor shows."""
 
     name: str
     repo: str
@@ -37,7 +37,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A model repository on the hub, and the file of weights that is meant where there are several."""
+    """A model repository on the hub, and the file of weights if it is named."""
 
     repo: str
     revision: str = "main"
@@ -58,7 +58,7 @@ RELEASED = {
 
 
 def parse(text: str) -> Reference | None:
-    """A released model's name, or `owner/name[@revision][:file]`; None when it is neither."""
+    """Parse a released model's name, or `owner/name[@revision][:file]`; None for any other text."""
     if text in RELEASED:
         return Reference(RELEASED[text].repo, file=RELEASED[text].file)
     found = _REFERENCE.fullmatch(text)
@@ -66,5 +66,5 @@ def parse(text: str) -> Reference | None:
 
 
 def released(repo: str, file: str) -> Released | None:
-    """The released model in that file, however it was asked for."""
+    """Return the released model in that file, or None."""
     return next((model for model in RELEASED.values() if (model.repo, model.file) == (repo, file)), None)

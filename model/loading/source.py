@@ -1,6 +1,6 @@
-"""Where the parts of a model lie on disk: weights, configuration, labels, preprocessing; fetched there if need be.
+"""The paths of a model's parts: weights, configuration, labels, preprocessing; downloaded if necessary.
 
-Opens none of them: `model.loading.checkpoint` reads the weights, `model.loading.load` the rest.
+This module opens none of them: `model.loading.checkpoint` reads the weights, `model.loading.load` the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS = ("config", "labels", "preprocess")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Paths of a model's parts; None for a part that the source does not bring."""
+    """Paths of a model's parts; None for a part that the source does not have."""
 
     weights: Path
     config: Path | None = None
@@ -35,9 +35,9 @@ class Source:
 def resolve(source: str | Path, cache_dir: str | Path | None = None, *, offline: bool = False) -> Source:
     """Find the parts of `source`: a directory, one file of weights, a name, or `owner/name[@revision][:file]`.
 
-    Names are those of the released models (`vim-tiny`, ...) and of the shipped one (`demo`). A path that exists wins.
-    A lone file stands for itself: a config.json that happens to lie beside it is not picked up, since folders of
-    downloads mix models. Name the directory to use both. Raises WeightsError when there is nothing to load.
+    Names are those of the released models (`vim-tiny`, ...) and of the shipped one (`demo`). An existing path takes
+    precedence. A file is loaded alone: a config.json in the same folder is ignored, because folders of downloads mix
+    models; give the directory to use both. Raises WeightsError if there is nothing to load.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -45,7 +45,7 @@ def resolve(source: str | Path, cache_dir: str | Path | None = None, *, offline:
     if str(source) in SHIPPED:
         return _local(SHIPPED[str(source)])
     reference = parse(str(source))
-    # owner/name.pth is a mistyped path, not a repository to ask the network for.
+    # owner/name.pth is a misspelt path, not a repository.
     if reference is None or (reference.file is None and path.suffix in (*SUFFIXES, ".json")):
         raise WeightsError(_unknown(path))
     return _fetched(reference, Hub(cache_dir, offline))
@@ -73,7 +73,7 @@ def _local(path: Path) -> Source:
 
 
 def _fetched(reference: Reference, hub: Hub) -> Source:
-    """As a lone file when one is named or the repository has no model.safetensors, else as a directory."""
+    """Download one file if it is named or the repository has no model.safetensors, else all parts."""
     if reference.file is not None:
         return _fetched_file(reference, reference.file, hub)
     files = hub.files(reference)
@@ -97,11 +97,11 @@ def _joined(weights: Path, beside: dict[str, Path]) -> Source:
 
 
 def _choose(files: Iterable[str], where: str) -> str:
-    """The one file of weights at the top of a directory or repository."""
+    """Return the only file of weights at the top of a directory or repository."""
     weights = sorted(file for file in files if "/" not in file and PurePosixPath(file).suffix in SUFFIXES)
     if WEIGHTS in weights:
         return WEIGHTS
-    # The same model is often kept in both formats; the safer one is taken.
+    # The same model is often stored in both formats; safetensors is the safer one.
     candidates = [file for file in weights if file.endswith(".safetensors")] or weights
     if not candidates:
         raise WeightsError(f"{where} holds no weights: no {WEIGHTS} and no file {', '.join(SUFFIXES)}")

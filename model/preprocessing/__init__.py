@@ -1,1 +1,1 @@
-"""Images to the pixels that a model expects."""
+"""From images to the pixels that a model expects."""

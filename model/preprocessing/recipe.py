@@ -1,7 +1,8 @@
-"""From a decoded image to the model's pixels: the recipe as a frozen value that can be called. No torch, no decoding.
+"""From a decoded image to the model's pixels: the preprocessing recipe as a frozen, callable value. Needs no torch.
 
-`reference` mode treats colours as hustvl/Vim does, `friendly` mode as a person expects. Normalising with `mean` and
-`std` is left to whoever holds the tensors; the arithmetic of resizing is in `resize`.
+`reference` mode treats colours as hustvl/Vim does; `friendly` mode also respects EXIF orientation, transparency and bit
+depth. Normalising with `mean` and `std` is left to the model's runtime. The arithmetic of resizing is in
+`model.preprocessing.resize`.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from PIL import ExifTags, Image
 
-from model.config import reject_unknown
-from model.errors import ConfigError
+from model.errors import ConfigError, reject_unknown
 from model.preprocessing.resize import UPRIGHT, Axis, Box, Pixels, Turn, resize_window
 
 Mode = Literal["reference", "friendly"]
-UNTOUCHED = 32  # the reference neither resizes nor crops for input sizes up to this
+UNTOUCHED = 32  # the reference neither resizes nor crops for input sizes up to this value
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
     """The reference's evaluation transform (vim/datasets.py) up to ToTensor: PIL image to uint8 (size, size, 3).
 
-    `friendly` differs only where a person would object: EXIF orientation is applied, transparency lies on white and
-    16-bit values are scaled instead of clamped. Sizes up to 32 return the image in its own size.
+    `friendly` mode differs in three points: EXIF orientation is applied, transparency is shown on white, and 16-bit
+    values are scaled instead of clamped. Sizes up to 32 return the image in its own size.
+    Raises ConfigError for fields that cannot be used.
     """
 
     size: int = 224
@@ -47,7 +48,7 @@ class Preprocess:
             raise ConfigError(f"std must be positive, got {self.std}")
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """The image as the model sees it; a fresh, C-contiguous array."""
+        """Return the image's pixels as the model receives them; a new, C-contiguous array."""
         source = _Source(image, self.mode)
         if self.resize is None:
             return np.array(source.read((0, 0, *source.size)))
@@ -55,7 +56,7 @@ class Preprocess:
         return self.padded(resize_window(source.read, across, down), across, down)
 
     def padded(self, window: Pixels, across: Axis, down: Axis) -> Pixels:
-        """The window of a resized image, centred on black where the image is smaller than the crop; C-contiguous."""
+        """Centre the window of a resized image on black where the image is smaller than the crop; C-contiguous."""
         if window.shape[:2] == (self.size, self.size) and window.flags.writeable and window.flags.c_contiguous:
             return window
         pixels = np.zeros((self.size, self.size, 3), np.uint8)
@@ -64,24 +65,29 @@ class Preprocess:
         return pixels
 
     def plain_turn(self, image: Image.Image) -> Turn | None:
-        """How RGB, grey or inks are turned before they are resized; None for images that take more, or no resize."""
+        """Return the orientation to apply to an RGB, grey or CMYK image before it is resized.
+
+        None for images that need more steps, and for recipes that do not resize.
+        """
         if self.resize is None or image.mode not in ("RGB", "L", "CMYK"):
             return None
-        return _TURNS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
+        return ORIENTATIONS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
 
     @property
     def resize(self) -> int | None:
-        """Length of the short side before the crop; None when images stay as they are."""
+        """Length of the short side before the crop; None if images keep their size."""
         return None if self.size <= UNTOUCHED else int(self.size / self.crop_ratio)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready values, with the derived `resize`."""
+        """Return the recipe as JSON-ready values, with the derived `resize`."""
         values = dataclasses.asdict(self)
         return values | {"resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a `resize` that does not follow."""
+        """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a `resize` that contradicts the
+        others.
+        """
         fields = {field.name for field in dataclasses.fields(cls)}
         reject_unknown(values, fields | {"resize"}, "preprocessing field")
         recipe = cls(**{name: value for name, value in values.items() if name in fields})
@@ -93,7 +99,7 @@ class Preprocess:
         return recipe
 
     def axes(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
-        """Across and down: how an image of (width, height) is resized, and which window of it is wanted.
+        """Return (across, down): how an image of (width, height) is resized, and the wanted window.
 
         Only for recipes that resize.
         """
@@ -121,12 +127,12 @@ def _check(recipe: Preprocess) -> None:
 def _triple(name: str, values: Any) -> tuple[float, ...]:
     numbers = values if isinstance(values, (tuple, list)) else ()
     if len(numbers) != 3 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers):
-        raise ConfigError(f"{name} must be three numbers, one a channel, got {values!r}")
+        raise ConfigError(f"{name} must be three numbers, one per channel, got {values!r}")
     return tuple(float(value) for value in numbers)
 
 
 def _centered(source: int, target: int, crop: int) -> Axis:
-    """CenterCrop's window, rounded half to even as torchvision does, or all of a side shorter than the crop."""
+    """CenterCrop's window, rounded half to even as in torchvision, or all of a side shorter than the crop."""
     if target <= crop:
         return Axis(source, target, 0, target)
     first = round((target - crop) / 2)
@@ -138,13 +144,13 @@ def _padding(axis: Axis, crop: int) -> int:
 
 
 class _Source:
-    """An image seen upright and in RGB, one box at a time, so that no second full copy of it ever exists."""
+    """An image read upright and in RGB, one box at a time, so that no second full copy of it is created."""
 
     def __init__(self, image: Image.Image, mode: Mode) -> None:
         image.load()
         friendly = mode == "friendly"
         self._image = image
-        self._turn = _TURNS.get(_orientation(image)) if friendly else None
+        self._turn = ORIENTATIONS.get(_orientation(image)) if friendly else None
         self._white = _white_level(image) if friendly else None
         swapped = self._turn is not None and self._turn.swaps
         self.size = (image.height, image.width) if swapped else image.size
@@ -162,7 +168,7 @@ class _Source:
         return _on_white(part) if part.mode in _CLEAR and part.has_transparency_data else _plain_rgb(part)
 
 
-_TURNS = {
+ORIENTATIONS = {
     2: Turn(Image.Transpose.FLIP_LEFT_RIGHT, from_right=True),
     3: Turn(Image.Transpose.ROTATE_180, from_right=True, from_bottom=True),
     4: Turn(Image.Transpose.FLIP_TOP_BOTTOM, from_bottom=True),
@@ -180,12 +186,14 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN_EXIF:
-        return 1  # damaged metadata is no reason to refuse a photograph that decodes
+        return 1  # damaged metadata must not prevent decoding
     return value if isinstance(value, int) else 1
 
 
 def _white_level(image: Image.Image) -> float:
-    """The value that means white: 65535, or where the mode has no fixed range, the first usual one that suffices."""
+    """Return the value of white: 65535, or where the mode has no fixed range the smallest usual one that is large
+    enough.
+    """
     if image.mode not in ("I", "F"):
         return 65535.0
     high = cast(tuple[float, float], image.getextrema())[1]
@@ -194,16 +202,16 @@ def _white_level(image: Image.Image) -> float:
 
 
 def _plain_rgb(part: Image.Image) -> Image.Image:
-    """Pillow's own conversion: alpha dropped, 16 bits clamped."""
-    part.info.pop("transparency", None)  # no effect on the pixels, but Pillow warns about some
+    """Pillow's own conversion: alpha is dropped, 16-bit values are clamped."""
+    part.info.pop("transparency", None)  # does not change the pixels, but avoids warnings of Pillow
     return part if part.mode == "RGB" else part.convert("RGB")
 
 
 def _on_white(part: Image.Image) -> Image.Image:
     clear = part.convert("RGBA")
-    paper = Image.new("RGB", part.size, "white")
-    paper.paste(clear, mask=clear)
-    return paper
+    white = Image.new("RGB", part.size, "white")
+    white.paste(clear, mask=clear)
+    return white
 
 
 def _scaled(part: Image.Image, white: float) -> Image.Image:

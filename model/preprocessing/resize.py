@@ -1,8 +1,8 @@
-"""A wanted window of Pillow's 8-bit bicubic resize, bit for bit, without the pixels outside it.
+"""A window of Pillow's 8-bit bicubic resize, bit for bit, without computing the pixels outside it.
 
-Works one axis at a time, horizontal first, whatever order Pillow's own resize would take (13.0 changed it). Where an
-axis stays near the window Pillow's C code does the pass; where it would far outgrow it (1x1000 becomes 256x256000)
-numpy repeats Pillow's arithmetic for the wanted rows or columns alone. Which window is wanted, `preprocess` decides.
+The horizontal pass runs first, independent of Pillow's version (13.0 changed its order). Where an axis is not much
+longer than the window, Pillow's C code does the pass; where it is much longer (1x1000 becomes 256x256000), numpy
+repeats Pillow's arithmetic for the wanted rows or columns alone. `model.preprocessing.recipe` chooses the window.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 PRECISION_BITS = 32 - 8 - 2  # Pillow's fixed point: 8 bits of result, 2 of headroom
 BICUBIC_SUPPORT = 2.0
-OUTGROWN = 4  # below this Pillow is faster although it computes what is thrown away (measured)
+OUTGROWN = 4  # up to this ratio Pillow is faster, although it computes pixels that are discarded (measured)
 BAND_BYTES = 2 << 20
-CHUNK_VALUES = 1 << 17  # int32 sums that stay in the cache
+CHUNK_VALUES = 1 << 17  # int32 sums that fit into the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +41,27 @@ class Axis:
 
     @property
     def outgrown(self) -> bool:
-        """True when most of the resized axis would be thrown away."""
+        """Whether most of the resized axis would be discarded."""
         return self.target > OUTGROWN * self.wanted
 
     def reach(self) -> tuple[int, int]:
-        """The source pixels that the window depends on, as [start, stop)."""
+        """Return the source pixels that the window depends on, as [start, stop)."""
         starts, stops = self.bounds()
         return int(starts[0]), int(stops[-1])
 
     def bounds(self) -> tuple[Ints, Ints]:
-        """Per wanted pixel, the source pixels it depends on (Pillow's xmin and xmax)."""
+        """Return, per wanted pixel, the source pixels that it depends on (Pillow's xmin and xmax)."""
         centers, stretch = self._centers(), self._stretch()
         starts = np.trunc(centers - BICUBIC_SUPPORT * stretch + 0.5).astype(np.int64)
         stops = np.trunc(centers + BICUBIC_SUPPORT * stretch + 0.5).astype(np.int64)
         return np.maximum(starts, 0), np.minimum(stops, self.source)
 
     def weights(self) -> NDArray[np.int32]:
-        """(wanted, longest support) fixed-point coefficients, zero beyond a pixel's support."""
+        """Return fixed-point coefficients (wanted, longest support), zero beyond a pixel's support."""
         starts, stops = self.bounds()
-        taps = starts[:, None] + np.arange(int((stops - starts).max()))
-        weights = _bicubic((taps - self._centers()[:, None] + 0.5) * (1.0 / self._stretch()))
-        weights[taps >= stops[:, None]] = 0
+        sources = starts[:, None] + np.arange(int((stops - starts).max()))
+        weights = _bicubic((sources - self._centers()[:, None] + 0.5) * (1.0 / self._stretch()))
+        weights[sources >= stops[:, None]] = 0
         weights /= np.cumsum(weights, axis=1)[:, -1:]  # cumsum adds in Pillow's order, sum() does not
         return np.trunc(weights * (1 << PRECISION_BITS) + np.copysign(0.5, weights)).astype(np.int32)
 
@@ -77,7 +77,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What an EXIF orientation asks for."""
+    """The flips and the rotation of an EXIF orientation."""
 
     method: Image.Transpose | None
     swaps: bool = False
@@ -85,7 +85,7 @@ class Turn:
     from_bottom: bool = False
 
     def source_box(self, box: Box, size: tuple[int, int]) -> Box:
-        """Where a box of the turned image lies in the stored one of (width, height)."""
+        """Return the box in the stored image of (width, height) that corresponds to a box of the upright image."""
         left, top, right, bottom = (box[1], box[0], box[3], box[2]) if self.swaps else box
         if self.from_right:
             left, right = size[0] - right, size[0] - left
@@ -98,11 +98,11 @@ UPRIGHT = Turn(None)
 
 
 def resize_window(read: Callable[[Box], Image.Image], across: Axis, down: Axis) -> Pixels:
-    """The wanted (rows, columns, 3) of a resized image; `read` returns a box of the source as RGB."""
+    """Return the wanted (rows, columns, 3) of a resized image; `read` returns a box of the source as RGB."""
     strips = _horizontal(read, across, down.reach())
     if down.outgrown:
         return resample(np.concatenate([np.asarray(strip) for _, strip in strips]), down)
-    # Rows that no wanted row depends on stay black: Pillow's coefficients need the full height.
+    # Rows that no wanted row depends on stay black; Pillow's coefficients require the full height.
     canvas = Image.new("RGB", (across.wanted, down.source))
     for top, strip in strips:
         canvas.paste(strip, (0, top))
@@ -113,7 +113,7 @@ def resize_window(read: Callable[[Box], Image.Image], across: Axis, down: Axis) 
 def _horizontal(
     read: Callable[[Box], Image.Image], across: Axis, rows: tuple[int, int]
 ) -> Iterator[tuple[int, Image.Image]]:
-    """The horizontal pass over some rows in bands (rows are independent): (top row, its wanted columns)."""
+    """The horizontal pass over some rows, in bands: yields (top row, its wanted columns)."""
     left, right = across.reach() if across.outgrown else (0, across.source)
     step = max(1, BAND_BYTES // (4 * (right - left)))
     for top in range(rows[0], rows[1], step):
@@ -143,11 +143,11 @@ def resample(pixels: Pixels, axis: Axis) -> Pixels:
 
 
 def _weigh(values: Pixels, starts: Ints, weights: NDArray[np.int32]) -> Pixels:
-    """ImagingResample's inner loop: integer sums from one half, shifted back and clipped."""
+    """ImagingResample's inner loop: integer sums that start at one half, shifted right and clipped."""
     sums = np.full((len(starts), values.shape[1]), 1 << (PRECISION_BITS - 1), np.int32)
-    for tap in range(weights.shape[1]):
-        rows = np.minimum(starts + tap, len(values) - 1)  # only ever clipped where the weight is zero
-        sums += weights[:, tap, None] * values[rows]
+    for k in range(weights.shape[1]):
+        rows = np.minimum(starts + k, len(values) - 1)  # clipped only where the weight is zero
+        sums += weights[:, k, None] * values[rows]
     sums >>= PRECISION_BITS
     return np.clip(sums, 0, 255).astype(np.uint8)
 

@@ -1,7 +1,7 @@
-"""A loaded model on its device: uint8 pixels in, float32 rows out. Batch sizes and warm-up live here.
+"""A loaded model on its device: uint8 pixels in, float32 rows out. Also batch sizes and warm-up.
 
-Knows nothing of requests or queues; `service.devices.worker` drives it. `Runner` runs any device one batch after the
-other; the service has `model.runtime.cuda.runner` for a GPU, behind the same protocol.
+This module does not use requests or queues; `service.devices.worker` drives it. `Runner` runs on any device, one batch
+after the other. For a GPU the service uses `model.runtime.cuda.runner`, which has the same protocol.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.backends.cpu.patch_embed import PixelEmbed
+from model.backends.cpu.patch_embed import PixelPatchEmbed
 from model.backends.fusion import fuse_verified
 from model.backends.selftest import choose_verified
 from model.vim import Vim
@@ -27,66 +27,70 @@ Array = np.ndarray
 Part = Literal["scores", "cls", "mean"]
 PARTS: tuple[Part, ...] = ("scores", "cls", "mean")
 
-CPU_MAX_BATCH = 8  # more gains no throughput on a CPU and delays everybody in the batch
+CPU_MAX_BATCH = 8  # more does not increase throughput on a CPU, and delays every image of the batch
 CUDA_MAX_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What one forward pass says about n images, float32. What was not asked for is None."""
+    """The results of one forward pass for n images, float32. Parts that were not requested are None."""
 
     scores: Array | None  # (n, classes), softmax
-    cls: Array | None  # (n, D), what the head sees
+    cls: Array | None  # (n, D), the input of the head
     mean: Array | None  # (n, D), mean of the patch tokens after the final norm
     finite: Array  # (n,) bool: False where a value is NaN or infinite
 
 
 class BatchRunner(Protocol):
-    """What the service drives: `verify_scan`, `attach`, `warm_up`, then batches by the numbers of their slots."""
+    """The protocol that the service uses: `verify_scan`, `attach`, `warm_up`, then batches by slot numbers."""
 
     vim: Vim
     max_batch: int
-    handover_s: float  # how long before a batch ends the next one should come, so that the device never waits
+    handover_s: (
+        float  # seconds before the end of a batch at which the next should be submitted, to keep the device busy
+    )
 
     @property
     def depth(self) -> int:
-        """How many batches may be out at once."""
+        """The number of batches that may be submitted and not yet collected."""
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are in, once the scan is verified."""
+        """The dtype of the weights, once the scan is verified."""
 
     def verify_scan(self, name: str) -> None:
-        """Run on a scan that agrees with the reference loop. Raises ScanError."""
+        """Use the scan `name` after a self-test, see `model.backends.selftest`. Raises ScanError."""
 
     def attach(self, slots: Array) -> None:
-        """The pixels of every batch to come: uint8 (slots, H, W, 3), shared with whoever writes them."""
+        """Set the pixels of all later batches: uint8 (slots, H, W, 3), in memory that other processes write."""
 
     def warm_up(self) -> Iterator[tuple[int, float]]:
-        """Run every batch size, yielding (size, seconds); memory may lower `max_batch`."""
+        """Run every batch size, yielding (size, seconds); may lower `max_batch` if memory is short."""
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Any:
-        """Begin a batch of attached slots, which must not change before `collect`; returns what that takes."""
+        """Start a batch of attached slots, which must not change before `collect`; returns the argument of
+        `collect`.
+        """
 
-    def collect(self, flight: Any) -> Rows:
-        """The rows of a batch, when they are there; batches are collected in order, from any one thread."""
+    def collect(self, batch: Any, /) -> Rows:
+        """Wait for a batch and return its rows. Batches are collected in order, by one thread at a time."""
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes of the device's own memory; empty where it has none."""
+        """Return bytes of the device's own memory; empty if it has none."""
 
     def recover(self) -> None:
-        """After a failed batch. Raises when the device is beyond use."""
+        """Recover from a failed batch. Raises if the device can no longer be used."""
 
     def describe(self) -> dict[str, str]:
-        """For `/info`: how the model runs, and why so."""
+        """Return, for `/info`, how the model runs and why."""
 
 
 class Runner:
-    """Runs batches of up to `max_batch` images of `size` x `size` pixels."""
+    """Run batches of up to `max_batch` images of `size` x `size` pixels, one after the other."""
 
     depth = 1
     handover_s = 0.0
@@ -97,21 +101,23 @@ class Runner:
         self.device = parameter.device
         self.dtype = vim.patch_embed.proj.weight.dtype
         self.max_batch = max_batch or (CPU_MAX_BATCH if self.device.type == "cpu" else CUDA_MAX_BATCH)
-        self._embed = PixelEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
+        self._embed = PixelPatchEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
         self._mean = torch.tensor(vim.preprocess.mean, device=self.device)[:, None, None]
         self._std = torch.tensor(vim.preprocess.std, device=self.device)[:, None, None]
 
     def verify_scan(self, name: str) -> None:
-        """Replace the model's scan by one that agrees with the reference loop. Raises ScanError."""
+        """Use the scan `name` after a self-test, and fuse the layers if possible. Raises ScanError."""
         self.vim.use_scan(choose_verified(name, self.vim.config, self.device, self.dtype))
         fuse_verified(self.vim)
 
     def attach(self, slots: Array) -> None:
-        """The pixels that `submit` takes: uint8 (slots, H, W, 3)."""
+        """Set the pixels that `submit` reads: uint8 (slots, H, W, 3)."""
         self._slots = slots
 
     def warm_up(self) -> Iterator[tuple[int, float]]:
-        """Run every batch size once, yielding (size, seconds); the first that does not fit lowers `max_batch`."""
+        """Run every batch size once, yielding (size, seconds); the first size that runs out of memory lowers
+        `max_batch`.
+        """
         for size in batch_sizes(self.max_batch):
             start = time.perf_counter()
             try:
@@ -131,7 +137,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, pixels: Array, *, scores: bool, cls: bool, mean: bool) -> Rows:
-        """One forward pass over uint8 pixels (n, H, W, 3), n <= max_batch."""
+        """Run one forward pass over uint8 pixels (n, H, W, 3), n <= max_batch."""
         tokens = self._tokens(pixels)
         features = self.vim.pool(tokens)
         parts = {
@@ -143,20 +149,20 @@ class Runner:
         return Rows(**rows, finite=_finite(rows.values()))
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Rows:
-        """Run a batch of attached slots to its end."""
+        """Run a batch of attached slots to completion."""
         scores, cls, mean = (part in parts for part in PARTS)
         return self.run(self._slots[list(slots)], scores=scores, cls=cls, mean=mean)
 
-    def collect(self, flight: Rows) -> Rows:
-        """What `submit` returned."""
-        return flight
+    def collect(self, batch: Rows, /) -> Rows:
+        """Return the rows that `submit` returned."""
+        return batch
 
     def describe(self) -> dict[str, str]:
-        """Nothing was chosen here."""
+        """Return nothing: this runner chooses nothing."""
         return {}
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes of the device's own memory; empty on a CPU."""
+        """Return bytes of the device's own memory; empty on a CPU."""
         if self.device.type != "cuda":
             return {}
         return {
@@ -166,7 +172,7 @@ class Runner:
         }
 
     def recover(self) -> None:
-        """After a failed batch: free cached memory. Raises when the device is beyond use (a sticky CUDA error)."""
+        """Free cached memory after a failed batch. Raises if the device can no longer be used (a sticky CUDA error)."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
@@ -181,20 +187,20 @@ class Runner:
 
 
 def batch_sizes(largest: int) -> list[int]:
-    """The sizes that are warmed up: powers of two, and the largest batch."""
+    """Return the sizes to warm up: powers of two, and the largest batch."""
     powers = [1 << n for n in range(largest.bit_length()) if 1 << n < largest]
     return [*powers, largest]
 
 
 def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) as the reference's ToTensor and Normalize give it."""
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W), as the reference's ToTensor and Normalize."""
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Did the device, or the host, run out of memory? torch's CPU allocator says so in words only.
+    """Return whether the device or the host ran out of memory; torch's CPU allocator says so only in the message.
 
-    A graph that is being recorded may raise something else on the way out.
+    A failure while a graph is recorded may hide the cause, so the error's context is checked too.
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return True

@@ -24,7 +24,7 @@ from model.preprocessing.resize import UPRIGHT, Pixels, Turn
 from service.images.header import Header
 
 if TYPE_CHECKING:
-    from model.preprocessing.compiled.cmyk import Inks
+    from model.preprocessing.compiled.cmyk import CmykToRgb
     from model.preprocessing.compiled.resize import Resize
 
 Size = tuple[int, int]  # width, height
@@ -82,7 +82,7 @@ class Jpegs:
         self.memory = ThreadMemory()
         self._cache_dir, self._scale = cache_dir, scale
         self._decode: Callable[..., Pixels]  # set before `_resize`, like the next one
-        self._cmyk_to_rgb: Inks
+        self._cmyk_to_rgb: CmykToRgb
         self._resize: Resize | None = None
         self._loaded = threading.Event()
         # Importing and compiling take half a second while the model starts; a thread that decodes earlier waits.
@@ -149,11 +149,11 @@ class Jpegs:
         try:
             import simplejpeg
 
-            from model.preprocessing.compiled.cmyk import Inks
+            from model.preprocessing.compiled.cmyk import CmykToRgb
             from model.preprocessing.compiled.resize import Resize
 
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
-            self._decode, self._cmyk_to_rgb = simplejpeg.decode_jpeg, Inks(directory)
+            self._decode, self._cmyk_to_rgb = simplejpeg.decode_jpeg, CmykToRgb(directory)
             self._resize = Resize(directory)
             self.ready = True
         except Exception as error:  # a missing compiler costs speed, not the service

@@ -1,4 +1,5 @@
-"""A checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py saves.
+"""Write a checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py
+saves.
 
 python -m tests.model.full_size vim_base /tmp/vim_base.pth
 """
@@ -23,7 +24,7 @@ def write(short: str, path: Path) -> dict[str, Any]:
     """Write the checkpoint of a manifest's model (`vim_tiny`, ...) and return the manifest's entry."""
     models = json.loads((SHARED / "golden" / "manifest.json").read_text())["models"]
     name, entry = next((name, entry) for name, entry in models.items() if entry["short"] == short)
-    make = _make_weights()
+    make = make_weights()
     arrays = make.make_state_dict([(key, shape) for key, shape in entry["state_dict"]], make.FULL_SEED)
     weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
     torch.save(_training(name, weights), path)
@@ -47,8 +48,8 @@ def _training(name: str, weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _make_weights() -> ModuleType:
-    """The golden data's own generator."""
+def make_weights() -> ModuleType:
+    """Import the golden data's weight generator."""
     spec = importlib.util.spec_from_file_location("make_weights", SHARED / "golden" / "make_weights.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""VimConfig accepts what can run and says clearly what cannot."""
+"""VimConfig accepts configurations that can run, and its errors say what is wrong with others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_unknown_field_is_refused_with_the_nearest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
 def test_config_file_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
-    """The message names the file."""
+    """A config.json that is not a JSON object raises ConfigError, and the message names the file."""
     (tmp_path / "config.json").write_text(content)
 
     with pytest.raises(ConfigError, match=r"config\.json"):
@@ -73,7 +73,7 @@ def test_config_file_that_is_no_object_is_refused(tmp_path: Path, content: str) 
     ],
 )
 def test_invalid_values_name_their_field(field: str, value: object) -> None:
-    """Each field is checked on construction."""
+    """An invalid value raises ConfigError on construction, and the message names the field."""
     with pytest.raises(ConfigError, match=field):
         VimConfig.from_dict({field: value})
 
@@ -122,7 +122,9 @@ CRASHES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CRASHES)
 def test_what_crashes_the_reference_is_refused_at_construction(name: str) -> None:
-    """So are the three silent traps: a random flip, an unknown bimamba_type, the slow path."""
+    """Configurations that fail in the reference are refused, and so are a random flip, an unknown bimamba_type and
+    the slow path.
+    """
     with pytest.raises(ConfigError):
         VimConfig.from_reference(**SMALL | CRASHES[name])
 
@@ -141,7 +143,7 @@ def test_what_crashes_the_reference_is_refused_at_construction(name: str) -> Non
     ],
 )
 def test_reference_arguments_are_translated(kwargs: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The reference's interplay of switches ends in one plain field each."""
+    """Combinations of the reference's arguments become one plain field each."""
     config = VimConfig.from_reference(**SMALL, **kwargs)
 
     assert expected == {name: getattr(config, name) for name in expected}

@@ -1,4 +1,4 @@
-"""The convolution before the scan, tap by tap; its other direction is its mirror image."""
+"""The convolution before the scan equals its formula; the other direction is its mirror image."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def problem(directions: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The formula of `model.conv`, for direction 0."""
-    taps = weight.shape[-1]
+    """Compute the formula of `model.conv` for direction 0."""
+    width = weight.shape[-1]
     out = torch.empty_like(x)
     for t in range(x.shape[1]):
-        past = [k for k in range(taps) if t - taps + 1 + k >= 0]
-        out[:, t] = bias + sum(weight[:, k] * x[:, t - taps + 1 + k] for k in past)
+        past = [k for k in range(width) if t - width + 1 + k >= 0]
+        out[:, t] = bias + sum(weight[:, k] * x[:, t - width + 1 + k] for k in past)
     return out * torch.sigmoid(out)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 9])
 def test_is_the_formula_in_each_direction(directions: int, tokens: int) -> None:
-    """Also where the sequence is shorter than the window."""
+    """Both directions equal the formula, also for sequences shorter than the kernel."""
     x, weight, bias = problem(directions, tokens)
     found = causal_conv(x, weight, bias)
 
@@ -40,7 +40,7 @@ def test_is_the_formula_in_each_direction(directions: int, tokens: int) -> None:
 
 
 def test_no_bias_is_a_bias_of_zero() -> None:
-    """`conv_bias` off."""
+    """Without a bias the result is that of a bias of zero."""
     x, weight, bias = problem(2, 5)
 
     torch.testing.assert_close(causal_conv(x, weight, None), causal_conv(x, weight, 0 * bias))

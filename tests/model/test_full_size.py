@@ -1,4 +1,4 @@
-"""Files as large as people bring: a whole training checkpoint, through the hub, in less memory than its size."""
+"""Full-size files: a whole training checkpoint, loaded through the hub in less memory than its size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ print(vim.fingerprint, 1024 * (peak() - before))
 @needs_shared
 @pytest.mark.slow
 def test_a_released_model_in_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name from the stand-in of the hub: the golden logits, and a peak of memory below the file's size."""
+    """A released model by name from the stand-in hub gives the golden logits, with a memory peak below the file's
+    size.
+    """
     path, cache, released = tmp_path / "vim_tiny.pth", tmp_path / "cache", RELEASED["vim-tiny"]
     entry = write("vim_tiny", path)
     with serve() as hub:
@@ -51,15 +53,15 @@ def test_a_released_model_in_full_size(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def golden_input() -> np.ndarray:
-    """The images that the golden logits are of."""
-    from tests.model.full_size import _make_weights
+    """Return the images of the golden logits."""
+    from tests.model.full_size import make_weights
 
-    images: np.ndarray = _make_weights().make_input(100, 2, 224, 224)
+    images: np.ndarray = make_weights().make_input(100, 2, 224, 224)
     return images
 
 
 def in_a_process(cache: Path) -> str:
-    """Load in a process of its own, whose peak memory is nobody else's."""
+    """Load the model in a separate process and return its fingerprint and memory growth."""
     env = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(cache)], cwd=ROOT, env=env, capture_output=True, text=True, check=True

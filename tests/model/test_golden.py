@@ -1,7 +1,7 @@
 """The model gives the reference's numbers.
 
 A few cases are committed (`tests/data/golden_small.*`, made from the golden data of this project's `../shared`); all of
-them run when `../shared` is there.
+them run if `../shared` exists.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def check(vim: Vim, images: np.ndarray, logits: np.ndarray, features: np.ndarray
 @pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_cases_agree(name: str, scan: str) -> None:
-    """Every switch that shares the base model's weights gives the reference's features and logits, by every scan."""
+    """Every option that shares the base model's weights gives the reference's features and logits, with every scan."""
     arrays = np.load(DATA / "golden_small.npz")
     vim = build(COMMITTED[name], load_file(DATA / "golden_small.safetensors"), scan)
 
@@ -66,7 +66,7 @@ def test_committed_cases_agree(name: str, scan: str) -> None:
 @needs_shared
 @pytest.mark.parametrize("name", sorted(set(index("small/index.json")["cases"]) - NOT_COPIED))
 def test_all_small_cases_agree(name: str) -> None:
-    """All switches of the reference's constructor, one at a time."""
+    """All options of the reference's constructor agree, one at a time."""
     case = index("small/index.json")["cases"][name]
     arrays = np.load(GOLDEN / case["npz"])
     vim = build(case["kwargs"], torch.load(GOLDEN / case["checkpoint"], weights_only=True), "torch")
@@ -80,7 +80,7 @@ def test_all_small_cases_agree(name: str) -> None:
 @needs_shared
 @pytest.mark.parametrize("name", sorted(index("full/index.json")["cases"]))
 def test_full_size_models_agree(name: str) -> None:
-    """The released configurations at 224 px with generated weights."""
+    """The released configurations at 224 px agree, with generated weights."""
     manifest = json.loads((GOLDEN / "manifest.json").read_text())["models"]
     entry = next(model for model in manifest.values() if model["short"] == name)
     weights = make_weights()
@@ -92,7 +92,7 @@ def test_full_size_models_agree(name: str) -> None:
 
 
 def make_weights() -> ModuleType:
-    """The golden data's own weight generator."""
+    """Import the golden data's weight generator."""
     spec = importlib.util.spec_from_file_location("make_weights", GOLDEN / "make_weights.py")
     assert spec is not None
     assert spec.loader is not None

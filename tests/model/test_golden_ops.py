@@ -1,6 +1,6 @@
 """The operators give the reference's numbers one by one: scan, convolution, add + norm, rotary embedding.
 
-Position embeddings are in `test_pos_embed`.
+Position embeddings are tested in `tests/model/loading/test_pos_embed.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ pytestmark = needs_shared
 
 
 def op(name: str) -> Tensor:
-    """One array of the golden file."""
+    """Return one array of the golden file."""
     return torch.from_numpy(np.load(FILE)[name])
 
 
 def check(found: Tensor, expected: Tensor) -> None:
-    """Within 1e-5 of the largest value."""
+    """Compare within 1e-5 of the largest value."""
     assert found.shape == expected.shape
     assert float((found - expected).abs().max() / expected.abs().max()) <= RELATIVE
 
@@ -35,7 +35,7 @@ def check(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
 @pytest.mark.parametrize("case", ["plain", "wide", "one", "long"])
 def test_selective_scan(case: str, scan: str) -> None:
-    """One direction with gate, at 1 to 730 tokens; `wide` has softplus inputs from -12 to 30."""
+    """One direction with gate agrees, at 1 to 730 tokens; `wide` has softplus inputs from -12 to 30."""
 
     def token_major(name: str) -> Tensor:
         return op(f"scan_{case}_{name}").transpose(1, 2)
@@ -49,7 +49,7 @@ def test_selective_scan(case: str, scan: str) -> None:
 
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_causal_convolution_with_silu(width: int) -> None:
-    """Forward over the tokens, and mirrored when the tokens and the direction are."""
+    """The forward direction agrees, and so does the backward direction on reversed tokens."""
     weight, bias = op(f"conv{width}_weight"), op(f"conv{width}_bias")
     x, expected = (op(f"conv{width}_{name}").transpose(1, 2) for name in ("x", "silu_out"))
 
@@ -61,7 +61,7 @@ def test_causal_convolution_with_silu(width: int) -> None:
 
 @pytest.mark.parametrize(("kind", "expected"), [("rms", "rms_out"), ("layer", "ln_out")])
 def test_add_and_norm(kind: str, expected: str) -> None:
-    """RMSNorm and LayerNorm of the sum of hidden state and residual."""
+    """RMSNorm and LayerNorm of the sum of hidden state and residual agree."""
     norm = Norm(VimConfig(embed_dim=40, norm=kind))  # type: ignore[arg-type]
     norm.weight.data = op("norm_weight")
     if norm.bias is not None:
@@ -72,7 +72,7 @@ def test_add_and_norm(kind: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("half", "grid"), [(8, 4), (20, 4), (96, 14)])
 def test_rotary_tables(half: int, grid: int) -> None:
-    """Cosines and sines over the patch grid."""
+    """Cosines and sines over the patch grid agree."""
     rope = Rope(VimConfig(image_size=(16 * grid, 16 * grid), embed_dim=2 * half, rope=True))
 
     check(rope.freqs_cos, op(f"rope_d{half}_ft{grid}_cos"))

@@ -1,4 +1,4 @@
-"""Where names come from, and that no list ever lands on a head of another size."""
+"""Labels come from the documented sources, and no list is used for a head of another size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.labels import Labels
 
 
 def test_imagenet_is_in_the_models_order() -> None:
-    """A few indices that everybody knows, each with its WordNet id."""
+    """Some well-known indices have the right name and WordNet id."""
     labels = Labels.imagenet()
 
     assert (len(labels), labels.source) == (1000, "imagenet-1k")
@@ -25,7 +25,7 @@ def test_imagenet_is_in_the_models_order() -> None:
 
 
 def test_imagenet_names_are_unique() -> None:
-    """The bird and the machine, both cranes, can be told apart, whatever the case of letters."""
+    """Names are unique regardless of case; the two cranes, bird and machine, have different names."""
     labels = Labels.imagenet()
 
     assert len({name.casefold() for name in labels.names}) == 1000
@@ -48,7 +48,7 @@ def test_imagenet_names_are_unique() -> None:
     ],
 )
 def test_read(tmp_path: Path, file: str, text: str, names: tuple[str, ...], wnids: tuple[str, ...] | None) -> None:
-    """Four forms are understood."""
+    """Four forms of label files are read."""
     (tmp_path / file).write_bytes(text.encode())
 
     labels = Labels.read(tmp_path / file)
@@ -72,7 +72,7 @@ def test_read(tmp_path: Path, file: str, text: str, names: tuple[str, ...], wnid
     ],
 )
 def test_read_refuses(tmp_path: Path, file: str, content: bytes, message: str) -> None:
-    """Anything else is an error that names the file and what was found."""
+    """Any other content is an error that names the file and what was found."""
     (tmp_path / file).write_bytes(content)
 
     with pytest.raises(LabelsError, match=message) as caught:
@@ -89,7 +89,7 @@ def test_read_refuses_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_without_labels_a_thousand_classes_are_assumed_imagenet(caplog: pytest.LogCaptureFixture) -> None:
-    """The assumption is logged, with the way to change it; other heads get numbers, silently."""
+    """The assumption is logged with the way to change it; heads of other sizes get numbers without a message."""
     with caplog.at_level(logging.INFO, "vim.model"):
         assert Labels.resolve(None, 1000) == Labels.imagenet()
     assert [record.levelname for record in caplog.records] == ["INFO"]
@@ -107,7 +107,7 @@ def test_no_classes_no_labels() -> None:
 
 
 def test_resolve_takes_what_it_is_given(tmp_path: Path) -> None:
-    """A known name, a file, a list or Labels."""
+    """`resolve` accepts a known name, a file, a list and Labels."""
     path = tmp_path / "labels.json"
     path.write_text('["cat", "dog"]')
     given = Labels(("cat", "dog"), source="config")
@@ -121,7 +121,7 @@ def test_resolve_takes_what_it_is_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["imagenet-1k", ["cat"], Labels(("cat",)), Labels.imagenet(), []])
 def test_another_length_is_refused(given: Any) -> None:
-    """Both numbers are named."""
+    """A list of another length than the head is refused, and the error has both numbers."""
     count = 1000 if given == "imagenet-1k" else len(given)
 
     with pytest.raises(LabelsError, match=rf"^{count} labels .* head of 7 classes"):
@@ -130,7 +130,7 @@ def test_another_length_is_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("labels", [Labels.imagenet(), Labels(("cat", "dög")), Labels(())])
 def test_save_and_read(tmp_path: Path, labels: Labels) -> None:
-    """What is saved comes back, wnids included."""
+    """Saved labels are read back equal, including wnids."""
     path = tmp_path / "labels.json"
     labels.save(path)
 
@@ -141,7 +141,7 @@ def test_save_and_read(tmp_path: Path, labels: Labels) -> None:
 
 
 def test_labels_are_checked() -> None:
-    """Names are strings, and wnids come one a name."""
+    """Names must be non-empty strings, and wnids must be as many as names."""
     with pytest.raises(LabelsError, match="2 names come with 1 wnids"):
         Labels(("cat", "dog"), ("n1",))
     with pytest.raises(LabelsError, match=r"names\[0\]"):

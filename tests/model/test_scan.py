@@ -1,4 +1,4 @@
-"""Every scan computes the recurrence of the paper, whatever the sizes, and is refused clearly where it cannot run."""
+"""Every scan computes the recurrence of the paper for all sizes, and says clearly where it cannot run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def flipped(arguments: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_the_oracle(name: str, size: tuple[int, ...]) -> None:
-    """In float32 within 1e-5 of the largest value of the float64 loop, in float64 to rounding."""
+    """Scans agree in float32 within 1e-5 of the largest value of the float64 loop, and in float64 up to rounding."""
     exact = inputs(*size)
     expected = reference.scan(*exact)
     scan = choose(name, CPU).fn
@@ -68,7 +68,7 @@ def test_reversing_tokens_and_directions_reverses_the_result(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_impulse_only_reaches_its_own_side(name: str) -> None:
-    """Direction 0 carries it to later tokens, direction 1 to earlier ones."""
+    """In direction 0 an impulse affects only its own and later tokens."""
     arguments = inputs(1, 1, 8, 4, 3)
     u = arguments[0]
     u[:, :, :] = 0
@@ -81,7 +81,7 @@ def test_an_impulse_only_reaches_its_own_side(name: str) -> None:
 
 
 def test_chunks_and_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounding the memory cuts time and images anywhere without a seam."""
+    """Splitting time and images to limit memory does not change the result."""
     arguments = inputs(2, 5, 23, 8, 4)
     expected = torch_scan.scan(*arguments)
     monkeypatch.setattr(torch_scan, "CHUNK_ELEMENTS", 2 * 2 * 8 * 4 * 3)
@@ -91,13 +91,13 @@ def test_chunks_and_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPa
 
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
-    """A typo is answered with the choice there is."""
+    """The error for an unknown name lists the known ones."""
     with pytest.raises(ScanError, match="unknown scan 'tritn'.*torch"):
         choose("tritn", CPU)
 
 
 def test_auto_says_what_it_chose_and_why() -> None:
-    """`/info` and the log show it."""
+    """The choice of `auto` has the name and the reason, which `/info` shows."""
     choice = choose("auto", CPU)
 
     assert choice.name == "numba"
@@ -105,12 +105,12 @@ def test_auto_says_what_it_chose_and_why() -> None:
 
 
 def wrong_scan(*arguments: Tensor) -> Tensor:
-    """A scan that runs and is wrong."""
+    """A scan that runs and gives wrong numbers."""
     return reference.scan(*arguments) * 1.01
 
 
 def test_selftest_passes_the_scans_there_are() -> None:
-    """All of them, with one and with two directions."""
+    """All scans pass the self-test, with one and with two directions."""
     for bimamba in ("none", "v2"):
         config = VimConfig(bimamba=bimamba, embed_dim=24)
         for name in NAMES:
@@ -118,7 +118,7 @@ def test_selftest_passes_the_scans_there_are() -> None:
 
 
 def test_selftest_refuses_wrong_numbers_by_name_and_passes_them_over_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An explicit scan is an error; auto takes the next one and says so."""
+    """A wrong scan is an error if it was selected by name; `auto` takes the next one and says so."""
     for module in (cpu_scan, torch_scan):
         monkeypatch.setattr(module, "scan", wrong_scan)
     config = VimConfig(embed_dim=24)
@@ -132,7 +132,7 @@ def test_selftest_refuses_wrong_numbers_by_name_and_passes_them_over_for_auto(mo
 
 
 def test_selftest_takes_nan_for_an_error() -> None:
-    """NaN compares false with everything, so it is looked for."""
+    """NaN counts as an infinite error, because it compares false with everything."""
     choice = ScanChoice("nan", lambda *a: a[6] * float("nan"), "")
 
     assert float("inf") == largest_error(choice.fn, VimConfig(embed_dim=24), CPU, torch.float32)

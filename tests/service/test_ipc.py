@@ -8,18 +8,23 @@ from typing import Any
 
 import pytest
 
-from service.devices.messages import FromHttp, Holding, Orders, pack
-from service.ipc import Connection
+from service.ipc import Connection, pack
+from service.server.prefork.messages import FromChild, Submissions
+from service.status import ProcessLoad
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_messages_arrive_whole_and_in_order() -> None:
-    """Also in pieces, and several at once; then the end is noticed."""
+    """Frames are put together from pieces and taken apart; the closed other end is noticed."""
     ours, theirs = socket.socketpair()
-    heard: list[Any] = []
-    link = await Connection.open(ours, heard.append)
-    messages: list[FromHttp] = [Holding(1, overdue=False), Orders(dropped=tuple(range(1000))), Holding(2, overdue=True)]
+    received: list[Any] = []
+    connection = await Connection.open(ours, received.append)
+    messages: list[FromChild] = [
+        ProcessLoad(1),
+        Submissions(cancelled=tuple(range(1000))),
+        ProcessLoad(2, overdue=True),
+    ]
     stream = b"".join(pack(one) for one in messages)
 
     for piece in (stream[:2], stream[2:9], stream[9:-3], stream[-3:]):
@@ -27,24 +32,24 @@ async def test_messages_arrive_whole_and_in_order() -> None:
         await asyncio.sleep(0.01)
     theirs.close()
     async with asyncio.timeout(5):
-        await link.ended
+        await connection.ended
 
-    assert messages == heard
-    link.say(Holding(3, overdue=False))  # nobody hears it
+    assert messages == received
+    connection.send(ProcessLoad(3))  # does nothing
 
 
 async def test_both_ends_speak() -> None:
-    """A socket pair, a link at each end."""
+    """A socket pair, a connection at each end."""
     ours, theirs = socket.socketpair()
-    heard: list[Any] = []
-    one, two = await Connection.open(ours, heard.append), await Connection.open(theirs, heard.append)
-    one.say(Holding(1, overdue=False))
-    two.say(Holding(2, overdue=False))
+    received: list[Any] = []
+    one, two = await Connection.open(ours, received.append), await Connection.open(theirs, received.append)
+    one.send(ProcessLoad(1))
+    two.send(ProcessLoad(2))
     async with asyncio.timeout(5):
-        while len(heard) < 2:
+        while len(received) < 2:
             await asyncio.sleep(0.001)
     one.close()
     async with asyncio.timeout(5):
         await two.ended
 
-    assert {1, 2} == {message.images for message in heard}
+    assert {1, 2} == {message.images for message in received}

@@ -1,4 +1,4 @@
-"""The layer that training runs, with its gradient by hand, against the model's layer differentiated by torch."""
+"""The training layer, with its own gradient, equals the model's layer differentiated by torch."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from training.student import initialise
 
 
 def _layer() -> Layer:
-    """The first layer of a small Vim, its weights shaken so that nothing is zero or equal by initialisation."""
+    """Return the first layer of a small Vim with noise on its weights, so that none is zero or equal."""
     torch.manual_seed(0)
     vim = Vim(VimConfig(image_size=(64, 64), embed_dim=32, depth=2, d_state=4, num_classes=3), scan)
     initialise(vim)
@@ -26,7 +26,7 @@ def _layer() -> Layer:
 
 @pytest.mark.parametrize(("product", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 def test_outputs_and_all_gradients_equal_the_models(product: torch.dtype, tolerance: float) -> None:
-    """Both outputs; gradients of the hidden tokens, the residual stream and every parameter."""
+    """Both outputs agree, and the gradients of the hidden tokens, the residual stream and every parameter."""
     layer = _layer()
     hidden, residual, weight_one, weight_two = torch.randn(4, 3, 17, 32).unbind()
     leaves = [hidden.requires_grad_(), residual.requires_grad_(), *layer.parameters()]

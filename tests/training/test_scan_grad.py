@@ -1,4 +1,4 @@
-"""The training scan and its gradient against a plain float64 loop differentiated by torch."""
+"""The training scan and its gradient equal a plain float64 loop differentiated by torch."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def _assert_close(name: str, got: Tensor, want: Tensor) -> None:
 def test_output_and_gradients_equal_a_float64_loop(
     directions: int, batch: int, length: int, channels: int, states: int
 ) -> None:
-    """One and two directions, odd lengths, and the shortest sequence whose A matters."""
+    """One and two directions agree, at odd lengths and at the shortest sequence on which A has an effect."""
     exact = [x.requires_grad_() for x in _inputs(directions, batch, length, channels, states)]
     single = [x.detach().float() for x in exact]
     weights = torch.randn(batch, length, channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -70,13 +70,13 @@ def test_output_and_gradients_equal_a_float64_loop(
 
 
 def test_channels_that_do_not_fill_the_lanes_are_refused() -> None:
-    """The kernels would read past the end."""
+    """Channels that are not a multiple of 16 are refused, because the kernels would read past the end."""
     with pytest.raises(ValueError, match="multiple of 16 channels, got 24"):
         scan_forward(*(x.float() for x in _inputs(1, 1, 3, 24, 2)))
 
 
 def test_extreme_steps_and_gates_stay_finite() -> None:
-    """Steps and gates far outside the polynomials' range."""
+    """Results and gradients are finite for steps and gates far outside the polynomials' range."""
     inputs = [x.float() for x in _inputs(2, 1, 5, 16, 8)]
     inputs[1] *= 40
     inputs[6] *= 100

@@ -1,4 +1,4 @@
-"""The demo model's tools: figures of the report, views that can be cut again, and a student that grows and resumes."""
+"""The demo model's training: figures of the report, reproducible views, and a student that grows and resumes."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,13 +23,15 @@ CLASSES = 3
 
 
 def test_the_interval_is_wilsons() -> None:
-    """Against the published example 10 of 20, and at the edge where the plain interval collapses."""
+    """The interval equals the published example 10 of 20, and is valid at the edge where the plain interval has no
+    width.
+    """
     assert report.wilson(10, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
     assert report.wilson(5, 5) == pytest.approx((0.5655, 1.0), abs=1e-4)
 
 
 def test_a_temperature_makes_overconfident_scores_honest() -> None:
-    """Logits three times too large: the fitted temperature is three, and the calibration error falls."""
+    """For logits three times too large the fitted temperature is three, and the calibration error falls."""
     rng = torch.Generator().manual_seed(0)
     honest = torch.randn(4000, CLASSES, generator=rng) * 2
     classes = torch.multinomial(honest.softmax(1), 1, generator=rng)[:, 0]
@@ -40,13 +42,13 @@ def test_a_temperature_makes_overconfident_scores_honest() -> None:
 
 
 def test_neighbours_are_never_the_photograph_itself() -> None:
-    """Two pairs of equal direction, one of them of two classes."""
+    """Of two pairs with equal direction, one with different classes, half of the neighbours are right."""
     features = torch.tensor([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.1, 7.0]])
     assert report.neighbour_accuracy(features, torch.tensor([0, 0, 1, 2])) == 0.5
 
 
 def test_views_can_be_cut_again() -> None:
-    """The same number gives the same pixels, after a restart too; every third view mixes two photographs."""
+    """The same number gives the same pixels; every third view mixes two photographs."""
     rng = np.random.default_rng(0)
     images = [Image.fromarray(np.full((160, 213, 3), level, np.uint8)) for level in rng.integers(0, 256, 6)]
     photos = Photos(images, torch.zeros(6, dtype=torch.long), ("dress",))
@@ -61,7 +63,7 @@ def test_views_can_be_cut_again() -> None:
 
 
 def test_wide_views_show_most_of_one_photograph() -> None:
-    """A photograph whose left half is white: no wide view misses either half, and none is a mixture."""
+    """Every wide view of a half-white photograph shows both halves, and none is a mixture."""
     pixels = np.zeros((160, 200, 3), np.uint8)
     pixels[:, :100] = 255
     photos = Photos([Image.fromarray(pixels)] * 4, torch.zeros(4, dtype=torch.long), ("dress",))
@@ -73,11 +75,11 @@ def test_wide_views_show_most_of_one_photograph() -> None:
 
 
 def test_the_axes_of_the_first_view_are_kept_for_the_others(tmp_path: Path) -> None:
-    """Written once, read by whoever comes later; the projections have unit variance on average."""
+    """The axes are written once and read later, and the projections have unit variance on average."""
     features = torch.randn(40, 4, 4, 300, generator=torch.Generator().manual_seed(3)) * torch.arange(1, 301)
-    axes = views._axes(tmp_path / "axes.safetensors", features)
+    axes = views.principal_axes(tmp_path / "axes.safetensors", features)
 
-    again = views._axes(tmp_path / "axes.safetensors", features + 1)
+    again = views.principal_axes(tmp_path / "axes.safetensors", features + 1)
 
     assert all(torch.equal(axes[name], again[name]) for name in axes)
     cells = (features.flatten(0, 2) - axes["map_mean"]) @ axes["map"]
@@ -85,7 +87,7 @@ def test_the_axes_of_the_first_view_are_kept_for_the_others(tmp_path: Path) -> N
 
 
 def test_the_curve_shows_every_epoch(tmp_path: Path) -> None:
-    """Two phases; accuracy is measured in some epochs only."""
+    """The curve has every epoch's loss, and the accuracy of the epochs in which it was measured."""
     rows = ["0,48,1,9.0,,3.1", "0,48,2,8.0,0.5,3.0", "1,64,1,7.5,,6.0", "1,64,2,7.0,0.6,6.1"]
     log = tmp_path / "training_log.csv"
     log.write_text("\n".join(["phase,size,epoch,loss,validation_top1,seconds", *rows]) + "\n")
@@ -97,7 +99,7 @@ def test_the_curve_shows_every_epoch(tmp_path: Path) -> None:
 
 
 def test_augmentation_follows_its_generator() -> None:
-    """Same seed, same pixels."""
+    """The same seed gives the same augmented pixels, and another seed gives others."""
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     one, two, three = (augment(images, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
     assert torch.equal(one, two)
@@ -119,7 +121,7 @@ def test_growing_keeps_the_class_tokens_position() -> None:
 
 
 def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
-    """Weights, moving average and progress survive; a finished phase moves on to the next size."""
+    """Weights, moving average and progress are restored; a finished phase continues with the next size."""
     recipe = Recipe(phases=(Phase(40, 2, 1e-3), Phase(64, 1, 1e-3)))
     state = states.fresh(recipe, 0, CLASSES)
     state.epoch, state.steps = 1, 7
@@ -139,7 +141,7 @@ def test_a_checkpoint_continues_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_a_model_directory_can_start_a_late_phase(tmp_path: Path) -> None:
-    """Its weights, grown to that phase's size; the heads for the teacher are fresh."""
+    """The directory's weights are resized to that phase's size; the heads for the teacher are new."""
     phases = (Phase(40, 2, 1e-3), Phase(64, 1, 1e-3))
     recipe = Recipe(phases=phases, entry=1, width=32, depth=2, served=48)
     before = states.fresh(recipe, 0, CLASSES)
@@ -155,26 +157,26 @@ def test_a_model_directory_can_start_a_late_phase(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_and_falls() -> None:
-    """From nothing to the peak, and to a hundredth of it at the end."""
+    """The rate rises from zero to the peak, and falls to a hundredth of it."""
     phase = Phase(48, 10, peak=1e-2, warmup=2.0)
     assert phase.rate(0.0) < phase.rate(1.0) < phase.rate(2.0) == 1e-2
     assert phase.rate(9.99) == pytest.approx(1e-4, rel=0.02)
 
 
 def test_the_rate_can_stay_at_its_peak() -> None:
-    """A phase that the next one ends: warm-up, then the peak to its end."""
+    """Without the cosine the rate stays at the peak after the warm-up."""
     phase = Phase(48, 10, peak=1e-2, warmup=2.0, fall=False)
     assert phase.rate(0.5) < phase.rate(2.0) == phase.rate(9.99) == 1e-2
 
 
-def test_likeness_is_the_cosine_of_every_pair() -> None:
-    """Whatever the lengths."""
-    likeness = learning._likeness(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
-    torch.testing.assert_close(likeness, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
+def test_similarity_is_the_cosine_of_every_pair() -> None:
+    """The similarity of features is their cosine, whatever their lengths."""
+    similarity = learning.cosine_similarities(torch.tensor([[2.0, 0.0], [0.0, 0.1], [3.0, 3.0]]))
+    torch.testing.assert_close(similarity, torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]]))
 
 
 def test_the_student_computes_what_the_model_does() -> None:
-    """Training runs the layers by another way, with products in bfloat16; what ships is the model's own."""
+    """The training layers, with products in bfloat16, give the model's own results up to rounding."""
     torch.manual_seed(4)
     student = Student(Recipe(width=32, depth=4).config(48, CLASSES), 6, 5, 7)
     images = torch.randn(2, 3, 48, 48)
@@ -190,7 +192,7 @@ def test_the_student_computes_what_the_model_does() -> None:
 
 
 def test_what_ships_is_grown_to_the_size_at_which_it_is_served(tmp_path: Path) -> None:
-    """The weights as trained, the position embedding resampled, and the crop beside them; it loads."""
+    """The written model has the trained weights, the resampled position embedding and the crop ratio, and loads."""
     recipe = Recipe(phases=(Phase(48, 1, 1e-3),), width=32, depth=2, served=64, crop_ratio=0.9)
     state = states.fresh(recipe, 0, CLASSES)
 

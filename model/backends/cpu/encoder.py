@@ -1,14 +1,14 @@
-"""All layers of a Vim on a CPU as one function.
+"""All layers of a Vim as one function on a CPU.
 
-A pass is one list of steps for compiled code (`model.backends.cpu.forward_pass`), if torch's BLAS can be called from
-there. Otherwise Python goes from step to step: four kinds of matrix products by torch, everything between them by
-`model.backends.cpu.kernels`.
+If torch's BLAS can be called from compiled code, a pass is one list of steps (`model.backends.cpu.forward_pass`).
+Otherwise Python calls one step after the other: torch for the four kinds of matrix products, and
+`model.backends.cpu.kernels` for everything else.
 
-A model in bfloat16 has its products computed in it, and summed in float32, where that is faster: in one list of steps
-on a CPU with AMX, by torch where it can. Everything else is float32, as in a model in float32.
+In a bfloat16 model the products are computed in bfloat16 and summed in float32, where that is faster: in the list of
+steps on a CPU with AMX, otherwise by torch where oneDNN supports it. Everything else is float32, as in a float32 model.
 
-Every buffer is made once for a forward pass and used by all layers. Nothing is transposed or copied between the steps:
-kernels read the two halves of the first projection, and the three parts of the second, where the products left them.
+Buffers are allocated once per forward pass and used by all layers. Nothing is transposed or copied between the steps:
+kernels read the two halves of in_proj's output, and the three parts of x_proj's, in place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.backends.cpu import threads
-from model.backends.cpu.weights import LayerWeights, prepared
+from model.backends.cpu.weights import LayerWeights, prepare
 from model.config import VimConfig
 from model.vim import Vim
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from model.backends.cpu.forward_pass import Pass
-    from model.backends.cpu.steps import Products
+    from model.backends.cpu.steps import Gemm
 
 WIDTH = 16  # model.jit.simd.LANES
 
 
 def unsupported(vim: Vim) -> str | None:
-    """Why these layers do not run here, in a few words."""
+    """Return None, or in a few words why this model's layers cannot be fused here."""
     config, dtype = vim.config, vim.patch_embed.proj.weight.dtype
     reasons = {
         f"dtype is {str(dtype).removeprefix('torch.')}": dtype not in (torch.float32, torch.bfloat16),
@@ -50,12 +50,12 @@ def unsupported(vim: Vim) -> str | None:
 
 
 def encoder(vim: Vim) -> Callable[[Tensor], Tensor]:
-    """The function for `vim.encoder`."""
+    """Return the function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D)."""
     return _Encoder(vim)
 
 
 class _Buffers:
-    """What the layers write, for a batch of images: M rows, one a token."""
+    """The outputs of a layer's steps for a batch of images: M = B L rows."""
 
     def __init__(self, config: VimConfig, rows: int, convolved: int) -> None:
         width, inner = config.embed_dim, config.d_inner
@@ -74,17 +74,17 @@ class _Encoder:
 
         self.vim, self.config = vim, vim.config
         self.narrow = vim.patch_embed.proj.weight.dtype == torch.bfloat16
-        products = _products(self.narrow)
+        products = _gemm(self.narrow)
         dtype = products.dtype if products else torch.float32
-        self.layers = [prepared(layer.norm.weight, layer.mixer, dtype) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
+        self.layers = [prepare(layer.norm.weight, layer.mixer, dtype) for layer in vim.layers]  # type: ignore[arg-type, union-attr]
         self.epsilon = torch.tensor([vim.config.norm_epsilon])
         halve = vim.config.bimamba == "v2" and vim.config.divide_out
         self.constant = torch.tensor([0.5 if halve else 1.0])
-        self.whole = None if products is None else self._whole(products)
+        self.forward_pass = None if products is None else self._one_program(products)
         self.norm, self.conv = norm_kernel(), conv_kernel(vim.config.d_conv)
         self.scan = scan_kernel(vim.config.d_state, vim.config.dt_rank)
 
-    def _whole(self, products: Products) -> Pass:
+    def _one_program(self, products: Gemm) -> Pass:
         from model.backends.cpu.forward_pass import Pass
 
         return Pass(self.config, self.layers, self.vim.norm_f.weight, self.constant, products)
@@ -93,16 +93,16 @@ class _Encoder:
         """(B, L, D) -> (B, L, D)."""
         if torch.is_grad_enabled() and tokens.requires_grad:
             return self.vim.encode(tokens)
-        with _products_in_bfloat16() if self.narrow else contextlib.nullcontext():
+        with _bfloat16_matmul() if self.narrow else contextlib.nullcontext():
             return self._run(tokens).to(tokens.dtype)
 
     def _run(self, tokens: Tensor) -> Tensor:
         images, length, width = tokens.shape
         residual = tokens.detach().to(torch.float32, copy=True).contiguous()
-        if self.whole is not None:
-            return self.whole(residual)
+        if self.forward_pass is not None:
+            return self.forward_pass(residual)
         residual = residual.view(-1, width)
-        buffers = _Buffers(self.config, len(residual), len(self.layers[0].select))
+        buffers = _Buffers(self.config, len(residual), len(self.layers[0].x_proj))
         hidden: Tensor | None = None
         for layer in self.layers:
             self._normalise(hidden, residual, layer.norm, buffers.normed)
@@ -118,25 +118,25 @@ class _Encoder:
 
     def _mix(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> Tensor:
         """`Mixer.forward` from `buffers.normed` to `buffers.hidden`."""
-        _product(buffers.normed, layer.into, layer.into_bias, buffers.projected)
+        _product(buffers.normed, layer.in_proj, layer.in_proj_bias, buffers.projected)
         self._convolve(layer, buffers, images, length)
-        for s, weight in enumerate(layer.select):
+        for s, weight in enumerate(layer.x_proj):
             torch.mm(buffers.convolved[s], weight.t(), out=buffers.selected[s])
         self._scan(layer, buffers, images, length)
-        _product(buffers.scanned, layer.out, layer.out_bias, buffers.hidden)
+        _product(buffers.scanned, layer.out_proj, layer.out_proj_bias, buffers.hidden)
         return buffers.hidden
 
     def _convolve(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> None:
         from model.backends.cpu.kernels import TOKENS
 
         row, inner = buffers.projected.shape[1], self.config.d_inner
-        sizes = (len(layer.select), images, length, inner)
+        sizes = (len(layer.x_proj), images, length, inner)
         jobs = images * math.ceil(length / TOKENS)
-        self.conv(jobs, *sizes, buffers.projected, row, layer.taps, layer.conv_bias, buffers.convolved, None)
+        self.conv(jobs, *sizes, buffers.projected, row, layer.conv_weight, layer.conv_bias, buffers.convolved, None)
 
     def _scan(self, layer: LayerWeights, buffers: _Buffers, images: int, length: int) -> None:
-        directions, rank, inner = layer.step.shape
-        shared = len(layer.select) < directions  # v1: both directions scan the same inputs
+        directions, rank, inner = layer.dt_proj.shape
+        shared = len(layer.x_proj) < directions  # v1: both directions scan the same inputs
         selected, row = buffers.selected, buffers.selected.shape[2]
         side = 0 if shared else selected[0].numel()
         u_side = 0 if shared else buffers.convolved[0].numel()
@@ -144,24 +144,26 @@ class _Encoder:
         gate = buffers.projected[:, inner:]
         self.scan(
             images * inner // WIDTH,
-            *(directions, length, inner, buffers.convolved, u_side, selected, side, row, layer.step),
-            *(layer.step_bias, layer.rates, B, side, row, C, side, row, layer.skip),
+            *(directions, length, inner, buffers.convolved, u_side, selected, side, row, layer.dt_proj),
+            *(layer.dt_bias, layer.A_log2e, B, side, row, C, side, row, layer.D),
             *(gate, 2 * inner, self.constant, buffers.scanned, None),
         )
 
 
-def _products(narrow: bool) -> Products | None:
-    """Of a whole pass as one list of steps, where torch's BLAS can be called."""
-    from model.backends.cpu.steps import Products
+def _gemm(narrow: bool) -> Gemm | None:
+    """Return the BLAS function for a pass as one list of steps, or None if torch's BLAS cannot be called."""
+    from model.backends.cpu.steps import Gemm
 
     if narrow and (gemm := threads.bfloat16_gemm()) is not None:
-        return Products(gemm, torch.bfloat16)
-    return None if (gemm := threads.sgemm()) is None else Products(gemm, torch.float32)
+        return Gemm(gemm, torch.bfloat16)
+    return None if (gemm := threads.sgemm()) is None else Gemm(gemm, torch.float32)
 
 
 @contextlib.contextmanager
-def _products_in_bfloat16() -> Iterator[None]:
-    """Of float32 tensors: oneDNN narrows them on the way into the multipliers, if the CPU has such; else no change."""
+def _bfloat16_matmul() -> Iterator[None]:
+    """Let oneDNN multiply float32 tensors in bfloat16, where the CPU has such instructions; otherwise nothing
+    changes.
+    """
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:

@@ -1,7 +1,8 @@
-"""One forward pass through all layers on a CPU, as programs (`model.backends.cpu.program`): which images run where.
+"""One forward pass through all layers on a CPU, as programs (`model.backends.cpu.program`), and which images run where.
 
-As many images as can be shared out evenly are computed apart: each thread takes a few of them through all layers alone,
-so nothing waits, and what a step hands to the next stays in the core's cache. All threads compute the others together.
+As many images as can be divided evenly among the threads are computed separately: each thread runs a few of them
+through all layers alone, so no thread waits and data stays in the core's cache. All threads compute the remaining
+images together.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ import torch
 from torch import Tensor
 
 from model.backends.cpu import threads as cpu_threads
-from model.backends.cpu.program import apart_kernel, together_kernel
-from model.backends.cpu.steps import OUT, Layout, Place, Products, Program, Step
+from model.backends.cpu.program import separate_programs_kernel, shared_program_kernel
+from model.backends.cpu.steps import OUT, Address, Gemm, Layout, Program, Step
 from model.backends.cpu.weights import LayerWeights
 from model.backends.cpu.workspace import Workspace
 from model.config import VimConfig
 
-MOST_APART = 4  # images of one program: they share the weights that are fetched; more would wait for the slower thread
+# Images of one program: they share the weights that are loaded; with more, threads would wait for the slowest one.
+MAX_PROGRAM_IMAGES = 4
 
 
 class Pass:
     """Tokens before the first layer -> tokens after the final norm, in float32."""
 
     def __init__(
-        self, config: VimConfig, layers: list[LayerWeights], norm: Tensor, constant: Tensor, products: Products
+        self, config: VimConfig, layers: list[LayerWeights], norm: Tensor, constant: Tensor, products: Gemm
     ) -> None:
         self._config, self._layers, self._norm, self._constant = config, layers, norm, constant
         self._products = products
@@ -35,23 +37,23 @@ class Pass:
         self._programs: dict[tuple[int, int, int], Program] = {}
 
     def __call__(self, residual: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D); what it is given is overwritten."""
+        """(B, L, D) -> (B, L, D); the argument is overwritten."""
         barrier = cpu_threads.barrier() or 0
         threads = torch.get_num_threads() if barrier else 1
         images, out = len(residual), torch.empty_like(residual)
         apart = images - images % threads
         if apart:
-            each = max(n for n in range(1, MOST_APART + 1) if apart // threads % n == 0)
+            each = max(n for n in range(1, MAX_PROGRAM_IMAGES + 1) if apart // threads % n == 0)
             self._run(residual[:apart], out[:apart], each, 1, 0)
         if apart < images:
             self._run(residual[apart:], out[apart:], images - apart, threads, barrier)
         return out
 
     def _run(self, residual: Tensor, out: Tensor, each: int, threads: int, barrier: int) -> None:
-        """Programs of `each` images: a single one by all threads together, or many, each by one thread."""
+        """Run programs of `each` images: one by all threads together, or several, each by one thread."""
         program = self._program(each, residual.shape[1], threads)
         count = len(residual) // each
-        with self._workspace.lent(count * program.numbers) as work:
+        with self._workspace.borrow(count * program.numbers) as work:
             starts = [
                 [0, place.data_ptr(), residual[i * each].data_ptr(), out[i * each].data_ptr()]
                 for i, place in enumerate(work.view(count, -1))
@@ -59,9 +61,9 @@ class Pass:
             # (programs, steps, WORDS)
             steps = np.stack([program.words + np.array(start)[program.which] for start in starts])
             if threads > 1:
-                together_kernel()(threads, steps.shape[1], steps.ctypes.data, barrier)
+                shared_program_kernel()(threads, steps.shape[1], steps.ctypes.data, barrier)
             else:
-                apart_kernel()(len(steps), steps.shape[1], steps.ctypes.data, 0)
+                separate_programs_kernel()(len(steps), steps.shape[1], steps.ctypes.data, 0)
 
     def _program(self, images: int, length: int, threads: int) -> Program:
         key = images, length, threads
@@ -71,13 +73,13 @@ class Pass:
         return self._programs[key]
 
     def _steps(self, at: Layout) -> Iterator[Step]:
-        hidden: Place | None = None
+        hidden: Address | None = None
         for layer in self._layers:
-            yield at.norm(hidden, layer.norm, self._epsilon, at.normed, at.narrow_normed)
-            yield at.product(at.narrow_normed or at.normed, layer.into, layer.into_bias, at.projected)
+            yield at.norm(hidden, layer.norm, self._epsilon, at.normed, at.normed_bf16)
+            yield at.product(at.normed_bf16 or at.normed, layer.in_proj, layer.in_proj_bias, at.projected)
             yield at.convolve(layer)
-            yield at.product(at.narrow_convolved or at.convolved, layer.select, None, at.selected)
+            yield at.product(at.convolved_bf16 or at.convolved, layer.x_proj, None, at.selected)
             yield at.scan(layer, self._constant)
-            yield at.product(at.narrow_scanned or at.scanned, layer.out, layer.out_bias, at.hidden)
+            yield at.product(at.scanned_bf16 or at.scanned, layer.out_proj, layer.out_proj_bias, at.hidden)
             hidden = at.hidden
         yield at.norm(hidden, self._norm, self._epsilon, OUT)

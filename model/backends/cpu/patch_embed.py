@@ -1,7 +1,8 @@
-"""uint8 pixels -> patch tokens on a CPU, as one matrix product.
+"""Patch embedding of uint8 pixels on a CPU as one matrix product.
 
-What the reference does in five passes over an image (ToTensor, Normalize, a convolution whose windows are patches) is
-linear: the product's weights take in the scale of each channel, its bias the mean. Equal to rounding.
+The reference takes five passes over an image (ToTensor, Normalize, and a convolution whose windows are patches). All of
+them are linear: here the product's weights include the scale of each channel, and its bias the mean. The results are
+equal up to rounding.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from model.preprocessing.recipe import Preprocess
 
 
-class PixelEmbed:
-    """A patch embedding for pixels as they are decoded. Made from weights in their final dtype."""
+class PixelPatchEmbed:
+    """A patch embedding that takes uint8 pixels. Create it from weights in their final dtype."""
 
     def __init__(self, projection: nn.Conv2d, preprocess: Preprocess) -> None:
         self._side, self._stride = projection.kernel_size[0], projection.stride[0]
@@ -24,11 +25,11 @@ class PixelEmbed:
         bias = 0 if projection.bias is None else projection.bias.detach().double()
         wide = torch.promote_types(self._dtype, torch.float32)
         self._bias = (bias - (weight * mean).sum((1, 2, 3))).to(wide)
-        # (side * side * C, D), in the order in which a patch's pixels lie in the image
+        # (side * side * C, D), in the order of a patch's pixels in the image
         self._weight = (weight / 255).permute(2, 3, 1, 0).flatten(0, 2).contiguous().to(wide)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 -> (B, M, D)."""
+        """Pixels (B, H, W, C) uint8 -> patch tokens (B, M, D)."""
         # (B, rows, columns, C, side, side), a view
         patches = pixels.unfold(1, self._side, self._stride).unfold(2, self._side, self._stride)
         images, rows, columns = patches.shape[:3]

@@ -1,7 +1,7 @@
-"""A whole forward pass as one list of steps for compiled code, so that Python and OpenMP are asked once a pass.
+"""Kernels that run a whole forward pass as one list of steps, so that Python and OpenMP are called once per pass.
 
-A step is a kernel's table (`model.jit.compiler`) and the kernel's address. Either all threads do every step together,
-with a barrier behind each, or each thread takes whole programs and does their steps alone.
+A step is a kernel's table (`model.jit.compiler`) followed by the kernel's address. Either all threads execute every
+step together, with a barrier after each, or each thread executes whole programs alone.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from model.backends.cpu.threads import Kernel
 from model.jit.compiler import fields, take_job
-from model.jit.intrinsics import call, number_at, product
+from model.jit.intrinsics import call_function, load_int64, matrix_product
 from model.jit.simd import LANES, load, store
 
-WORDS = 28  # of a step: the table of the kernel with most fields, and the kernel's address last
+WORDS = 28  # of a step: the table of the kernel with the most fields, and the kernel's address at the end
 _F = np.float32
 _KERNEL, _STEP = 8 * (WORDS - 1), 8 * WORDS
 
@@ -29,7 +29,7 @@ def product_kernel() -> Kernel:
     """out = x weight^T + bias, for each side.
 
     Fields: rows, K, N; rows and columns of a job; x (rows, K) and its side; weight (N, K) and its side; bias (N) or 0;
-    out (rows, N), its side and row; the address of the product in BLAS; how many bytes a number of x and weight has.
+    out (rows, N), its side and row; the address of the BLAS function; bytes of a number of x and weight.
     Jobs: sides times blocks of rows times blocks of columns.
     """
 
@@ -52,7 +52,7 @@ def product_kernel() -> Kernel:
                 for r in range(count):
                     for c in range(0, columns, LANES):
                         store(at, r * out_row + c, load(bias, column + c))
-            product(
+            matrix_product(
                 gemm, (count, inner, columns), x + size * (side * x_side + row * inner), inner,
                 weight + size * (side * weight_side + column * inner), inner, beta, at, out_row,
             )  # fmt: skip
@@ -62,22 +62,24 @@ def product_kernel() -> Kernel:
 
 
 @cache
-def together_kernel() -> Kernel:
-    """Every thread does every step. Fields: steps; address of the first; address of a barrier, or 0 for one thread."""
+def shared_program_kernel() -> Kernel:
+    """All threads execute every step. Fields: steps; address of the first; address of a barrier, or 0 for one
+    thread.
+    """
 
     def together(table: Any) -> None:
         _, steps, first, barrier = _program_fields(table)
         for step in range(first, first + steps * _STEP, _STEP):
-            call(number_at(step + _KERNEL), step)
+            call_function(load_int64(step + _KERNEL), step)
             if barrier != 0:
-                call(barrier, 0)
+                call_function(barrier, 0)
 
     return Kernel(together)
 
 
 @cache
-def apart_kernel() -> Kernel:
-    """Each thread takes whole programs. Fields: steps of a program; address of the first; 0. Jobs: programs."""
+def separate_programs_kernel() -> Kernel:
+    """Each thread executes whole programs. Fields: steps of a program; address of the first; 0. Jobs: programs."""
 
     def apart(table: Any) -> None:
         jobs, steps, first, _ = _program_fields(table)
@@ -85,7 +87,7 @@ def apart_kernel() -> Kernel:
         while program < jobs:
             start = first + program * steps * _STEP
             for step in range(start, start + steps * _STEP, _STEP):
-                call(number_at(step + _KERNEL), step)
+                call_function(load_int64(step + _KERNEL), step)
             program = take_job(table)
 
     return Kernel(apart)

@@ -1,4 +1,4 @@
-"""The steps of a pass through the layers on a CPU: kernels, and where in memory they find what they compute with."""
+"""The steps of a forward pass on a CPU: which kernel each step runs, and the addresses of its operands."""
 
 from __future__ import annotations
 
@@ -16,74 +16,78 @@ from model.backends.cpu.weights import LayerWeights
 from model.config import VimConfig
 from model.jit.simd import LANES
 
-LEAST_COLUMNS = 96  # of one job of a product
+LEAST_COLUMNS = 96  # in one job of a product
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """An address that is known when a pass begins: bytes behind one of its bases."""
+class Address:
+    """A memory address that is known when a pass begins: a byte offset from one of the pass's bases."""
 
     base: int
     offset: int = 0
 
-    def behind(self, numbers: int) -> Place:
-        """So many float32 numbers further."""
-        return Place(self.base, self.offset + 4 * numbers)
+    def plus(self, numbers: int) -> Address:
+        """Return the address `numbers` float32 numbers further."""
+        return Address(self.base, self.offset + 4 * numbers)
 
 
-WORK, RESIDUAL, OUT = Place(1), Place(2), Place(3)
-Field = Tensor | Place | int | None
+WORK, RESIDUAL, OUT = Address(1), Address(2), Address(3)
+Field = Tensor | Address | int | None
 Step = tuple[Kernel, int, tuple[Field, ...]]  # kernel, jobs, fields
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Steps for some images: kernels read `words + bases[which]`."""
+    """The steps for a number of images: a pass gives kernels the words `words + bases[which]`."""
 
     words: np.ndarray  # (steps, WORDS) int64
     which: np.ndarray  # (steps, WORDS) int64
-    numbers: int  # of float32 to work with
+    numbers: int  # float32 numbers of workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Products:
-    """How matrices are multiplied: the function in BLAS, and the dtype of what it multiplies."""
+class Gemm:
+    """The matrix product: the address of the BLAS function, and the dtype of its factors."""
 
     gemm: int
     dtype: torch.dtype
 
 
 class Layout:
-    """The buffers of some images one behind the other, M = images x length rows, and steps that use them."""
+    """The buffers for a number of images in one block of memory, and the steps that use them; M = images x length
+    rows.
+    """
 
-    def __init__(self, config: VimConfig, images: int, length: int, threads: int, products: Products) -> None:
+    def __init__(self, config: VimConfig, images: int, length: int, threads: int, products: Gemm) -> None:
         self.config, self.images, self.length, self.threads = config, images, length, threads
         self.products = products
         self.rows = rows = images * length
-        self.sides = 2 if config.bimamba == "v2" else 1  # directions that are convolved
+        self.sides = 2 if config.bimamba == "v2" else 1  # directions of the convolution
         width, inner = config.embed_dim, config.d_inner
-        self.chosen = config.dt_rank + 2 * config.d_state
+        self.x_proj_width = config.dt_rank + 2 * config.d_state
         sizes = (rows * width, rows * width, 2 * rows * inner, self.sides * rows * inner, rows * inner)
         self._end = 0
-        self.narrow_normed, self.narrow_convolved, self.narrow_scanned = (
+        self.normed_bf16, self.convolved_bf16, self.scanned_bf16 = (
             self._reserve(sizes[i] // 2) if products.dtype == torch.bfloat16 else None for i in (0, 3, 4)
         )
         self.normed, self.hidden, self.projected, self.convolved, self.scanned = map(self._reserve, sizes)
-        self.selected = self._reserve(self.sides * rows * self.chosen)
+        self.selected = self._reserve(self.sides * rows * self.x_proj_width)
 
-    def _reserve(self, numbers: int) -> Place:
+    def _reserve(self, numbers: int) -> Address:
         start, self._end = self._end, self._end + -(-numbers // LANES) * LANES
-        return WORK.behind(start)
+        return WORK.plus(start)
 
     def norm(
-        self, hidden: Place | None, weight: Tensor, epsilon: Tensor, out: Place, narrow: Place | None = None
+        self, hidden: Address | None, weight: Tensor, epsilon: Tensor, out: Address, narrow: Address | None = None
     ) -> Step:
-        """See `norm_kernel`."""
+        """A step of `model.backends.cpu.kernels.norm_kernel`."""
         jobs = math.ceil(self.rows / TOKENS)
         return norm_kernel(), jobs, (self.rows, self.config.embed_dim, hidden, RESIDUAL, weight, epsilon, out, narrow)
 
-    def product(self, x: Place, weight: Tensor, bias: Tensor | None, out: Place) -> Step:
-        """See `product_kernel`; the weight is (columns, inner), or (sides, columns, inner)."""
+    def product(self, x: Address, weight: Tensor, bias: Tensor | None, out: Address) -> Step:
+        """A step of `model.backends.cpu.program.product_kernel`; the weight is (columns, inner) or (C, columns,
+        inner).
+        """
         sides = len(weight) if weight.ndim == 3 else 1
         columns, inner = weight.shape[-2:]
         across = min(math.ceil(self.threads / sides), max(1, columns // LEAST_COLUMNS))
@@ -95,27 +99,27 @@ class Layout:
         return product_kernel(), jobs, (self.rows, inner, columns, job_rows, job_columns, *fields, *how)
 
     def convolve(self, layer: LayerWeights) -> Step:
-        """See `conv_kernel`."""
+        """A step of `model.backends.cpu.kernels.conv_kernel`."""
         inner, jobs = self.config.d_inner, self.images * math.ceil(self.length / TOKENS)
         sizes = (self.sides, self.images, self.length, inner)
-        fields = (self.projected, 2 * inner, layer.taps, layer.conv_bias, self.convolved, self.narrow_convolved)
+        fields = (self.projected, 2 * inner, layer.conv_weight, layer.conv_bias, self.convolved, self.convolved_bf16)
         return conv_kernel(self.config.d_conv), jobs, (*sizes, *fields)
 
     def scan(self, layer: LayerWeights, constant: Tensor) -> Step:
-        """See `scan_kernel`."""
-        directions, rank, inner = layer.step.shape
+        """A step of `model.backends.cpu.kernels.scan_kernel`."""
+        directions, rank, inner = layer.dt_proj.shape
         shared = self.sides < directions  # v1: both directions scan the same inputs
-        side, u_side = (0, 0) if shared else (self.rows * self.chosen, self.rows * inner)
-        B, row = self.selected.behind(rank), self.chosen
+        side, u_side = (0, 0) if shared else (self.rows * self.x_proj_width, self.rows * inner)
+        B, row = self.selected.plus(rank), self.x_proj_width
         fields: tuple[Field, ...] = (
-            *(directions, self.length, inner, self.convolved, u_side, self.selected, side, row, layer.step),
-            *(layer.step_bias, layer.rates, B, side, row, B.behind(self.config.d_state), side, row, layer.skip),
-            *(self.projected.behind(inner), 2 * inner, constant, self.scanned, self.narrow_scanned),
+            *(directions, self.length, inner, self.convolved, u_side, self.selected, side, row, layer.dt_proj),
+            *(layer.dt_bias, layer.A_log2e, B, side, row, B.plus(self.config.d_state), side, row, layer.D),
+            *(self.projected.plus(inner), 2 * inner, constant, self.scanned, self.scanned_bf16),
         )
         return scan_kernel(self.config.d_state, rank), self.images * inner // LANES, fields
 
     def program(self, steps: list[Step]) -> Program:
-        """What the kernels read, but for the bases."""
+        """Encode the steps for the kernels, without the bases."""
         words, which = np.zeros((2, len(steps), WORDS), np.int64)
         for i, (kernel, jobs, fields) in enumerate(steps):
             words[i, 1], words[i, -1] = jobs, kernel.address
@@ -125,7 +129,7 @@ class Layout:
 
 
 def _word(field: Field) -> tuple[int, int]:
-    """A number or address, and the base that it counts from."""
-    if isinstance(field, Place):
+    """Return a number or address, and the index of the base that is added to it."""
+    if isinstance(field, Address):
         return field.offset, field.base
     return (field.data_ptr() if isinstance(field, Tensor) else field or 0), 0

@@ -1,7 +1,7 @@
-"""Kernels on the threads of torch's OpenMP, hence as many as torch may use.
+"""Run kernels on torch's OpenMP threads, as many as torch may use.
 
-Each thread takes jobs from the table until none is left, so a thread that is late or disturbed costs one job, not its
-share. Where torch has no OpenMP the calling thread does everything. Several threads may start kernels at once.
+Each thread takes jobs from the table until none is left, so a delayed thread delays one job, not an equal share. Where
+torch has no OpenMP the calling thread runs all jobs. Several threads may start kernels at the same time.
 """
 
 from __future__ import annotations
@@ -16,57 +16,66 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from model.jit.compiler import FIELDS, compiled
+from model.jit.compiler import FIELDS, compile_kernel
 
 Field = Tensor | int | None
 
 
 class Kernel:
-    """A compiled function and the means to run it on all threads."""
+    """A compiled function that can be run on all threads."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
-        self._code = compiled(function)
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address)
+        self._code = compile_kernel(function)
+        self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._code.address)
 
     @property
     def address(self) -> int:
-        """Of the machine code."""
+        """Address of the machine code."""
         return int(self._code.address)
 
     def __call__(self, jobs: int, *fields: Field) -> None:
-        """Run all jobs. A tensor stands for its address, None for 0; shapes and layouts are the caller's business."""
+        """Run all jobs. A tensor stands for its address, None for 0; the caller is responsible for shapes and
+        layouts.
+        """
         if jobs == 0:
             return
-        places = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]
-        table = (ctypes.c_int64 * (FIELDS + len(fields)))(0, jobs, *places)
+        words = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]
+        table = (ctypes.c_int64 * (FIELDS + len(fields)))(0, jobs, *words)
         threads = min(torch.get_num_threads(), jobs)
-        team = _team()
-        if team is None or threads <= 1:
-            self._alone(table)
+        run_parallel = _openmp_parallel()
+        if run_parallel is None or threads <= 1:
+            self._call(table)
         else:
-            team(self.address, table, threads, 0)
+            run_parallel(self.address, table, threads, 0)
 
     @property
     def from_cache(self) -> bool:
-        """Was the machine code on disk?"""
+        """Whether the machine code was loaded from disk."""
         return bool(self._code.cache_hits)
 
 
 @cache
 def barrier() -> int | None:
-    """The address of `void GOMP_barrier(void)`, at which the threads of a team wait for one another."""
-    return None if _team() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
+    """Return the address of `void GOMP_barrier(void)`, which waits for all threads of a parallel region; None
+    without OpenMP.
+    """
+    return None if _openmp_parallel() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
 
 
 @cache
 def sgemm() -> int | None:
-    """The address of Fortran's `sgemm` in torch, if that is Intel's, which runs on one thread inside a team."""
+    """Return the address of Fortran's `sgemm` in torch if it is Intel MKL's, else None.
+
+    MKL uses one thread when it is called inside a parallel region.
+    """
     return _blas("sgemm_")
 
 
 @cache
 def bfloat16_gemm() -> int | None:
-    """The address of the same product of bfloat16 numbers, summed in float32, where that is faster: with AMX."""
+    """Return the address of MKL's bfloat16 product with float32 sums, or None on a CPU without AMX, where it is not
+    faster.
+    """
     if sgemm() is None or not llvm.get_host_cpu_features().get("amx-bf16"):
         return None
     return _blas("gemm_bf16bf16f32_")
@@ -83,10 +92,10 @@ def _blas(name: str) -> int | None:
 
 
 @cache
-def _team() -> Any:
-    """`void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)` of torch's OpenMP.
+def _openmp_parallel() -> Any:
+    """Return `GOMP_parallel` of torch's OpenMP, or None; LLVM's and Intel's OpenMP have it too.
 
-    LLVM's and Intel's OpenMP have it too.
+    Its signature is void (void (*fn)(void *), void *data, unsigned num_threads, unsigned flags).
     """
     try:
         function = ctypes.CDLL(None).GOMP_parallel

@@ -1,7 +1,7 @@
-"""Memory for one pass at a time, in huge pages where the system has them.
+"""Reusable buffers of a forward pass, backed by huge pages where the system has them.
 
-A pass goes through its buffers sixteen channels at a time, and each token's lie in another small page: on a virtual
-machine, where looking a page up takes longest, that slows the whole pass.
+A pass reads its buffers sixteen channels at a time, and each token lies in another 4 KiB page. Translating that many
+addresses slows the whole pass, most of all on virtual machines.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-KEPT = 1 << 24  # numbers at most, 64 MiB, between passes
-_HUGE = 1 << 21  # bytes of a page, or of several where they are smaller
+MAX_KEPT = 1 << 24  # largest buffer kept between passes: 64 MiB
+_PAGE = 1 << 21  # bytes of a huge page on x86; sizes are rounded up to it
 
 
 class Workspace:
-    """Lends float32 numbers. Several threads may borrow at once."""
+    """A pool of float32 buffers. Several threads may borrow at the same time."""
 
     def __init__(self) -> None:
-        self._spare: list[Tensor] = []
+        self._free: list[Tensor] = []
+
+    @property
+    def kept(self) -> int:
+        """Float32 numbers that are kept for the next pass."""
+        return sum(map(len, self._free))
 
     @contextlib.contextmanager
-    def lent(self, numbers: int) -> Iterator[Tensor]:
-        """So many, with anything in them; what was lent before, if it is large enough."""
+    def borrow(self, numbers: int) -> Iterator[Tensor]:
+        """Yield an uninitialised buffer of `numbers` floats; reuse the last one if it is large enough."""
         try:
-            memory = self._spare.pop()
+            memory = self._free.pop()
         except IndexError:
             memory = torch.empty(0)
         if len(memory) < numbers:
-            memory = _mapped(numbers)
+            memory = allocate(numbers)
         yield memory[:numbers]
-        if len(memory) <= KEPT:
-            self._spare.append(memory)
+        if len(memory) <= MAX_KEPT:
+            self._free.append(memory)
 
 
-def _mapped(numbers: int) -> Tensor:
-    """Zeros, of which the system gives each page when it is first touched; unmapped when no tensor shows them."""
-    size = -(-4 * max(1, numbers) // _HUGE) * _HUGE
+def allocate(numbers: int) -> Tensor:
+    """Return at least `numbers` float32 zeros in huge pages; the system provides each page when it is first used."""
+    size = -(-4 * max(1, numbers) // _PAGE) * _PAGE
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(size // 4)
     memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.float32)

@@ -1,6 +1,7 @@
-"""All layers of a Vim in our own kernels: four launches a layer, the first one cuBLAS's (in_proj).
+"""All layers of a Vim in our own Triton kernels: four launches per layer, of which the first (in_proj) is cuBLAS's.
 
-For the architecture of the released models, at any width that divides well, depth, length, class token and pool.
+Supports the architecture of the released models, at any depth, length, class token and pool, and at widths that are up
+to four equal powers of two.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LARGEST_RANK = 64
 
 
 def unsupported(vim: Vim) -> str | None:
-    """None, or what about the model the fused layers do not do."""
+    """Return None, or what about the model the fused layers do not support."""
     config, dtype = vim.config, vim.patch_embed.proj.weight.dtype
     wanted = {
         "bimamba": "v2",
@@ -52,7 +53,7 @@ def _unsuitable_width(config: VimConfig) -> str | None:
 
 
 def encoder(vim: Vim) -> EncoderFn:
-    """The function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D)."""
+    """Return the function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D)."""
     layers = [prepare(layer.mixer) for layer in vim.layers]  # type: ignore[arg-type]
     norms = [layer.norm for layer in vim.layers] + [vim.norm_f]
     weights = [_weight(norm) for norm in norms]  # type: ignore[arg-type]
@@ -60,10 +61,10 @@ def encoder(vim: Vim) -> EncoderFn:
     device = launch.Device.of(vim.norm_f.weight.device)
 
     def encode(tokens: Tensor) -> Tensor:
-        with torch.cuda.device(triton_support.place(tokens)):
+        with torch.cuda.device(triton_support.device_of(tokens)):
             normed, residual = launch.first_norm(tokens, weights[0], epsilon)
             for layer, norm in zip(layers, weights[1:], strict=True):
-                normed = _layer(normed, residual, layer, norm, epsilon, device)
+                normed = layer_forward(normed, residual, layer, norm, epsilon, device)
             return normed
 
     return encode
@@ -73,10 +74,10 @@ def _weight(norm: Norm) -> Tensor:
     return norm.weight.detach().float().contiguous()
 
 
-def _layer(
+def layer_forward(
     normed: Tensor, residual: Tensor, layer: LayerWeights, norm: Tensor, epsilon: float, device: launch.Device
 ) -> Tensor:
-    """One layer up to and with the next one's norm; adds to `residual` in place."""
+    """One layer including the next layer's norm: (B, L, D) -> (B, L, D); adds to `residual` in place."""
     xz = F.linear(normed, layer.in_proj)
     dbc = launch.project(xz, layer)
     pieces = launch.chunks(normed.shape[1], launch.programs(xz), device.processors)

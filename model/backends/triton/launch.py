@@ -1,4 +1,4 @@
-"""Starts the kernels of a fused layer: grids, tile sizes, buffers. No size has been tuned by measuring."""
+"""Launches of the fused layer's kernels: grids, tile sizes, buffers. The sizes have not been tuned by measurement."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ SCAN_TILE, SCAN_CHANNELS = 16, 32  # one warp
 LARGEST_PART = 256  # columns of one accumulator
 WIDE_FROM = 1 << 31  # elements
 MANY_ROWS = 4096
-SHARED_SLACK = 24 << 10  # bytes beside the tiles that are loaded ahead
+SHARED_SLACK = 24 << 10  # bytes of shared memory beside the tiles of the pipeline
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What sizes depend on: processors (SMs), and bytes of shared memory that one program may take."""
+    """What tile sizes depend on: the number of processors (SMs), and the bytes of shared memory of one program."""
 
     processors: int
     shared: int
 
     @staticmethod
     def of(device: torch.device) -> Device:
-        """Ask the driver; on a CPU, where only the interpreter runs, an H100."""
+        """Query the driver; on a CPU, where only the interpreter runs, return an H100's values."""
         if device.type != "cuda":
             return Device(132, 232448)
         found = torch.cuda.get_device_properties(device)
-        # torch's stubs leave the name out; 48 KiB is what every device gives.
+        # torch's stubs do not have this name; every device has at least 48 KiB.
         shared = getattr(found, "shared_memory_per_block_optin", 48 << 10)
         return Device(found.multi_processor_count, shared)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What a program of a matrix kernel takes at once; its warps; one more than the tiles that are loaded ahead."""
+    """The tokens and channels of a matrix kernel's tile, its warps, and its pipeline stages."""
 
     tokens: int
     channels: int
@@ -48,14 +48,14 @@ class Tile:
 
 
 def project_tile(rows: int, dtype: torch.dtype) -> Tile:
-    """For M rows: large where rows are many, small where the device would idle."""
+    """Return the tile of `project` for `rows` rows: large for many rows, small where the device would idle."""
     if dtype == torch.float32:  # a mode for correctness: no matrix units
         return Tile(16, 32, 4)
     return Tile(16, 64, 4) if rows < MANY_ROWS else Tile(64, 32, 4)
 
 
 def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
-    """For M rows of D columns, which one program holds in registers."""
+    """Return the tile of `finish` for `rows` rows of `width` columns, which one program holds in registers."""
     few = rows < MANY_ROWS or dtype == torch.float32
     tokens = 16 if few else 64 if width <= 384 else 32
     channels = 64 if few and width <= 192 and dtype != torch.float32 else 32
@@ -65,15 +65,15 @@ def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
 
 
 def parts(width: int) -> tuple[int, int]:
-    """D as (count, power of two): 192 = 3 * 64, 384 = 3 * 128, 768 = 3 * 256."""
+    """Split D into (count, power of two): 192 = 3 * 64, 384 = 3 * 128, 768 = 3 * 256."""
     part = min(width & -width, LARGEST_PART)
     return width // part, part
 
 
 def chunks(tokens: int, whole: int, processors: int) -> int:
-    """Into how many pieces to cut the time, so that a long sequence fills a device that `whole` programs do not.
+    """Return the number of chunks of the sequence, so that a long one fills a device that `whole` programs do not.
 
-    Cutting computes every state twice, so it must at least quadruple the programs that run at once.
+    In chunks every state is computed twice, so the programs that run at once must at least quadruple.
     """
     wanted = 8 * processors
     pieces = min(tokens // 64, -(-wanted // max(1, whole)))
@@ -81,12 +81,12 @@ def chunks(tokens: int, whole: int, processors: int) -> int:
 
 
 def programs(xz: Tensor) -> int:
-    """How many programs scan in_proj's output (B, L, 2E) when the time is not cut."""
+    """Return the number of programs that scan in_proj's output (B, L, 2E) in one chunk."""
     return 2 * xz.shape[0] * int(triton.cdiv(xz.shape[2] // 2, SCAN_CHANNELS))
 
 
 def wide(*tensors: Tensor) -> bool:
-    """Does an offset into one of them exceed 31 bits?"""
+    """Return whether an offset into one of the tensors exceeds 31 bits."""
     return any(tensor.numel() >= WIDE_FROM for tensor in tensors)
 
 
@@ -113,7 +113,10 @@ def first_norm(tokens: Tensor, norm: Tensor, epsilon: float) -> tuple[Tensor, Te
 
 
 def project(xz: Tensor, weights: LayerWeights) -> Tensor:
-    """in_proj's output (B, L, 2E) -> B, C and dt's low-rank input of both directions (2, B, L, 32 + R'), float32."""
+    """Convolution, SiLU and x_proj: xz (B, L, 2E) -> dbc (2, B, L, 32 + R'), float32.
+
+    xz is in_proj's output. dbc has B and C interleaved, then the low-rank input of dt_proj, of both directions.
+    """
     images, length, both = xz.shape
     rows, channels = images * length, both // 2
     tile = project_tile(rows, xz.dtype)
@@ -137,7 +140,9 @@ def project(xz: Tensor, weights: LayerWeights) -> Tensor:
 
 
 def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
-    """Both directions' <h, C> + D u (2, B, L, E), not gated; the time cut into at most `pieces` chunks."""
+    """Both directions' <h, C> + D u (2, B, L, E), before the gate; the sequence is split into at most `pieces`
+    chunks.
+    """
     images, length, both = xz.shape
     channels = both // 2
     chunk = SCAN_TILE * triton.cdiv(triton.cdiv(length, pieces), SCAN_TILE)
@@ -185,7 +190,9 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
 def finish(
     y: Tensor, xz: Tensor, weights: LayerWeights, residual: Tensor, norm: Tensor, epsilon: float, device: Device
 ) -> Tensor:
-    """Gate, out_proj, addition to `residual` in place, RMSNorm with the weight `norm`: (B, L, D) in the dtype of y."""
+    """Gate, out_proj, addition to `residual` in place, and RMSNorm with the weight `norm`: (B, L, D) in the dtype
+    of y.
+    """
     width, rows = residual.shape[-1], residual.numel() // residual.shape[-1]
     count, part = parts(width)
     tile = out_tile(rows, width, y.dtype, device)

@@ -1,4 +1,4 @@
-"""Our own CUDA kernels for Vision Mamba, in Triton. Only modules of this package import triton, and only when asked."""
+"""Whether the Triton kernels run on a device. triton is only imported by this package, and only when it is used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_CAPABILITY = (8, 0)
 
 
 def unavailable(device: torch.device) -> str | None:
-    """None, or why the kernels cannot run on `device` and what would mend it."""
+    """Return None, or why the kernels cannot run on `device` and how to fix that."""
     if device.type != "cuda":
         return f"its kernels are for CUDA devices, not for {device.type}"
     if torch.version.hip is not None:
@@ -27,7 +27,7 @@ def unavailable(device: torch.device) -> str | None:
 
 def _unusable() -> str | None:
     if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; the CUDA builds of torch bring it along"
+        return "triton is not installed; the CUDA builds of torch include it"
     if os.environ.get("TRITON_INTERPRET", "0") not in ("0", ""):
         return "TRITON_INTERPRET is set: kernels would be interpreted on the CPU; unset it"
     if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):
@@ -39,14 +39,16 @@ def _unusable() -> str | None:
     return None
 
 
-def place(x: torch.Tensor) -> torch.device | int:
-    """For `torch.cuda.device`: where x lies, since Triton starts kernels on the current device; -1 is none."""
+def device_of(x: torch.Tensor) -> torch.device | int:
+    """Return the device of x for `torch.cuda.device`, because Triton launches on the current device; -1 (none) on a
+    CPU.
+    """
     return x.device if x.is_cuda else -1
 
 
 def use_cache(directory: Path) -> None:
-    """Keep compiled kernels below `directory`, unless TRITON_CACHE_DIR says where; called before the first one runs.
+    """Cache compiled kernels below `directory`, unless TRITON_CACHE_DIR is set. Call it before the first kernel runs.
 
-    A restart then compiles nothing, and a read-only home is no obstacle.
+    After a restart nothing is compiled again, and the home directory may be read-only.
     """
     os.environ.setdefault("TRITON_CACHE_DIR", str(directory / "triton"))

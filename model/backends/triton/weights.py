@@ -1,4 +1,4 @@
-"""A mixer's parameters as the kernels want them: stacked, transposed, padded and folded, once."""
+"""One layer's weights in the layout of the Triton kernels: stacked, transposed, padded and folded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from model.mixer import Mixer
 
 LOG2E = 1.4426950408889634
-STATES, TAPS = 16, 4
-SMALLEST_RANK = 16  # a matrix product has at least 16 terms
+STATES = 16
+SMALLEST_RANK = 16  # Triton's matrix product needs at least 16 terms
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer. S = 2 directions, E inner channels, R' the rank of dt filled up to a power of two."""
+    """S = 2 directions, D tokens' width, E inner channels, R' the rank of dt rounded up to a power of two."""
 
     in_proj: Tensor  # (2E, D)
     x_proj: Tensor  # (S, 32 + R', E): B and C interleaved, then dt
     dt_proj: Tensor  # (S, E, R')
-    params: Tensor  # (S, 23, E) float32: 16 rows A log2(e), 4 taps, convolution's bias, dt's bias, D
+    params: Tensor  # (S, 23, E) float32: 16 rows A log2(e), 4 convolution weights and bias, dt's bias, D
     out_proj: Tensor  # (D, E), halved if the configuration halves
 
     @property
@@ -33,7 +33,9 @@ class LayerWeights:
 
 @torch.no_grad()
 def prepare(mixer: Mixer) -> LayerWeights:
-    """Of a bidirectional (v2) mixer with 16 states and 4 taps; the dtype of its projections stays."""
+    """Return the weights of a bidirectional (v2) mixer with 16 states and convolution width 4, in its projections'
+    dtype.
+    """
     ends = ("", "_b")
     rank = padded_rank(mixer.dt_rank)
     return LayerWeights(
@@ -46,7 +48,7 @@ def prepare(mixer: Mixer) -> LayerWeights:
 
 
 def padded_rank(rank: int) -> int:
-    """The next power of two, at least 16."""
+    """Round a rank up to a power of two, at least 16."""
     return max(SMALLEST_RANK, 1 << (rank - 1).bit_length())
 
 
@@ -60,7 +62,7 @@ def _halved(mixer: Mixer) -> Tensor:
 
 
 def _interleaved(weight: Tensor, dt_rank: int, rank: int) -> Tensor:
-    """x_proj's (R + 32, E), rows dt, B, C -> (32 + R', E), rows B0, C0, B1, C1, ..., dt, zeros."""
+    """x_proj's weight (R + 32, E) with rows dt, B, C -> (32 + R', E) with rows B0, C0, B1, C1, ..., dt, zeros."""
     low, b, c = torch.split(weight, [dt_rank, STATES, STATES])
     pairs = torch.stack((b, c), dim=1).flatten(0, 1)
     return F.pad(torch.cat((pairs, low)), (0, 0, 0, rank - dt_rank))
@@ -69,8 +71,8 @@ def _interleaved(weight: Tensor, dt_rank: int, rank: int) -> Tensor:
 def _params(mixer: Mixer, end: str) -> Tensor:
     rates = -torch.exp(mixer.get_parameter("A_b_log" if end else "A_log").float()).t() * LOG2E
     conv = mixer.get_submodule(f"conv1d{end}")
-    taps = conv.get_parameter("weight")[:, 0].float().t()
+    kernel = conv.get_parameter("weight")[:, 0].float().t()
     skip = mixer.get_parameter(f"D{end}").float()
     bias = torch.zeros_like(skip) if conv.bias is None else conv.get_parameter("bias").float()
     dt_bias = mixer.get_parameter(f"dt_proj{end}.bias").float()
-    return torch.cat((rates, taps, torch.stack((bias, dt_bias, skip)))).contiguous()
+    return torch.cat((rates, kernel, torch.stack((bias, dt_bias, skip)))).contiguous()

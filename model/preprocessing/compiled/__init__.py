@@ -1,1 +1,1 @@
-"""Preprocessing kernels compiled with numba; bit for bit equal to Pillow."""
+"""Preprocessing kernels compiled with numba, bit for bit equal to Pillow."""

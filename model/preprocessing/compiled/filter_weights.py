@@ -1,6 +1,7 @@
-"""Pillow's coefficients of an axis (`model.preprocessing.resize`) in the order in which the compiled resize reads them.
+"""Pillow's filter weights of an axis (`model.preprocessing.resize`) in the order in which the compiled resize reads
+them.
 
-With `digits` a weight is three signed bytes, its digits to base 256, for CPUs that multiply bytes.
+With `digits` a weight is three signed bytes, its digits in base 256, for CPUs that multiply bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.preprocessing.resize import Axis
 
-GROUP = 4  # neighbours that are added up together; also rows, columns and channels of a vector
+GROUP = 4  # neighbours that one multiplication sums; also rows, columns and channels of a vector
 DIGITS = 3
 
 Ints = NDArray[np.int64]
@@ -22,22 +23,22 @@ Weights = NDArray[np.int32]
 _DIGITS_OF_128 = 0x808080
 
 
-class Taps(NamedTuple):
-    """Equally many weights for each wanted pixel, from `starts` on, the needless ones 0."""
+class PixelWeights(NamedTuple):
+    """The same number of weights for each wanted pixel, applied from the source pixel `starts` on and padded with 0."""
 
     starts: Ints
     weights: Weights  # (wanted, count), count a multiple of GROUP
 
     @property
     def per_pixel(self) -> int:
-        """How many for each wanted pixel."""
+        """Number of weights of each wanted pixel."""
         return int(self.weights.shape[1])
 
 
-class Lines(NamedTuple):
-    """The same where the source is read in groups, by the number of the first group for each wanted pixel.
+class GroupedWeights(NamedTuple):
+    """The same weights for a source that is read in groups; `groups` is the first group of each wanted pixel.
 
-    The wanted pixels are filled up to whole groups too, with some that weigh nothing.
+    The wanted pixels are padded to whole groups, with pixels whose weights are 0.
     """
 
     groups: Ints
@@ -47,25 +48,25 @@ class Lines(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def taps(axis: Axis, mirrored: bool = False) -> Taps:
-    """Of an axis as it is, or from its other end."""
+def pixel_weights(axis: Axis, mirrored: bool = False) -> PixelWeights:
+    """Return the weights of an axis, or of the mirrored axis."""
     weights = axis.weights()
     weights = np.pad(weights, ((0, 0), (0, -weights.shape[1] % GROUP)))
     count = weights.shape[1]
     wanted_starts = axis.bounds()[0]
     starts = np.maximum(0, np.minimum(wanted_starts, axis.source - count))
     shifts = wanted_starts - starts
-    for row in np.flatnonzero(shifts):  # a few at the far end of the source
-        weights[row] = np.roll(weights[row], shifts[row])  # what is rolled around are zeros
-    if mirrored:  # sums of whole numbers do not depend on their order
+    for row in np.flatnonzero(shifts):  # pixels at the end of the source
+        weights[row] = np.roll(weights[row], shifts[row])  # only zeros wrap around
+    if mirrored:  # integer sums do not depend on the order
         starts, weights = axis.source - starts - count, weights[:, ::-1]
-    return Taps(np.ascontiguousarray(starts), weights)
+    return PixelWeights(np.ascontiguousarray(starts), weights)
 
 
 @lru_cache(maxsize=512)
-def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
-    """`taps`, moved to where groups begin."""
-    starts, weights = taps(axis, mirrored)
+def grouped_weights(axis: Axis, digits: bool, mirrored: bool = False) -> GroupedWeights:
+    """`pixel_weights`, shifted to the boundaries of groups."""
+    starts, weights = pixel_weights(axis, mirrored)
     wanted, count = weights.shape
     first = int(starts.min())
     groups, shifts = np.divmod(starts - first, GROUP)
@@ -75,14 +76,18 @@ def lines(axis: Axis, digits: bool, mirrored: bool = False) -> Lines:
         moved = moved[:, :count]
     stop = first + GROUP * int(groups.max()) + moved.shape[1]
     more = -wanted % GROUP
-    return Lines(np.pad(groups, (0, more)), np.pad(_packed(moved, digits), ((0, more), (0, 0), (0, 0))), first, stop)
+    return GroupedWeights(
+        np.pad(groups, (0, more)), np.pad(_packed(moved, digits), ((0, more), (0, 0), (0, 0))), first, stop
+    )
 
 
 def _packed(weights: Weights, digits: bool) -> Weights:
-    """(wanted, groups, 4): the weights themselves, or the first digit of four weights, their second and their third."""
+    """(wanted, groups, 4): the weights, or the first digits of four weights, then their second and their third
+    digits.
+    """
     if digits:
-        # 128 more in every digit, so that none is below 0; that is taken off again by turning each byte's highest bit.
+        # Add 128 to every digit so that none is negative, then subtract it again by flipping each byte's highest bit.
         signed = ((weights + _DIGITS_OF_128) ^ _DIGITS_OF_128).view(np.int8)
-        by_tap = signed.reshape(len(weights), -1, GROUP, 4)
-        weights = np.ascontiguousarray(by_tap.swapaxes(2, 3)).view(np.int32)
+        by_weight = signed.reshape(len(weights), -1, GROUP, 4)
+        weights = np.ascontiguousarray(by_weight.swapaxes(2, 3)).view(np.int32)
     return np.ascontiguousarray(weights).reshape(len(weights), -1, GROUP)

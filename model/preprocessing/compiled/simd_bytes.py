@@ -1,8 +1,8 @@
-"""Blocks of 64 bytes inside numba kernels: 16 lanes of four neighbouring bytes, to be weighed and added up (no torch).
+"""Blocks of 64 bytes inside numba kernels: 16 lanes of four neighbouring bytes, multiplied by weights and summed.
 
-CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, for weights of one byte: there each digit of the
-weights (`model.preprocessing.compiled.filter_weights`) has a sum of its own. Whole numbers have the same sum in any
-order.
+CPUs with AVX-512 VNNI multiply and add four bytes in one instruction, with weights of one byte: there each digit of the
+weights (`model.preprocessing.compiled.filter_weights`) has its own sum. Integer sums are the same in any order. This
+module never imports torch.
 """
 
 from __future__ import annotations
@@ -12,72 +12,74 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from model.jit.simd import call, emitted, has, register
+from model.jit.simd import call_llvm, has_features, llvm_intrinsic, register_vector
 from model.preprocessing.compiled.filter_weights import DIGITS, GROUP
 from model.preprocessing.resize import PRECISION_BITS
 
 LANES = 16
 BLOCK = GROUP * LANES
-VNNI = has("avx512f", "avx512bw", "avx512vnni")
+VNNI = has_features("avx512f", "avx512bw", "avx512vnni")
 
 _BYTES = ir.VectorType(ir.IntType(8), BLOCK)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _STATE = ir.LiteralStructType([_INTS] * DIGITS)
 _SPREAD = ir.LiteralStructType([_INTS] * GROUP)
-_pixels = register("pixels", _BYTES)
-_sums = register("sums", _STATE)
-_weights = register("weights", _SPREAD)
-_levels = register("levels", _INTS)
+_pixels = register_vector("pixels", _BYTES)
+_sums = register_vector("sums", _STATE)
+_weights = register_vector("weights", _SPREAD)
+_levels = register_vector("levels", _INTS)
 
 
-def at(builder: Any, address: Any, kind: Any) -> Any:
-    """A pointer to this kind of value."""
+def pointer(builder: Any, address: Any, kind: Any) -> Any:
+    """Return a pointer to a value of this type at an address."""
     return builder.inttoptr(address, ir.PointerType(kind))
 
 
-def loaded(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
-    """What lies at an address."""
-    return builder.load(at(builder, address, kind), align=align, typ=kind)
+def load_vector(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
+    """Load a value of this type from an address."""
+    return builder.load(pointer(builder, address, kind), align=align, typ=kind)
 
 
-def picked(builder: Any, vector: Any, lanes: list[int], other: Any = None) -> Any:
-    """Some lanes of a vector, or of two after each other."""
+def shuffle(builder: Any, vector: Any, lanes: list[int], other: Any = None) -> Any:
+    """Return some lanes of a vector, or of two concatenated vectors."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined) if other is None else other, mask)
 
 
-def _all(value: int) -> Any:
+def _splat(value: int) -> Any:
     return ir.Constant(_INTS, [value] * LANES)
 
 
-@emitted
-def half(typing_context: Any) -> Any:
-    """Sums of one half, in Pillow's fixed point, so that they are rounded when they are cut."""
-    first = _all(1 << (PRECISION_BITS - 1))
-    state = ir.Constant(_STATE, [first, *[_all(0)] * (DIGITS - 1)])
+@llvm_intrinsic
+def rounding_sums(typing_context: Any) -> Any:
+    """Return sums that start at one half in Pillow's fixed point, so that shifting them right rounds them."""
+    first = _splat(1 << (PRECISION_BITS - 1))
+    state = ir.Constant(_STATE, [first, *[_splat(0)] * (DIGITS - 1)])
     return _sums(), lambda context, builder, signature, args: state
 
 
-@emitted
-def read(typing_context: Any, place: Any) -> Any:
-    """Each lane's four bytes, at an address."""
+@llvm_intrinsic
+def load_pixels(typing_context: Any, place: Any) -> Any:
+    """Load each lane's four bytes from an address."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return loaded(builder, args[0], _BYTES)
+        return load_vector(builder, args[0], _BYTES)
 
     return _pixels(types.int64), codegen
 
 
-def _arranged(order: list[int]) -> Any:
-    """Four pixels from each of four lines, `stride` bytes apart, to an address; in this order of their bytes."""
+def _transposed(order: list[int]) -> Any:
+    """Return a function that loads four pixels from each of four lines, `stride` bytes apart, and stores their
+    bytes in `order`.
+    """
 
-    @emitted
+    @llvm_intrinsic
     def arrange(typing_context: Any, to: Any, place: Any, stride: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             quarter, stride = ir.VectorType(ir.IntType(8), LANES), args[2]
             places = [builder.add(args[1], builder.mul(stride, stride.type(i))) for i in range(GROUP)]
-            joined = _joined(builder, [loaded(builder, place, quarter) for place in places])
-            builder.store(picked(builder, joined, order), at(builder, args[0], _BYTES), align=1)
+            joined = _joined(builder, [load_vector(builder, place, quarter) for place in places])
+            builder.store(shuffle(builder, joined, order), pointer(builder, args[0], _BYTES), align=1)
             return context.get_dummy_value()
 
         return types.none(types.int64, types.int64, types.int64), codegen
@@ -86,19 +88,19 @@ def _arranged(order: list[int]) -> Any:
 
 
 def _joined(builder: Any, quarters: list[Any]) -> Any:
-    halves = [picked(builder, quarters[i], [*range(2 * LANES)], quarters[i + 1]) for i in (0, 2)]
-    return picked(builder, halves[0], [*range(BLOCK)], halves[1])
+    halves = [shuffle(builder, quarters[i], [*range(2 * LANES)], quarters[i + 1]) for i in (0, 2)]
+    return shuffle(builder, halves[0], [*range(BLOCK)], halves[1])
 
 
 _BY_FOUR = range(GROUP)
-# One lane's four bytes, lane by lane: of a row's four columns, or of four rows' one column. The fourth colour is any.
-along_rows = _arranged([LANES * row + 3 * k + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
-across_rows = _arranged([LANES * k + 3 * row + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
+# The four bytes of each lane: four columns of a row, or four rows of a column. The fourth colour is undefined.
+along_rows = _transposed([LANES * row + 3 * k + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
+across_rows = _transposed([LANES * k + 3 * row + c % 3 for row in _BY_FOUR for c in _BY_FOUR for k in _BY_FOUR])
 
 
-@emitted
-def weigh(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
-    """Sums plus each lane's four bytes times four weights."""
+@llvm_intrinsic
+def multiply_add(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
+    """Add to the sums each lane's four bytes times four weights."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         sums, pixels = args[0], builder.bitcast(args[1], _INTS)
@@ -108,16 +110,16 @@ def weigh(typing_context: Any, sums: Any, pixels: Any, weights: Any) -> Any:
     return _sums(_sums, _pixels, _weights), codegen
 
 
-@emitted
-def spread_weights(typing_context: Any, place: Any) -> Any:
-    """The weights at an address, each in all lanes."""
+@llvm_intrinsic
+def load_weights(typing_context: Any, place: Any) -> Any:
+    """Load the weights at an address, each into all lanes."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         spread = ir.Constant(_SPREAD, ir.Undefined)
         for i in range(DIGITS if VNNI else GROUP):
-            number = loaded(builder, builder.add(args[0], args[0].type(4 * i)), ir.IntType(32), 4)
+            number = load_vector(builder, builder.add(args[0], args[0].type(4 * i)), ir.IntType(32), 4)
             first = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, ir.IntType(32)(0))
-            spread = builder.insert_value(spread, picked(builder, first, [0] * LANES), i)
+            spread = builder.insert_value(spread, shuffle(builder, first, [0] * LANES), i)
         return spread
 
     return _weights(types.int64), codegen
@@ -125,7 +127,9 @@ def spread_weights(typing_context: Any, place: Any) -> Any:
 
 def _with_digits(builder: Any, sums: Any, pixels: Any, weights: list[Any]) -> Any:
     for i, weight in enumerate(weights):
-        total = call(builder, "llvm.x86.avx512.vpdpbusd.512", _INTS, builder.extract_value(sums, i), pixels, weight)
+        total = call_llvm(
+            builder, "llvm.x86.avx512.vpdpbusd.512", _INTS, builder.extract_value(sums, i), pixels, weight
+        )
         sums = builder.insert_value(sums, total, i)
     return sums
 
@@ -133,52 +137,54 @@ def _with_digits(builder: Any, sums: Any, pixels: Any, weights: list[Any]) -> An
 def _one_by_one(builder: Any, sums: Any, pixels: Any, weights: list[Any]) -> Any:
     total = builder.extract_value(sums, 0)
     for i, weight in enumerate(weights):
-        byte = builder.and_(builder.lshr(pixels, _all(8 * i)), _all(255))
+        byte = builder.and_(builder.lshr(pixels, _splat(8 * i)), _splat(255))
         total = builder.add(total, builder.mul(byte, weight))
     return builder.insert_value(sums, total, 0)
 
 
-@emitted
-def cut(typing_context: Any, sums: Any) -> Any:
-    """Levels of colour: the sums shifted down."""
+@llvm_intrinsic
+def shift_down(typing_context: Any, sums: Any) -> Any:
+    """Shift the sums right: from fixed point to colour levels."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         total = builder.extract_value(args[0], 0)
         if VNNI:
             middle, high = builder.extract_value(args[0], 1), builder.extract_value(args[0], 2)
-            total = builder.add(total, builder.shl(builder.add(middle, builder.shl(high, _all(8))), _all(8)))
-        return builder.ashr(total, _all(PRECISION_BITS))
+            total = builder.add(total, builder.shl(builder.add(middle, builder.shl(high, _splat(8))), _splat(8)))
+        return builder.ashr(total, _splat(PRECISION_BITS))
 
     return _levels(_sums), codegen
 
 
 def _clipped(builder: Any, levels: list[Any]) -> Any:
-    """Four times 16 levels, put between 0 and 255, as bytes in the order that `_byte` tells."""
-    if VNNI:  # these two clip
+    """Clip four times 16 levels to 0..255, as bytes in the order of `_byte`."""
+    if VNNI:  # both instructions clip
         words = ir.VectorType(ir.IntType(16), 2 * LANES)
-        low, high = (call(builder, "llvm.x86.avx512.packssdw.512", words, *levels[i : i + 2]) for i in (0, 2))
-        return call(builder, "llvm.x86.avx512.packuswb.512", _BYTES, low, high)
+        low, high = (call_llvm(builder, "llvm.x86.avx512.packssdw.512", words, *levels[i : i + 2]) for i in (0, 2))
+        return call_llvm(builder, "llvm.x86.avx512.packuswb.512", _BYTES, low, high)
     quarters = []
     for some in levels:
-        some = builder.select(builder.icmp_signed("<", some, _all(0)), _all(0), some)
-        some = builder.select(builder.icmp_signed(">", some, _all(255)), _all(255), some)
+        some = builder.select(builder.icmp_signed("<", some, _splat(0)), _splat(0), some)
+        some = builder.select(builder.icmp_signed(">", some, _splat(255)), _splat(255), some)
         quarters.append(builder.trunc(some, ir.VectorType(ir.IntType(8), LANES)))
     return _joined(builder, quarters)
 
 
 def _byte(which: int, lane: int) -> int:
-    """Where a lane of one of the four is after `_clipped`."""
+    """Return the position, after `_clipped`, of a lane of one of the four vectors."""
     return LANES * (lane // GROUP) + GROUP * which + lane % GROUP if VNNI else LANES * which + lane
 
 
-def _put(places: list[tuple[int, int]]) -> Any:
-    @emitted
+def _store(places: list[tuple[int, int]]) -> Any:
+    @llvm_intrinsic
     def put(typing_context: Any, place: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """Four times 16 levels at an address: for each byte which of the four, and its lane."""
+        """Store four times 16 levels at an address; `places` has, for each byte, which of the four vectors and its
+        lane.
+        """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            chosen = picked(builder, _clipped(builder, args[1:]), [_byte(*place) for place in places])
-            builder.store(chosen, at(builder, args[0], _BYTES), align=1)
+            chosen = shuffle(builder, _clipped(builder, args[1:]), [_byte(*place) for place in places])
+            builder.store(chosen, pointer(builder, args[0], _BYTES), align=1)
             return context.get_dummy_value()
 
         return types.none(types.int64, _levels, _levels, _levels, _levels), codegen
@@ -186,6 +192,6 @@ def _put(places: list[tuple[int, int]]) -> Any:
     return put
 
 
-# Of four columns: four rows' bytes of a colour together, and 16 bytes that the next ones overwrite.
-put_columns = _put([(x, 4 * row + c) for x in _BY_FOUR for c in range(3) for row in _BY_FOUR] + [(0, 0)] * LANES)
-put_lanes = _put([(x, lane) for x in _BY_FOUR for lane in range(LANES)])
+# Four columns: the bytes of four rows of a colour are neighbours; the next store overwrites the last 16 bytes.
+store_columns = _store([(x, 4 * row + c) for x in _BY_FOUR for c in range(3) for row in _BY_FOUR] + [(0, 0)] * LANES)
+store_lanes = _store([(x, lane) for x in _BY_FOUR for lane in range(LANES)])

@@ -1,1 +1,3 @@
-"""The model on a CUDA device: graphs, page-locked memory, two batches in flight, a precision chosen by measurement."""
+"""The model on a CUDA device: graphs, page-locked memory, two batches in flight, and a precision chosen by
+measurement.
+"""

@@ -1,7 +1,7 @@
-"""What the runner asks of a CUDA device, and nothing else of torch.cuda: streams, events, graphs, memory.
+"""The operations that the runner needs of a CUDA device: streams, events, graphs, memory.
 
-What is put on a stream runs in that order; two streams run beside each other unless one waits for an event of the
-other. Nothing here waits for the device except `synchronize`, `settle`, `capture` and `peak_of`.
+Work on one stream runs in order. Two streams run concurrently unless one waits for an event of the other. No method
+waits for the device except `synchronize`, `settle`, `capture` and `peak_of`.
 """
 
 from __future__ import annotations
@@ -21,53 +21,53 @@ Graph = Any
 
 
 class Accelerator(Protocol):
-    """One device. `TorchCuda` is the real one; tests have one that shuffles the streams."""
+    """One device. `TorchCuda` is the real one; tests use an implementation that reorders the streams."""
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors lie."""
+        """The device of its tensors."""
 
     def stream(self) -> Stream:
-        """A new stream."""
+        """Return a new stream."""
 
     def record(self, stream: Stream) -> Event:
-        """A mark behind all that is on the stream now."""
+        """Return an event after everything on the stream now."""
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """What is put on the stream from now on runs after the event."""
+        """Let later work on the stream run after the event."""
 
     def synchronize(self, event: Event) -> None:
-        """Wait here until the event has come. Raises what has gone wrong on the device meanwhile."""
+        """Block until the event has happened. Raises the errors of the device's work so far."""
 
     def copy(self, stream: Stream, target: Tensor, source: Tensor) -> None:
-        """Put a copy on the stream; it runs by itself where the host's side is page-locked."""
+        """Put a copy on the stream; it is asynchronous if the host's memory is page-locked."""
 
     def run(self, stream: Stream, work: Work) -> None:
-        """Put the kernels that `work` starts on the stream."""
+        """Put the kernels that `work` launches on the stream."""
 
     def capture(self, stream: Stream, work: Work) -> Graph:
-        """Record the kernels that `work` starts, which has run before. Raises what the recording raises."""
+        """Record the kernels that `work` launches as a graph; `work` has run before. Raises the recording's errors."""
 
     def replay(self, stream: Stream, graph: Graph) -> None:
         """Put a recorded graph on the stream."""
 
     def page_lock(self, memory: Array) -> str | None:
-        """Lock the pages of an array that lives as long as the process; None, or why that cannot be."""
+        """Page-lock an array that lives as long as the process; returns None, or why that failed."""
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Page-locked memory of the host."""
+        """Allocate page-locked memory of the host."""
 
     def device_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the device."""
+        """Allocate memory of the device."""
 
     def peak_of(self, work: Work) -> int:
-        """Run `work` to its end; bytes of the device's memory that it took beyond what was taken before."""
+        """Run `work` to completion; returns the most bytes of device memory that it used in addition."""
 
     def free(self) -> int:
-        """Bytes of the device's memory that a run may still take."""
+        """Return the bytes of device memory that are available."""
 
     def settle(self) -> None:
-        """Wait for everything and let go of cached memory. Raises when the device is beyond use."""
+        """Wait for all work and release cached memory. Raises if the device can no longer be used."""
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes."""
+        """Return bytes of device memory."""

@@ -1,4 +1,4 @@
-"""Which batch sizes fit into memory, which of them a batch runs in, and how its slots lie: plain Python."""
+"""Batch sizes that fit into memory, the size in which a batch runs, and runs of neighbouring slots. Plain Python."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 
 log = logging.getLogger("vim.model")
 
-GROWTH = 1.1  # a batch of twice the images takes at most twice the memory; a tenth is for the allocator's rounding
-USABLE = 0.9  # of the free memory; the rest is for graphs and for libraries that allocate by themselves
+GROWTH = 1.1  # twice the images take at most twice the memory; a tenth is added for the allocator's rounding
+USABLE = 0.9  # of the free memory; the rest is for graphs and for libraries that allocate memory themselves
 
 
 def size_for(images: int, sizes: Sequence[int]) -> int:
-    """The smallest of the ascending sizes that holds so many images."""
+    """Return the smallest of the ascending sizes that holds `images` images."""
     return next(size for size in sizes if size >= images)
 
 
 def sizes_that_fit(sizes: Sequence[int], peak_of: Callable[[int], int | None], free: Callable[[], int]) -> list[int]:
-    """Those of the ascending sizes that run in the memory there is.
+    """Return those of the ascending sizes that run in the available memory.
 
-    `peak_of` runs a batch and says how many bytes it took, or None when it ran out of memory. A size that would not fit
-    by what the one before it took is not tried: where memory is shared, running out of it can harm others.
+    `peak_of` runs a batch and returns the bytes that it used, or None if memory ran out. A size that would not fit,
+    judging by the previous size, is not tried: where memory is shared, running out of it can disturb other processes.
     """
     fitting: list[int] = []
     peak: int | None = 0
@@ -37,7 +37,7 @@ def sizes_that_fit(sizes: Sequence[int], peak_of: Callable[[int], int | None], f
 
 
 def runs_of(slots: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Neighbouring slots in one piece: (position in `slots`, first slot, how many) for each run."""
+    """Group neighbouring slots: (position in `slots`, first slot, count) for each run."""
     runs: list[tuple[int, int, int]] = []
     for position, slot in enumerate(slots):
         if runs and runs[-1][1] + runs[-1][2] == slot:

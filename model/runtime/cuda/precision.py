@@ -1,7 +1,7 @@
-"""Which precision the weights get: the narrowest that agrees with float32 on this model, measured at start-up.
+"""The precision of the weights: the narrowest that agrees with float32 on this model, measured at start-up.
 
-float16 before bfloat16: equally fast and eight times finer, but its range ends at 65,504, which a trained model may
-exceed. The residual stream, the recurrence and the norms stay float32 in either (`Vim.cast`).
+float16 is tried before bfloat16: it is equally fast and eight times finer, but its range ends at 65,504, which a
+trained model may exceed. The residual stream, the recurrence and the norms stay float32 in both (`Vim.cast`).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from model.vim import Vim
 log = logging.getLogger("vim.model")
 
 IMAGES = 8
-# Candidates, and the least cosine between their features and float32's that is agreement.
+# Candidates, and the smallest cosine between their features and float32's that counts as agreement.
 COSINE = {torch.float16: 0.9999, torch.bfloat16: 0.999}
-# Where float32's two best classes are closer than this part of its range of logits, either may come first.
+# If float32's two best logits differ by less than this fraction of its range of logits, either may be the top class.
 TIE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The model in the dtype that was chosen, its scan verified and its layers fused; and why that dtype."""
+    """The model in the chosen dtype, its scan verified and its layers fused, and the reason for that dtype."""
 
     vim: Vim
     why: str
 
 
 def choose_precision(vim: Vim, scan: str) -> Precision:
-    """The first candidate that agrees with `vim`, which is float32 on its device, else `vim` itself.
+    """Return the first candidate that agrees with `vim`, which is float32 on its device, else `vim` itself.
 
-    Raises ScanError when no scan is right in float32.
+    Raises ScanError if no scan is right in float32.
     """
     device = vim.patch_embed.proj.weight.device
     exact = in_precision(vim, scan, torch.float32)
@@ -63,7 +63,7 @@ def choose_precision(vim: Vim, scan: str) -> Precision:
 
 
 def in_precision(vim: Vim, scan: str, dtype: torch.dtype) -> Vim:
-    """The same model with its weights in `dtype`, on a scan that is right in it, as fused as that goes."""
+    """Convert a model to `dtype` in place, on a verified scan, with fused layers if possible. Raises ScanError."""
     device = vim.patch_embed.proj.weight.device
     vim.cast(dtype).use_scan(choose_verified(scan, vim.config, device, dtype))
     fuse_verified(vim)
@@ -71,7 +71,7 @@ def in_precision(vim: Vim, scan: str, dtype: torch.dtype) -> Vim:
 
 
 def compare(expected: list[Tensor], found: list[Tensor], least: float) -> tuple[str | None, str]:
-    """What is wrong with (features, logits) beside float32's, or None; and in a few words how well they agree."""
+    """Compare (features, logits) with float32's; returns what is wrong, or None, and a description of the agreement."""
     if not all(bool(x.isfinite().all()) for x in found):
         return "gives values that are not finite", ""
     cosine = float(F.cosine_similarity(expected[0].double(), found[0].double(), dim=-1).min())
@@ -84,14 +84,14 @@ def compare(expected: list[Tensor], found: list[Tensor], least: float) -> tuple[
 
 
 def _same_top(expected: Tensor, found: Tensor) -> bool:
-    """Is the class that comes first the best in float32 too, or as good as that?"""
+    """Return whether the top class is float32's top class too, or tied with it."""
     chosen = expected.gather(-1, found.argmax(-1, keepdim=True))[:, 0]
     span = expected.amax(-1) - expected.amin(-1)
     return bool((expected.amax(-1) - chosen <= TIE * span).all())
 
 
 def example(config: VimConfig) -> Tensor:
-    """Normalised images (n, C, H, W) of every grain, from noise to large patches of colour; seeded."""
+    """Return seeded, normalised images (n, C, H, W) from fine noise to large patches of colour."""
     generator = torch.Generator().manual_seed(0)
     height, width = config.image_size
     images = []
@@ -104,7 +104,9 @@ def example(config: VimConfig) -> Tensor:
 
 @torch.inference_mode()
 def _outputs(vim: Vim, images: Tensor) -> list[Tensor]:
-    """Features (n, D) and, with a head, logits (n, classes), float32 on the CPU; one image at a time to save memory."""
+    """Return features (n, D) and, with a head, logits (n, classes), float32 on the CPU; one image at a time to save
+    memory.
+    """
     dtype = vim.patch_embed.proj.weight.dtype
     features = [vim.forward_features(image[None].to(dtype)) for image in images]
     parts = [features, [vim.forward_head(f) for f in features]] if vim.config.num_classes else [features]
@@ -112,6 +114,6 @@ def _outputs(vim: Vim, images: Tensor) -> list[Tensor]:
 
 
 def _copy(vim: Vim) -> Vim:
-    """Another model with the same weights; fused layers, which hold weights of their own, are left behind."""
+    """Return another model with the same weights; fused layers, which hold copies of weights, are dropped."""
     vim.encoder = None
     return copy.deepcopy(vim)

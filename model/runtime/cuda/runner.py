@@ -1,9 +1,9 @@
 """A loaded model on a CUDA device: one graph for each batch size, two batches in flight.
 
-    slots ─► copy stream: page-locked pixels ─► lane ─► compute stream: input ─► graph ─► output ─► page-locked rows
+    slots ─► copy stream: page-locked pixels ─► buffer ─► compute stream: input ─► graph ─► output ─► page-locked rows
 
-A batch runs in the graph of the next larger size; what stands in the rows beyond it changes nothing, because no image
-sees another. While one batch computes, the pixels of the next go into the other lane.
+A batch runs in the graph of the next larger size. The remaining rows of its input do not matter, because images do not
+influence each other. While one batch computes, the pixels of the next are copied into the other buffer.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from model.vim import Vim
 
 log = logging.getLogger("vim.model")
 
-MAX_BATCH = 128  # a GPU of today is full well before that, and everybody waits for the whole batch
-LANES = 2
-TIMED = 3  # runs of each size in the warm-up, of which the median counts
+MAX_BATCH = 128  # a current GPU is fully used by fewer images, and every image waits for the whole batch
+DEPTH = 2
+TIMED = 3  # runs of each size in the warm-up; the median is reported
 
 
 @dataclass(slots=True)
-class Lane:
-    """The way of one batch through the device: its pixels there, and its rows here."""
+class BatchBuffers:
+    """The buffers of one batch: its pixels on the device, and its rows on the host."""
 
     staged: Tensor  # (max_batch, H, W, 3) uint8 on the device
     gathered: Tensor | None  # the same in page-locked memory of the host, where the slots themselves are not
@@ -42,26 +42,29 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class Flight:
-    """A batch on its way."""
+class SubmittedBatch:
+    """A batch that is submitted and not yet collected."""
 
-    lane: Lane
+    buffers: BatchBuffers
     images: int
     parts: frozenset[Part]
     done: Event
 
 
 class CudaRunner:
-    """See the module. `vim` is float32 on `accelerator`'s device, or in the dtype that was asked for."""
+    """A `model.runtime.runner.BatchRunner` for CUDA.
 
-    depth = LANES
+    `vim` is on `accelerator`'s device, in float32 if `choose_dtype` is true, else in the dtype that was requested.
+    """
+
+    depth = DEPTH
 
     def __init__(
         self, vim: Vim, accelerator: Accelerator, *, max_batch: int | None = None, choose_dtype: bool = False
     ) -> None:
         self.vim = vim
         self.max_batch = max_batch or MAX_BATCH
-        self.dtype_why = "asked for"
+        self.dtype_why = "requested"
         self.graphs = "not recorded yet"
         self.page_lock = "no pixels attached yet"
         self.handover_s = 0.0
@@ -70,7 +73,7 @@ class CudaRunner:
         self._copies, self._compute = accelerator.stream(), accelerator.stream()
         self._sizes: list[int] = []
         self._graphs: dict[int, Graph] = {}
-        self._lanes: list[Lane] = []
+        self._buffers: list[BatchBuffers] = []
         self._next = 0
         self._direct = False
         self._slots: Tensor
@@ -83,18 +86,18 @@ class CudaRunner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self._accelerator.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are in."""
+        """The dtype of the weights."""
         return self.vim.patch_embed.proj.weight.dtype
 
     # --- start-up ---------------------------------------------------------------------------------------------
 
     def verify_scan(self, name: str) -> None:
-        """Take a scan that agrees with the reference loop and, if wanted, the narrowest dtype that agrees with float32.
+        """Use the scan `name` after a self-test and, with `choose_dtype`, the narrowest dtype that agrees with float32.
 
         Raises ScanError.
         """
@@ -106,7 +109,7 @@ class CudaRunner:
         self._accelerator.settle()
 
     def attach(self, slots: Array) -> None:
-        """The pixels of every batch to come: uint8 (slots, H, W, 3), shared with whoever writes them."""
+        """Set the pixels of all later batches: uint8 (slots, H, W, 3), in memory that other processes write."""
         self._slots = torch.from_numpy(slots)
         reason = self._accelerator.page_lock(slots)
         self.page_lock = "pixels are page-locked" if reason is None else f"pixels are gathered first: {reason}"
@@ -121,13 +124,15 @@ class CudaRunner:
         self._accelerator.settle()
         self._record()
         self.max_batch = self._sizes[-1]
-        self._lanes = [self._lane() for _ in range(LANES)]
+        self._buffers = [self._new_buffers() for _ in range(DEPTH)]
         for size in self._sizes:
             yield size, self._time(size)
         self.handover_s = self._time_copy(self.max_batch)
 
     def _allocate(self, size: int) -> None:
-        """Input and output for batches of up to `size`; graphs that were recorded before keep the old ones."""
+        """Allocate input and output for batches of up to `size`; graphs that were recorded earlier keep the old
+        ones.
+        """
         self._input = self._accelerator.device_buffer(size, *self._slots.shape[1:], dtype=torch.uint8)
         self._output = self._accelerator.device_buffer(size, sum(self._widths()), dtype=torch.float32)
 
@@ -145,7 +150,7 @@ class CudaRunner:
             return None
 
     def _record(self) -> None:
-        """The largest first: the smaller ones then fit into its memory."""
+        """Record the graphs, the largest first: the smaller ones then fit into its memory."""
         for size in self._sizes[::-1]:
             try:
                 self._graphs[size] = self._capture(size)
@@ -175,66 +180,70 @@ class CudaRunner:
 
     def _time_copy(self, size: int) -> float:
         start = time.perf_counter()
-        self._accelerator.synchronize(self._stage(self._lanes[0], list(range(min(size, len(self._slots))))))
+        self._accelerator.synchronize(self._stage(self._buffers[0], list(range(min(size, len(self._slots))))))
         return time.perf_counter() - start
 
     # --- batches ----------------------------------------------------------------------------------------------
 
-    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Flight:
-        """Put a batch of attached slots on the device, n <= max_batch; they must not change before `collect`.
+    def submit(self, slots: Sequence[int], parts: Collection[Part]) -> SubmittedBatch:
+        """Start a batch of n attached slots, n <= max_batch, which must not change before `collect`.
 
-        At most `depth` batches may be out, and they are collected in order.
+        At most `depth` batches may be in flight, and they are collected in order. Raises RuntimeError for one more.
         """
-        lane = self._lanes[self._next]
-        if lane.busy:
+        buffers = self._buffers[self._next]
+        if buffers.busy:
             raise RuntimeError(f"more than {self.depth} batches in flight")
-        self._next = (self._next + 1) % len(self._lanes)
+        self._next = (self._next + 1) % len(self._buffers)
         images = len(slots)
-        self._accelerator.wait(self._compute, self._stage(lane, slots))
-        self._accelerator.copy(self._compute, self._input[:images], lane.staged[:images])
+        self._accelerator.wait(self._compute, self._stage(buffers, slots))
+        self._accelerator.copy(self._compute, self._input[:images], buffers.staged[:images])
         self._compute_batch(size_for(images, self._sizes))
-        self._accelerator.copy(self._compute, lane.rows[:images], self._output[:images])
-        lane.busy = True
-        return Flight(lane, images, frozenset(parts), self._accelerator.record(self._compute))
+        self._accelerator.copy(self._compute, buffers.rows[:images], self._output[:images])
+        buffers.busy = True
+        return SubmittedBatch(buffers, images, frozenset(parts), self._accelerator.record(self._compute))
 
-    def collect(self, flight: Flight) -> Rows:
-        """Wait for a batch and take its rows; raises what went wrong on the device."""
+    def collect(self, batch: SubmittedBatch) -> Rows:
+        """Wait for a batch and return its rows; raises the device's errors."""
         try:
-            self._accelerator.synchronize(flight.done)
+            self._accelerator.synchronize(batch.done)
         finally:
-            flight.lane.busy = False
-        packed = flight.lane.rows[: flight.images].numpy().copy()
-        return _unpacked(packed, self._widths(), flight.parts)
+            batch.buffers.busy = False
+        packed = batch.buffers.rows[: batch.images].numpy().copy()
+        return _unpacked(packed, self._widths(), batch.parts)
 
     def compute_again(self, images: int) -> None:
-        """Run what is in the input once more, on `compute_stream`: for measuring."""
+        """Run the batch that is in the input again, on `compute_stream`, to measure it."""
         self._compute_batch(size_for(images, self._sizes))
+
+    def drop_graphs(self) -> None:
+        """Forget the recorded graphs: later batches start each kernel by itself. For checks."""
+        self._graphs.clear()
 
     @property
     def compute_stream(self) -> Stream:
-        """Where batches compute, one after the other."""
+        """The stream on which batches compute, one after the other."""
         return self._compute
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes of the device's own memory."""
+        """Return bytes of device memory."""
         return self._accelerator.memory()
 
     def recover(self) -> None:
-        """After a failed batch. Raises when the device is beyond use (a sticky CUDA error)."""
+        """Recover from a failed batch. Raises if the device can no longer be used (a sticky CUDA error)."""
         self._accelerator.settle()
 
     def describe(self) -> dict[str, str]:
-        """For `/info`: why this dtype, which graphs, and how pixels get to the device."""
+        """Return, for `/info`, the reason for the dtype, the graphs, and how pixels reach the device."""
         return {"dtype": self.dtype_why, "graphs": self.graphs, "pixels": self.page_lock}
 
-    def _stage(self, lane: Lane, slots: Sequence[int]) -> Event:
-        """Pixels to the device; neighbouring slots travel in one copy."""
+    def _stage(self, buffers: BatchBuffers, slots: Sequence[int]) -> Event:
+        """Copy pixels to the device; neighbouring slots are one copy."""
         source, pieces = self._slots, runs_of(slots)
-        if lane.gathered is not None:
-            torch.index_select(self._slots, 0, torch.tensor(slots), out=lane.gathered[: len(slots)])
-            source, pieces = lane.gathered, [(0, 0, len(slots))]
+        if buffers.gathered is not None:
+            torch.index_select(self._slots, 0, torch.tensor(slots), out=buffers.gathered[: len(slots)])
+            source, pieces = buffers.gathered, [(0, 0, len(slots))]
         for first, slot, count in pieces:
-            self._accelerator.copy(self._copies, lane.staged[first : first + count], source[slot : slot + count])
+            self._accelerator.copy(self._copies, buffers.staged[first : first + count], source[slot : slot + count])
         return self._accelerator.record(self._copies)
 
     def _compute_batch(self, size: int) -> None:
@@ -245,7 +254,9 @@ class CudaRunner:
 
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
-        """The first `size` rows of the input -> those of the output: every part, and whether each is finite."""
+        """Compute the first `size` rows of the output from those of the input: every part, and whether each is
+        finite.
+        """
         images = normalised(self._input[:size], self._mean, self._std).to(self.dtype)
         tokens = self.vim.forward_tokens(images)
         features = self.vim.pool(tokens)
@@ -257,7 +268,7 @@ class CudaRunner:
         self._output[:size].copy_(torch.cat([*wide, *finite], dim=1))
 
     def _widths(self) -> tuple[int, ...]:
-        """Columns of a row of the output: scores, cls, mean, then a flag for each of these that there is."""
+        """Columns of a row of the output: scores, cls, mean, then one flag for each of these that exists."""
         config = self.vim.config
         widths = [config.num_classes, config.embed_dim, config.embed_dim]
         return (*widths, sum(width > 0 for width in widths))
@@ -265,9 +276,9 @@ class CudaRunner:
     def _all_parts(self) -> list[Part]:
         return [part for part, width in zip(PARTS, self._widths(), strict=False) if width]
 
-    def _lane(self) -> Lane:
+    def _new_buffers(self) -> BatchBuffers:
         shape = (self.max_batch, *self._slots.shape[1:])
-        return Lane(
+        return BatchBuffers(
             staged=self._accelerator.device_buffer(*shape, dtype=torch.uint8),
             gathered=None if self._direct else self._accelerator.host_buffer(*shape, dtype=torch.uint8),
             rows=self._accelerator.host_buffer(self.max_batch, sum(self._widths()), dtype=torch.float32),
@@ -275,7 +286,7 @@ class CudaRunner:
 
 
 def _unpacked(packed: Array, widths: tuple[int, ...], wanted: frozenset[Part]) -> Rows:
-    """Rows (n, columns) as `_forward` packs them -> the parts that are wanted."""
+    """Rows (n, columns) as `_forward` packs them -> the requested parts."""
     columns = dict(zip(PARTS, np.split(packed, np.cumsum(widths)[:-1], axis=1), strict=False))
     flags = iter(packed[:, len(packed.T) - widths[-1] :].T > 0)
     finite = {name: next(flags) for name, part in columns.items() if part.shape[1]}

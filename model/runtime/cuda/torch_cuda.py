@@ -1,4 +1,4 @@
-"""`Accelerator` on torch.cuda. Thin on purpose: no test here runs it, `bench.gpu` does on a machine with a GPU."""
+"""`Accelerator` on torch.cuda. It has little logic, because tests without a GPU do not run it; `bench.gpu` does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALREADY_LOCKED = 712  # cudaErrorHostMemoryAlreadyRegistered
 
 
 class TorchCuda:
-    """One CUDA device, made the current one of this process. float32 means float32: TF32 is switched off."""
+    """One CUDA device, set as the current device of this process. TF32 is switched off, so float32 is exact float32."""
 
     def __init__(self, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
@@ -27,55 +27,57 @@ class TorchCuda:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors lie."""
+        """The device of its tensors."""
         return self._device
 
     def stream(self) -> Stream:
-        """A new stream."""
+        """Return a new stream."""
         return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def record(self, stream: Stream) -> Event:
-        """A mark; whoever waits for it sleeps rather than spins."""
+        """Return an event; a thread that waits for it sleeps instead of polling."""
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(stream)
         return event
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """What comes later on the stream runs after the event."""
+        """Let later work on the stream run after the event."""
         stream.wait_event(event)
 
     def synchronize(self, event: Event) -> None:
-        """Wait here until the event has come."""
+        """Block until the event has happened."""
         event.synchronize()
 
     def copy(self, stream: Stream, target: Tensor, source: Tensor) -> None:
-        """cudaMemcpyAsync."""
+        """Copy with cudaMemcpyAsync."""
         with torch.cuda.stream(stream):
             target.copy_(source, non_blocking=True)
 
     def run(self, stream: Stream, work: Work) -> None:
-        """Start kernels on the stream."""
+        """Launch kernels on the stream."""
         with torch.cuda.stream(stream):
             work()
 
     def capture(self, stream: Stream, work: Work) -> Graph:
-        """All graphs share one pool of memory: they never run at once, and nothing in it outlives a run."""
+        """Record a graph. All graphs share one memory pool: they never run at once, and no result in it outlives a
+        run.
+        """
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=stream):
                 work()
         except Exception:
-            self._pool = torch.cuda.graph_pool_handle()  # a recording that failed leaves its pool in an unknown state
+            self._pool = torch.cuda.graph_pool_handle()  # the state of the pool is unknown after a failed recording
             raise
         return graph
 
     def replay(self, stream: Stream, graph: Graph) -> None:
-        """One launch."""
+        """Launch a graph."""
         with torch.cuda.stream(stream):
             graph.replay()
 
     def page_lock(self, memory: Array) -> str | None:
-        """cudaHostRegister; None, or why not."""
+        """Page-lock with cudaHostRegister; returns None, or why that failed."""
         runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         error = runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)
         if error == runtime.cudaError.success:
@@ -86,15 +88,15 @@ class TorchCuda:
         return f"cudaHostRegister: {runtime.cudaGetErrorString(error)}"
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Page-locked memory of the host."""
+        """Allocate page-locked memory of the host."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def device_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the device; zeros."""
+        """Allocate zeros on the device."""
         return torch.zeros(shape, dtype=dtype, device=self._device)
 
     def peak_of(self, work: Work) -> int:
-        """As torch's allocator counts."""
+        """Run `work`; returns the most bytes that torch's allocator used in addition."""
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
@@ -103,17 +105,17 @@ class TorchCuda:
         return torch.cuda.max_memory_allocated(self._device) - before
 
     def free(self) -> int:
-        """What the driver has, and what torch's allocator keeps unused."""
+        """Return the driver's free memory plus the unused memory of torch's allocator, in bytes."""
         unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return int(torch.cuda.mem_get_info(self._device)[0]) + unused
 
     def settle(self) -> None:
-        """Raises after a sticky error: every call does from then on."""
+        """Wait and release cached memory. Raises after a sticky error, as every later call does."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes."""
+        """Return bytes of device memory."""
         return {
             "allocated": torch.cuda.memory_allocated(self._device),
             "reserved": torch.cuda.memory_reserved(self._device),
@@ -121,7 +123,7 @@ class TorchCuda:
         }
 
     def _forget_error(self) -> None:
-        """A failed call of the runtime leaves its error behind, for torch's next launch to report: let that be here."""
+        """Clear the error of a failed runtime call, which torch's next launch would otherwise report."""
         try:
             torch.zeros(1, device=self._device).add_(1)
         except RuntimeError:

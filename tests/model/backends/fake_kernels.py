@@ -1,7 +1,8 @@
-"""Stand-ins for the compiled modules of mamba-ssm and causal-conv1d: same signatures, same demands, plain torch.
+"""Stand-ins for the compiled modules of mamba-ssm and causal-conv1d: same signatures, same requirements, plain torch.
 
-Each demand is one that the C++ makes of its arguments or takes for granted without a check; see csrc/selective_scan/
-selective_scan.cpp and selective_scan_fwd_kernel.cuh of mamba-ssm 2.3.2.post1, csrc/causal_conv1d.cpp of 1.7.0.
+Each requirement is one that the C++ code checks or relies on without a check; see
+csrc/selective_scan/selective_scan.cpp and selective_scan_fwd_kernel.cuh of mamba-ssm 2.3.2.post1,
+csrc/causal_conv1d.cpp of 1.7.0.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ VECTOR_BYTES = 16
 
 
 class Calls:
-    """What the stand-ins were asked: the lengths of the scans, and how many convolutions."""
+    """The calls of the stand-ins: the lengths and images of the scans, and the number of convolutions."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -29,7 +30,7 @@ class Calls:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Both modules, importable until the test ends."""
+    """Make both modules importable until the test ends."""
     calls = Calls()
     scan, conv = ModuleType("selective_scan_cuda"), ModuleType("causal_conv1d_cuda")
 
@@ -80,7 +81,7 @@ def selective_scan_fwd(
 
 
 def _check_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> int:
-    """The demands on shapes, dtypes and strides; returns the number of groups."""
+    """Check the requirements on shapes, dtypes and strides; returns the number of groups."""
     images, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
     assert u.dtype in KERNEL_DTYPES

@@ -1,6 +1,6 @@
 """The scan on mamba-ssm's kernels: everything around the kernels, which stand-ins replace (`fake_kernels`).
 
-No GPU: that the kernels themselves give these numbers is for the self-test and for `bench.gpu`.
+No GPU is used: the self-test and `bench.gpu` check the kernels themselves.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SIZES = [(1, 1, 1, 4, 2), (2, 1, 2, 4, 3), (2, 3, 5, 6, 16), (1, 2, 130, 8, 4), 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stand-ins for both compiled modules."""
+    """Install stand-ins for both compiled modules."""
     return fake_kernels.install(monkeypatch)
 
 
 @pytest.fixture
 def poisoned() -> Iterator[None]:
-    """Memory that nobody has written holds NaN."""
+    """Fill uninitialised memory with NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -46,7 +46,7 @@ def poisoned() -> Iterator[None]:
 @pytest.mark.usefixtures("calls", "poisoned")
 @pytest.mark.parametrize("size", SIZES)
 def test_agrees_with_the_oracle(size: tuple[int, ...]) -> None:
-    """One direction and two, lengths that are padded and lengths that are not; softplus inputs up to +-30."""
+    """One and two directions agree, at padded and unpadded lengths, for softplus inputs up to +-30."""
     exact = inputs(*size)
     expected = reference.scan(*exact)
     found = mamba_ssm.scan(*(x.float() for x in exact))
@@ -57,7 +57,7 @@ def test_agrees_with_the_oracle(size: tuple[int, ...]) -> None:
 @pytest.mark.usefixtures("calls", "poisoned")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_types_agree_within_their_tolerance(dtype: torch.dtype) -> None:
-    """What the recurrence needs wide stays wide, and the result comes in the model's dtype."""
+    """The recurrence stays float32, and the result has the model's dtype."""
     assert largest_error(mamba_ssm.scan, VimConfig(embed_dim=24), CPU, dtype) <= TOLERANCE[dtype]
 
 
@@ -72,7 +72,7 @@ def test_reversing_tokens_and_directions_reverses_the_result() -> None:
 
 
 def test_both_directions_are_one_call(calls: Calls) -> None:
-    """Half the launches."""
+    """Both directions of the scan run in one kernel call."""
     mamba_ssm.scan(*(x.float() for x in inputs(2, 2, 9, 6, 4)))
 
     assert 1 == len(calls.lengths)
@@ -80,12 +80,14 @@ def test_both_directions_are_one_call(calls: Calls) -> None:
 
 @pytest.mark.parametrize(("length", "runs_at"), [(197, 256), (730, 1024), (6085, 6144), (65, 65), (1025, 1025)])
 def test_lengths_are_padded_to_the_aligned_path_unless_that_is_far(length: int, runs_at: int) -> None:
-    """The released models' 197 and 730, 1,248 px, and two that would nearly double."""
+    """The released models' 197 and 730 tokens and those of 1,248 px are padded; two that would nearly double are
+    not.
+    """
     assert runs_at == mamba_ssm.padded(length)
 
 
 def test_the_kernel_sees_the_padded_length(calls: Calls) -> None:
-    """And nobody else does."""
+    """The kernel runs at the padded length, and the result has the original length."""
     found = mamba_ssm.scan(*(x.float() for x in inputs(2, 1, 100, 6, 4)))
 
     assert [128] == calls.lengths
@@ -93,7 +95,7 @@ def test_the_kernel_sees_the_padded_length(calls: Calls) -> None:
 
 
 def test_more_elements_than_the_kernel_counts_are_several_calls(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a seam."""
+    """A batch beyond the kernel's 32-bit range is split into several calls with the same result."""
     arguments = [x.float() for x in inputs(2, 5, 9, 6, 4)]
     whole = mamba_ssm.scan(*arguments)
     monkeypatch.setattr(mamba_ssm, "CALL_ELEMENTS", 2 * 2 * 9 * 6)
@@ -104,7 +106,7 @@ def test_more_elements_than_the_kernel_counts_are_several_calls(calls: Calls, mo
 
 @pytest.mark.usefixtures("calls")
 def test_float64_is_refused_by_name() -> None:
-    """The kernel has no such instance."""
+    """float64, for which the kernel is not compiled, raises a ScanError that names it."""
     with pytest.raises(ScanError, match=r"not in torch\.float64"):
         mamba_ssm.scan(*inputs(1, 1, 2, 4, 2))
 
@@ -114,7 +116,7 @@ def test_float64_is_refused_by_name() -> None:
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("taps", [2, 4])
 def test_the_convolution_is_torchs(calls: Calls, directions: int, taps: int, bias: bool) -> None:
-    """In token order, SiLU included, from a half of a wider row as the mixer hands it over."""
+    """The convolution with SiLU equals torch's, in token order, for an input that is half of a wider row."""
     generator = torch.Generator().manual_seed(taps)
     x = torch.randn(3, 9, 32, generator=generator).chunk(2, dim=-1)[0]
     weight = torch.randn(directions, 16, taps, generator=generator)
@@ -125,7 +127,7 @@ def test_the_convolution_is_torchs(calls: Calls, directions: int, taps: int, bia
 
 
 def test_a_width_that_the_kernel_does_not_take_goes_to_torch(calls: Calls) -> None:
-    """Its vectors are eight channels."""
+    """Torch computes a number of channels that is not a multiple of the kernel's vectors of eight."""
     x, weight = torch.randn(1, 4, 12), torch.randn(2, 12, 4)
 
     torch.testing.assert_close(mamba_ssm.causal_conv(x, weight, None), conv.causal_conv(x, weight, None))
@@ -135,7 +137,7 @@ def test_a_width_that_the_kernel_does_not_take_goes_to_torch(calls: Calls) -> No
 @pytest.mark.parametrize("bimamba", ["none", "v1", "v2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_whole_model_agrees(calls: Calls, monkeypatch: pytest.MonkeyPatch, bimamba: str, dtype: torch.dtype) -> None:
-    """Every wiring, with the strides that the mixer really hands over."""
+    """A whole model agrees for every wiring, with the strides that the mixer passes."""
     monkeypatch.setattr(mamba_ssm, "unavailable", lambda device: None)
     config, images = CONFIG.replace(bimamba=bimamba), torch.randn(2, 3, 64, 64)
     exact, ours = tiny_vim(config), tiny_vim(config).cast(dtype)
@@ -148,7 +150,7 @@ def test_a_whole_model_agrees(calls: Calls, monkeypatch: pytest.MonkeyPatch, bim
 
 
 def test_on_a_cpu_it_says_that_it_is_for_cuda() -> None:
-    """Also where both modules are installed."""
+    """On a CPU the reason is that the kernels are for CUDA, whether the modules are installed or not."""
     with pytest.raises(ScanError, match="for CUDA devices"):
         choose("mamba_ssm", CPU)
     assert "mamba_ssm: its kernels are for CUDA devices" in choose("auto", CPU).why
@@ -156,14 +158,14 @@ def test_on_a_cpu_it_says_that_it_is_for_cuda() -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_with_both_modules_it_is_there() -> None:
-    """No GPU is asked for that."""
+    """With both modules the scan is available, without asking for a GPU."""
     assert mamba_ssm.unavailable(CUDA) is None
 
 
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("name", ["selective_scan_cuda", "causal_conv1d_cuda"])
 def test_an_absent_module_is_named_with_the_command_that_builds_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either of the two."""
+    """If one of the two modules is missing the reason names it and the command that builds it."""
     monkeypatch.delitem(sys.modules, name)
     reason = mamba_ssm.unavailable(CUDA)
 
@@ -183,7 +185,7 @@ def test_an_absent_module_is_named_with_the_command_that_builds_it(name: str, mo
 def test_a_module_that_does_not_load_is_explained(
     failure: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Compiled against another torch, most often; the loader's own words are kept."""
+    """The reason quotes the loader's message and says that the module was probably compiled against another torch."""
     (tmp_path / "selective_scan_cuda.py").write_text(f"raise {failure}\n")
     monkeypatch.delitem(sys.modules, "selective_scan_cuda")
     monkeypatch.syspath_prepend(tmp_path)
@@ -197,7 +199,7 @@ def test_a_module_that_does_not_load_is_explained(
 def test_a_library_that_the_module_needs_is_not_taken_for_the_module(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Compiling again would not help."""
+    """If a dependency of the module is missing the reason names it and does not suggest to compile again."""
     (tmp_path / "selective_scan_cuda.py").write_text("import a_library_that_is_not_here\n")
     monkeypatch.delitem(sys.modules, "selective_scan_cuda")
     monkeypatch.syspath_prepend(tmp_path)
@@ -207,7 +209,7 @@ def test_a_library_that_the_module_needs_is_not_taken_for_the_module(
 
 
 def test_a_module_of_another_release_is_named(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It imports and lacks the function."""
+    """A module without the expected function is reported as another release."""
     monkeypatch.setitem(sys.modules, "causal_conv1d_cuda", ModuleType("causal_conv1d_cuda"))
     reason = mamba_ssm.unavailable(CUDA)
 
@@ -216,7 +218,7 @@ def test_a_module_of_another_release_is_named(calls: Calls, monkeypatch: pytest.
 
 
 def test_wrong_numbers_are_detected(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name an error; for auto the next scan, and the reason is kept."""
+    """Wrong numbers are an error if the scan was selected by name; `auto` takes the next scan and keeps the reason."""
     monkeypatch.setattr(mamba_ssm, "unavailable", lambda device: None)
     honest = sys.modules["selective_scan_cuda"].fwd
     monkeypatch.setattr(sys.modules["selective_scan_cuda"], "fwd", lambda *a: [1.001 * honest(*a)[0]])
@@ -229,7 +231,7 @@ def test_wrong_numbers_are_detected(calls: Calls, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_wrong_convolution_is_detected(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan alone would pass."""
+    """A wrong convolution fails the self-test, although the scan is right."""
     monkeypatch.setattr(mamba_ssm, "unavailable", lambda device: None)
     monkeypatch.setattr(sys.modules["causal_conv1d_cuda"], "causal_conv1d_fwd", lambda *a: a[5].zero_())
 
@@ -239,7 +241,7 @@ def test_a_wrong_convolution_is_detected(calls: Calls, monkeypatch: pytest.Monke
 
 
 def test_kernels_for_other_gpus_are_passed_over(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`no kernel image is available` comes with the first launch."""
+    """A failing launch, such as `no kernel image is available`, makes `auto` take another scan."""
     monkeypatch.setattr(mamba_ssm, "unavailable", lambda device: None)
 
     def launch(*_: Tensor) -> list[Tensor]:
@@ -253,7 +255,7 @@ def test_kernels_for_other_gpus_are_passed_over(calls: Calls, monkeypatch: pytes
 
 @pytest.mark.usefixtures("calls")
 def test_the_package_itself_is_never_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It brings fifty others along, and fails where one of them is missing."""
+    """The package `mamba_ssm`, which imports about fifty others, is never imported."""
     (tmp_path / "mamba_ssm.py").write_text("raise ImportError('transformers')\n")
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -28,7 +28,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [[], ["--weights", "model_ema"], ["--image-size", "64"]])
 def test_the_fingerprint_stays(checkpoint: Path, tmp_path: Path, options: list[str]) -> None:
-    """With either set of weights, and resampled; what was assumed is written down, so nothing is any more."""
+    """The fingerprint stays for either set of weights and when resampled; assumptions become part of config.json."""
     assert main(["convert", str(checkpoint), str(tmp_path / "new" / "model"), *options]) == 0
 
     names = {name.strip("-").replace("-", "_"): value for name, value in zip(options[::2], options[1::2], strict=True)}
@@ -42,7 +42,9 @@ def test_the_fingerprint_stays(checkpoint: Path, tmp_path: Path, options: list[s
 
 
 def test_what_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Weights and configuration; labels when the classes have names; the recipe when it is not the usual one."""
+    """Weights and configuration are written, labels if the classes have names, and the recipe if it is not the
+    default.
+    """
     target = tmp_path / "out"
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
 
@@ -55,11 +57,11 @@ def test_what_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert f"{target / 'model.safetensors'}  0.0 MB" in out
     assert f"fingerprint {read(checkpoint).fingerprint}, the same as the source's" in out
-    assert "written down though only assumed: flip = false" in out
+    assert "assumed, and written to config.json: flip = false" in out
 
 
 def test_an_unusual_recipe_goes_along(tmp_path: Path) -> None:
-    """And a directory converts to itself, in whatever mode it was read."""
+    """A recipe that is not the default is written, and a directory converts to itself in every mode."""
     source = tmp_path / "source"
     convert(read_tiny(tmp_path), source)
     (source / "preprocess.json").write_text(json.dumps({"crop_ratio": 1.0}))
@@ -72,13 +74,13 @@ def test_an_unusual_recipe_goes_along(tmp_path: Path) -> None:
 
 
 def read_tiny(tmp_path: Path) -> Any:
-    """The tiny model, read from a file."""
+    """Return the tiny model, read from a file."""
     torch.save(state(), tmp_path / "tiny.pth")
     return read(tmp_path / "tiny.pth")
 
 
 def test_nothing_is_overwritten_unasked(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not even in part; `--force` replaces, and removes what no longer holds."""
+    """Existing files are not replaced without `--force`, which also removes outdated ones."""
     target = tmp_path / "out"
     target.mkdir()
     (target / "labels.json").write_text("mine")
@@ -94,7 +96,7 @@ def test_nothing_is_overwritten_unasked(checkpoint: Path, tmp_path: Path, capsys
 
 
 def test_in_place(tmp_path: Path) -> None:
-    """A directory may be converted onto itself, for another image size."""
+    """A directory may be converted onto itself for another image size."""
     convert(read_tiny(tmp_path), tmp_path / "a")
     larger = read(tmp_path / "a", image_size=64)
 
@@ -104,7 +106,7 @@ def test_in_place(tmp_path: Path) -> None:
 
 
 def test_rope_tables_are_left_out(tmp_path: Path) -> None:
-    """They follow from the configuration."""
+    """RoPE tables are not written, because the configuration determines them."""
     torch.save(rope_state(), tmp_path / "rope.pth")
     contents = read(tmp_path / "rope.pth")
 
@@ -118,7 +120,7 @@ def test_rope_tables_are_left_out(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_conversion_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the weights are written: status 130, and no file that could be taken for a model."""
+    """Ctrl-C while weights are written ends with status 130 and leaves no partial file under a final name."""
 
     def interrupted(_: Any, path: Path, **__: Any) -> None:
         path.write_bytes(b"half")

@@ -1,4 +1,6 @@
-"""`python -m model evaluate`: the right numbers, on a generated folder, whatever is wrong with some of its files."""
+"""`python -m model evaluate` gives the right figures on a generated folder, whatever is wrong with some of its
+files.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,13 @@ IMAGES = 21
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with seven classes."""
+    """The tiny model with seven classes, as a model directory."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> Path:
-    """Three images a class."""
+    """A folder with three images per class."""
     root = tmp_path_factory.mktemp("images")
     for number in range(IMAGES):
         place = root / LABELS[number % 7].replace(" ", "_").upper()
@@ -45,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(directory: Path, folder: Path) -> tuple[int, int, float]:
-    """Top-1, top-5 and mean confidence, the plain way."""
+    """Compute top-1, top-5 and mean confidence directly."""
     vim, right, near, confidence = load(directory, device="cpu"), 0, 0, 0.0
     mean, std = (torch.tensor(x)[:, None, None] for x in (vim.preprocess.mean, vim.preprocess.std))
     for sample in find(folder, vim.labels):
@@ -58,7 +60,7 @@ def expected(directory: Path, folder: Path) -> tuple[int, int, float]:
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """Run the command and read its JSON."""
+    """Run the command and return its JSON."""
     assert main(["evaluate", *arguments, "--json", "--device", "cpu"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
@@ -72,7 +74,7 @@ def test_the_numbers_are_those_of_the_plain_way(
     batch: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In batches of any size, the last one smaller."""
+    """The figures equal a direct computation for every batch size, also with a smaller last batch."""
     found = report(capsys, str(directory), str(folder), "--batch-size", batch)
 
     right, near, confidence = expected
@@ -87,7 +89,7 @@ def test_the_numbers_are_those_of_the_plain_way(
 
 
 def test_people_get_a_table(directory: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On stdout; with --limit over all classes."""
+    """Without --json a table is printed to stdout; --limit covers all classes."""
     assert main(["evaluate", str(directory), str(folder), "--limit", "7"]) == 0
 
     out = capsys.readouterr().out
@@ -99,7 +101,7 @@ def test_people_get_a_table(directory: Path, folder: Path, capsys: pytest.Captur
 def test_bad_images_are_counted_and_named(
     directory: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They neither stop the run nor count as wrong."""
+    """Unreadable images neither stop the run nor count as wrong."""
     shutil.copytree(folder, tmp_path / "images")
     bad = tmp_path / "images" / "THING_3"
     (bad / "page.jpg").write_text("<html>")
@@ -114,7 +116,7 @@ def test_bad_images_are_counted_and_named(
 
 
 def test_nothing_readable_is_an_error(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It names the first file."""
+    """If no image can be read the error names the first file."""
     (tmp_path / "thing 1").mkdir()
     (tmp_path / "thing 1" / "a.jpg").write_text("no")
 
@@ -126,7 +128,7 @@ def test_nothing_readable_is_an_error(directory: Path, tmp_path: Path, capsys: p
 def test_unknown_folders_end_it_before_it_runs(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 1 and the nearest classes."""
+    """Folders that are not classes end the command with status 1 and the nearest classes, before the model runs."""
     (tmp_path / "thing x").mkdir()
 
     assert main(["evaluate", str(directory), str(tmp_path)]) == 1
@@ -135,7 +137,7 @@ def test_unknown_folders_end_it_before_it_runs(
 
 
 def test_ctrl_c_keeps_what_was_scored(directory: Path, folder: Path) -> None:
-    """The tally so far, marked; before the first batch there is nothing to report."""
+    """Ctrl-C reports the results so far, marked as interrupted; before the first batch it is an error."""
     vim = load(directory, device="cpu")
     samples, calls = find(folder, vim.labels), iter(range(9))
 
@@ -167,14 +169,14 @@ def test_ctrl_c_keeps_what_was_scored(directory: Path, folder: Path) -> None:
 def test_models_that_cannot_be_evaluated(
     tmp_path: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Said before any image is opened."""
+    """A model that does not classify is refused before any image is opened."""
     assert main(["evaluate", str(write_tiny_model(tmp_path / "m", **changes)), str(tmp_path)]) == 1
 
     assert message in capsys.readouterr().err
 
 
 def test_sizes_that_nothing_is_resized_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As in the reference: up to 32 px images must come in the model's own size."""
+    """At sizes up to 32 px images must have the model's own size, as in the reference."""
     save_file(state(), tmp_path / "a.safetensors")
     (tmp_path / "images" / "class_0").mkdir(parents=True)
     for side in (32, 40):
@@ -191,12 +193,14 @@ def test_sizes_that_nothing_is_resized_to(tmp_path: Path, capsys: pytest.Capture
     [(81, 263, 0.2553, 0.3662), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (38050, 50000, 0.7572, 0.7647)],
 )
 def test_wilson_interval(right: int, count: int, low: float, high: float) -> None:
-    """The first is the textbook case (Newcombe 1998, table I)."""
+    """The interval equals published values; the first is Newcombe 1998, table I."""
     assert wilson(right, count) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_calibration_error_is_that_of_the_definition() -> None:
-    """Ten bins of equal width; the mean distance between confidence and accuracy, weighted by count."""
+    """The error is the mean difference between confidence and accuracy in ten bins of equal width, weighted by
+    count.
+    """
     generator = np.random.default_rng(0)
     confidence = np.concatenate((generator.uniform(0.1, 1, 500), [0.0, 1.0]))
     right = generator.random(502) < confidence**2
@@ -212,7 +216,7 @@ def test_calibration_error_is_that_of_the_definition() -> None:
 
 
 def test_equal_scores_are_no_success() -> None:
-    """A model that says the same of every class is right about the first one only."""
+    """A model that gives every class the same score is right about the first class only."""
     tally = Tally(top=2)
     tally.add(np.full((3, 4), 0.25, np.float32), [0, 1, 2])
 

@@ -1,4 +1,4 @@
-"""Folders of labelled images: tolerant of spelling, strict about meaning."""
+"""Folders of labelled images: spelling variants are accepted, unknown classes are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABELS = Labels(
 
 
 def folders(root: Path, *names: str) -> Path:
-    """Class folders with an image each (empty files: nothing is opened)."""
+    """Create class folders with an empty image file each; nothing is opened."""
     for name in names:
         (root / name).mkdir(parents=True)
         (root / name / "a.jpg").touch()
@@ -38,14 +38,14 @@ def folders(root: Path, *names: str) -> Path:
     ],
 )
 def test_folder_names(tmp_path: Path, name: str, label: int) -> None:
-    """Name or wnid, whatever the case and whatever stands between words."""
+    """A folder may be named by class name or wnid, in any case and with any separator."""
     folders(tmp_path, name)
 
     assert find(tmp_path, LABELS) == [Sample(tmp_path / name / "a.jpg", label)]
 
 
 def test_images_are_found_in_order(tmp_path: Path) -> None:
-    """Every usual suffix, also in folders below; hidden and other files are left out."""
+    """All usual suffixes are found, also in subfolders; hidden and other files are ignored."""
     folders(tmp_path, "tabby", "n2", ".git")
     for name in ("b.PNG", "deep/c.webp", "notes.txt", ".d.jpg", "e.JPEG"):
         (tmp_path / "tabby" / name).parent.mkdir(exist_ok=True)
@@ -64,21 +64,21 @@ def test_images_are_found_in_order(tmp_path: Path) -> None:
 
 
 def test_unknown_folders_are_an_error_with_the_nearest_classes(tmp_path: Path) -> None:
-    """All at once, before anything is run."""
+    """All unknown folders are reported in one error, before anything runs."""
     folders(tmp_path, "tabby", "goldn retriever", "zzz", "crane")
 
-    with pytest.raises(LabelsError, match=r"3 folders in .* are no class of the 5 labels \(given\)") as caught:
+    with pytest.raises(LabelsError, match=r"3 folders in .* are not among the 5 labels \(given\)") as caught:
         find(tmp_path, LABELS)
 
     assert "goldn retriever: did you mean 'golden retriever'?" in str(caught.value)
-    assert "zzz: nothing like it" in str(caught.value)
-    assert "crane: 2 classes are called so; use their wnids" in str(caught.value)
+    assert "zzz: no similar class" in str(caught.value)
+    assert "crane: 2 classes have this name; use their wnids" in str(caught.value)
     with pytest.raises(LabelsError, match="and 1 more"):
         find(folders(tmp_path / "many", *"abcdef"), LABELS)
 
 
 def test_folders_without_classes_or_images(tmp_path: Path) -> None:
-    """Each says what was expected."""
+    """A folder without classes or images is an error that says what was expected."""
     with pytest.raises(LabelsError, match="is not a folder"):
         find(tmp_path / "absent", LABELS)
     with pytest.raises(LabelsError, match="holds no folders: put the images of each class into a folder"):
@@ -89,7 +89,7 @@ def test_folders_without_classes_or_images(tmp_path: Path) -> None:
 
 
 def test_a_limit_keeps_every_class(tmp_path: Path) -> None:
-    """Evenly spread, in order, never more than there are."""
+    """A limited selection is evenly spaced and in order, and never larger than the folder."""
     samples = [Sample(Path(str(i)), i // 10) for i in range(50)]
 
     assert [sample.label for sample in spread(samples, 5)] == [0, 1, 2, 3, 4]

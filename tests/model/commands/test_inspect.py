@@ -1,4 +1,4 @@
-"""`python -m model inspect` says what a file is, or what is wrong with it."""
+"""`python -m model inspect` says what a file contains, or what is wrong with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_described(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Format, wrapper keys, configuration with every assumption, parameters, fingerprint, labels."""
+    """The report has format, keys, configuration with every assumption, parameters, fingerprint and labels."""
     assert main(["inspect", str(checkpoint)]) == 0
 
     out, vim = capsys.readouterr().out, load(checkpoint)
@@ -41,7 +41,7 @@ def test_a_file_is_described(checkpoint: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_json_holds_the_same(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """For programs; `--weights` and `--image-size` are those of `load`."""
+    """--json prints the same report; `--weights` and `--image-size` mean the same as for `load`."""
     assert main(["inspect", str(checkpoint), "--weights", "model_ema", "--image-size", "40", "--json"]) == 0
 
     report = json.loads(capsys.readouterr().out)
@@ -53,7 +53,7 @@ def test_json_holds_the_same(checkpoint: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_headless_model_has_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Zero classes."""
+    """A model without a head has zero labels."""
     torch.save(state(num_classes=0), tmp_path / "a.pth")
 
     assert main(["inspect", str(tmp_path / "a.pth")]) == 0
@@ -62,7 +62,7 @@ def test_a_headless_model_has_no_labels(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_bad_file_is_one_message_and_status_1(tmp_path: Path) -> None:
-    """As a command: nothing on stdout, no traceback."""
+    """A file that is not a checkpoint gives one message, nothing on stdout, and no traceback."""
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>")
     command = [sys.executable, "-m", "model", "inspect", str(tmp_path / "page.pth")]
 
@@ -75,7 +75,7 @@ def test_a_bad_file_is_one_message_and_status_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["x", "big", "32xx"])
 def test_a_bad_size_is_a_usage_error(checkpoint: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 2, as for any wrong option."""
+    """An invalid --image-size ends with status 2, as any wrong option."""
     with pytest.raises(SystemExit, match="2"):
         main(["inspect", str(checkpoint), "--image-size", size])
 

@@ -1,4 +1,4 @@
-"""The functions of explicit vectors, in the form for any CPU and in that for AVX-512, against float64."""
+"""The functions of explicit vectors, in the generic and the AVX-512 form, against float64."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from numba import njit
 
 from model.jit import simd
 
-needs_avx512 = pytest.mark.skipif(not simd.avx512(), reason="this CPU has no AVX-512")
+needs_avx512 = pytest.mark.skipif(not simd.has_avx512(), reason="this CPU has no AVX-512")
 FORMS = {
-    "exp2": [simd._exp2_of_product, pytest.param(simd._exp2_of_product_avx512, marks=needs_avx512)],
-    "reciprocal": [simd._reciprocal, pytest.param(simd._reciprocal_avx512, marks=needs_avx512)],
+    "exp2": [simd.exp2_of_product_generic, pytest.param(simd.exp2_of_product_avx512, marks=needs_avx512)],
+    "reciprocal": [simd.reciprocal_generic, pytest.param(simd.reciprocal_avx512, marks=needs_avx512)],
 }
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def applied(function: Any, *arguments: Array) -> Array:
-    """Lane by lane, over arrays whose length is a multiple of LANES."""
+    """Apply a function lane by lane to arrays whose length is a multiple of LANES."""
     inner = njit(inline="always")(function)
     load, store, lanes, out = simd.load, simd.store, simd.LANES, np.empty_like(arguments[0])
 
@@ -43,7 +43,7 @@ def applied(function: Any, *arguments: Array) -> Array:
 
 @pytest.mark.parametrize("form", FORMS["exp2"])
 def test_powers_of_two_are_right_to_the_last_bits(form: Any) -> None:
-    """Slow decays above all: what is wrong with them is multiplied up over the tokens."""
+    """Powers are exact to the last bits, most of all for slow decays, whose errors accumulate over the tokens."""
     a = np.concatenate([-np.logspace(-9, 2, 160 * 16), np.linspace(-40, 20, 160 * 16)]).astype(np.float32)
     b = np.resize(np.linspace(0.5, 1.2, 7).astype(np.float32), a.shape)
     expected = np.exp2(a.astype(np.float64) * b)
@@ -54,7 +54,7 @@ def test_powers_of_two_are_right_to_the_last_bits(form: Any) -> None:
 
 @pytest.mark.parametrize("form", FORMS["exp2"])
 def test_powers_of_two_beyond_the_range_are_zero_and_nan_stays(form: Any) -> None:
-    """However far beyond."""
+    """Powers below the range are zero for any exponent, and NaN stays NaN."""
     a = np.resize(np.array([-150, -1e4, -5e6, -1e30, -np.inf, 0, -0.0, np.nan], np.float32), 16)
     found = applied(form, a, np.ones_like(a))
 
@@ -63,7 +63,7 @@ def test_powers_of_two_beyond_the_range_are_zero_and_nan_stays(form: Any) -> Non
 
 @pytest.mark.parametrize("form", FORMS["reciprocal"])
 def test_reciprocals_are_right_to_the_last_bit_but_one(form: Any) -> None:
-    """Over the range that a sigmoid asks for; NaN stays."""
+    """Reciprocals are exact to the last bit but one over the range that a sigmoid needs, and NaN stays NaN."""
     x = np.exp2(np.linspace(0, 126, 64 * 16)).astype(np.float32)
 
     assert np.all(np.abs(applied(form, x) * x.astype(np.float64) - 1) <= 1.3e-7)
@@ -71,7 +71,7 @@ def test_reciprocals_are_right_to_the_last_bit_but_one(form: Any) -> None:
 
 
 def test_bfloat16_is_rounded_as_torch_does() -> None:
-    """To the nearest, ties to even; infinite and NaN stay so, whatever NaN's payload."""
+    """Rounding is to the nearest, ties to even; infinity and NaN are kept for any payload."""
     bits = np.random.default_rng(0).integers(0, 2**32, 64 * 16, np.uint32)
     special = [0x7F800000, 0xFF800000, 0x7F800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F7FFFFF, 0x3F808000, 0x3F818000, 0, 1]
     bits[: len(special)] = special

@@ -23,5 +23,5 @@ def state(seed: int = 0, **changes: Any) -> dict[str, Tensor]:
 
 
 def rope_state(**changes: Any) -> dict[str, Tensor]:
-    """As the older released model: RoPE and the class token first."""
+    """A state dict like the older released model's, with RoPE and the class token first."""
     return state(rope=True, class_token="first", **changes)

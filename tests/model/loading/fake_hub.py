@@ -23,7 +23,7 @@ _CHUNK = 1 << 16
 
 @dataclass
 class FakeHub:
-    """What the hub holds, how it misbehaves, and what it was asked."""
+    """The hub's repositories, the faults that it simulates, and the requests that it received."""
 
     url: str = ""
     repos: dict[str, dict[str, bytes | Path]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""What people bring in place of weights, through `load`: each kind works, or has a message that says what to do.
+"""Files that people use in place of weights, through `load`: each works, or has a message that says what to do.
 
-The details of each are in `test_checkpoint` (files), `test_weights` (misfits) and `test_hub` (downloads).
+The details are in `test_checkpoint` (files), `test_load` (misfits) and `test_hub` (downloads).
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ class Payload:
 
 
 def torch_file(make: Callable[[Path], Any]) -> Callable[[Path], object]:
-    """What torch.save writes of that object."""
+    """Return the bytes that torch.save writes for an object."""
     return lambda path: torch.save(make(path), path)
 
 
 def text(content: bytes) -> Callable[[Path], object]:
-    """A file of those bytes."""
+    """Return a function that writes a file of these bytes."""
     return lambda path: path.write_bytes(content)
 
 
 def cut(path: Path) -> None:
-    """A good file, but only its first half."""
+    """Return a function that writes the first half of a valid file."""
     torch.save({"model": STATE}, path)
     os.truncate(path, path.stat().st_size // 2)
 
 
 def cut_safetensors(path: Path) -> None:
-    """The same in the other format."""
+    """Return a function that writes the first half of a valid safetensors file."""
     save_file(STATE, path)
     os.truncate(path, path.stat().st_size // 2)
 
@@ -86,7 +86,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "nan": (
         torch_file(replaced("norm_f.weight", torch.full((16,), float("nan")))),
-        r"holds NaN or infinite values in norm_f\.weight: such a model cannot answer; the training run diverged",
+        r"holds NaN or infinite values in norm_f\.weight: such a model cannot be used; the training run diverged",
     ),
     "quantised": (
         torch_file(replaced("head.weight", torch.zeros(5, 16, dtype=torch.int8))),
@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_each_has_its_own_message(kind: str, tmp_path: Path) -> None:
-    """The file is named, and no code in it is ever run."""
+    """The error names the file, and no code in the file is run."""
     make, message = BROKEN[kind]
     path = tmp_path / "vim.pth"
     make(path)
@@ -122,7 +122,7 @@ def test_each_has_its_own_message(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrapped_keys_work(wrap: Callable[[dict[str, Tensor]], Any], tmp_path: Path) -> None:
-    """As DistributedDataParallel and common training programs save them."""
+    """Keys prefixed by DistributedDataParallel and common training programs are accepted."""
     torch.save(STATE, tmp_path / "plain.pth")
     torch.save(wrap(STATE), tmp_path / "wrapped.pth")
 
@@ -130,7 +130,7 @@ def test_wrapped_keys_work(wrap: Callable[[dict[str, Tensor]], Any], tmp_path: P
 
 
 def test_plain_mamba_without_a_configuration_works_and_warns(tmp_path: Path) -> None:
-    """It may be meant; that half of the model may be missing is the first of the assumptions."""
+    """The first assumption says that half of the model may be missing."""
     torch.save(PLAIN, tmp_path / "vim.pth")
 
     vim = load(tmp_path / "vim.pth", device="cpu")
@@ -141,7 +141,7 @@ def test_plain_mamba_without_a_configuration_works_and_warns(tmp_path: Path) -> 
 
 
 def test_another_class_count_without_a_configuration_works(tmp_path: Path) -> None:
-    """A fine-tune: its head decides, and nobody puts ImageNet's names on it."""
+    """The head of a fine-tuned model decides the number of classes, and they do not get ImageNet's names."""
     torch.save(state(num_classes=7), tmp_path / "vim.pth")
 
     assert load(tmp_path / "vim.pth").labels.names == tuple(f"class_{index}" for index in range(7))

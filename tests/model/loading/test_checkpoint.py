@@ -1,4 +1,4 @@
-"""Files of weights are read safely, and files of anything else are named for what they are."""
+"""Files of weights are read safely, and other files are identified in the error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def training(**changes: Any) -> dict[str, Any]:
 
 
 def saved(path: Path, content: Any, **options: Any) -> Path:
-    """Write a .pth."""
+    """Save an object as a .pth file and return its path."""
     torch.save(content, path, **options)
     return path
 
@@ -45,7 +45,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt", "bin"])
 def test_formats_are_told_by_content(tmp_path: Path, suffix: str) -> None:
-    """Both formats give the same tensors, whatever the file is called."""
+    """Both formats give the same tensors, whatever the file's name."""
     save_file(STATE, tmp_path / f"a.{suffix}")
     torch.save(STATE, tmp_path / f"b.{suffix}")
 
@@ -57,7 +57,7 @@ def test_formats_are_told_by_content(tmp_path: Path, suffix: str) -> None:
 
 
 def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
-    """torch.save before 1.6 wrote no zip."""
+    """Checkpoints of torch before 1.6, which are not zip archives, are read."""
     found = read(saved(tmp_path / "old.pth", STATE, _use_new_zipfile_serialization=False))
 
     assert found.format == "torch (before 1.6)"
@@ -68,7 +68,7 @@ def test_files_of_old_torch_are_read(tmp_path: Path) -> None:
 def test_training_checkpoint_gives_the_chosen_weights(
     tmp_path: Path, weights: str, expected: dict[str, Tensor]
 ) -> None:
-    """The reference's checkpoint with optimizer, EMA and Namespace: one set of weights and the arguments."""
+    """A training checkpoint with optimizer, EMA and Namespace gives the requested weights and the arguments."""
     found = read(saved(tmp_path / "train.pth", training()), weights)
 
     assert_same(found.tensors, expected)
@@ -80,7 +80,9 @@ def test_training_checkpoint_gives_the_chosen_weights(
 @pytest.mark.parametrize("trail", [("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, trail: tuple[str, ...], prefix: str) -> None:
-    """Wrappers of common training programs, with the prefixes of DistributedDataParallel and torch.compile."""
+    """Wrappers of common training programs are removed, and the prefixes of DistributedDataParallel and
+    torch.compile.
+    """
     content: dict[str, Any] = {prefix + name: tensor for name, tensor in STATE.items()}
     for name in reversed(trail):
         content = {name: content, "epoch": 3}
@@ -93,7 +95,7 @@ def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, trail: tuple[str, .
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
-    """What is kept is float32, the precision that fingerprints are taken in."""
+    """Weights are converted to float32, the precision in which fingerprints are computed."""
     halved = {name: tensor.to(dtype) for name, tensor in STATE.items()}
 
     assert_same(read(saved(tmp_path / "half.pth", halved)).tensors, halved)
@@ -101,7 +103,7 @@ def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_weights_outlive_their_file(tmp_path: Path, suffix: str) -> None:
-    """Overwriting or truncating a file that was loaded harms nobody: nothing stays mapped."""
+    """Overwriting or truncating a loaded file does not change the weights, because nothing stays mapped."""
     path = tmp_path / f"w.{suffix}"
     torch.save(STATE, path) if suffix == "pth" else save_file(STATE, path)
     found = read(path)
@@ -111,7 +113,7 @@ def test_weights_outlive_their_file(tmp_path: Path, suffix: str) -> None:
 
 
 class Payload:
-    """Unpickling this leaves a trace."""
+    """An object whose unpickling leaves a trace."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -122,7 +124,7 @@ class Payload:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -> None:
-    """The message names the function; it was never called."""
+    """The error names the function in the pickle, and the function is never called."""
     content = training(extra=Payload(tmp_path / "trace"))
     path = saved(tmp_path / "evil.pth", content, _use_new_zipfile_serialization=zipped)
 
@@ -133,7 +135,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -
 
 
 def test_a_plain_pickle_is_not_even_parsed(tmp_path: Path) -> None:
-    """Only what torch.save writes is unpickled at all."""
+    """Pickles that torch.save did not write are refused without unpickling them."""
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps(Payload(tmp_path / "trace")))
 
@@ -144,7 +146,7 @@ def test_a_plain_pickle_is_not_even_parsed(tmp_path: Path) -> None:
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
-    """torch.save(model) instead of its state dict."""
+    """A file of torch.save(model), instead of its state dict, is refused."""
     with pytest.raises(WeightsError, match=r"Linear\), which is code.*save its state dict"):
         read(saved(tmp_path / "module.pth", torch.nn.Linear(1, 1)))
 
@@ -168,7 +170,7 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("kind", OTHER_FILES)
 def test_files_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
-    """The message says what the file is."""
+    """The error says what kind of file it is."""
     content, message = OTHER_FILES[kind]
     (tmp_path / "weights.pth").write_bytes(content)
 
@@ -178,7 +180,7 @@ def test_files_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
 def test_half_downloads_are_called_so(tmp_path: Path, form: str) -> None:
-    """Wherever a file is cut, the error is a WeightsError that says it is cut or no weights file."""
+    """Wherever a file is truncated, the WeightsError says that it is truncated or not a file of weights."""
     whole = tmp_path / "whole"
     if form == "safetensors":
         save_file(STATE, whole)
@@ -194,7 +196,7 @@ def test_half_downloads_are_called_so(tmp_path: Path, form: str) -> None:
 
 
 def test_other_archives_are_named(tmp_path: Path) -> None:
-    """A zip of something else, and a TorchScript program."""
+    """A zip of other content and a TorchScript program are identified in the error."""
     with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
         archive.writestr("cat.jpg", "")
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
@@ -222,7 +224,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_contents_that_are_no_state_dict_are_named(tmp_path: Path, kind: str) -> None:
-    """A readable torch file with the wrong kind of object inside."""
+    """A torch file that contains another kind of object is refused, and the error names the kind."""
     content, message = CONTENTS[kind]
 
     with pytest.raises(WeightsError, match=message):
@@ -230,7 +232,7 @@ def test_contents_that_are_no_state_dict_are_named(tmp_path: Path, kind: str) ->
 
 
 def test_missing_ema_lists_what_there_is(tmp_path: Path) -> None:
-    """`model_ema` of a file without it."""
+    """Requesting `model_ema` from a file without it raises an error that lists the file's keys."""
     without = training()
     del without["model_ema"]
 
@@ -242,7 +244,7 @@ def test_missing_ema_lists_what_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_cannot_answer_are_refused(tmp_path: Path, value: float) -> None:
-    """NaN or infinity anywhere in the weights; the tensors are named."""
+    """Weights with NaN or infinity are refused, and the error names the tensors."""
     broken = STATE | {"norm_f.weight": torch.full((16,), value)}
 
     with pytest.raises(WeightsError, match=r"NaN or infinite values in norm_f\.weight: "):
@@ -250,13 +252,13 @@ def test_weights_that_cannot_answer_are_refused(tmp_path: Path, value: float) ->
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    """Integers cannot be the model's weights."""
+    """Integer tensors are refused as weights."""
     with pytest.raises(WeightsError, match=r"head\.weight is torch\.int8"):
         read(saved(tmp_path / "int8.pth", STATE | {"head.weight": torch.zeros(5, 16, dtype=torch.int8)}))
 
 
 def test_an_unreadable_path_is_an_error_of_ours(tmp_path: Path) -> None:
-    """Missing files and directories."""
+    """Missing files and directories raise WeightsError."""
     with pytest.raises(WeightsError, match="cannot read"):
         read(tmp_path / "absent.pth")
     with pytest.raises(WeightsError, match="cannot read"):

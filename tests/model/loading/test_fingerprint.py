@@ -1,4 +1,4 @@
-"""The fingerprint changes with the answers and with nothing else."""
+"""The fingerprint changes with the model's results and with nothing else."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ BASE = fingerprint(TINY, RECIPE, STATE)
 
 
 def test_twelve_hex_digits() -> None:
-    """Short enough to read aloud."""
+    """A fingerprint has twelve hexadecimal digits."""
     assert len(BASE) == 12
     assert int(BASE, 16) >= 0
 
 
 def test_formats_names_and_wrappers_do_not_matter(tmp_path: Path) -> None:
-    """The same weights as .safetensors, .pth, training checkpoint, renamed, or in a directory."""
+    """The same weights have the same fingerprint as .safetensors, .pth, training checkpoint, renamed, or in a
+    directory.
+    """
     save_file(STATE, tmp_path / "a.safetensors")
     torch.save(dict(reversed(STATE.items())), tmp_path / "b.pth")
     torch.save({"model": {f"module.{k}": v for k, v in STATE.items()}, "args": argparse.Namespace()}, tmp_path / "c.pt")
@@ -42,21 +44,21 @@ def test_formats_names_and_wrappers_do_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_precision_and_scan_do_not_matter(tmp_path: Path, dtype: str) -> None:
-    """How a model runs is not what it is."""
+    """The dtype and the scan do not change the fingerprint."""
     torch.save(STATE, tmp_path / "a.pth")
 
     assert load(tmp_path / "a.pth", dtype=dtype, scan="reference").fingerprint == BASE
 
 
 def test_labels_do_not_matter(tmp_path: Path) -> None:
-    """Names of classes change no score."""
+    """The names of the classes do not change the fingerprint, because they change no score."""
     torch.save(STATE, tmp_path / "a.pth")
 
     assert load(tmp_path / "a.pth", labels=["a", "b", "c", "d", "e"]).fingerprint == BASE
 
 
 def test_ema_weights_are_another_model(tmp_path: Path) -> None:
-    """Both sets of one training checkpoint."""
+    """The two sets of weights of one training checkpoint have different fingerprints."""
     torch.save({"model": STATE, "model_ema": state(seed=1)}, tmp_path / "train.pth")
 
     assert load(tmp_path / "train.pth").fingerprint == BASE
@@ -64,7 +66,7 @@ def test_ema_weights_are_another_model(tmp_path: Path) -> None:
 
 
 def test_rope_tables_do_not_matter() -> None:
-    """They follow from the configuration, and a file may lack them."""
+    """RoPE tables do not change the fingerprint, because the configuration determines them and a file may lack them."""
     tensors = rope_state()
     config = TINY.replace(rope=True, class_token="first")
     without = {name: tensor for name, tensor in tensors.items() if not name.startswith("rope.")}
@@ -73,12 +75,12 @@ def test_rope_tables_do_not_matter() -> None:
 
 
 def test_equal_numbers_are_equal() -> None:
-    """A config.json may say 2 or 2.0."""
+    """A config.json may write 2 or 2.0 with the same fingerprint."""
     assert fingerprint(TINY.replace(expand=2.0), RECIPE, STATE) == fingerprint(TINY.replace(expand=2), RECIPE, STATE)
 
 
 def test_every_ingredient_matters() -> None:
-    """Configuration, recipe, mode, one bit of one weight, a name, a shape: all different models."""
+    """Configuration, recipe, mode, one bit of a weight, a name and a shape each change the fingerprint."""
     nudged = STATE | {"head.bias": torch.nextafter(STATE["head.bias"], torch.tensor(9.0))}
     swapped = STATE | {"norm_f.weight": STATE["layers.0.norm.weight"], "layers.0.norm.weight": STATE["norm_f.weight"]}
     reshaped = STATE | {"head.weight": STATE["head.weight"].reshape(16, 5)}

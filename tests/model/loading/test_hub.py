@@ -1,4 +1,6 @@
-"""Weights by name, from a stand-in for the hub on 127.0.0.1: fetched once, whole or not at all, explained when not."""
+"""Weights by name, from a stand-in for the hub on 127.0.0.1: downloaded once, completely or not at all, errors
+explained.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def pth(content: Any) -> bytes:
-    """As torch.save writes it."""
+    """Write a checkpoint with torch.save and return its bytes."""
     written = io.BytesIO()
     torch.save(content, written)
     return written.getvalue()
@@ -50,12 +52,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Where downloads go."""
+    """Return the directory for downloads."""
     return tmp_path / "cache"
 
 
 def test_a_reference_is_fetched_once(hub: FakeHub, cache: Path) -> None:
-    """Into the cache; the second time only its ETag is asked for."""
+    """The file is downloaded into the cache; the second time only its ETag is requested."""
     hub.add(REPO, weights_pth=BODY)
 
     first = load(f"{REPO}:weights.pth", cache_dir=cache, device="cpu")
@@ -67,7 +69,9 @@ def test_a_reference_is_fetched_once(hub: FakeHub, cache: Path) -> None:
 
 
 def test_offline_reads_the_cache_and_asks_nobody(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By argument or by HF_HUB_OFFLINE; what is not there is an error that says so."""
+    """Offline, by argument or HF_HUB_OFFLINE, cached files are used without requests, and missing files are an
+    error.
+    """
     hub.add(REPO, weights_pth=BODY)
     for source in (REPO, f"{REPO}:weights.pth"):
         with pytest.raises(WeightsError, match=r"of someone/tiny \(revision main\) is not in the cache .* is off"):
@@ -85,7 +89,7 @@ def test_offline_reads_the_cache_and_asks_nobody(hub: FakeHub, cache: Path, monk
 
 
 def test_a_hub_out_of_reach_leaves_the_cache(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server restarts without a network once it has the file; without the file it says what it tried."""
+    """Without a network a cached file is loaded; without the file the error says what was tried."""
     hub.add(REPO, weights_pth=BODY)
     kept = resolve(REPO, cache)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -98,7 +102,7 @@ def test_a_hub_out_of_reach_leaves_the_cache(hub: FakeHub, cache: Path, monkeypa
 
 @pytest.mark.parametrize("name", sorted(RELEASED))
 def test_released_names_lead_to_their_file(name: str, hub: FakeHub, cache: Path) -> None:
-    """Name, file and whole reference give the same model, with ImageNet's labels and nothing left to assume."""
+    """Name, file and full reference give the same model, with ImageNet's labels and without assumptions."""
     released = RELEASED[name]
     changes: dict[str, Any] = {"patch_size": 16, "num_classes": 1000, "image_size": (224, 224)}
     stride = 8 if name.endswith("plus") else 16
@@ -116,7 +120,7 @@ def test_released_names_lead_to_their_file(name: str, hub: FakeHub, cache: Path)
 
 
 def test_what_is_known_never_beats_a_tensor(hub: FakeHub, cache: Path) -> None:
-    """Another file under a released name: its tensors decide, and the stride that cannot be is dropped."""
+    """For another file under a released name the tensors decide, and an impossible stride is ignored."""
     released = RELEASED["vim-tiny-plus"]
     tensors = state(patch_size=16, stride=16, image_size=(224, 224), num_classes=1000, class_token="double")
     hub.repos[released.repo] = {released.file: pth(tensors)}
@@ -128,7 +132,7 @@ def test_what_is_known_never_beats_a_tensor(hub: FakeHub, cache: Path) -> None:
 
 
 def test_a_path_beats_a_name(hub: FakeHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file called vim-tiny, or a folder that reads like a repository."""
+    """An existing file called vim-tiny, or a folder named like a repository, is loaded instead of a download."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vim-tiny").write_bytes(BODY)
     (tmp_path / "someone" / "tiny").mkdir(parents=True)
@@ -140,7 +144,7 @@ def test_a_path_beats_a_name(hub: FakeHub, cache: Path, tmp_path: Path, monkeypa
 
 
 def directory() -> dict[str, bytes | Path]:
-    """A repository laid out as `model convert` writes it."""
+    """A repository with the files that `model convert` writes."""
     config = TINY.replace(class_token="first").to_dict()
     labels = ["ant", "bee", "cat", "dog", "eel"]
     return {
@@ -153,7 +157,7 @@ def directory() -> dict[str, bytes | Path]:
 
 
 def test_a_repository_is_a_directory(hub: FakeHub, cache: Path) -> None:
-    """config.json, labels.json and model.safetensors come along; other files are not fetched."""
+    """config.json, labels.json and model.safetensors are downloaded; other files are not."""
     hub.repos[REPO] = directory()
 
     vim = load(f"{REPO}@v1", cache_dir=cache, device="cpu")
@@ -165,7 +169,7 @@ def test_a_repository_is_a_directory(hub: FakeHub, cache: Path) -> None:
 
 
 def test_a_revision_is_another_entry(hub: FakeHub, cache: Path) -> None:
-    """Branch, tag and commit; offline only what was fetched."""
+    """Branch, tag and commit are separate cache entries; offline only downloaded ones are available."""
     hub.add(REPO, weights_pth=BODY)
 
     assert "/" + "b" * 40 + "/" in str(resolve(f"{REPO}@v1:weights.pth", cache).weights)
@@ -175,7 +179,7 @@ def test_a_revision_is_another_entry(hub: FakeHub, cache: Path) -> None:
 
 
 def test_several_files_must_be_told_apart(hub: FakeHub, cache: Path) -> None:
-    """The message lists them; nothing is fetched."""
+    """The error lists the files of weights, and nothing is downloaded."""
     hub.add(REPO, a_pth=BODY, b_pth=BODY, README_md=b"")
 
     with pytest.raises(WeightsError, match=r"holds several files of weights \(a\.pth, b\.pth\): name the one"):
@@ -187,7 +191,7 @@ def test_several_files_must_be_told_apart(hub: FakeHub, cache: Path) -> None:
 
 REFUSALS = {
     "no repository": ("nobody/nothing", r"no path 'nobody/nothing' here, and http://127\S+ has no model repository"),
-    "no repository of the file": ("nobody/nothing:a.pth", r"has no model repository of that name that you may see"),
+    "no repository of the file": ("nobody/nothing:a.pth", r"has no model repository of that name that you can access"),
     "no file": (f"{REPO}:b.pth", r"someone/tiny has no file 'b\.pth' at revision main; it has weights\.pth"),
     "no revision": (f"{REPO}@v9:weights.pth", r"someone/tiny has no revision 'v9': give a branch, a tag"),
     "no revision to list": (f"{REPO}@v9", r"someone/tiny has no revision 'v9'"),
@@ -201,7 +205,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_what_is_not_there_is_explained(kind: str, hub: FakeHub, cache: Path) -> None:
-    """Each with what to do about it; a path to a file that is not there never goes to the network."""
+    """Each error says what to do; a path to a missing file causes no request."""
     hub.add(REPO, weights_pth=BODY)
     hub.add("someone/gated", weights_pth=BODY)
     hub.gated.add("someone/gated")
@@ -214,7 +218,7 @@ def test_what_is_not_there_is_explained(kind: str, hub: FakeHub, cache: Path) ->
 
 
 def test_a_hub_out_of_order_is_explained(hub: FakeHub, cache: Path) -> None:
-    """Errors of the server, and a web page in its place."""
+    """Server errors, and a web page in place of the file, are explained."""
     hub.add(REPO, weights_pth=BODY)
     hub.broken = 500
     with pytest.raises(WeightsError, match=r"cannot be reached, or is no hub .*500.* not in the cache"):
@@ -227,15 +231,17 @@ def test_a_hub_out_of_order_is_explained(hub: FakeHub, cache: Path) -> None:
 
 
 def loadable(cache: Path) -> list[Path]:
-    """Whatever a later start could take for weights."""
+    """Return the files that a later start could use as weights."""
     return list(cache.rglob("snapshots/*/*"))
 
 
 def test_half_a_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
-    """The connection breaks for good half-way: an error, nothing kept; later the whole file comes."""
+    """If the connection fails half-way, the error says so and no file is kept; a later attempt downloads the
+    complete file.
+    """
     hub.add(REPO, weights_pth=BODY)
     hub.cut_after = len(BODY) // 2
-    with pytest.raises(WeightsError, match=r"download of weights\.pth .*broke off.*nothing of it was kept; try again"):
+    with pytest.raises(WeightsError, match=r"download of weights\.pth .*failed.*no part of it was kept; try again"):
         load(f"{REPO}:weights.pth", cache_dir=cache)
 
     assert loadable(cache) == []
@@ -246,7 +252,7 @@ def test_half_a_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
 
 
 def test_a_killed_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
-    """SIGKILL in the middle leaves a temporary name behind, and nothing that counts as the file."""
+    """SIGKILL during a download leaves a file with a temporary name, which is never used as the file."""
     hub.add(REPO, weights_pth=bytes(24 << 20))  # the library writes 10 MiB at a time
     hub.stall_after = 12 << 20
     code = f"from model.loading.hub import *; Hub({str(cache)!r}).download(Reference({REPO!r}), 'weights.pth')"
@@ -263,7 +269,7 @@ def test_a_killed_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
 
 
 def test_damage_on_the_way_is_noticed(hub: FakeHub, cache: Path) -> None:
-    """Right length, wrong bytes: not what the hub's sha256 says."""
+    """A file of the right length with wrong bytes is detected by the hub's sha256."""
     hub.add(REPO, weights_pth=BODY)
     hub.flip = True
 
@@ -273,7 +279,7 @@ def test_damage_on_the_way_is_noticed(hub: FakeHub, cache: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_named(hub: FakeHub, tmp_path: Path) -> None:
-    """A file where the directory should be."""
+    """The error names the cache if a file exists in place of its directory."""
     hub.add(REPO, weights_pth=BODY)
     (tmp_path / "cache").write_text("")
 
@@ -282,7 +288,7 @@ def test_a_cache_that_cannot_be_written_is_named(hub: FakeHub, tmp_path: Path) -
 
 
 def test_a_local_path_never_imports_the_library(tmp_path: Path) -> None:
-    """Neither does looking a name up; nor is telemetry ever on."""
+    """Local paths and unknown names do not import huggingface_hub, and telemetry is off."""
     (tmp_path / "a.pth").write_bytes(BODY)
     code = (
         "import sys; from model import load; load('a.pth'); print('huggingface_hub' in sys.modules);"
@@ -301,7 +307,7 @@ def test_a_local_path_never_imports_the_library(tmp_path: Path) -> None:
 
 
 def test_a_hub_remembers_where(tmp_path: Path) -> None:
-    """`~` is the home directory; without a directory the library's own cache is used."""
-    assert Hub("~/x")._cache == Path.home() / "x"
-    assert Hub()._cache is None
+    """`~` is expanded to the home directory; without a directory the library's own cache is used."""
+    assert Hub("~/x").cache_path == Path.home() / "x"
+    assert Hub().cache_path is None
     assert Reference("a/b").revision == "main"

@@ -1,4 +1,4 @@
-"""The architecture is read off the tensors, and what they do not show is assumed aloud."""
+"""The architecture is inferred from the tensors, and what they do not show is assumed and reported."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def golden(name: str, key: str) -> dict[str, Any]:
 
 
 def skeleton(keys_shapes: list[tuple[str, list[int]]]) -> dict[str, Tensor]:
-    """Tensors with names and shapes only."""
+    """Return tensors with names and shapes only."""
     return {name: torch.empty(shape, device="meta") for name, shape in keys_shapes}
 
 
 def blind(config: VimConfig, rope: bool) -> VimConfig:
-    """The configuration with all that cannot be seen at the values that are assumed."""
+    """Return the configuration with every field that tensors do not show set to its assumed value."""
     assumed: dict[str, Any] = {name: getattr(VimConfig(), name) for name in UNSEEN}
     assumed |= {"rope_residual": rope, "divide_out": not rope or config.bimamba != "v2"}
     if config.class_token == "none":
@@ -46,7 +46,7 @@ def blind(config: VimConfig, rope: bool) -> VimConfig:
 @needs_shared
 @pytest.mark.parametrize("name", sorted(golden("small/index.json", "cases")))
 def test_golden_cases_are_inferred(name: str) -> None:
-    """From names, shapes and the image size: everything that can be seen, for every switch of the reference."""
+    """Every visible field is inferred from names, shapes and the image size, for every option of the reference."""
     case = golden("small/index.json", "cases")[name]
     kwargs = case["kwargs"]
     if name in REFUSED:  # their tensors are those of other cases
@@ -62,7 +62,7 @@ def test_golden_cases_are_inferred(name: str) -> None:
 @needs_shared
 @pytest.mark.parametrize("name", sorted(golden("manifest.json", "models")))
 def test_released_models_are_inferred_whole(name: str) -> None:
-    """No hint and no image size: the released configurations are what is assumed."""
+    """Without hints or an image size the released configurations are inferred."""
     model = golden("manifest.json", "models")[name]
 
     found, _ = infer(skeleton(model["state_dict"]), NO_HINTS)
@@ -71,7 +71,7 @@ def test_released_models_are_inferred_whole(name: str) -> None:
 
 
 def positions(count: int, patch: int, **changes: Any) -> dict[str, Tensor]:
-    """Tensors of a model with that many patch positions."""
+    """Return the tensors of a model with this number of patch positions."""
     tensors = state(patch_size=patch, stride=patch, image_size=(patch, patch), **changes)
     return tensors | {"pos_embed": torch.zeros(1, count + 1, 16)}
 
@@ -105,7 +105,7 @@ def test_stride_and_size_from_positions(count: int, patch: int, given: Size | No
 
 
 def test_what_the_image_size_settles_is_no_assumption() -> None:
-    """Where only one stride fits the given size nothing is assumed; other fits are named."""
+    """If only one stride fits the given size nothing is assumed; if others fit too they are named."""
     _, certain = infer(positions(16, 16), NO_HINTS, (64, 64))
     _, unsure = infer(positions(25, 16), NO_HINTS, (64, 64))
 
@@ -114,14 +114,14 @@ def test_what_the_image_size_settles_is_no_assumption() -> None:
 
 
 def test_a_table_that_fits_no_square_needs_the_image_size() -> None:
-    """24 positions are 4x6 or 3x8: the user must say."""
+    """24 positions may be 4x6 or 3x8, so the image size must be given."""
     with pytest.raises(WeightsError, match="24 patch positions fit no square image: give image_size"):
         infer(positions(24, 16), NO_HINTS)
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, (224, 224)), ((48, 64), (48, 64))])
 def test_without_positions_the_size_is_free(given: Size | None, expected: Size) -> None:
-    """No position embedding: stride is the patch, the image any size."""
+    """Without a position embedding the stride is the patch size, and any image size is accepted."""
     found, assumptions = infer(state(pos_embed=False), NO_HINTS, given)
 
     assert (found.image_size, found.stride) == (expected, 8)
@@ -129,7 +129,7 @@ def test_without_positions_the_size_is_free(given: Size | None, expected: Size) 
 
 
 def test_rope_buffers_mean_the_older_model() -> None:
-    """Class token first, RoPE on the residual too, no halving; the table gives the grid."""
+    """A RoPE table implies class token first, RoPE on the residual, no halving, and the grid of the table."""
     found, assumptions = infer(rope_state(), NO_HINTS)
 
     expected = TINY.replace(rope=True, class_token="first", rope_residual=True, divide_out=False)
@@ -139,7 +139,7 @@ def test_rope_buffers_mean_the_older_model() -> None:
 
 @pytest.mark.parametrize("grid", [7, 14, 24])
 def test_the_rope_table_shows_the_grid_it_was_trained_on(grid: int) -> None:
-    """The reference's pt_hw_seq_len is in the angles."""
+    """The reference's pt_hw_seq_len is recovered from the angles of the table."""
     tensors = rope_state(rope_pretrained_grid=grid)
     halved = {name: tensor.bfloat16().float() for name, tensor in tensors.items()}
 
@@ -171,7 +171,7 @@ FACTORY = "vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_
     ],
 )
 def test_hints_come_from_the_arguments_of_a_run(args: dict[str, Any], expected: Hints) -> None:
-    """Only what is useful and of the right type."""
+    """Only useful arguments of the right type become hints."""
     assert Hints.from_args(args) == expected
 
 
@@ -185,12 +185,12 @@ def test_hints_come_from_the_arguments_of_a_run(args: dict[str, Any], expected: 
     ],
 )
 def test_factory_names_say_where_the_token_is(name: str, token: str | None) -> None:
-    """Middle or first when the name says so."""
+    """The class token is middle or first if the factory's name says so."""
     assert Hints(name).class_token == token
 
 
 def test_hints_settle_what_tensors_leave_open() -> None:
-    """A name with a middle token and div2 beats the older model's values, and is quoted as the reason."""
+    """A name with a middle token and div2 overrides the older model's values, and is given as the reason."""
     found, assumptions = infer(rope_state(), Hints("vim_rope_midclstok_div2"))
 
     assert (found.class_token, found.divide_out) == ("middle", True)
@@ -198,7 +198,7 @@ def test_hints_settle_what_tensors_leave_open() -> None:
 
 
 def test_hints_never_override_a_tensor() -> None:
-    """The name says a middle token, stride 8 and 224 px; the tensors say none of it."""
+    """The name says middle token, stride 8 and 224 px, but the tensors decide."""
     found, _ = infer(state(class_token="none", pool="mean"), Hints(FACTORY, 224))
 
     assert (found.class_token, found.stride, found.image_size) == ("none", 8, (32, 32))
@@ -206,13 +206,13 @@ def test_hints_never_override_a_tensor() -> None:
 
 
 def test_a_hinted_size_beats_the_usual_one() -> None:
-    """Fine-tuned at 384 px: 24x24 positions are not stride 9 at 224 px."""
+    """For a model fine-tuned at 384 px, 24x24 positions are not read as stride 9 at 224 px."""
     assert infer(positions(576, 16), Hints("", 384))[0].image_size == (384, 384)
 
 
 @pytest.mark.parametrize("name", ["patch_embed.proj.weight", "layers.0.mixer.A_log", "layers.0.mixer.conv1d.weight"])
 def test_other_models_are_named_as_such(name: str) -> None:
-    """Tensors of another architecture: which key is missing, and what keys there are."""
+    """For another architecture the error says which key is missing and which keys exist."""
     tensors = state()
     del tensors[name]
 
@@ -221,7 +221,7 @@ def test_other_models_are_named_as_such(name: str) -> None:
 
 
 def test_odd_shapes_are_errors_of_ours() -> None:
-    """A tensor with the right name and the wrong number of axes."""
+    """A tensor with a known name and the wrong number of axes raises WeightsError."""
     with pytest.raises(WeightsError, match=r"layers\.0\.mixer\.A_log has shape \(4,\): expected 2 axes"):
         infer(state() | {"layers.0.mixer.A_log": torch.zeros(4)}, NO_HINTS)
     with pytest.raises(WeightsError, match="8x4 px: only square ones"):

@@ -1,4 +1,4 @@
-"""`load`: from a path to a model that is ready to answer, or a message that says why not."""
+"""`load`: from a path to a model that is ready to use, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pth(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """The tiny model as a directory of its own."""
+    """The tiny model as a model directory."""
     path = tmp_path / "tiny"
     path.mkdir()
     save_file(STATE, path / "model.safetensors")
@@ -39,7 +39,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_a_loaded_model_is_ready(pth: Path) -> None:
-    """Eval mode, no gradients, everything that describes it attached, and it answers."""
+    """A loaded model is in eval mode without gradients, has its metadata attached, and gives results."""
     vim = load(pth, device="cpu")
 
     assert not vim.training
@@ -54,7 +54,7 @@ def test_a_loaded_model_is_ready(pth: Path) -> None:
 
 
 def test_assumptions_are_kept_and_logged(pth: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Each one, at INFO."""
+    """Each assumption is kept on the model and logged at INFO."""
     with caplog.at_level(logging.INFO, "vim.model"):
         vim = load(pth)
 
@@ -64,14 +64,14 @@ def test_assumptions_are_kept_and_logged(pth: Path, caplog: pytest.LogCaptureFix
 
 
 def as_file(config: VimConfig, path: Path) -> Path:
-    """Written as config.json somewhere else."""
+    """Write the configuration as config.json in another directory."""
     config.save(path)
     return path
 
 
 @pytest.mark.parametrize("form", ["config", "dict", "path"])
 def test_a_given_configuration_wins(tmp_path: Path, pth: Path, form: str) -> None:
-    """As VimConfig, as a dict, as a path; nothing is assumed then."""
+    """A configuration given as VimConfig, dict or path is used, and nothing is assumed."""
     config = TINY.replace(class_token="first", flip=True)
     given = {"config": config, "dict": config.to_dict(), "path": as_file(config, tmp_path / "elsewhere.json")}
 
@@ -82,7 +82,7 @@ def test_a_given_configuration_wins(tmp_path: Path, pth: Path, form: str) -> Non
 
 
 def test_a_directory_brings_its_parts(directory: Path) -> None:
-    """config.json, labels.json and the overrides of preprocess.json under the caller's mode."""
+    """config.json, labels.json and the overrides of preprocess.json are used, with the caller's mode."""
     TINY.replace(class_token="first").save(directory / "config.json")
     (directory / "labels.json").write_text(json.dumps(["ant", "bee", "cat", "dog", "eel"]))
     (directory / "preprocess.json").write_text(json.dumps({"crop_ratio": 1.0, "mean": [0.5, 0.5, 0.5]}))
@@ -94,7 +94,7 @@ def test_a_directory_brings_its_parts(directory: Path) -> None:
 
 
 def test_arguments_beat_the_directory(directory: Path) -> None:
-    """Labels and a whole recipe given by the caller."""
+    """Labels and a recipe given by the caller override those of the directory."""
     (directory / "labels.json").write_text(json.dumps(["ant", "bee", "cat", "dog", "eel"]))
     recipe = Preprocess(size=32, crop_ratio=0.9)
 
@@ -115,7 +115,7 @@ def test_arguments_beat_the_directory(directory: Path) -> None:
     ],
 )
 def test_broken_parts_of_a_directory_are_named(directory: Path, file: str, content: str, error: str) -> None:
-    """A part that is there must be right."""
+    """An invalid part of a directory is an error that names the file."""
     (directory / file).write_text(content)
 
     with pytest.raises((ConfigError, LabelsError), match=error):
@@ -123,14 +123,14 @@ def test_broken_parts_of_a_directory_are_named(directory: Path, file: str, conte
 
 
 def test_a_lone_file_stands_for_itself(directory: Path) -> None:
-    """What lies beside it belongs to the directory, which was not named."""
+    """If a file is given, the other files in its directory are ignored."""
     TINY.replace(class_token="first").save(directory / "config.json")
 
     assert load(directory / "model.safetensors").config.class_token == "middle"
 
 
 def test_weights_of_a_directory(tmp_path: Path) -> None:
-    """model.safetensors first; else exactly one file, safetensors before .pth; else an error that lists them."""
+    """model.safetensors is preferred, else the only file of weights, safetensors before .pth; several are an error."""
     with pytest.raises(WeightsError, match="holds no weights"):
         load(tmp_path)
     torch.save(STATE, tmp_path / "a.pth")
@@ -146,7 +146,7 @@ def test_weights_of_a_directory(tmp_path: Path) -> None:
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    """A missing path, and a configuration named in place of its directory."""
+    """A missing path, and a configuration given in place of its directory, are errors."""
     with pytest.raises(WeightsError, match=r"absent\.pth does not exist; give a directory, a file"):
         load(tmp_path / "absent.pth")
     TINY.save(tmp_path / "config.json")
@@ -191,7 +191,7 @@ MISMATCHES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("kind", MISMATCHES)
 def test_a_mismatch_is_a_readable_diff(tmp_path: Path, kind: str) -> None:
-    """Missing, unexpected and misshapen tensors, counted, with the likely cause."""
+    """The error counts missing, unexpected and misshapen tensors and names the likely cause."""
     changes, wanted = MISMATCHES[kind]
     torch.save(state(**changes), tmp_path / "other.pth")
 
@@ -203,7 +203,7 @@ def test_a_mismatch_is_a_readable_diff(tmp_path: Path, kind: str) -> None:
 
 
 def test_an_edited_file_is_called_so(tmp_path: Path) -> None:
-    """One key lost and one too many, with nothing else to blame."""
+    """A file with one key missing and one too many is reported as edited."""
     edited = STATE | {"extra.weight": torch.zeros(1)}
     del edited["layers.1.mixer.D"]
     torch.save(edited, tmp_path / "edited.pth")
@@ -216,7 +216,7 @@ def test_an_edited_file_is_called_so(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model_are_called_so(tmp_path: Path) -> None:
-    """Loading a ResNet says what is missing, inferred or not, and names the file."""
+    """Loading a ResNet says what is missing and names the file, with and without a configuration."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(10)}, tmp_path / "resnet.pth")
 
     with pytest.raises(WeightsError, match=r"resnet\.pth: this is no Vision Mamba"):
@@ -226,7 +226,7 @@ def test_weights_of_another_model_are_called_so(tmp_path: Path) -> None:
 
 
 def test_rope_tables_follow_from_the_configuration(tmp_path: Path) -> None:
-    """A file without them loads to the same model; a file with those of another grid is refused."""
+    """A file without RoPE tables loads to the same model; a file with tables of another grid is refused."""
     tensors = rope_state()
     torch.save(tensors, tmp_path / "with.pth")
     torch.save({k: v for k, v in tensors.items() if not k.startswith("rope.")}, tmp_path / "without.pth")
@@ -241,21 +241,21 @@ def test_rope_tables_follow_from_the_configuration(tmp_path: Path) -> None:
 
 
 def test_image_size_settles_the_stride(tmp_path: Path) -> None:
-    """The tensors of stride 4 at 24 px, read as such only when told."""
+    """The tensors of stride 4 at 24 px are read as such only if the image size is given."""
     torch.save(state(image_size=(24, 24), stride=4), tmp_path / "a.pth")
 
     assert load(tmp_path / "a.pth", image_size=24).config.stride == 4
 
 
 def test_image_size_is_free_without_positions(tmp_path: Path) -> None:
-    """Nothing to resample."""
+    """A model without a position embedding loads at any image size."""
     torch.save(state(pos_embed=False), tmp_path / "a.pth")
 
     assert load(tmp_path / "a.pth", config=TINY.replace(pos_embed=False), image_size=64).config.grid == (8, 8)
 
 
 def test_half_precision_keeps_what_must_be_wide(pth: Path) -> None:
-    """A, D, delta biases and norms stay float32; the rest is what was asked for."""
+    """A, D, delta biases and norms stay float32; the other weights have the requested dtype."""
     vim = load(pth, device="cpu", dtype="bfloat16")
 
     wide = {name.split(".", 2)[-1] for name, p in vim.named_parameters() if p.dtype == torch.float32}
@@ -268,19 +268,19 @@ def test_half_precision_keeps_what_must_be_wide(pth: Path) -> None:
     [("auto", torch.float32), ("float64", torch.float64), (torch.float16, torch.float16), ("bfloat16", torch.bfloat16)],
 )
 def test_dtypes_by_name_or_value(given: str | torch.dtype, expected: torch.dtype) -> None:
-    """auto is float32."""
+    """A dtype may be a name or a torch dtype, and auto is float32."""
     assert pick_dtype(given) == expected
 
 
 @pytest.mark.parametrize("given", ["int8", torch.int32, "half"])
 def test_other_dtypes_are_refused(given: str | torch.dtype) -> None:
-    """The message lists what there is."""
+    """The error for an unknown dtype lists the known ones."""
     with pytest.raises(ModelError, match="known: auto, float32, float64, bfloat16, float16"):
         pick_dtype(given)
 
 
 def test_cuda_without_cuda_is_an_error_that_says_so(pth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name it must not fall back silently; auto may."""
+    """Requesting cuda without a CUDA device is an error, while auto uses the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     with pytest.raises(ModelError, match="'cuda' was asked for, but there is no CUDA device here"):
@@ -289,7 +289,7 @@ def test_cuda_without_cuda_is_an_error_that_says_so(pth: Path, monkeypatch: pyte
 
 
 def test_a_gpu_beyond_the_last_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuda:3 on a machine with one."""
+    """Requesting cuda:3 on a machine with one GPU is an error."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
@@ -299,13 +299,13 @@ def test_a_gpu_beyond_the_last_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("given", ["gpu", "mps", "cpu:x"])
 def test_unknown_devices_are_refused(given: str) -> None:
-    """The message lists what there is."""
+    """The error for an unknown device lists the known ones."""
     with pytest.raises(ModelError, match="known: auto, cpu, cuda, cuda:N"):
         pick_device(given)
 
 
 def test_unknown_scans_and_modes_are_refused(pth: Path) -> None:
-    """By the modules that know them."""
+    """Unknown scans and modes raise the error of the module that defines them."""
     with pytest.raises(ScanError, match="unknown scan 'fast'"):
         load(pth, scan="fast")
     with pytest.raises(ConfigError, match="mode must be one of reference, friendly"):

@@ -1,4 +1,4 @@
-"""`load` of the reference's own checkpoints, with nothing but the file to go by, against the reference's answers."""
+"""`load` of the reference's own checkpoints, without a configuration, against the reference's results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.golden import SHARED, needs_shared
 
 
 def logits(vim: Vim, images: np.ndarray) -> np.ndarray:
-    """What the model answers."""
+    """Return the model's logits."""
     with torch.inference_mode():
         found: np.ndarray = vim(torch.from_numpy(images)).numpy()
     return found
@@ -23,7 +23,7 @@ def logits(vim: Vim, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("weights", "key"), [("model", "logits"), ("model_ema", "logits_ema")])
 @pytest.mark.parametrize("name", ["base_v2_midcls", "bimamba_v1"])
 def test_training_checkpoints_of_the_reference_agree(name: str, weights: str, key: str) -> None:
-    """Both sets of weights of both golden checkpoints, with nothing but the file to go by."""
+    """Both sets of weights of both golden checkpoints give the reference's logits without a configuration."""
     arrays = np.load(SHARED / "golden" / "train_ckpt" / f"{name}.npz")
 
     vim = load(SHARED / "golden" / "train_ckpt" / f"{name}.pth", weights=weights, device="cpu")
@@ -33,7 +33,7 @@ def test_training_checkpoints_of_the_reference_agree(name: str, weights: str, ke
 
 @needs_shared
 def test_golden_state_dicts_load() -> None:
-    """All 58 small cases that agree, with the reference's constructor arguments."""
+    """All 58 small cases load with the reference's constructor arguments and agree."""
     cases = json.loads((SHARED / "golden" / "small" / "index.json").read_text())["cases"]
     loaded = 0
     for name in cases.keys() - {"cls_pool_max", "bimamba_unknown", "slow_path_v2"}:

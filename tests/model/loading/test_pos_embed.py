@@ -1,4 +1,6 @@
-"""Other resolutions: positions move with their patches, the class token's stays its own, odd sizes are refused."""
+"""Other image sizes: positions move with their patches, class tokens keep their values, sizes that do not fit are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def with_tokens(config: VimConfig, kind: str) -> VimConfig:
 
 
 def slope(config: VimConfig) -> torch.Tensor:
-    """Positions (1, L, 2): each patch's centre, in image heights and widths; class tokens have 7 and 8."""
+    """Return positions (1, L, 2): each patch's centre, in image heights and widths; class tokens have 7 and 8."""
     down, across = ((torch.arange(n) + 0.5) / n for n in config.grid)
     patches = torch.stack(torch.meshgrid(down, across, indexing="ij"), dim=-1).flatten(0, 1)
     positions = torch.empty(1, config.seq_len, 2)
@@ -40,7 +42,7 @@ def slope(config: VimConfig) -> torch.Tensor:
     ("old", "new"), [((14, 14), (24, 24)), ((14, 14), (15, 9)), ((15, 15), (32, 32)), ((9, 8), (7, 7))]
 )
 def test_positions_stay_where_they_were(kind: str, old: Size, new: Size) -> None:
-    """Coordinates stay right to a part of a patch (a slot too far is a whole one); class tokens keep their values."""
+    """Coordinates stay correct to a fraction of a patch, and class tokens keep their values."""
     before, after = (
         with_tokens(SMALL, kind).replace(image_size=(16 * down, 16 * across)) for down, across in (old, new)
     )
@@ -57,7 +59,7 @@ def test_positions_stay_where_they_were(kind: str, old: Size, new: Size) -> None
 @needs_shared
 @pytest.mark.parametrize(("case", "old", "new"), [("7to4", 7, 4), ("14to24", 14, 24), ("14to27", 14, 27)])
 def test_patches_are_resampled_as_in_the_reference(case: str, old: int, new: int) -> None:
-    """Its arithmetic is right where the class token is in slot 0 or there is none."""
+    """The result equals the reference's where the class token is in slot 0 or there is none."""
     tokens = 0 if case == "7to4" else 1
     arrays = np.load(SHARED / "golden" / "ops.npz")
     before, after = (torch.from_numpy(arrays[f"posinterp_x{tokens}_{case}_{way}"]) for way in ("in", "out"))
@@ -70,7 +72,7 @@ def test_patches_are_resampled_as_in_the_reference(case: str, old: int, new: int
 
 @pytest.mark.parametrize("kind", TOKENS)
 def test_the_same_size_is_exactly_the_identity(kind: str) -> None:
-    """The very tensors, and so the fingerprint."""
+    """At the trained size the tensors are returned unchanged, so the fingerprint stays."""
     config = with_tokens(TINY, kind)
     tensors = state(class_token=kind, pool=config.pool)
 
@@ -81,7 +83,7 @@ def test_the_same_size_is_exactly_the_identity(kind: str) -> None:
 
 
 def test_resampling_is_float32_whatever_was_given() -> None:
-    """Half precision would lose the positions."""
+    """Half-precision positions are resampled to float32."""
     positions = slope(SMALL).bfloat16()
 
     found = resample(positions, SMALL, SMALL.replace(image_size=384))
@@ -92,7 +94,7 @@ def test_resampling_is_float32_whatever_was_given() -> None:
 
 @pytest.mark.parametrize("stride", [16, 8])
 def test_one_file_serves_224_384_and_512(tmp_path: Path, stride: int) -> None:
-    """Preprocessing follows, the answers change smoothly, and 224 is the file itself."""
+    """One file loads at three sizes: preprocessing follows, results change smoothly, and 224 px is the file itself."""
     torch.save(state(patch_size=16, stride=stride, image_size=(224, 224)), tmp_path / "a.pth")
     models = {size: load(tmp_path / "a.pth", image_size=size, device="cpu") for size in (224, 384, 512)}
 
@@ -105,7 +107,7 @@ def test_one_file_serves_224_384_and_512(tmp_path: Path, stride: int) -> None:
 
 
 def test_written_configurations_are_resampled_too(tmp_path: Path) -> None:
-    """With `config` as without, also to sizes that are not square."""
+    """Resampling works with a given configuration, also to sizes that are not square."""
     torch.save(state(), tmp_path / "a.pth")
 
     for config in (None, TINY):
@@ -130,7 +132,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Size, str]] = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_sizes_that_the_grid_cannot_take_are_refused(kind: str) -> None:
-    """With the nearest ones that it can."""
+    """A size that whole patches do not fill is refused, and the error names the nearest sizes."""
     changes, size, message = REFUSED[kind]
 
     with pytest.raises(ConfigError, match=message):
@@ -138,7 +140,7 @@ def test_sizes_that_the_grid_cannot_take_are_refused(kind: str) -> None:
 
 
 def test_a_file_refuses_them_by_name(tmp_path: Path) -> None:
-    """Also where a size with a rest would give the file's own number of patches."""
+    """The error names the file, also where a size with a remainder has the file's number of patches."""
     torch.save(state(), tmp_path / "a.pth")
 
     for config in (None, TINY):
@@ -147,7 +149,7 @@ def test_a_file_refuses_them_by_name(tmp_path: Path) -> None:
 
 
 def test_rope_tables_are_computed_anew(tmp_path: Path) -> None:
-    """As the reference would: the trained grid's range of angles over more rows."""
+    """RoPE tables are computed as in the reference: the trained grid's range of angles over more rows."""
     torch.save(rope_state(rope_residual=True, divide_out=False), tmp_path / "a.pth")
 
     vim = load(tmp_path / "a.pth", image_size=64, device="cpu")

@@ -1,4 +1,4 @@
-"""The recipe: equal to the reference's pixels on any Pillow, and frugal with memory."""
+"""The recipe equals the reference's pixels on any version of Pillow, and uses little memory."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_result_is_a_fresh_contiguous_array(mode: Any) -> None:
 
 
 def test_reference_sizes_up_to_32_leave_the_image() -> None:
-    """The reference neither resizes nor crops then."""
+    """At sizes up to 32 px the image is neither resized nor cropped, as in the reference."""
     image = _noise(1, 50, 40)
 
     np.testing.assert_array_equal(Preprocess(size=32)(image), np.asarray(image))
@@ -160,7 +160,7 @@ assert "torch" not in sys.modules, "preprocessing imported torch"
 
 
 def test_memory_stays_near_the_decoded_image() -> None:
-    """Extreme shapes need no large intermediate, large photographs no second copy, and nothing needs torch."""
+    """Extreme shapes need no large intermediate image, large photographs no second copy, and nothing needs torch."""
     done = subprocess.run([sys.executable, "-c", _FRUGAL], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr

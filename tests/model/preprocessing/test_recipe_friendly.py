@@ -1,4 +1,6 @@
-"""Friendly mode: what a person would object to is put right, everything else is the reference's, pixel for pixel."""
+"""Friendly mode corrects orientation, transparency and bit depth; everything else equals the reference, pixel for
+pixel.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def test_friendly_turns_band_by_band(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"Exif\0\0MM", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12", b"\xff" * 20])
 def test_friendly_survives_broken_exif(exif: bytes) -> None:
-    """Damaged metadata does not refuse a photograph that decodes."""
+    """A photograph with damaged metadata is decoded."""
     image = _noise(4, 6, 4)
     image.info["exif"] = exif
 
@@ -64,7 +66,7 @@ def test_friendly_survives_broken_exif(exif: bytes) -> None:
 
 @pytest.mark.parametrize("value", [0, 9, 393216])
 def test_friendly_ignores_unknown_orientations(value: int) -> None:
-    """An orientation that EXIF does not define turns nothing."""
+    """An orientation that EXIF does not define is ignored."""
     image = _noise(5, 6, 4)
     image.getexif()[ORIENTATION] = value
 
@@ -92,7 +94,7 @@ def test_friendly_ignores_unknown_orientations(value: int) -> None:
     ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
 )
 def test_friendly_puts_transparency_on_white(image: Image.Image, opaque: tuple[int, int, int]) -> None:
-    """Alpha channels, palette alpha and a transparent colour all lie on white paper."""
+    """Alpha channels, palette alpha and a transparent colour are shown on white."""
     assert friendly(image)[0, 0].tolist() == list(opaque)
 
 
@@ -127,7 +129,7 @@ def test_friendly_scales_16_bit_files() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr", "HSV", "1", "P"])
 def test_friendly_changes_nothing_else(mode: str) -> None:
-    """Ordinary images are the reference's, pixel for pixel."""
+    """Ordinary images equal the reference's, pixel for pixel."""
     image = _noise(6, 70, 60).convert(mode)
 
     np.testing.assert_array_equal(Preprocess(size=40, mode="friendly")(image), Preprocess(size=40)(image))

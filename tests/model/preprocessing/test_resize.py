@@ -1,4 +1,4 @@
-"""Every pixel must equal Pillow's own passes, horizontal first; the windows and shapes are drawn at random."""
+"""Every pixel equals Pillow's own passes, horizontal first; windows and shapes are drawn at random."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_two_axes_equal_pillow(seed: int) -> None:
 
 
 def test_bands_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows read in many small bands give what one band gives."""
+    """Rows that are read in many small bands give the same result as one band."""
     monkeypatch.setattr("model.preprocessing.resize.BAND_BYTES", 4 * 300 * 7)
     pixels = _noise(np.random.default_rng(0), 400, 300)
     across, down = Axis(300, 256, 16, 240), Axis(400, 341, 58, 282)
@@ -82,7 +82,7 @@ def test_bands_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_the_needed_pixels_are_read() -> None:
-    """A panorama is read no wider than its window needs."""
+    """No more of a panorama's width is read than the window needs."""
     boxes: list[Box] = []
 
     def read(box: Box) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The runner: pixels in, rows out, the same alone and in company; memory that runs out in the warm-up is learned."""
+"""The runner: pixels in, rows out, independent of the batch; the warm-up finds the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def runner(max_batch: int | None = None) -> Runner:
 
 
 def pixels(count: int) -> np.ndarray:
-    """Seeded noise."""
+    """Return seeded noise."""
     return np.random.default_rng(0).integers(0, 256, (count, 64, 64, 3), np.uint8)
 
 
 def test_scores_are_the_softmax_of_the_head_of_the_features() -> None:
-    """classify and embed come from one pass and agree."""
+    """Scores and embeddings of one pass agree."""
     run = runner()
     rows = run.run(pixels(3), scores=True, cls=True, mean=True)
     assert rows.scores is not None
@@ -40,7 +40,7 @@ def test_scores_are_the_softmax_of_the_head_of_the_features() -> None:
 
 
 def test_only_what_is_asked_for_is_computed() -> None:
-    """The rest is None."""
+    """Parts that were not requested are None."""
     rows = runner().run(pixels(1), scores=False, cls=False, mean=True)
 
     assert rows.scores is None
@@ -49,7 +49,7 @@ def test_only_what_is_asked_for_is_computed() -> None:
 
 
 def test_an_image_answers_the_same_alone_and_in_company() -> None:
-    """Within 1e-5, and the same top-1."""
+    """An image's rows differ by at most 1e-5 between a batch of one and a larger one, with the same top class."""
     run, batch = runner(), pixels(8)
     together = run.run(batch, scores=True, cls=True, mean=False)
     assert together.scores is not None
@@ -61,7 +61,7 @@ def test_an_image_answers_the_same_alone_and_in_company() -> None:
 
 
 def test_rows_that_are_not_finite_are_named() -> None:
-    """A NaN in one image's row is that image's; the others are untouched."""
+    """A NaN marks its own image's row, and other rows are unaffected."""
     run = runner()
     head = run.vim.head
     assert isinstance(head, torch.nn.Linear)
@@ -72,12 +72,12 @@ def test_rows_that_are_not_finite_are_named() -> None:
 
 
 def test_warm_up_runs_every_batch_size() -> None:
-    """Powers of two and the largest."""
+    """The warm-up runs powers of two and the largest batch."""
     assert [1, 2, 4, 6] == [size for size, _ in runner(max_batch=6).warm_up()]
 
 
 def test_a_warm_up_that_runs_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service then runs with what fits."""
+    """If a size runs out of memory the largest batch is the previous size."""
     run, honest = runner(max_batch=32), Vim.forward_patches
 
     def cramped(self: Vim, patches: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_a_warm_up_that_runs_out_of_memory_lowers_the_largest_batch(monkeypatch:
 
 
 def test_other_failures_of_the_warm_up_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broken model must not start."""
+    """Any other error ends the warm-up, because a broken model must not start."""
 
     def broken(self: Vim, patches: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("broken")
@@ -103,7 +103,7 @@ def test_other_failures_of_the_warm_up_are_not_hidden(monkeypatch: pytest.Monkey
 
 
 def test_what_counts_as_out_of_memory() -> None:
-    """By type, or by the words of torch's CPU allocator."""
+    """Out of memory is recognised by type, or by the message of torch's CPU allocator."""
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("shape mismatch"))

@@ -13,13 +13,14 @@ import pytest
 from service.devices import supervisor as module
 from service.devices.batcher import Batcher
 from service.devices.canary import Canary
+from service.devices.context import Context
 from service.devices.messages import BatchDone, Loaded, Ready
 from service.devices.process import DeviceLost
-from service.devices.retry import Quarantine
 from service.devices.slots import Slots
-from service.devices.supervisor import Shared, Supervisor
+from service.devices.supervisor import Supervisor
 from service.jobs import Job, RequestClass, Task
 from service.settings import Settings
+from service.status import DeviceInfo, ModelInfo
 from service.telemetry.metrics import Metrics
 
 Behaviour = Callable[[Sequence[Job]], BatchDone]
@@ -27,7 +28,33 @@ Behaviour = Callable[[Sequence[Job]], BatchDone]
 
 def rows(batch: Sequence[Job]) -> BatchDone:
     """Every job's row is its slot."""
-    return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32) for job in batch), 0.001)
+    return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32).tobytes() for job in batch), 0.001)
+
+
+def model_info(name: str = "m", device: str = "cpu", **changes: Any) -> ModelInfo:
+    """A model of 8 x 8 pixels."""
+    return ModelInfo(
+        **{
+            "name": name,
+            "fingerprint": "f",
+            "classes": 3,
+            "embedding_dim": 4,
+            "image_size": 8,
+            "preprocess": {},
+            "labels": (),
+            "labels_source": "",
+            "source": "",
+            "weights": "",
+            "parameters": 0,
+            "config": {},
+            "assumptions": (),
+            "dtype": "float32",
+            "device": DeviceInfo(device),
+            "scan": {},
+            "versions": {},
+        }
+        | changes
+    )
 
 
 class Script:
@@ -50,7 +77,7 @@ class Script:
 
 
 class FakeDevice:
-    """Stands for `service.devices.process.Device`."""
+    """Stands for `service.devices.process.DeviceProcess`."""
 
     script: Script
 
@@ -58,13 +85,13 @@ class FakeDevice:
         self.behaviour = self.script.next()
         self.script.devices.append(self)
         self.watchdog_s: float | None = None
-        self.on_lost: Callable[[], None] = lambda: None
+        self.lost: DeviceLost | None = None
 
     async def start(self) -> Loaded:
         self.script.steps.append("load")
         if isinstance(self.behaviour, DeviceLost):
             raise self.behaviour
-        return Loaded(8, {}, (), {"dtype": "float32"})
+        return Loaded(model_info())
 
     async def warm_up(self, slots: int) -> Ready:
         self.script.steps.append("self-test and warm-up")
@@ -86,9 +113,6 @@ class FakeDevice:
         finally:
             self.script.out.discard(batch[0].slot)
 
-    def check(self) -> None:
-        """Never lost while idle."""
-
     async def close(self) -> None:
         """Nothing to close."""
 
@@ -97,48 +121,52 @@ SLOTS = 16
 CANARY = SLOTS
 
 
+class Supervised(Supervisor):
+    """A supervisor whose context and task tests may look at."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, context: Context, name: str, canary: Canary) -> None:
+        super().__init__(context, name, canary)
+        self.context = context
+
+
 @asynccontextmanager
-async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Supervisor]:
+async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Supervised]:
     """A supervisor at work on scripted devices, without pauses."""
-    monkeypatch.setattr(module, "Device", FakeDevice)
+    monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    arena = Slots(SLOTS)
-    arena.map(8)
-    canary = Canary(arena, "float32")
-    shared = Shared(
+    slots = Slots(SLOTS)
+    context = Context(
         settings=Settings.model_validate(settings),
-        arena=arena,
-        batcher=Batcher(),
         metrics=Metrics(model="m", queue_capacity=SLOTS),
-        quarantine=Quarantine(),
-        arrived=asyncio.Event(),
+        slots=slots,
+        queue=Batcher(),
         worker="",
-        on_loaded=lambda _: canary,
-        on_change=lambda: None,
     )
-    supervisor = Supervisor(shared, "cpu")
+    supervisor = Supervised(context, "cpu", Canary(slots))
     task = asyncio.create_task(supervisor.run())
-    supervisor.task = task  # type: ignore[attr-defined]
+    supervisor.task = task
     try:
         yield supervisor
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        arena.close()
+        slots.close()
 
 
 def submit(
-    supervisor: Supervisor, count: int, request_class: RequestClass = "interactive"
+    supervisor: Supervised, count: int, request_class: RequestClass = "interactive"
 ) -> list[asyncio.Future[Any]]:
     """Queue jobs in slots of their own."""
-    shared = supervisor._shared
+    context = supervisor.context
     loop = asyncio.get_running_loop()
-    slots = shared.arena.acquire(count)
+    slots = context.slots.acquire(count)
     queued = [Job(slot, Task("embed"), loop.time(), loop.create_future(), request_class) for slot in slots]
     for job in queued:
-        shared.batcher.put(job)
-    shared.arrived.set()
+        context.queue.put(job)
+    context.wake.set()
     return [job.done for job in queued]
 
 

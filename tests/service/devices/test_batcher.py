@@ -50,39 +50,43 @@ def test_a_wait_counts_from_the_oldest_job() -> None:
 
 
 def test_while_more_are_about_to_come_some_gather() -> None:
-    """For a moment, or until there are enough; never longer than that, and not when no more will come."""
-    more = True
-    batcher = Batcher(more=lambda: more)
-    batcher.put(job(at=1.0))
+    """A batch is held back for a moment, or until there are enough jobs; not when no more will come."""
+    batcher = Batcher()
+    batcher.put(job(at=1.0), more=True)
 
     assert GATHERING_S == pytest.approx(batcher.due_in(8, now=1.0))
     assert 0 == batcher.due_in(8, now=1.0 + GATHERING_S)
     assert 0 == batcher.due_in(1, now=1.0)
     for _ in range(GATHERED - 1):
-        batcher.put(job(at=1.0))
+        batcher.put(job(at=1.0), more=True)
     assert 0 == batcher.due_in(32, now=1.0)
-    batcher.take(GATHERED - 1, now=1.0)
-    more = False
+    batcher.take(GATHERED, now=1.0)
+    batcher.put(job(at=1.0))
     assert 0 == batcher.due_in(32, now=1.0)
 
 
-def test_who_waits_for_a_batch_is_told_when_that_changes_something() -> None:
-    """Of the first, so that the time runs; of the last that is awaited; of the one that fills a batch."""
-    more = True
-    batcher = Batcher(more=lambda: more)
-    told = []
-    for _ in range(4):
-        batcher.put(job())
-        told.append(batcher.worth_telling(4))
-    assert [True, False, False, True] == told
-    batcher.put(job())
-    assert not batcher.worth_telling(32)
-    more = False
-    assert batcher.worth_telling(32)
+def test_a_waiting_device_should_look_when_that_changes_something() -> None:
+    """At the first job, so that its time runs; at the last one that is expected; at the one that fills a batch."""
+    batcher = Batcher()
+
+    assert [True, False, False, True] == [batcher.put(job(), more=True, limit=4) for _ in range(4)]
+    assert not batcher.put(job(), more=True, limit=32)
+    assert batcher.put(job(), more=False, limit=32)
+
+
+def test_poll_takes_a_batch_that_is_due() -> None:
+    """Otherwise it says when one will be; a batch that is not full may be held back longer."""
+    batcher, one = Batcher(max_wait_s=0.01), job(at=1.0)
+    assert ([], None) == batcher.poll(2, 1.0)
+    batcher.put(one)
+
+    assert ([], pytest.approx(0.004)) == batcher.poll(2, 1.006)
+    assert ([], pytest.approx(0.5)) == batcher.poll(2, 1.02, hold_s=0.5)
+    assert ([one], 0.0) == batcher.poll(1, 1.02, hold_s=0.5)
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    """The wait is for company; there is enough."""
+    """VIM_MAX_WAIT_MS delays only batches that are not full."""
     batcher = Batcher(max_wait_s=10)
     for _ in range(4):
         batcher.put(job(at=1.0))

@@ -138,13 +138,13 @@ def test_an_empty_bulk_group_does_not_hide_the_rest() -> None:
 def test_a_hurried_job_is_interactive_from_then_on() -> None:
     """It goes behind the interactive jobs that were there before; one that was taken already stays taken."""
     batcher, urgent, bulk = filled(interactive=1, bulk=3)
-    batcher.hurry(bulk[2])
+    batcher.promote(bulk[2])
     late = job()
     batcher.put(late)
 
     assert [*urgent, bulk[2], late] == batcher.take(3, 0.0)
-    batcher.hurry(urgent[0])
-    batcher.hurry(bulk[2])
+    batcher.promote(urgent[0])
+    batcher.promote(bulk[2])
     assert bulk[:2] == batcher.take(3, 0.0)
     assert 0 == len(batcher)
 
@@ -154,7 +154,7 @@ def test_a_hurried_job_takes_its_group_along() -> None:
     batcher, urgent, _ = filled(interactive=1, bulk=1)
     group = (job("bulk"), job("bulk"))
     batcher.give_back([group])
-    batcher.hurry(group[1])
+    batcher.promote(group[1])
 
     assert [list(group), urgent] == [batcher.take(2, 0.0), batcher.take(1, 0.0)]
 

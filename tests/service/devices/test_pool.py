@@ -5,70 +5,81 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
 from service.devices import supervisor as module
-from service.devices.batcher import Batcher
-from service.devices.messages import Loaded
-from service.devices.pool import Fleet
+from service.devices.pool import Pool
 from service.devices.process import DeviceLost
-from service.devices.retry import Quarantine
-from service.devices.slots import Slots
+from service.errors import InferenceFailed, NotReady
+from service.jobs import Job, Task
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.devices.scripted_devices import SLOTS, FakeDevice, Script, rows
+from tests.service.devices.scripted_devices import SLOTS, FakeDevice, Script, dies_of, rows
 
 pytestmark = pytest.mark.anyio
 MISSING = DeviceLost("no such GPU")
 
 
-class Described(FakeDevice):
-    """A scripted device that says what `/info` wants to know."""
-
-    async def start(self) -> Loaded:
-        """As the script has it."""
-        loaded = await super().start()
-        model = {"name": "m", "fingerprint": "f"}
-        return Loaded(loaded.size, {}, (), loaded.info | {"model": model, "device": {"name": "cpu"}, "scan": {}})
-
-
 @asynccontextmanager
-async def fleet(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> AsyncIterator[Fleet]:
-    """Two scripted devices; `task` is the fleet at work."""
-    monkeypatch.setattr(module, "Device", Described)
+async def pool(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> AsyncIterator[Pool]:
+    """A running pool of two scripted devices."""
+    monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    arena = Slots(SLOTS)
-    settings = Settings.model_validate({"device": "cuda:0,cuda:1", "ready_devices": ready})
-    metrics = Metrics(model="m", queue_capacity=SLOTS, devices=settings.devices)
-    fleet = Fleet(settings, metrics, arena, Batcher(), Quarantine(), "")
-    task = asyncio.create_task(fleet.run())
+    settings = Settings.model_validate({"device": "cuda:0,cuda:1", "ready_devices": ready, "queue_images": SLOTS})
+    pool = Pool(settings, Metrics(model="m", queue_capacity=SLOTS, devices=settings.devices), "")
+    task = asyncio.create_task(pool.run())
     try:
         async with asyncio.timeout(10):
-            while fleet.state == "starting":
+            while pool.state.phase == "starting":
                 await asyncio.sleep(0.01)
-        yield fleet
+        yield pool
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        arena.close()
-
-
-def fates(fleet: Fleet) -> dict[str, Any]:
-    """Device -> why it is not up, None if it is."""
-    return {one["name"]: None if one["up"] else one["last_reason"] for one in fleet.info["devices"]}
+        await pool.close()
 
 
 async def test_if_any_will_do_a_device_that_never_starts_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And /info says why."""
-    async with fleet(monkeypatch, Script(MISSING, rows), "any") as found:
-        assert "ready" == found.state
-        assert {"cuda:0": "no such GPU", "cuda:1": None} == fates(found)
+    """With VIM_READY_DEVICES=any the others serve, and the status of the missing one says why."""
+    async with pool(monkeypatch, Script(MISSING, rows), "any") as found:
+        assert "ready" == found.state.phase
+        devices = found.state.to_json()["devices"]
+        assert [("cuda:0", False, "no such GPU"), ("cuda:1", True, None)] == [
+            (one["name"], one["up"], one["last_reason"]) for one in devices
+        ]
 
 
 @pytest.mark.parametrize(("script", "ready"), [(Script(MISSING, rows), "all"), (Script(MISSING), "any")])
 async def test_too_few_that_start_end_the_service(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> None:
     """One is too few if all are wanted, none in any case."""
-    async with fleet(monkeypatch, script, ready) as found:
-        assert ("failed", "no such GPU") == (found.state, found.failure)
+    async with pool(monkeypatch, script, ready) as found:
+        assert ("failed", "no such GPU") == (found.state.phase, found.state.failure)
+        assert found.failed.is_set()
+
+
+async def test_a_job_is_failed_at_once_when_the_model_cannot_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for ever otherwise."""
+    async with pool(monkeypatch, Script(MISSING), "all") as found:
+        job = Job(0, Task("embed"), 0.0, asyncio.get_running_loop().create_future())
+        found.submit(job)
+
+        with pytest.raises(NotReady):
+            await job.done
+
+
+async def test_a_quarantined_image_is_failed_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pixels ended a device process twice; they are not sent to one again."""
+    script = Script(dies_of(1))
+    async with pool(monkeypatch, script, "any") as found:
+        jobs = [Job(1, Task("embed"), 0.0, asyncio.get_running_loop().create_future()) for _ in range(2)]
+        found.slots.acquire(2)
+        found.submit(jobs[0])
+        with pytest.raises(InferenceFailed, match="died"):
+            await jobs[0].done
+        ran = len(script.batches)
+        found.submit(jobs[1])
+
+        with pytest.raises(InferenceFailed, match="quarantined"):
+            await jobs[1].done
+        assert ran == len(script.batches)

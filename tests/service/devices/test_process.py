@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from typing import cast
 import numpy as np
 import pytest
 
-from service.devices.messages import HEADER, Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, pack, unpack
-from service.devices.process import BatchError, DeviceLost
+from service import ipc
+from service.devices.messages import Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch
+from service.devices.process import BatchError, DeviceLost, DeviceProcess
 from service.jobs import Job, Task
 from service.settings import Settings
 
@@ -34,11 +36,11 @@ class FakeProcess:
         self.killed = True
 
 
-class Connected(Device):
+class Connected(DeviceProcess):
     """A device whose process is this test: it reads what was sent and answers by hand."""
 
     def __init__(self) -> None:
-        super().__init__(Settings(), "cuda:0", arena_descriptor=-1)
+        super().__init__(Settings(), "cuda:0", slots_descriptor=-1, module="")
         self.process = FakeProcess()
         self.spawned = asyncio.Event()
 
@@ -51,8 +53,8 @@ class Connected(Device):
     async def sent(self) -> object:
         """The next message that reached the process."""
         await self.spawned.wait()
-        (length,) = HEADER.unpack(await self._exactly(HEADER.size))
-        return unpack(await self._exactly(length))
+        (length,) = ipc.LENGTH.unpack(await self._exactly(ipc.LENGTH.size))
+        return pickle.loads(await self._exactly(length))
 
     async def _exactly(self, size: int) -> bytes:
         read = b""
@@ -68,7 +70,7 @@ class Connected(Device):
 
     def says(self, message: FromDevice) -> None:
         """Answer as the process would."""
-        self.theirs.sendall(pack(message))
+        self.theirs.sendall(ipc.pack(message))
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def job(slot: int) -> Job:
 
 def done(order: RunBatch) -> BatchDone:
     """The slot's number as its row."""
-    return BatchDone(order.id, tuple(np.array([slot], np.float32) for slot in order.slots), 0.001)
+    return BatchDone(order.id, tuple(np.array([slot], np.float32).tobytes() for slot in order.slots), 0.001)
 
 
 async def test_each_call_gets_its_own_answer(device: Connected) -> None:
@@ -106,11 +108,11 @@ async def test_each_call_gets_its_own_answer(device: Connected) -> None:
         device.says(done(order))
 
     rows = [(await call).rows[0] for call in calls]
-    assert [5.0, 7.0] == [float(row[0]) for row in rows if row is not None]
+    assert [5.0, 7.0] == [float(np.frombuffer(row, np.float32)[0]) for row in rows if row is not None]
 
 
 async def test_a_failed_batch_leaves_the_other_alone(device: Connected) -> None:
-    """By its number."""
+    """A failure is matched to its batch by number."""
     calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
     first, second = [await device.order() for _ in calls]
     device.says(BatchFailed(first.id, "error", "refused"))
@@ -122,7 +124,7 @@ async def test_a_failed_batch_leaves_the_other_alone(device: Connected) -> None:
 
 
 async def test_both_batches_learn_that_the_process_ended(device: Connected) -> None:
-    """And so does whoever asks later."""
+    """Every batch in flight fails with the reason, and so does every later one."""
     calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
     for _ in calls:
         await device.order()

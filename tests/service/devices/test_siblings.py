@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 
 from service.devices import supervisor
-from service.devices.batcher import Batcher
 from service.devices.messages import Loaded
-from service.devices.pool import Fleet
-from service.devices.retry import Quarantine
-from service.devices.slots import Slots
+from service.devices.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.service.devices.scripted_devices import CANARY, FakeDevice, Script, rows
+from tests.service.devices.scripted_devices import CANARY, FakeDevice, Script, model_info, rows
 
 pytestmark = pytest.mark.anyio
-
-SLOTS = CANARY
 
 
 class OneOfThree(FakeDevice):
@@ -33,27 +28,24 @@ class OneOfThree(FakeDevice):
         self.siblings = ("cuda:1", "cuda:2") if name == "auto" else ()
 
     async def start(self) -> Loaded:
-        """Only the one that was not named says what else there is."""
+        """Only the device that was not selected by number reports the others."""
         await super().start()
-        info = {"dtype": "float16", "model": {"fingerprint": "", "name": ""}, "device": {"name": "H200"}, "scan": {}}
-        return Loaded(8, {}, (), info, self.siblings)
+        return Loaded(model_info(device="H200", dtype="float16"), self.siblings)
 
 
 async def test_every_device_there_is_gets_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And ready means all of them."""
-    monkeypatch.setattr(supervisor, "Device", OneOfThree)
+    """Each reported device is started, and the pool is ready when all of them are up."""
+    monkeypatch.setattr(supervisor, "DeviceProcess", OneOfThree)
     monkeypatch.setattr(FakeDevice, "script", Script(rows), raising=False)
     monkeypatch.setattr(OneOfThree, "started", [], raising=False)
-    arena, metrics = Slots(SLOTS), Metrics(model="m", queue_capacity=SLOTS)
-    fleet = Fleet(Settings(), metrics, arena, Batcher(), Quarantine(), worker="")
-    task = asyncio.create_task(fleet.run())
+    pool = Pool(Settings(queue_images=CANARY), Metrics(model="m", queue_capacity=CANARY), worker="")
+    task = asyncio.create_task(pool.run())
     async with asyncio.timeout(10):
-        while fleet.state != "ready":
+        while len(pool.state.devices) < 3 or pool.state.phase != "ready":
             await asyncio.sleep(0.001)
 
     assert ["auto", "cuda:1", "cuda:2"] == OneOfThree.started
-    assert ["auto", "cuda:1", "cuda:2"] == [device["name"] for device in fleet.info["devices"]]
+    assert ["auto", "cuda:1", "cuda:2"] == [device["name"] for device in pool.state.to_json()["devices"]]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await fleet.close()
-    arena.close()
+    await pool.close()

@@ -1,4 +1,4 @@
-"""Slots are admission: taken all or none, shared by descriptor, free again when the last holder lets go."""
+"""Slots are shared by descriptor, counted by class, and free when the last holder releases them."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from service.devices.slots import Lease, Pixels, Slots
+from service.devices.slots import Lease, Slots, map_slots
 
 
 @pytest.fixture
-def arena() -> Iterator[Slots]:
+def slots() -> Iterator[Slots]:
     """Four slots of 8 x 8 pixels."""
-    arena = Slots(4)
-    arena.map(8)
-    yield arena
-    arena.close()
+    slots = Slots(4)
+    slots.map(8)
+    yield slots
+    slots.close()
     gc.collect()
 
 
-def test_a_second_mapping_sees_the_pixels(arena: Slots) -> None:
-    """That is how the device process gets them, and how a restarted one gets them again."""
-    (slot,) = arena.acquire(1)
-    arena.pixels.slot(slot)[...] = 7
-    other = Pixels(arena.descriptor, arena.slots, 8)
+def test_a_second_mapping_sees_the_pixels(slots: Slots) -> None:
+    """A device process, and one that replaces it, reads the same memory through the descriptor."""
+    (slot,) = slots.acquire(1)
+    slots.views[slot][...] = 7
+    other = map_slots(slots.descriptor, slots.count, 8)
 
-    np.testing.assert_array_equal(other.all[[slot]], np.full((1, 8, 8, 3), 7, np.uint8))
-
-
-def test_the_memory_has_no_name(arena: Slots) -> None:
-    """Nothing is left behind whatever happens to the processes."""
-    assert os.readlink(f"/proc/self/fd/{arena.descriptor}").startswith("/memfd:")
+    np.testing.assert_array_equal(other[[slot]], np.full((1, 8, 8, 3), 7, np.uint8))
 
 
-def test_slots_are_counted_by_class_until_they_are_free(arena: Slots) -> None:
-    """Also while only a thread or a device holds them."""
-    (lazy,) = arena.acquire(1, "bulk")
-    arena.acquire(2)
-    arena.hold(lazy)
-    arena.release(lazy)
-
-    assert (2, 1, 3) == (arena.in_use_by["interactive"], arena.in_use_by["bulk"], arena.in_use)
-    arena.release(lazy)
-    assert (2, 0, 2) == (arena.in_use_by["interactive"], arena.in_use_by["bulk"], arena.in_use)
+def test_the_memory_has_no_name(slots: Slots) -> None:
+    """An anonymous file leaves nothing behind, whatever happens to the processes."""
+    assert os.readlink(f"/proc/self/fd/{slots.descriptor}").startswith("/memfd:")
 
 
-def test_a_slot_is_free_when_its_last_holder_lets_go(arena: Slots) -> None:
+def test_slots_are_counted_by_class_until_they_are_free(slots: Slots) -> None:
+    """A slot counts for its class until its last holder releases it."""
+    (lazy,) = slots.acquire(1, "bulk")
+    slots.acquire(2)
+    slots.hold(lazy)
+    slots.release(lazy)
+
+    assert (2, 1, 3) == (slots.in_use_by["interactive"], slots.in_use_by["bulk"], slots.in_use)
+    slots.release(lazy)
+    assert (2, 0, 2) == (slots.in_use_by["interactive"], slots.in_use_by["bulk"], slots.in_use)
+
+
+def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
     """A thread that still decodes, or a device that still computes, keeps it."""
-    (slot,) = arena.acquire(1)
-    arena.hold(slot)
+    (slot,) = slots.acquire(1)
+    slots.hold(slot)
 
-    arena.release(slot)
-    assert arena.in_use == 1
-    arena.release(slot)
-    assert arena.in_use == 0
-    assert len(set(arena.acquire(4))) == 4
+    slots.release(slot)
+    assert slots.in_use == 1
+    slots.release(slot)
+    assert slots.in_use == 0
+    assert len(set(slots.acquire(4))) == 4
 
 
-def test_a_lease_is_a_part_of_another_arena(arena: Slots) -> None:
-    """Its slot 0 is the first that was let; it counts its own only, and never changes the memory's size."""
-    part = Slots(2, Lease(arena.descriptor, first=2, total=arena.total))
+def test_a_lease_is_a_part_of_other_slots(slots: Slots) -> None:
+    """Slot 0 of a lease is its first; it counts its own slots only, and never changes the size of the memory."""
+    part = Slots(2, Lease(slots.descriptor, first=2, total=slots.total))
     part.map(8)
     (slot,) = part.acquire(1)
-    part.pixels.slot(slot)[...] = 5
+    part.views[slot][...] = 5
 
-    assert (arena.pixels.slot(2) == 5).all()
-    assert 0 == arena.in_use
-    assert 2 == part.slots
+    assert (slots.views[2] == 5).all()
+    assert 0 == slots.in_use
+    assert 2 == part.count

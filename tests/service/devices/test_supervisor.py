@@ -66,7 +66,7 @@ async def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, "BACKOFF_S", Noted(pauses))
         submit(supervisor, 1)
         with pytest.raises(RestartsExhausted):
-            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+            await asyncio.wait_for(supervisor.task, 10)
 
     assert [0, 1, 2, 3, 4, 5, 5, 5] == noted
     assert pauses[0] == 0
@@ -74,17 +74,17 @@ async def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_restarts_in_a_row_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it gives up and says why."""
+    """After VIM_MAX_RESTARTS failed restarts the supervisor gives up and says why."""
     script = Script(dies, DeviceLost("no GPU"))
     async with supervised(monkeypatch, script, max_restarts=3) as supervisor:
         submit(supervisor, 1)
         with pytest.raises(RestartsExhausted, match=r"3 restarts in a row failed.*no GPU"):
-            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+            await asyncio.wait_for(supervisor.task, 10)
         assert 1 + 3 == script.started
 
 
 async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deaths far apart never add up."""
+    """Losses with successful batches between them never add up to giving up."""
     script = Script(*[dies_of(0), rows] * 1)
     async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
         for _ in range(3):
@@ -94,15 +94,20 @@ async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_process_that_stayed_up_ends_the_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rare deaths of an idle server never add up to giving up."""
+    """A process that was up for `STABLE_S` and ends idle does not count towards VIM_MAX_RESTARTS."""
     monkeypatch.setattr(module, "STABLE_S", -1.0)
     script = Script(rows)
     async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
-        await outcomes(submit(supervisor, 1))
-        for _ in range(4):
-            supervisor.up, supervisor._in_a_row = True, 1  # restarted once, and no batch since
-            await supervisor._mourn(DeviceLost("killed while idle"))
-            assert 1 == supervisor._in_a_row
+        for restarts in range(1, 5):
+            async with asyncio.timeout(10):
+                while not supervisor.up:
+                    await asyncio.sleep(0.001)
+                script.devices[-1].lost = DeviceLost("killed while idle")
+                supervisor.context.wake.set()
+                while supervisor.restarts < restarts:
+                    await asyncio.sleep(0.001)
+
+        assert (4, 5) == (supervisor.restarts, script.started)
 
 
 async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +115,5 @@ async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
     script = Script(DeviceLost("no such model"))
     async with supervised(monkeypatch, script) as supervisor:
         with pytest.raises(DeviceLost, match="no such model"):
-            await asyncio.wait_for(supervisor.task, 10)  # type: ignore[attr-defined]
+            await asyncio.wait_for(supervisor.task, 10)
         assert 1 == script.started

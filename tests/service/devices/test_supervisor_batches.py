@@ -27,12 +27,12 @@ async def test_one_poison_image_fails_alone_and_is_quarantined(monkeypatch: pyte
 
         assert 1 == len(bad)
         assert 7 == sum(hasattr(answer, "values") for answer in answers)
-        with pytest.raises(InferenceFailed):
-            supervisor._shared.quarantine.check(supervisor._shared.arena.pixels.slot(3), 0.0)
+        context = supervisor.context
+        assert isinstance(context.quarantine.check(context.slots.views[3], 0.0), InferenceFailed)
 
 
 async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once learned, it is not tried again."""
+    """A batch that does not fit is split, and later batches are no larger than what fitted."""
 
     def hungry(batch: Sequence[Job]) -> BatchDone:
         if len(batch) > 2:
@@ -48,7 +48,7 @@ async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.Monkey
         assert all(hasattr(answer, "values") for answer in first + second)
         assert max(script.batches) <= 2
         assert 0 == supervisor.restarts
-        page = supervisor._shared.metrics.render("")[0].decode()
+        page = supervisor.context.metrics.render("")[0].decode()
         assert 'vim_batch_limit{device="cpu"} 2.0' in page
         assert 'vim_batch_retries_total{reason="out_of_memory"}' in page
 
@@ -108,7 +108,7 @@ async def test_both_batches_survive_the_death_of_their_device(monkeypatch: pytes
 
         assert list(range(1, 17)) == sorted(answer.values[0] for answer in answers)
         assert 1 == supervisor.restarts
-        assert () == supervisor.running
+        assert [] == supervisor.running
 
 
 async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from model.runtime.runner import BatchRunner, Part, Rows
 from service.devices.messages import BatchDone, BatchFailed, RunBatch
-from service.devices.worker_loop import BROKEN, Answer, InFlight
+from service.devices.worker_loop import BROKEN, Answer, WorkerLoop
 from service.jobs import Task
 
 
@@ -54,18 +54,24 @@ def batch(number: int, *slots: int) -> RunBatch:
     return RunBatch(number, slots, (Task("embed"),) * len(slots))
 
 
-def started(runner: FakeRunner) -> tuple[InFlight, list[Answer], list[int]]:
+def values(row: bytes | None) -> list[float]:
+    """The numbers of a row."""
+    assert row is not None
+    return np.frombuffer(row, np.float32).tolist()
+
+
+def started(runner: FakeRunner) -> tuple[WorkerLoop, list[Answer], list[int]]:
     """What is under test, the answers that it sends, and the exit statuses that it asks for."""
     answers: list[Answer] = []
     statuses: list[int] = []
-    in_flight = InFlight(cast(BatchRunner, cast(Any, runner)), answers.append, statuses.append)
-    return in_flight, answers, statuses
+    loop = WorkerLoop(cast(BatchRunner, cast(Any, runner)), answers.append, statuses.append)
+    return loop, answers, statuses
 
 
 def test_one_batch_at_a_time_is_answered_before_the_next_is_taken() -> None:
     """In the thread that reads."""
-    in_flight, answers, _ = started(FakeRunner(depth=1))
-    in_flight.begin(batch(0, 5))
+    loop, answers, _ = started(FakeRunner(depth=1))
+    loop.begin(batch(0, 5))
 
     assert [0] == [answer.id for answer in answers]
 
@@ -73,27 +79,27 @@ def test_one_batch_at_a_time_is_answered_before_the_next_is_taken() -> None:
 def test_the_next_batch_is_taken_in_while_one_runs() -> None:
     """And both are answered in order."""
     runner = FakeRunner(depth=2)
-    in_flight, answers, _ = started(runner)
-    in_flight.begin(batch(0, 5, 6))
-    in_flight.begin(batch(1, 7))
+    loop, answers, _ = started(runner)
+    loop.begin(batch(0, 5, 6))
+    loop.begin(batch(1, 7))
 
     assert [(5, 6), (7,)] == [runner.submitted.get(timeout=10) for _ in range(2)]
     assert [] == answers
     runner.gate.set()
-    in_flight.close()
+    loop.close()
     assert [0, 1] == [answer.id for answer in answers]
-    assert [[5.0], [6.0], [7.0]] == [list(row) for a in answers for row in cast(BatchDone, a).rows if row is not None]
+    assert [[5.0], [6.0], [7.0]] == [values(row) for a in answers for row in cast(BatchDone, a).rows]
 
 
 def test_a_batch_is_timed_from_the_end_of_the_one_before() -> None:
     """Waiting behind another is not its own time."""
     runner = FakeRunner(depth=2)
-    in_flight, answers, _ = started(runner)
-    in_flight.begin(batch(0, 5))
-    in_flight.begin(batch(1, 6))
+    loop, answers, _ = started(runner)
+    loop.begin(batch(0, 5))
+    loop.begin(batch(1, 6))
     threading.Event().wait(0.2)
     runner.gate.set()
-    in_flight.close()
+    loop.close()
     first, second = (cast(BatchDone, answer) for answer in answers)
 
     assert first.seconds >= 0.2
@@ -106,10 +112,10 @@ def test_a_batch_that_fails_is_answered_with_its_failure_alone(depth: int, bad: 
     """At once or on the device; those before and after it are answered with rows."""
     runner = FakeRunner(depth)
     runner.gate.set()
-    in_flight, answers, statuses = started(runner)
+    loop, answers, statuses = started(runner)
     for number, slot in enumerate((5, bad, 6)):
-        in_flight.begin(batch(number, slot))
-    in_flight.close()
+        loop.begin(batch(number, slot))
+    loop.close()
     good, failed, after = answers
 
     assert isinstance(good, BatchDone)
@@ -125,17 +131,17 @@ def test_a_device_beyond_use_ends_the_process(depth: int) -> None:
     runner = FakeRunner(depth)
     runner.beyond_use = True
     runner.gate.set()
-    in_flight, _, statuses = started(runner)
-    in_flight.begin(batch(0, 77))
-    in_flight.close()
+    loop, _, statuses = started(runner)
+    loop.begin(batch(0, 77))
+    loop.close()
 
     assert [BROKEN] == statuses
 
 
 def test_a_row_that_is_not_finite_is_none() -> None:
     """No NaN leaves the device process."""
-    in_flight, answers, _ = started(FakeRunner(depth=1))
-    in_flight.begin(batch(0, 5, 88))
+    loop, answers, _ = started(FakeRunner(depth=1))
+    loop.begin(batch(0, 5, 88))
     (done,) = answers
 
     assert isinstance(done, BatchDone)
@@ -144,12 +150,12 @@ def test_a_row_that_is_not_finite_is_none() -> None:
 
 def test_parts_of_one_task_come_end_to_end() -> None:
     """As the task orders them; tasks of one batch may differ."""
-    in_flight, answers, _ = started(FakeRunner(depth=1))
-    in_flight.begin(RunBatch(0, (5, 6), (Task("embed"), Task("embed", "mean"))))
+    loop, answers, _ = started(FakeRunner(depth=1))
+    loop.begin(RunBatch(0, (5, 6), (Task("embed"), Task("embed", "mean"))))
     (done,) = answers
 
     assert isinstance(done, BatchDone)
-    assert [[5.0], [-6.0]] == [list(row) for row in done.rows if row is not None]
+    assert [[5.0], [-6.0]] == [values(row) for row in done.rows]
 
 
 def test_a_parent_that_has_gone_is_no_error() -> None:
@@ -158,5 +164,5 @@ def test_a_parent_that_has_gone_is_no_error() -> None:
     def gone(answer: Answer) -> None:
         raise BrokenPipeError
 
-    in_flight = InFlight(cast(BatchRunner, cast(Any, FakeRunner(1))), gone)
-    in_flight.begin(batch(0, 5))
+    loop = WorkerLoop(cast(BatchRunner, cast(Any, FakeRunner(1))), gone)
+    loop.begin(batch(0, 5))

@@ -58,7 +58,7 @@ def test_decode_threads_have_the_usual_slice(usual_ns: int) -> None:
         import asyncio
 
         sched_slice.shorten()
-        threads = Threads(1, 10.0)
+        threads = DecodePool(1, 10.0)
         try:
             return asyncio.run(threads.run("interactive", sched_slice.slice_ns))
         finally:

@@ -1,1 +1,1 @@
-"""Triton kernels; triton is imported here and in the modules that launch them."""
+"""Triton kernels. The modules of this package import triton."""

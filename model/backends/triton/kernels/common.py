@@ -1,6 +1,7 @@
-"""What the kernels share: functions of one number, in powers of two as the hardware has them; the convolution.
+"""Functions that several kernels use: activations in powers of two, which the hardware computes, and the convolution.
 
-P holds a layer's float32 parameters, (S, 23, E): 16 rows of A log2(e), 4 taps, convolution's bias, dt's bias, D.
+P holds a layer's float32 parameters, (S, 23, E): 16 rows of A log2(e), 4 convolution weights, convolution bias, dt
+bias, D.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 SERIES_BELOW = tl.constexpr(0.03)
 LINEAR_ABOVE = tl.constexpr(20.0)  # torch's threshold
 
-TAPS = tl.constexpr(16)  # rows of P
+CONV_WEIGHTS = tl.constexpr(16)  # rows of P
 CONV_BIAS = tl.constexpr(20)
 DT_BIAS = tl.constexpr(21)
 SKIP = tl.constexpr(22)
@@ -28,7 +29,7 @@ def silu(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def softplus(x: tl.tensor) -> tl.tensor:
-    """log(1 + exp(x)); where exp(x) is small its series, because 1 + exp(x) would lose exp(x)'s digits."""
+    """log(1 + exp(x)); as a series where exp(x) is small, because 1 + exp(x) would lose its digits."""
     e = tl.exp2(tl.minimum(x, LINEAR_ABOVE) * LOG2E)
     series = e * (1.0 + e * (-0.5 + e * (1.0 / 3.0 - 0.25 * e)))
     return tl.where(x > LINEAR_ABOVE, x, tl.where(e < SERIES_BELOW, series, LN2 * tl.log2(1.0 + e)))
@@ -46,9 +47,9 @@ def convolved(
     sign: tl.tensor,
     live: tl.tensor,
 ) -> tl.tensor:
-    """SiLU of the convolution at rows m and channels e of X (rows, stride); W is (5, E): four taps and the bias.
+    """SiLU of the convolution at rows m and channels e of X (rows, stride); W is (5, E): four weights and the bias.
 
-    `step` counts the tokens of an image in the direction's order, `sign` is 1 forward and -1 backward.
+    `step` counts the tokens of an image in the direction's order; `sign` is 1 forward and -1 backward.
     """
     total = tl.zeros(live.shape, dtype=tl.float32) + tl.load(W + 4 * E + e, mask=e < E, other=0.0)[None, :]
     for back in tl.static_range(4):

@@ -1,6 +1,6 @@
-"""The two pieces of the composed path as kernels of their own: the scan for any number of states, and the convolution.
+"""The scan and the convolution as separate kernels, for configurations that the fused layers do not support.
 
-For configurations that the fused layers do not cover. Shapes are those of `model.scan` and `model.conv`.
+The scan supports any number of states. Shapes are those of `model.scan` and `model.conv`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from model.errors import ScanError
 GROUP = 16  # states in registers at once
 CHANNELS = 32
 CONV_TOKENS, CONV_CHANNELS = 16, 64
-LONGEST_TAPS = 4
+MAX_KERNEL_WIDTH = 4
 WIDE_FROM = 1 << 31
 
 
 def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor) -> Tensor:
-    """See `model.scan`. Computes in float32. Raises ScanError for float64."""
+    """The scan of `model.scan`, in float32. Raises ScanError for float64."""
     if u.dtype == torch.float64:
         raise ScanError("scan 'triton' computes in float32; for float64 choose 'torch'")
     directions, images, length, channels = u.shape
@@ -47,20 +47,20 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """See `model.conv`. Computes in float32; at most 4 taps."""
+    """The convolution of `model.conv`, in float32; the kernel width is at most 4."""
     images, length, channels = x.shape
     row = x.stride(1) if length > 1 else x.stride(0)  # the stride of a single token may be anything
     if x.stride(2) != 1 or (images > 1 and x.stride(0) != length * row):
         x, row = x.contiguous(), channels
-    directions, _, taps = weight.shape
-    padded = F.pad(weight.float(), (LONGEST_TAPS - taps, 0)).transpose(1, 2)
-    shift = padded.new_zeros(directions, channels) if bias is None else bias.float()
+    directions, _, kernel_width = weight.shape
+    padded = F.pad(weight.float(), (MAX_KERNEL_WIDTH - kernel_width, 0)).transpose(1, 2)
+    biases = padded.new_zeros(directions, channels) if bias is None else bias.float()
     out = x.new_empty(directions, images, length, channels)
     rows = images * length
     conv_given[(triton.cdiv(rows, CONV_TOKENS), triton.cdiv(channels, CONV_CHANNELS), directions)](
         x,
         row,
-        torch.cat((padded, shift[:, None]), dim=1).contiguous(),
+        torch.cat((padded, biases[:, None]), dim=1).contiguous(),
         out,
         rows,
         length,
@@ -91,7 +91,7 @@ def scan_given(
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Sixteen states from FIRST on, of 32 channels of one image in one direction; later groups add to Y."""
+    """Sixteen states from FIRST on, of 32 channels of one image in one direction; later groups of states add to Y."""
     blocks = tl.cdiv(E, CHANNELS)
     track = tl.program_id(0) // blocks
     d = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)

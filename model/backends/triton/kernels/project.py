@@ -1,16 +1,16 @@
-"""The two ends of a ViM layer: convolution + SiLU + x_proj, and gate + out_proj + residual + RMSNorm; no flips.
+"""The first and the last kernel of a layer: convolution, SiLU and x_proj; then gate, out_proj, residual and RMSNorm.
 
     XZ        (M, 2E)             in_proj's output x and z; M = B L rows
     WX        (S, 32 + R', E)     x_proj.weight: rows of B and C interleaved, then those of dt, zeros to R'
     P         (S, 23, E)          float32, see `model.backends.triton.kernels.common`
     DBC       (S, M, 32 + R')     out, float32
     Y         (S, M, E)           the scan's output
-    WO        (D, E)              out_proj.weight, halved where the configuration halves
+    WO        (D, E)              out_proj.weight, halved if the configuration says so
     RESIDUAL  (M, D)              float32, in and out
     NORM      (D)                 float32, the next norm's weight
     NORMED    (M, D)              out
 
-Reference: mamba_simple.py, Mamba.forward, and models_mamba.py, Block.forward.
+Reference: mamba_simple.py, Mamba.forward, and models_mamba.py, Block.forward. No tensor is flipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import ROWS, TAPS, convolved, silu
+from model.backends.triton.kernels.common import CONV_WEIGHTS, ROWS, convolved, silu
 
 
 @triton.jit
@@ -53,7 +53,7 @@ def conv_project(
         e = start + tl.arange(0, CHANNELS)
         live = e < E
         seen = inside[:, None] & live[None, :]
-        u = convolved(XZ, 2 * E, P + (s * ROWS + TAPS) * E, E, m, e, step, sign, seen).to(XZ.dtype.element_ty)
+        u = convolved(XZ, 2 * E, P + (s * ROWS + CONV_WEIGHTS) * E, E, m, e, step, sign, seen).to(XZ.dtype.element_ty)
         w_bc = tl.load(weights + pairs[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         w_low = tl.load(weights + (32 + rank)[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         bc = tl.dot(u, w_bc, bc, input_precision="ieee")
@@ -80,7 +80,7 @@ def out_project_norm(
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """One program: TOKENS whole rows of D = PARTS * PART outputs (192, 384 and 768 are no powers of two)."""
+    """One program: TOKENS whole rows of D = PARTS * PART outputs (192, 384 and 768 are not powers of two)."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     inside = m < M
     if WIDE:
@@ -130,7 +130,9 @@ def widen_norm(
     WIDTH: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Before the first layer: (M, D) tokens -> the residual in float32, and its RMSNorm. WIDTH >= D, a power of two."""
+    """Before the first layer: tokens (M, D) -> the residual in float32, and its RMSNorm. WIDTH >= D is a power of
+    two.
+    """
     m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
     if WIDE:
         m = m.to(tl.int64)

@@ -1,15 +1,15 @@
-"""The middle of a ViM layer as one kernel: dt_proj, softplus, convolution, SiLU, both scans, the D skip. No flips.
+"""The middle of a layer as one kernel: dt_proj, softplus, convolution, SiLU, both scans and D u. No tensor is flipped.
 
 One program is one warp: 32 channels of one image in one direction, over all tokens or one chunk of them. Sixteen
 one-dimensional state vectors stay in registers; a two-dimensional tile would replicate dt and need shuffles for y.
-dt of the next 16 tokens is one matrix product, left in memory that only this program touches and that the cache holds.
+dt of the next 16 tokens is one matrix product, stored in scratch memory of this program, which stays in the cache.
 
-    XZ     (B, L, 2E)               in_proj's output: x, and the gate z that is not read here
+    XZ     (B, L, 2E)               in_proj's output: x, and the gate z, which is not read here
     DBC    (S, B, L, 32 + R')       float32: B and C interleaved, then dt_proj's input, filled with zeros to R'
     PAIRS  the same memory as 64-bit integers: (B_n, C_n) is one load
     WDT    (S, E, R')               dt_proj.weight, filled with zeros to R'
     P      (S, 23, E)               float32, see `model.backends.triton.kernels.common`
-    Y      (S, B, L, E)             out: <h, C> + D u, not gated
+    Y      (S, B, L, E)             out: <h, C> + D u, before the gate
     DT     (programs, 16, 32)       scratch, float32
     STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends (out), then at their beginnings (in)
     SUMS   (S, B, chunks, E)        float32: sum of dt over a chunk
@@ -22,7 +22,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import CONV_BIAS, DT_BIAS, ROWS, SKIP, TAPS, silu, softplus
+from model.backends.triton.kernels.common import CONV_BIAS, CONV_WEIGHTS, DT_BIAS, ROWS, SKIP, silu, softplus
 
 
 @triton.jit
@@ -48,7 +48,7 @@ def scan_tokens(
     CARRY: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """ENDS: start from nothing, write only STATE and SUMS. CARRY: start from STATE. WIDE: 64-bit offsets."""
+    """ENDS: start from zero, write only STATE and SUMS. CARRY: start from STATE. WIDE: 64-bit offsets."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(E, CHANNELS)
     piece = pid // blocks
@@ -59,10 +59,10 @@ def scan_tokens(
     s = track // images
     sign = 1 - 2 * s
     params = P + s * ROWS * E + d
-    w0 = tl.load(params + TAPS * E, mask=live, other=0.0)
-    w1 = tl.load(params + (TAPS + 1) * E, mask=live, other=0.0)
-    w2 = tl.load(params + (TAPS + 2) * E, mask=live, other=0.0)
-    w3 = tl.load(params + (TAPS + 3) * E, mask=live, other=0.0)
+    w0 = tl.load(params + CONV_WEIGHTS * E, mask=live, other=0.0)
+    w1 = tl.load(params + (CONV_WEIGHTS + 1) * E, mask=live, other=0.0)
+    w2 = tl.load(params + (CONV_WEIGHTS + 2) * E, mask=live, other=0.0)
+    w3 = tl.load(params + (CONV_WEIGHTS + 3) * E, mask=live, other=0.0)
     conv_bias = tl.load(params + CONV_BIAS * E, mask=live, other=0.0)
     dt_bias = tl.load(params + DT_BIAS * E, mask=live, other=0.0)
     skip = tl.load(params + SKIP * E, mask=live, other=0.0)
@@ -141,9 +141,9 @@ def carry_states(
     chunks: tl.tensor,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """States at the chunks' ends, each begun from nothing -> states at their beginnings, in place.
+    """States at the chunks' ends, each started from zero -> states at their beginnings, in place.
 
-    The product of the decays over a chunk is exp(A sum of dt), so one number for each channel carries all of it.
+    The product of the decays over a chunk is exp(A sum of dt), so one number per channel is enough.
     """
     blocks = tl.cdiv(E, CHANNELS)
     track = tl.program_id(0) // blocks

@@ -1,4 +1,4 @@
-"""All layers as one function on a CPU give what the composed layers give, for every wiring it takes."""
+"""The fused layers on a CPU equal the composed layers, for every supported wiring."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 
 
 def images(count: int = 2) -> Tensor:
-    """Seeded images for the tiny model."""
+    """Return seeded images for the tiny model."""
     return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
 def fused(vim: Vim) -> Vim:
-    """The same model with its layers as one function."""
+    """Fuse the layers of a model and return it."""
     vim.use_scan(choose("numba", CPU))
     fuse(vim)
     assert vim.encoder is not None
@@ -56,7 +56,7 @@ def fused(vim: Vim) -> Vim:
     ids=str,
 )
 def test_equals_the_composed_layers(changes: dict[str, Any]) -> None:
-    """All tokens, to float32's rounding."""
+    """All tokens of the fused layers equal those of the composed layers, up to float32's rounding."""
     vim = tiny_vim(CONFIG.replace(**changes))
     vim.use_scan(choose("torch", CPU))
     expected = vim.forward_tokens(images())
@@ -66,7 +66,7 @@ def test_equals_the_composed_layers(changes: dict[str, Any]) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """torch.set_num_threads, for one test."""
+    """torch.set_num_threads; the previous number is restored after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -75,7 +75,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("images_", [1, 3, 4, 9])
 def test_images_apart_and_together_are_the_same(threads: Callable[[int], None], count: int, images_: int) -> None:
-    """However many threads share however many images: some of their own, the rest all of them together."""
+    """Any number of threads gives the same tokens for any number of images."""
     vim = tiny_vim()
     vim.use_scan(choose("torch", CPU))
     expected = vim.forward_tokens(images(images_))
@@ -85,7 +85,7 @@ def test_images_apart_and_together_are_the_same(threads: Callable[[int], None], 
 
 
 def test_passes_at_the_same_time_do_not_meet() -> None:
-    """Several requests may run a model in threads of their own, when it is used as a library."""
+    """Concurrent passes of one model in several threads give the results of separate passes."""
     vim = fused(tiny_vim())
     batches = [(1 + i) * images(1 + i % 3) for i in range(8)]
     expected = [vim.forward_tokens(batch) for batch in batches]
@@ -100,7 +100,7 @@ def test_passes_at_the_same_time_do_not_meet() -> None:
 def test_without_a_blas_that_can_be_called_python_goes_from_step_to_step(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    """As on ARM."""
+    """Where torch's BLAS cannot be called, as on ARM, the steps run from Python with the same result."""
     monkeypatch.setattr(cpu_threads, "sgemm", lambda: None)
     vim = tiny_vim(CONFIG.replace(**changes))
     vim.use_scan(choose("torch", CPU))
@@ -110,7 +110,7 @@ def test_without_a_blas_that_can_be_called_python_goes_from_step_to_step(
 
 
 def test_an_image_does_not_see_its_company() -> None:
-    """Alone or in a batch of seven."""
+    """An image's tokens are the same alone and in a batch of seven."""
     vim = fused(tiny_vim())
     together = vim.forward_tokens(images(7))
 
@@ -118,10 +118,10 @@ def test_an_image_does_not_see_its_company() -> None:
 
 
 def test_one_pass_does_not_write_into_the_result_of_another() -> None:
-    """Nor into the tokens that it was given."""
+    """A pass changes neither the result of another pass nor its own input."""
     vim = fused(tiny_vim())
     assert vim.encoder is not None
-    tokens = vim._embed(images())
+    tokens = vim.embed(images())
     given = tokens.clone()
     first = vim.encoder(tokens)
     kept = first.clone()
@@ -141,12 +141,12 @@ def test_one_pass_does_not_write_into_the_result_of_another() -> None:
     ],
 )
 def test_what_is_not_done_is_said(changes: dict[str, Any], reason: str) -> None:
-    """`/info` shows the reason; the composed layers then run."""
+    """`unsupported` returns the reason, which `/info` shows."""
     assert reason == unsupported(tiny_vim(CONFIG.replace(**changes)))
 
 
 def test_other_precisions_are_composed() -> None:
-    """The kernels compute in float32."""
+    """float16 is not supported by the fused layers."""
     assert "dtype is float16" == unsupported(tiny_vim().cast(torch.float16))
 
 
@@ -168,8 +168,9 @@ def _by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_is_for_the_products_alone(
     monkeypatch: pytest.MonkeyPatch, way: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """Features point where float32's do, whether the CPU has such products or not; what other code computes in
-    float32 stays float32."""
+    """Features of a bfloat16 model agree with float32's on every kind of CPU, and other float32 products stay
+    float32.
+    """
     way(monkeypatch)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
@@ -198,12 +199,13 @@ def test_bfloat16_is_for_the_products_alone(
 def test_bfloat16_in_one_list_of_steps_is_as_near_to_float32_as_its_weights(
     monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], changes: dict[str, Any], count: int
 ) -> None:
-    """Float32 products of the same rounded weights are the measure: rounding what they multiply moves no token by more
-    than 2 percent."""
+    """Rounding the factors of products to bfloat16 moves no token by more than 2 percent, compared with float32
+    products of the same rounded weights.
+    """
     _by_amx(monkeypatch)
     threads(count)
     vim = tiny_vim(CONFIG.replace(**changes)).cast(torch.bfloat16)
-    tokens = vim._embed(images(3).bfloat16())
+    tokens = vim.embed(images(3).bfloat16())
     found = cpu_encoder.encoder(vim)(tokens).float()
     _without_amx(monkeypatch)
     expected = cpu_encoder.encoder(vim)(tokens).float()
@@ -213,7 +215,7 @@ def test_bfloat16_in_one_list_of_steps_is_as_near_to_float32_as_its_weights(
 
 
 def test_gradients_are_left_to_the_composed_layers() -> None:
-    """Someone may fine-tune a loaded model."""
+    """A fused model has gradients, because the composed layers run when they are required."""
     vim = fused(tiny_vim()).requires_grad_(True)
 
     assert vim.forward_tokens(images()).requires_grad

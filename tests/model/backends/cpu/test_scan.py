@@ -1,4 +1,6 @@
-"""The compiled scan and convolution: any width, any length, any layout, no silent loss of NaN, never half-broken."""
+"""The compiled scan and convolution: any width, length and memory layout, NaN is kept, and a missing compiler is
+reported.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,20 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest expected value."""
+    """Return the largest difference divided by the largest expected value."""
     return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 @pytest.mark.parametrize("size", [(2, 2, 130, 20, 5), (1, 1, 65, 33, 1), (2, 1, 64, 48, 16), (2, 3, 4, 16, 24)])
 def test_any_length_width_and_number_of_states(size: tuple[int, ...]) -> None:
-    """Lengths around the chunk of 64 tokens, widths that fill vectors or do not, few states and many."""
+    """Lengths near the chunk of 64 tokens, widths that do and do not fill vectors, few and many states agree."""
     exact = inputs(*size)
 
     assert relative_error(cpu_scan.scan(*(x.float() for x in exact)), reference.scan(*exact)) <= 1e-5
 
 
 def test_steps_beyond_the_exponents_range_end_in_zero_or_grow_without_overflow() -> None:
-    """Pre-activations of +-1e4 and decay rates of 1e6: the state is forgotten at once, nothing becomes NaN."""
+    """With pre-activations of +-1e4 and decay rates of 1e6 the state decays at once, and nothing becomes NaN."""
     exact = inputs(2, 1, 20, 16, 4)
     exact[1] = torch.where(exact[1] > 0, 1e4, -1e4).double()
     exact[2] = exact[2] * 1e6
@@ -48,7 +50,7 @@ def test_steps_beyond_the_exponents_range_end_in_zero_or_grow_without_overflow()
 
 @pytest.mark.parametrize("argument", [0, 1, 3, 6])
 def test_nan_comes_out_where_it_went_in(argument: int) -> None:
-    """The service refuses an answer with NaN, so a kernel must not turn one into a number."""
+    """A NaN in an input makes its output NaN, so that the service can refuse the result."""
     arguments = [x.float() for x in inputs(1, 1, 6, 16, 3)]
     arguments[argument].view(-1, arguments[argument].shape[-1])[2] = float("nan")
 
@@ -56,7 +58,7 @@ def test_nan_comes_out_where_it_went_in(argument: int) -> None:
 
 
 def test_layouts_do_not_matter() -> None:
-    """Halves of a wider array, directions that share an array, half precision."""
+    """Halves of a wider array, directions that share an array, and half precision are supported."""
     u, delta, A, B, C, D, z, bias = (x.float() for x in inputs(2, 2, 9, 16, 4))
     u[1], delta[1], B[1], C[1] = u[0], delta[0], B[0], C[0]
     expected = cpu_scan.scan(u, delta, A, B, C, D, z, bias)
@@ -72,7 +74,7 @@ def test_layouts_do_not_matter() -> None:
 
 
 def test_gradients_are_left_to_torch() -> None:
-    """The kernels have none; a result without its gradient would train nothing and say nothing."""
+    """Results have gradients where they are required, because torch computes them then."""
     arguments = [x.float() for x in inputs(1, 1, 5, 16, 3)]
     arguments[0].requires_grad_(True)
 
@@ -83,7 +85,7 @@ def test_gradients_are_left_to_torch() -> None:
 @pytest.mark.parametrize("tokens", [1, 3, 16, 37])
 @pytest.mark.parametrize("channels", [6, 32])
 def test_the_convolution_agrees_with_torch(tokens: int, channels: int) -> None:
-    """In both directions, with and without a bias, from a half of a wider array."""
+    """Both directions agree with torch, with and without a bias, for an input that is half of a wider array."""
     generator = torch.Generator().manual_seed(tokens)
     x = torch.randn(2, tokens, 2 * channels, generator=generator)[..., channels:]
     weight, bias = torch.randn(2, channels, 4, generator=generator), torch.randn(2, channels, generator=generator)
@@ -93,7 +95,7 @@ def test_the_convolution_agrees_with_torch(tokens: int, channels: int) -> None:
 
 
 def test_several_threads_may_scan_at_once() -> None:
-    """Each run has its own table of jobs."""
+    """Concurrent scans in several threads give the right results."""
     problems = [[x.float() for x in inputs(2, 2, 40, 32, 4 + i % 2)] for i in range(8)]
     expected = [reference.scan(*problem) for problem in problems]
     with ThreadPoolExecutor(4) as pool:
@@ -111,7 +113,7 @@ def test_no_images_are_no_work() -> None:
 
 
 def run_python(code: str, **environment: str) -> str:
-    """What a fresh interpreter prints."""
+    """Run code in a new interpreter and return what it prints."""
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
@@ -122,7 +124,7 @@ _CHOOSE = "import torch; from model.scan import choose; c = choose('auto', torch
 
 @pytest.mark.parametrize("broken", ["raise ImportError('no numba here')", "raise OSError('libLLVM is damaged')"])
 def test_without_a_working_numba_auto_takes_torch_and_says_why(broken: str, tmp_path: Path) -> None:
-    """A compiler that is missing or cannot be loaded does not take the service along."""
+    """If numba is missing or cannot be loaded `auto` takes torch and gives the reason."""
     (tmp_path / "numba.py").write_text(broken)
     said = run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {_CHOOSE}")
 
@@ -131,6 +133,6 @@ def test_without_a_working_numba_auto_takes_torch_and_says_why(broken: str, tmp_
 
 
 def test_it_is_for_cpus() -> None:
-    """On any other device the next one is asked."""
+    """The scan is unavailable on other devices, and available on a CPU."""
     assert "it runs on a CPU" == cpu_scan.unavailable(torch.device("cuda"))
     assert "numba" == choose("numba", CPU).name

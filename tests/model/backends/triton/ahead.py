@@ -1,4 +1,4 @@
-"""Compiles what would be launched, for GPUs that are not here: records launches on meta tensors, then builds them."""
+"""Build kernels for GPUs that are not present: record the launches on meta tensors, then compile them."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel's name."""
+        """Name of the kernel."""
         return str(self.kernel.__name__)
 
     def compiled(self, capability: int) -> Built:
-        """Build it for compute capability 80 (A100), 90 (H100, H200), ..."""
+        """Compile for compute capability 80 (A100), 90 (H100, H200), ..."""
         options = {name: value for name, value in self.arguments.items() if name in OPTIONS}
         given = {name: value for name, value in self.arguments.items() if name not in OPTIONS}
         constant = {p.name for p in self.kernel.params if p.is_constexpr} | {
@@ -62,7 +62,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Built:
-    """What the assembler says of a kernel. A register that does not fit lies in the stack: a spill."""
+    """The assembler's figures of a kernel. Registers that do not fit are spilled to the stack."""
 
     registers: int
     stack: int
@@ -72,12 +72,12 @@ class Built:
 
     @property
     def assembly(self) -> str:
-        """The machine code as text; takes seconds."""
+        """The machine code as text; computing it takes seconds."""
         return _tool(self.cubin, "nvdisasm", "-c")
 
     @staticmethod
     def read(cubin: bytes, ptx: str, shared: int) -> Built:
-        """Ask the tools in triton's wheel."""
+        """Read the figures with the tools of triton's wheel."""
         usage = _tool(cubin, "cuobjdump", "-res-usage")
         numbers = {name: int(number) for name, number in re.findall(r"(REG|STACK):(\d+)", usage)}
         return Built(numbers["REG"], numbers["STACK"], shared, ptx, cubin)
@@ -91,7 +91,7 @@ def _tool(cubin: bytes, name: str, option: str) -> str:
 
 
 def innermost_loop(assembly: str) -> list[str]:
-    """The instructions of the shortest loop: from a label to the branch that goes back to it."""
+    """Return the instructions of the shortest loop, from a label to the branch back to it."""
     lines = assembly.splitlines()
     labels = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r"\s*(\.L_\w+):", line))}
     branches = [(i, match[1]) for i, line in enumerate(lines) if (match := re.search(r"BRA.*`\((\.L_\w+)\)", line))]
@@ -112,7 +112,7 @@ def _aligned(name: str, given: dict[str, Any], constant: set[str]) -> bool:
 
 @contextmanager
 def recorded(module: ModuleType) -> Iterator[list[Launch]]:
-    """While this lasts, the module's launches are written down instead of done."""
+    """Record the module's launches instead of running them."""
     launches: list[Launch] = []
 
     class Recorder:

@@ -1,6 +1,6 @@
-"""The kernels of the fused layer in Triton's interpreter: right numbers at every size, and nothing left unwritten.
+"""The kernels of the fused layer in Triton's interpreter: right numbers at every size, and every output written.
 
-`test_gpu` runs this file in a process of its own, with TRITON_INTERPRET=1.
+`test_interpreted` runs this file in a separate process, with TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ODD = config(16, expand=1.3125)  # 21 inner channels: a block of 32 with a tail
 
 
 def scanned(length: int, dtype: torch.dtype, pieces: int = 1, scale: float = 1) -> tuple[Tensor, Tensor]:
-    """What the kernel and the oracle say of one seeded problem of 21 channels."""
+    """Return the results of the kernel and of the reference for a seeded problem with 21 channels."""
     layer, mixer = prepared(ODD, dtype)
     xz, dbc = normal(1, length, 2 * ODD.d_inner, dtype=dtype), low_rank(layer, ODD, 1, length, scale)
     return launch.scan(xz, dbc, layer, pieces), expected_scan(xz, dbc, mixer)
@@ -42,12 +42,12 @@ def scanned(length: int, dtype: torch.dtype, pieces: int = 1, scale: float = 1) 
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_scan_agrees_with_the_oracle_at_every_length(length: int) -> None:
-    """Shorter than the convolution's window, one tile of 16, one more."""
+    """The scan agrees for lengths shorter than the convolution, of one tile of 16 tokens, and one more."""
     assert error(*scanned(length, torch.float32)) <= TOLERANCE[torch.float32]
 
 
 def test_scan_agrees_with_the_oracle_across_blocks_and_images() -> None:
-    """37 channels are a full block and five more."""
+    """The scan agrees for 37 channels: a full block and five more."""
     shape = config(16, expand=2.3125)
     layer, mixer = prepared(shape, torch.float32)
     xz, dbc = normal(2, 3, 2 * shape.d_inner), low_rank(layer, shape, 2, 3)
@@ -57,7 +57,7 @@ def test_scan_agrees_with_the_oracle_across_blocks_and_images() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scan_keeps_state_and_dt_in_float32(dtype: torch.dtype) -> None:
-    """Half precision rounds the inputs and the output, nothing between."""
+    """In half precision only inputs and output are rounded."""
     assert error(*scanned(17, dtype)) <= TOLERANCE[dtype]
 
 
@@ -72,7 +72,9 @@ def test_scan_takes_pre_activations_of_dt_from_minus_30_to_30() -> None:
 
 
 def test_scan_is_exact_where_all_steps_are_small() -> None:
-    """dt near 1e-4, where log(1 + exp(x)) would lose its digits; without D, so that dt alone carries the output."""
+    """Steps of dt near 1e-4, where log(1 + exp(x)) would lose digits, are exact; without D, so that only dt has an
+    effect.
+    """
     layer, mixer = prepared(ODD, torch.float32)
     for end in ("", "_b"):
         mixer.get_parameter(f"dt_proj{end}.bias").fill_(-9.2)
@@ -85,7 +87,7 @@ def test_scan_is_exact_where_all_steps_are_small() -> None:
 
 
 def test_scan_in_chunks_of_time_equals_the_scan_in_one() -> None:
-    """Two chunks of 16 tokens and one of one: the middle one takes a state and passes one on."""
+    """Two chunks of 16 tokens and one of one token equal the scan in one chunk."""
     whole, _ = scanned(33, torch.float32)
     cut, expected = scanned(33, torch.float32, pieces=3)
 
@@ -107,7 +109,7 @@ def test_scan_of_the_reversed_tokens_with_exchanged_directions_is_the_reversed_s
 
 
 def test_a_change_of_one_token_only_reaches_its_own_side() -> None:
-    """Direction 0 carries it to this token and later ones, direction 1 to this and earlier ones."""
+    """A changed token affects itself and later tokens in direction 0, itself and earlier ones in direction 1."""
     layer, _ = prepared(ODD, torch.float32)
     xz, dbc = normal(1, 8, 2 * ODD.d_inner), low_rank(layer, ODD, 1, 8)
     changed = xz.clone()
@@ -120,7 +122,7 @@ def test_a_change_of_one_token_only_reaches_its_own_side() -> None:
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
-    """Tokens of three images in one tile do not see each other."""
+    """Tokens of three images in one tile do not affect each other."""
     layer, mixer = prepared(ODD, torch.float32)
     xz = normal(3, length, 2 * ODD.d_inner)
     found = launch.project(xz, layer)
@@ -132,7 +134,7 @@ def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32])
 def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torch.dtype) -> None:
-    """Several channel blocks."""
+    """Convolution and projection agree over several channel blocks in every dtype."""
     shape = config(width)
     layer, mixer = prepared(shape, dtype)
     xz = normal(2, 11, 2 * shape.d_inner, dtype=dtype)
@@ -144,7 +146,9 @@ def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torc
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32, 16])
 def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype) -> None:
-    """Gate, halved out_proj, residual in float32, norm; three parts, one, and an odd number of channels."""
+    """Gate, halved out_proj, float32 residual and norm agree for three parts, one part, and an odd number of
+    channels.
+    """
     shape = ODD if width == 16 else config(width)
     layer, mixer = prepared(shape, dtype)
     xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)
@@ -159,7 +163,7 @@ def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype
 
 @pytest.mark.parametrize("width", [48, 32, 20])
 def test_the_first_norm_widens_the_tokens(width: int) -> None:
-    """They become the residual stream in float32."""
+    """The tokens become the residual stream in float32."""
     tokens, norm = normal(2, 5, width, dtype=torch.float16), normal(width)
     normed, residual = launch.first_norm(tokens, norm, 1e-5)
 
@@ -169,7 +173,7 @@ def test_the_first_norm_widens_the_tokens(width: int) -> None:
 
 
 def test_64_bit_offsets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tensors of 2^31 elements and more would run."""
+    """The code for tensors of 2^31 elements and more gives the same results."""
     layer, _ = prepared(ODD, torch.float32)
     xz, residual, norm = normal(1, 17, 2 * ODD.d_inner), normal(1, 17, 16, seed=4), normal(16, seed=5)
 

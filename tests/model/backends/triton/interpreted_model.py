@@ -1,6 +1,6 @@
 """Whole models through the fused layers, and the kernels of the composed path, in Triton's interpreter.
 
-`test_gpu` runs this file in a process of its own, with TRITON_INTERPRET=1.
+`test_interpreted` runs this file in a separate process, with TRITON_INTERPRET=1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIG = VimConfig(image_size=(48, 48), embed_dim=48, depth=2, num_classes=7)
 
 
 def fused_vim(config: VimConfig = CONFIG) -> Vim:
-    """A seeded model whose layers run as one."""
+    """Return a seeded model with fused layers."""
     vim = tiny_vim(config)
     vim.use_scan(CHOICE)
     fusion.fuse(vim)
@@ -41,7 +41,7 @@ def fused_vim(config: VimConfig = CONFIG) -> Vim:
 
 @torch.inference_mode()
 def test_logits_of_the_fused_model_equal_those_of_torch() -> None:
-    """A whole image through a whole model, in float32."""
+    """The logits of a whole model agree with torch in float64."""
     images = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     vim = fused_vim()
     assert vim.encoder is not None
@@ -60,7 +60,7 @@ def test_logits_of_the_fused_model_equal_those_of_torch() -> None:
     ],
 )
 def test_what_does_not_touch_the_layers_keeps_them_fused(changes: dict[str, object]) -> None:
-    """Class token, pool, flip, halving, the convolution's bias and the inner width are no reason to compose."""
+    """Class token, pool, flip, halving, the convolution's bias and the inner width do not prevent fusing."""
     config = CONFIG.replace(image_size=(32, 32), embed_dim=16, **changes)
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     vim = fused_vim(config)
@@ -87,7 +87,7 @@ def test_what_does_not_touch_the_layers_keeps_them_fused(changes: dict[str, obje
     ],
 )
 def test_other_configurations_are_composed_and_say_why(changes: dict[str, object], reason: str) -> None:
-    """`/info` shows the sentence."""
+    """Unsupported configurations are composed, and `path`, which `/info` shows, has the reason."""
     config = VimConfig(image_size=(64, 64), embed_dim=48, depth=1).replace(**changes)
     with torch.device("meta"):
         vim = Vim(config, reference.scan)
@@ -102,7 +102,7 @@ def test_other_configurations_are_composed_and_say_why(changes: dict[str, object
 
 @pytest.mark.parametrize("name", ["192", "384", "768"])
 def test_the_released_widths_are_fused(name: str) -> None:
-    """At any image size; in float64 they are composed."""
+    """The released widths are fused at any image size, but not in float64."""
     with torch.device("meta"):
         vim = Vim(VimConfig(embed_dim=int(name), depth=1, image_size=(512, 512)), reference.scan)
 
@@ -113,7 +113,7 @@ def test_the_released_widths_are_fused(name: str) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_self_test_passes_right_layers(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every dtype, against float64."""
+    """Right layers pass the self-test against float64 in every dtype."""
     monkeypatch.setattr(fusion, "IMAGES", 1)
     monkeypatch.setattr(fusion, "TOKENS", 4)
     vim = tiny_vim(CONFIG.replace(embed_dim=16)).cast(dtype)
@@ -137,8 +137,8 @@ def test_the_self_test_passes_right_layers(dtype: torch.dtype, monkeypatch: pyte
 def test_the_self_test_composes_layers_that_are_wrong(
     result: object, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or that fail; and `/info` can say so."""
-    monkeypatch.setattr(encoder, "_layer", lambda normed, *_: result(normed))  # type: ignore[operator]
+    """Layers that are wrong or fail are composed, and `/info` can show the reason."""
+    monkeypatch.setattr(encoder, "layer_forward", lambda normed, *_: result(normed))  # type: ignore[operator]
     monkeypatch.setattr(fusion, "largest_error", _of_the_norm_alone(result))
     vim = fused_vim()
     fusion.fuse_verified(vim)
@@ -158,7 +158,7 @@ SIZES = [(1, 1, 1, 5, 1), (2, 1, 2, 5, 3), (2, 2, 4, 37, 16), (1, 1, 17, 5, 17),
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_composed_scan_agrees_with_the_oracle(size: tuple[int, ...]) -> None:
-    """Any number of states, in groups of sixteen; pre-activations of dt from -30 to 30."""
+    """Any number of states agrees, in groups of sixteen, with pre-activations of dt from -30 to 30."""
     from tests.model.test_scan import inputs
 
     exact = inputs(*size)
@@ -168,7 +168,7 @@ def test_the_composed_scan_agrees_with_the_oracle(size: tuple[int, ...]) -> None
 
 
 def test_the_composed_scan_refuses_float64() -> None:
-    """Rather than to round silently."""
+    """float64 is refused instead of being rounded to float32."""
     from tests.model.test_scan import inputs
 
     with pytest.raises(ScanError, match="float64 choose 'torch'"):
@@ -178,7 +178,7 @@ def test_the_composed_scan_refuses_float64() -> None:
 @pytest.mark.parametrize("taps", [2, 3, 4])
 @pytest.mark.parametrize("length", [1, 3, 17])
 def test_the_composed_convolution_agrees(length: int, taps: int) -> None:
-    """One and two directions, with and without a bias, and reading x out of in_proj's output as the mixer does."""
+    """One and two directions agree, with and without a bias, for x inside in_proj's output as the mixer passes it."""
     xz, weight, bias = torch.randn(2, length, 14), torch.randn(2, 7, taps), torch.randn(2, 7)
     x = xz.chunk(2, dim=-1)[0]
     for directions in (1, 2):
@@ -190,7 +190,7 @@ def test_the_composed_convolution_agrees(length: int, taps: int) -> None:
 
 
 def test_64_bit_offsets_change_nothing_on_the_composed_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tensors of 2^31 elements and more would run."""
+    """The code for tensors of 2^31 elements and more gives the same results."""
     from tests.model.test_scan import inputs
 
     given = [x.float() for x in inputs(2, 1, 3, 5, 4)]
@@ -210,5 +210,5 @@ def test_64_bit_offsets_change_nothing_on_the_composed_path(monkeypatch: pytest.
     [(197, 24, 1), (197, 3072, 1), (730, 24, 11), (6085, 24, 44), (6085, 192, 6), (6085, 1536, 1)],
 )
 def test_time_is_cut_for_long_sequences_at_small_batches_alone(tokens: int, whole: int, pieces: int) -> None:
-    """On 132 processors; `whole` programs run when it is not cut."""
+    """On 132 processors only long sequences in small batches are split into chunks."""
     assert pieces == launch.chunks(tokens, whole, 132)

@@ -1,4 +1,4 @@
-"""Triton's interpreter, mended: it multiplies bfloat16 matrices as if their bits were integers (triton 3.7.1)."""
+"""Triton's interpreter with a fix: triton 3.7.1 multiplies bfloat16 matrices as if their bits were integers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Right products in bfloat16; new buffers full of NaN before a kernel writes; exp2 may reach infinity."""
+    """Fix bfloat16 products, fill new buffers with NaN, and allow exp2 to reach infinity."""
     monkeypatch.setattr(InterpreterBuilder, "create_dot", _dot)
     torch.use_deterministic_algorithms(True)
     assert torch.isnan(torch.empty(3)).all()

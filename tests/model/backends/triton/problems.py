@@ -1,4 +1,4 @@
-"""Seeded layers and activations for the kernels, and what torch in float64 makes of them."""
+"""Seeded layers and activations for the kernels, and torch's results in float64."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from model.config import VimConfig
 from model.conv import causal_conv
 from model.mixer import Mixer
 
-# Largest error allowed, as a part of the largest value.
+# Largest allowed error, relative to the largest value.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)
 LENGTHS = [1, 2, 3, 4, 5, 16, 17]
-ONE = 1.2784645427610738  # silu(ONE) = 1: a gate that is open
+ONE = 1.2784645427610738  # silu(ONE) = 1
 
 
 def config(width: int, expand: float = 2) -> VimConfig:
-    """One layer of a released model, but for its width."""
+    """One layer of a released model, with another width."""
     return VimConfig(embed_dim=width, expand=expand, depth=1)
 
 
@@ -39,12 +39,12 @@ def mixer(shape: VimConfig, dtype: torch.dtype, seed: int = 0) -> Mixer:
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> Tensor:
-    """Standard normal numbers, seeded."""
+    """Return seeded standard normal numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def low_rank(layer: LayerWeights, shape: VimConfig, images: int, length: int, scale: float = 1) -> Tensor:
-    """What x_proj might give, (2, B, L, 32 + R'), zero beyond the rank; `scale` multiplies dt's part."""
+    """Return a possible output of x_proj, (2, B, L, 32 + R'), zero beyond the rank; `scale` multiplies dt's part."""
     dbc = normal(2, images, length, 32 + layer.rank, seed=2)
     dbc[..., 32:] *= scale
     dbc[..., 32 + shape.dt_rank :] = 0
@@ -54,12 +54,12 @@ def low_rank(layer: LayerWeights, shape: VimConfig, images: int, length: int, sc
 def expected_scan(xz: Tensor, dbc: Tensor, layer: Mixer) -> Tensor:
     """Both directions' <h, C> + D u (2, B, L, E) in float64, from in_proj's and x_proj's outputs."""
     exact = layer.double()
-    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact._taps())
+    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact.conv_weights())
     low = dbc[..., 32 : 32 + layer.dt_rank].to(xz.dtype).double()
     B, C = dbc[..., 0:32:2].double(), dbc[..., 1:32:2].double()
     weights = [exact.get_parameter(f"dt_proj{end}.weight") for end in ("", "_b")]
     delta = torch.stack([low[s] @ weight.t() for s, weight in enumerate(weights)])
-    fixed = exact._decay_rates(), exact._stacked("D"), exact._delta_bias()
+    fixed = exact.decay_rates(), exact.skip_weights(), exact.delta_bias()
     return torch.stack([_direction(s, u, delta, B, C, *fixed) for s in (0, 1)])
 
 
@@ -74,7 +74,7 @@ def _direction(s: int, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor
 def expected_projection(xz: Tensor, layer: Mixer) -> Tensor:
     """x_proj's output in the kernels' order, (2, B, L, 32 + R), in float64."""
     exact = layer.double()
-    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact._taps())
+    u = causal_conv(xz.double().chunk(2, dim=-1)[0], *exact.conv_weights())
     parts = [F.linear(u[s], exact.get_parameter(f"x_proj{end}.weight")) for s, end in enumerate(("", "_b"))]
     low, B, C = torch.split(torch.stack(parts), [layer.dt_rank, 16, 16], dim=-1)
     return torch.cat((torch.stack((B, C), dim=-1).flatten(-2), low), dim=-1)
@@ -88,7 +88,7 @@ def expected_end(y: Tensor, xz: Tensor, layer: Mixer, residual: Tensor, norm: Te
 
 
 def prepared(shape: VimConfig, dtype: torch.dtype) -> tuple[LayerWeights, Mixer]:
-    """A layer's weights for the kernels, and the mixer that they come from."""
+    """Return a layer's weights for the kernels, and the mixer that they come from."""
     return prepare(mixer(shape, dtype)), mixer(shape, dtype)
 
 

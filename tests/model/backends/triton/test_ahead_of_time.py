@@ -1,4 +1,4 @@
-"""Every kernel of the released models builds for A100 and H100, with the registers it has: nothing spills to memory."""
+"""Every kernel of the released models compiles for A100 and H100 within the available registers, without spills."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 
 
 def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: int = 1) -> Iterator[object]:
-    """What a layer of that width would start for (B, L, D) tokens, on tensors without memory."""
+    """Yield the launches of a layer of this width for (B, L, D) tokens, on tensors without memory."""
     from model.backends.triton import launch
     from model.backends.triton.weights import LayerWeights, padded_rank
     from tests.model.backends.triton.ahead import recorded
@@ -49,7 +49,7 @@ def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: i
 
 
 def check(launch: object, capability: int, stack: int = 0) -> None:
-    """It builds, within its registers and the device's shared memory, with at most `stack` bytes of spills."""
+    """Compile within the limits on registers and shared memory, with at most `stack` bytes of spills."""
     from tests.model.backends.triton.ahead import Launch
 
     assert isinstance(launch, Launch)
@@ -62,7 +62,7 @@ def check(launch: object, capability: int, stack: int = 0) -> None:
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("size", WIDTHS)
 def test_kernels_of_the_released_models_build_without_spills(size: str, capability: int) -> None:
-    """At 224 px in float16, for one image and for a batch of 64."""
+    """The kernels build without spills at 224 px in float16, for one image and for a batch of 64."""
     for images in (1, 64):
         for launch in launches(WIDTHS[size], torch.float16, images, 197):
             check(launch, capability)
@@ -70,7 +70,9 @@ def test_kernels_of_the_released_models_build_without_spills(size: str, capabili
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_scan_in_chunks_of_time_builds_without_spills(capability: int) -> None:
-    """1248 px, one image: ends, carry, and the scan that starts from them."""
+    """The kernels of one image at 1248 px build without spills: chunk ends, carry, and the scan that starts from
+    them.
+    """
     names = []
     for launch in launches(192, torch.float16, 1, 6085, pieces=44):
         check(launch, capability)
@@ -80,21 +82,21 @@ def test_the_scan_in_chunks_of_time_builds_without_spills(capability: int) -> No
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_build_in_bfloat16(capability: int) -> None:
-    """The same code, another type."""
+    """The same kernels build without spills in bfloat16."""
     for launch in launches(192, torch.bfloat16, 64, 197):
         check(launch, capability)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_build_in_float32(capability: int) -> None:
-    """A mode for correctness, without matrix units: a word or two may spill."""
+    """In float32, which is for correctness only, a word or two may spill."""
     for launch in launches(192, torch.float32, 64, 197):
         check(launch, capability, stack=16)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_build_with_64_bit_offsets(capability: int) -> None:
-    """Base at 1248 px in a batch of 128: in_proj's output has more than 2^31 elements."""
+    """The kernels for base at 1248 px in a batch of 128 build, where in_proj's output has more than 2^31 elements."""
     written = [launch for launch in launches(768, torch.float16, 128, 6085) if launch.arguments["WIDE"]]  # type: ignore[attr-defined]
 
     assert {"conv_project", "scan_tokens", "out_project_norm"} == {launch.name for launch in written}  # type: ignore[attr-defined]
@@ -103,7 +105,7 @@ def test_kernels_build_with_64_bit_offsets(capability: int) -> None:
 
 
 def test_the_matrix_products_use_the_matrix_units() -> None:
-    """Tensor cores on both; on an H100 its own wide instruction where a tile has 64 rows."""
+    """Products use tensor cores on both GPUs, and on an H100 its wide instruction where a tile has 64 rows."""
     from tests.model.backends.triton.ahead import Launch
 
     found = {launch.name: launch for launch in launches(192, torch.float16, 64, 197) if isinstance(launch, Launch)}
@@ -114,7 +116,7 @@ def test_the_matrix_products_use_the_matrix_units() -> None:
 
 
 def test_a_step_of_the_scan_is_as_short_as_it_was() -> None:
-    """The loop over tokens: 18 results of the special function unit, at most 155 instructions, nothing shuffled."""
+    """The loop over tokens has 18 results of the special function unit, at most 155 instructions, and no shuffle."""
     from tests.model.backends.triton.ahead import Launch, innermost_loop
 
     (launch,) = [found for found in launches(192, torch.float16, 64, 197) if found.name == "scan_tokens"]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Triton's kernels without a GPU: what the interpreter says of them, in a process of its own."""
+"""Triton's kernels without a GPU: the interpreter's results, in a separate process."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ needs_triton = pytest.mark.skipif(
 @needs_triton
 @pytest.mark.parametrize("file", ["interpreted_layer.py", "interpreted_model.py"])
 def test_kernels_in_the_interpreter(file: str) -> None:
-    """Every test of tests/model/gpu/FILE passes; the variable must be set before triton is imported."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/model/gpu/{file}"]
+    """Every test of this folder's FILE passes; the variable must be set before triton is imported."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/model/backends/triton/{file}"]
     environ = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
@@ -37,7 +37,7 @@ def test_kernels_in_the_interpreter(file: str) -> None:
 
 
 def test_triton_comes_first_and_not_on_a_cpu() -> None:
-    """`auto` tries it before all others; on a CPU it is passed over with the reason."""
+    """`auto` tries triton before all others, and gives the reason where it is not available."""
     assert "triton" == NAMES[0]
     assert "triton" not in names_on(CPU)
     assert "CUDA" in str(backend.unavailable(CPU))
@@ -45,7 +45,7 @@ def test_triton_comes_first_and_not_on_a_cpu() -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A torch that says there is an H100, and a machine with triton and a compiler."""
+    """Simulate a torch with an H100, on a machine with triton and a compiler."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
@@ -56,12 +56,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_runs_on_a_gpu_with_all_it_needs(machine: pytest.MonkeyPatch) -> None:
-    """Nothing to complain of."""
+    """On a complete installation with a GPU the backend is available."""
     assert backend.unavailable(CUDA) is None
 
 
 def broken_import(name: str) -> object:
-    """What an installation for another Python does."""
+    """Raise the error of an installation for another Python."""
     raise OSError("libtriton.so: undefined symbol")
 
 
@@ -78,14 +78,14 @@ def broken_import(name: str) -> object:
 def test_what_is_missing_is_named(
     machine: pytest.MonkeyPatch, place: object, name: str, value: object, reason: str
 ) -> None:
-    """With what would mend it, where anything would."""
+    """The reason names what is missing, and how to fix it where possible."""
     machine.setattr(place, name, value)
 
     assert reason in str(backend.unavailable(CUDA))
 
 
 def test_the_interpreter_never_serves(machine: pytest.MonkeyPatch) -> None:
-    """A variable left over from debugging would make every request take minutes."""
+    """If TRITON_INTERPRET is set the backend is unavailable, because requests would take minutes."""
     machine.setenv("TRITON_INTERPRET", "1")
 
     assert "TRITON_INTERPRET is set" in str(backend.unavailable(CUDA))
@@ -94,7 +94,7 @@ def test_the_interpreter_never_serves(machine: pytest.MonkeyPatch) -> None:
 def test_compiled_kernels_are_kept_below_the_cache_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Triton's own variable wins."""
+    """Compiled kernels are cached below the given directory, unless TRITON_CACHE_DIR is set."""
     monkeypatch.setenv("TRITON_CACHE_DIR", "")  # so that the test leaves no trace
     monkeypatch.delenv("TRITON_CACHE_DIR")
     triton_support.use_cache(tmp_path)

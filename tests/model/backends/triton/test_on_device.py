@@ -1,4 +1,4 @@
-"""The kernels on a GPU: right at the released widths, the same in chunks of time, and the same every time."""
+"""The kernels on a GPU are right at the released widths, the same in chunks, and deterministic."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CUDA = torch.device("cuda")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("width", [192, 384, 768])
 def test_fused_layers_agree_with_float64(width: int, dtype: torch.dtype) -> None:
-    """As the self-test at the start asks it."""
+    """Two fused layers agree with float64 within the tolerance of the self-test."""
     found = fusion.largest_error(choose("triton", CUDA), VimConfig(embed_dim=width), CUDA, dtype)
 
     assert fusion.SLACK * tolerance(CUDA, dtype) >= found
 
 
 def test_the_scan_is_the_same_in_chunks_and_every_time() -> None:
-    """An error that changes from run to run would be a missing barrier, which the interpreter cannot show."""
+    """Repeated scans are identical; a difference would be a missing barrier, which the interpreter cannot show."""
     from model.backends.triton import launch
 
     shape = config(192)

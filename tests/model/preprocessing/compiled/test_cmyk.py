@@ -1,4 +1,4 @@
-"""Four inks become the RGB that Pillow makes of them."""
+"""CMYK pixels are converted to RGB as Pillow converts them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.preprocessing.compiled.cmyk import Inks
+from model.preprocessing.compiled.cmyk import CmykToRgb
 
-INKS = Inks()
+CONVERT = CmykToRgb()
 
 
 def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
-    """All 65,536 pairs, each ink in each of the three places; a file stores how much light is let through."""
+    """All 65,536 pairs of ink and black agree in each of the three channels; a file stores the light that is
+    transmitted.
+    """
     values = np.arange(256, dtype=np.uint8)
     stored = np.empty((256, 256, 4), np.uint8)
     stored[...] = values[:, None, None]
@@ -21,16 +23,16 @@ def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
     stored[..., 3] = values
     expected = np.asarray(Image.fromarray(255 - stored, "CMYK").convert("RGB"))
 
-    INKS(stored.reshape(-1))
+    CONVERT(stored.reshape(-1))
 
     np.testing.assert_array_equal(stored.reshape(-1)[: expected.size], expected.reshape(-1))
 
 
 def test_nothing_behind_the_pixels_is_touched() -> None:
-    """Whole blocks are written, within the memory that is given."""
+    """Only whole blocks within the given memory are written."""
     memory = np.full(5 * 64, 200, np.uint8)
 
-    INKS(memory[64:256])
+    CONVERT(memory[64:256])
 
     assert (memory[:64] == 200).all()
     assert (memory[64 : 64 + 144] == 157).all()
@@ -38,7 +40,7 @@ def test_nothing_behind_the_pixels_is_touched() -> None:
 
 
 def test_memory_that_would_be_overrun_is_refused() -> None:
-    """The kernel itself checks nothing."""
+    """Memory that is not contiguous or not in whole blocks is refused before the kernel runs."""
     for memory in (np.zeros(65, np.uint8), np.zeros(256, np.uint8)[::2]):
         with pytest.raises(ValueError, match="whole blocks"):
-            INKS(memory)
+            CONVERT(memory)

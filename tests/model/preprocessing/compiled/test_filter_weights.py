@@ -1,11 +1,11 @@
-"""The compiled resize's tables hold Pillow's weights, however they are packed, moved and mirrored."""
+"""The compiled resize's tables hold Pillow's weights, however they are packed, shifted and mirrored."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from model.preprocessing.compiled.filter_weights import GROUP, Weights, lines, taps
+from model.preprocessing.compiled.filter_weights import GROUP, Weights, grouped_weights, pixel_weights
 from model.preprocessing.recipe import Preprocess
 from model.preprocessing.resize import Axis
 
@@ -13,7 +13,7 @@ AXES = [axis for size in [(640, 480), (101, 103), (2048, 700)] for axis in Prepr
 
 
 def unpacked(packed: Weights, digits: bool) -> Weights:
-    """(wanted, groups, 4) -> (wanted, taps)."""
+    """Unpack (wanted, groups, 4) to (wanted, weights)."""
     if digits:
         signed = packed.view(np.int8).reshape(*packed.shape, GROUP).astype(np.int32)  # digit, tap
         packed = signed[:, :, 0] + (signed[:, :, 1] << 8) + (signed[:, :, 2] << 16)
@@ -24,7 +24,7 @@ def unpacked(packed: Weights, digits: bool) -> Weights:
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_pixels_are_weighed_one_by_one_as_in_groups(axis: Axis, digits: bool, mirrored: bool) -> None:
-    """Every source pixel has Pillow's weight; whatever else is read counts nothing."""
+    """Every source pixel has Pillow's weight, and other pixels that are read have weight 0."""
     starts, weights = axis.bounds()[0], axis.weights()
     expected = np.zeros((len(starts), axis.source + 2 * GROUP), np.int32)
     for row, start in enumerate(starts):
@@ -33,7 +33,7 @@ def test_pixels_are_weighed_one_by_one_as_in_groups(axis: Axis, digits: bool, mi
     if mirrored:
         expected[:, : axis.source] = expected[:, axis.source - 1 :: -1][:, : axis.source]
 
-    single, grouped = taps(axis, mirrored), lines(axis, digits, mirrored)
+    single, grouped = pixel_weights(axis, mirrored), grouped_weights(axis, digits, mirrored)
     in_groups = unpacked(grouped.packed, digits)
     places = [(single.starts, single.weights), (grouped.first + GROUP * grouped.groups, in_groups)]
     for firsts, table in places:

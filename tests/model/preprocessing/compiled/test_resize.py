@@ -1,4 +1,4 @@
-"""The compiled resize gives Pillow's pixels, or says beforehand that it will not try."""
+"""The compiled resize gives Pillow's pixels, or says beforehand that it does not support a shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from model.preprocessing.compiled import simd_bytes
 from model.preprocessing.compiled.resize import Resize
-from model.preprocessing.recipe import _TURNS, Preprocess
+from model.preprocessing.recipe import ORIENTATIONS, Preprocess
 from model.preprocessing.resize import Axis, resize_window
 
 RESIZE = Resize()
@@ -19,7 +19,7 @@ RESIZE = Resize()
 
 @pytest.fixture(params=["as on this CPU", "without VNNI"])
 def resize(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Resize]:
-    """The kernel, and what it is on a CPU that cannot multiply four bytes at once."""
+    """The kernel as it is on this CPU, and as it is on a CPU without VNNI."""
     if request.param == "as on this CPU":
         yield RESIZE
         return
@@ -39,7 +39,7 @@ SIZES = [(640, 480), (480, 641), (224, 224), (256, 300), (37, 41), (12, 9), (150
 
 @pytest.mark.parametrize("side", [224, 65])
 def test_the_pixels_are_those_of_pillow(resize: Resize, side: int) -> None:
-    """Shrunk and enlarged, lying and standing, a crop whose width is no multiple of four."""
+    """Reduced and enlarged images in both orientations agree, also for a crop whose width is not a multiple of four."""
     recipe = Preprocess(size=side)
     for size in SIZES:
         pixels, axes = noise(*size), recipe.axes(size)
@@ -51,10 +51,10 @@ def test_the_pixels_are_those_of_pillow(resize: Resize, side: int) -> None:
             assert min(size) < 16 or any(axis.outgrown for axis in axes)
 
 
-@pytest.mark.parametrize("orientation", sorted(_TURNS))
+@pytest.mark.parametrize("orientation", sorted(ORIENTATIONS))
 def test_turned_images_are_resized_to_their_edges(resize: Resize, orientation: int) -> None:
-    """Windows of all the source, whose sides leave every remainder by four: nothing beyond it is read or counted."""
-    turn, recipe = _TURNS[orientation], Preprocess(size=80, crop_ratio=1.0)
+    """Windows of the whole source agree for every remainder of the sides by four, so nothing outside it is counted."""
+    turn, recipe = ORIENTATIONS[orientation], Preprocess(size=80, crop_ratio=1.0)
     assert turn.method is not None
     for size in [(101, 102), (102, 103), (103, 100), (61, 63)]:
         pixels = noise(*size)
@@ -69,7 +69,7 @@ def test_turned_images_are_resized_to_their_edges(resize: Resize, orientation: i
 
 @pytest.mark.parametrize("source", [(60, 60), (100, 700), (1000, 37)])
 def test_the_largest_weights_fit(resize: Resize, source: tuple[int, int]) -> None:
-    """Black and white stripes, enlarged at the very edge, where a weight is more than one."""
+    """Black and white stripes enlarged at the edge agree, where a weight is more than one."""
     pixels = np.zeros((source[1], source[0], 3), np.uint8)
     pixels[::2, :] = pixels[:, ::3] = 255
     axes = Axis(source[0], 240, 0, 64), Axis(source[1], 240, 176, 240)
@@ -79,13 +79,13 @@ def test_the_largest_weights_fit(resize: Resize, source: tuple[int, int]) -> Non
 
 
 def test_shapes_that_are_mostly_thrown_away_are_left_alone() -> None:
-    """1 x 1000 becomes 256 x 256,000, of which 224 x 224 are wanted: `model.preprocessing.resize` knows how."""
+    """1 x 1000, which becomes 256 x 256,000, is left to `model.preprocessing.resize`."""
     assert not Resize.can(*Preprocess().axes((1, 1000)))
     assert Resize.can(*Preprocess().axes((640, 480)))
 
 
 def test_pixels_that_are_not_the_axes_source_are_refused() -> None:
-    """The kernel itself checks nothing."""
+    """Pixels whose shape does not fit the axes are refused before the kernel runs."""
     across = down = Axis(100, 50, 0, 50)
 
     with pytest.raises(ValueError, match="cannot be resized"):

@@ -1,7 +1,7 @@
-"""A stand-in for a CUDA device, on the CPU: work on a stream runs late, and in any order that the events allow.
+"""A stand-in for a CUDA device on the CPU: work on a stream runs late, in any order that the events allow.
 
-On a real device a missing wait goes unnoticed most of the time. Here the next piece of work is drawn from all streams
-whose turn it could be, so that over a few seeds it does not. Memory nobody has written holds NaN, or noise.
+On a real device a missing wait is rarely noticed. Here the next piece of work is drawn at random from all streams that
+may run, so a few seeds reveal it. Memory that was not written holds NaN, or noise.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ class FakeEvent:
 
 @dataclass(slots=True)
 class FakeStream:
-    """Work that has not run yet; it waits for events of others."""
+    """Work that has not run yet; it waits for events of other streams."""
 
     work: deque[Work | FakeEvent] = field(default_factory=deque)
 
     @property
     def ready(self) -> bool:
-        """Could its next piece of work run now?"""
+        """Return whether the next piece of work may run now."""
         while self.work and isinstance(self.work[0], FakeEvent) and self.work[0].come:
             self.work.popleft()
         return bool(self.work) and not isinstance(self.work[0], FakeEvent)
 
 
 class Shuffled:
-    """`model.runtime.cuda.accelerator.Accelerator`. A batch of n images takes n times `bytes_per_image`."""
+    """A `model.runtime.cuda.accelerator.Accelerator`. A batch of n images uses n times `bytes_per_image`."""
 
     device = torch.device("cpu")
 
@@ -59,12 +59,12 @@ class Shuffled:
         self._warm: set[int] = set()
 
     def stream(self) -> FakeStream:
-        """A new stream."""
+        """Return a new stream."""
         self._streams.append(FakeStream())
         return self._streams[-1]
 
     def record(self, stream: FakeStream) -> FakeEvent:
-        """A mark."""
+        """Return an event after the work on the stream."""
         event = FakeEvent()
         self._put(stream, lambda: setattr(event, "come", True))
         return event
@@ -75,12 +75,12 @@ class Shuffled:
             stream.work.append(event)
 
     def synchronize(self, event: FakeEvent) -> None:
-        """Run as little as possible until the event has come."""
+        """Run as little work as possible until the event has happened."""
         while not event.come:
             self._step()
 
     def copy(self, stream: FakeStream, target: Tensor, source: Tensor) -> None:
-        """Copies when its turn comes: what the source holds then."""
+        """Copy when the stream's turn comes, with the source's content at that time."""
         self.copies += 1
 
         def work() -> None:
@@ -89,13 +89,13 @@ class Shuffled:
         self._put(stream, work)
 
     def run(self, stream: FakeStream, work: Work) -> None:
-        """Runs when its turn comes, if there is memory for it."""
+        """Run when the stream's turn comes, if there is enough memory."""
         if self.bytes_per_image * self._images > self.capacity:
             raise torch.OutOfMemoryError(f"no room for {self._images} images")
         self._put(stream, work)
 
     def capture(self, stream: FakeStream, work: Work) -> Work:
-        """Does not run the work; it must have run before."""
+        """Return the work without running it; it must have run before."""
         size = max(self._warm - set(self.captured))
         self.captured.append(size)
         if size in self.capture_failures:
@@ -103,24 +103,24 @@ class Shuffled:
         return work
 
     def replay(self, stream: FakeStream, graph: Work) -> None:
-        """Runs the work anew when its turn comes."""
+        """Run the work again when the stream's turn comes."""
         self._put(stream, graph)
 
     def page_lock(self, memory: Array) -> str | None:
-        """As told."""
+        """Return the configured result."""
         return self.lock_failure
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Noise or NaN."""
+        """Allocate memory filled with noise or NaN."""
         return self._poisoned(shape, dtype)
 
     def device_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Noise or NaN."""
+        """Allocate memory filled with noise or NaN."""
         self._images = shape[0]
         return self._poisoned(shape, dtype)
 
     def peak_of(self, work: Work) -> int:
-        """Run to the end."""
+        """Run the work to completion and return the bytes that it used."""
         self.settle()
         try:
             work()
@@ -131,16 +131,16 @@ class Shuffled:
         return self.bytes_per_image * self._images
 
     def free(self) -> int:
-        """All of it: what a run took is free again after it."""
+        """Return all of the memory: a run frees what it used."""
         return self.capacity
 
     def settle(self) -> None:
-        """Run everything."""
+        """Run all work."""
         while any(stream.work for stream in self._streams):
             self._step()
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """Bytes."""
+        """Return bytes of device memory."""
         return {"allocated": 1, "reserved": 2, "total": 3}
 
     def _put(self, stream: FakeStream, work: Work) -> None:

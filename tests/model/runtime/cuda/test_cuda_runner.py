@@ -1,4 +1,4 @@
-"""The runner's logic without a GPU: right rows whatever the streams do, padding, memory, graphs that fail, NaN."""
+"""The runner's logic without a GPU: right rows for any order of streams, padding, memory, failing graphs, NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.preprocessing.recipe import Preprocess
 from model.runtime.cuda.accelerator import Accelerator
-from model.runtime.cuda.runner import CudaRunner, Flight
+from model.runtime.cuda.runner import CudaRunner, SubmittedBatch
 from model.runtime.runner import PARTS, BatchRunner, Rows, Runner
 from model.scan import choose
 from model.vim import Vim
@@ -26,19 +26,19 @@ SEEDS = range(5)
 
 
 def arena(seed: int = 0) -> np.ndarray:
-    """Slots with seeded noise."""
+    """Return slots with seeded noise."""
     return np.random.default_rng(seed).integers(0, 256, (SLOTS, SIZE, SIZE, 3), np.uint8)
 
 
 def model_with(classes: int = CONFIG.num_classes) -> Vim:
-    """The tiny model with a recipe."""
+    """Return the tiny model with a recipe."""
     vim = tiny_vim(SMALL.replace(num_classes=classes))
     vim.preprocess = Preprocess(SIZE)
     return vim
 
 
 def warm(accelerator: Shuffled, slots: np.ndarray, max_batch: int = 6, vim: Vim | None = None) -> CudaRunner:
-    """A runner that has been through its start-up."""
+    """Return a runner after its start-up."""
     runner = CudaRunner(vim or model_with(), accelerator, max_batch=max_batch)
     runner.attach(slots)
     list(runner.warm_up())
@@ -46,19 +46,19 @@ def warm(accelerator: Shuffled, slots: np.ndarray, max_batch: int = 6, vim: Vim 
 
 
 def expected_rows(slots: np.ndarray, indices: list[int]) -> Rows:
-    """What the plain runner says."""
+    """Return the rows of the plain runner."""
     return Runner(model_with()).run(slots[indices], scores=True, cls=True, mean=True)
 
 
 def check(found: Rows, expected: Rows) -> None:
-    """All parts, to rounding."""
+    """Compare all parts, up to rounding."""
     for part in PARTS:
         np.testing.assert_allclose(getattr(found, part), getattr(expected, part), rtol=0, atol=1e-5)
     assert found.finite.all()
 
 
 def test_both_runners_and_both_devices_keep_the_protocols() -> None:
-    """Checked by mypy; here it is only written down."""
+    """Both runners and both devices have the types of their protocols, which mypy checks."""
     runners: list[BatchRunner] = [Runner(model_with()), CudaRunner(model_with(), Shuffled())]
     devices: list[Accelerator] = [Shuffled()]
 
@@ -69,7 +69,7 @@ def test_both_runners_and_both_devices_keep_the_protocols() -> None:
 @pytest.mark.parametrize("locked", [True, False])
 @pytest.mark.parametrize("images", [1, 2, 3, 5, 6])
 def test_a_batch_gives_the_plain_runners_rows(images: int, locked: bool) -> None:
-    """Of every size, in the graph of the next larger one; from page-locked slots or by way of gathered ones."""
+    """Batches of every size equal the plain runner's rows, with page-locked slots and with gathered ones."""
     accelerator, slots = Shuffled(), arena()
     accelerator.lock_failure = None if locked else "cudaHostRegister: operation not supported"
     runner, indices = warm(accelerator, slots), [7, 8, 2, 11, 0, 1][:images]
@@ -79,22 +79,24 @@ def test_a_batch_gives_the_plain_runners_rows(images: int, locked: bool) -> None
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_two_batches_in_flight_do_not_mix(seed: int) -> None:
-    """Whatever order the streams take, and with slots that are written anew as soon as their batch is answered."""
+    """Two batches in flight stay separate in any order of streams, also if slots are reused once their batch is
+    collected.
+    """
     slots = arena()
     runner, order = warm(Shuffled(seed), slots), np.random.default_rng(seed)
-    in_flight: list[tuple[list[int], Flight, Rows]] = []
+    in_flight: list[tuple[list[int], SubmittedBatch, Rows]] = []
     for turn in range(6):
         free = [slot for slot in range(SLOTS) if not any(slot in indices for indices, _, _ in in_flight)]
         indices = [int(slot) for slot in order.choice(free, 1 + turn % 5, replace=False)]
         slots[indices] = order.integers(0, 256, slots[indices].shape, np.uint8)
         in_flight.append((indices, runner.submit(indices, PARTS), expected_rows(slots, indices)))
         if len(in_flight) == 2:
-            _, flight, expected = in_flight.pop(0)
-            check(runner.collect(flight), expected)
+            _, batch, expected = in_flight.pop(0)
+            check(runner.collect(batch), expected)
 
 
 def test_the_stand_in_notices_a_missing_wait() -> None:
-    """Else the test above would say nothing."""
+    """The stand-in device detects a missing wait, so the test above is meaningful."""
 
     def goes_wrong(seed: int) -> bool:
         accelerator, slots = Shuffled(seed), arena()
@@ -109,8 +111,8 @@ def test_the_stand_in_notices_a_missing_wait() -> None:
     assert any(goes_wrong(seed) for seed in SEEDS)
 
 
-def test_more_batches_than_lanes_are_refused() -> None:
-    """They would overwrite each other."""
+def test_more_batches_than_buffers_are_refused() -> None:
+    """A third batch in flight is refused, because it would overwrite another."""
     runner = warm(Shuffled(), arena())
     first = runner.submit([0], PARTS)
     runner.submit([1], PARTS)
@@ -122,7 +124,7 @@ def test_more_batches_than_lanes_are_refused() -> None:
 
 
 def test_what_stands_in_the_padding_changes_nothing() -> None:
-    """Bit for bit: five images in the graph for six, after different batches."""
+    """Five images in the graph for six give bit for bit the same rows after different batches."""
     slots = arena()
     runner = warm(Shuffled(), slots)
     answers = []
@@ -135,7 +137,7 @@ def test_what_stands_in_the_padding_changes_nothing() -> None:
 
 
 def test_an_image_answers_the_same_alone_and_in_a_full_batch() -> None:
-    """Within 1e-5 in float32."""
+    """An image's rows differ by at most 1e-5 between a batch of one and a full batch, in float32."""
     runner = warm(Shuffled(), arena())
     together = runner.collect(runner.submit([0, 1, 2, 3, 4, 5], PARTS))
     for index in range(6):
@@ -145,7 +147,7 @@ def test_an_image_answers_the_same_alone_and_in_a_full_batch() -> None:
 
 
 def test_neighbouring_slots_travel_in_one_copy() -> None:
-    """To the device; then input, and rows back in one."""
+    """Neighbouring slots are one copy to the device, and input and rows one copy each."""
     accelerator = Shuffled()
     runner = warm(accelerator, arena())
     accelerator.copies = 0
@@ -155,7 +157,7 @@ def test_neighbouring_slots_travel_in_one_copy() -> None:
 
 
 def test_the_warm_up_names_its_sizes_and_records_the_largest_graph_first() -> None:
-    """The smaller ones then use its memory."""
+    """The largest graph is recorded first, and the smaller ones use its memory."""
     accelerator = Shuffled()
     runner = CudaRunner(model_with(), accelerator, max_batch=6)
     runner.attach(arena())
@@ -166,12 +168,12 @@ def test_the_warm_up_names_its_sizes_and_records_the_largest_graph_first() -> No
 
 
 def test_a_batch_is_never_larger_than_the_slots() -> None:
-    """Such a one could never fill."""
+    """The largest batch is limited to the number of slots, which it could not exceed."""
     assert SLOTS == warm(Shuffled(), arena(), max_batch=128).max_batch
 
 
 def test_memory_that_would_not_do_is_not_tried() -> None:
-    """By what the last size took; where memory is shared, running out of it can harm others."""
+    """A size that would exceed the memory, judging by the previous size, is not tried."""
     accelerator = Shuffled(capacity=550, bytes_per_image=100)
     runner = warm(accelerator, arena(), max_batch=8)
 
@@ -180,7 +182,7 @@ def test_memory_that_would_not_do_is_not_tried() -> None:
 
 
 def test_running_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the forecast was too hopeful; what fits is served."""
+    """If a size runs out of memory despite the forecast, the largest batch is the previous size."""
     accelerator, slots = Shuffled(capacity=350, bytes_per_image=100), arena()
     monkeypatch.setattr(accelerator, "free", lambda: 10_000)
     runner = warm(accelerator, slots, max_batch=8)
@@ -191,13 +193,13 @@ def test_running_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.Monk
 
 
 def test_a_single_image_that_does_not_fit_ends_the_start() -> None:
-    """There is nothing to serve with."""
+    """If a single image runs out of memory the start fails."""
     with pytest.raises(torch.OutOfMemoryError):
         warm(Shuffled(capacity=50, bytes_per_image=100), arena())
 
 
 def test_a_graph_that_does_not_fit_drops_its_size_alone() -> None:
-    """A recording takes memory of its own."""
+    """If recording the largest graph runs out of memory only that size is dropped."""
     accelerator, slots = Shuffled(), arena()
     accelerator.capture_failures[6] = torch.OutOfMemoryError("no room for the graph")
     runner = warm(accelerator, slots)
@@ -208,7 +210,7 @@ def test_a_graph_that_does_not_fit_drops_its_size_alone() -> None:
 
 
 def test_without_graphs_the_kernels_run_by_themselves_and_info_says_why() -> None:
-    """A backend may do what cannot be recorded."""
+    """If a graph cannot be recorded the kernels are launched one by one, and /info gives the reason."""
     accelerator, slots = Shuffled(), arena()
     accelerator.capture_failures[2] = RuntimeError("operation not permitted when stream is capturing")
     runner = warm(accelerator, slots)
@@ -219,7 +221,7 @@ def test_without_graphs_the_kernels_run_by_themselves_and_info_says_why() -> Non
 
 
 def test_the_reason_against_page_locking_is_told() -> None:
-    """Pixels then cost a copy in the host's memory."""
+    """If page-locking fails /info gives the reason, and pixels are copied on the host first."""
     accelerator = Shuffled()
     accelerator.lock_failure = "cudaHostRegister: operation not supported"
 
@@ -227,7 +229,7 @@ def test_the_reason_against_page_locking_is_told() -> None:
 
 
 def test_a_row_that_is_not_finite_is_that_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found on the device; the others are untouched."""
+    """A row that is not finite is marked on the device, and other rows are unaffected."""
     honest, slots = Vim.forward_tokens, arena()
 
     def poisoned(self: Vim, images: Tensor) -> Tensor:
@@ -245,7 +247,7 @@ def test_a_row_that_is_not_finite_is_that_rows_alone(monkeypatch: pytest.MonkeyP
 
 
 def test_only_the_wanted_parts_decide_and_come_back() -> None:
-    """A head full of NaN does not spoil an embedding."""
+    """Only requested parts are returned and checked: a head full of NaN does not invalidate an embedding."""
     vim = model_with()
     assert isinstance(vim.head, torch.nn.Linear)
     vim.head.weight.data[3] = float("nan")
@@ -259,7 +261,7 @@ def test_only_the_wanted_parts_decide_and_come_back() -> None:
 
 
 def test_a_model_without_a_head_embeds() -> None:
-    """Its rows have no scores."""
+    """A model without a head returns rows without scores."""
     runner = warm(Shuffled(), arena(), vim=model_with(classes=0))
     rows = runner.collect(runner.submit([0, 1], ["cls", "mean"]))
 
@@ -268,7 +270,7 @@ def test_a_model_without_a_head_embeds() -> None:
 
 
 def test_a_device_beyond_use_is_told_by_recover(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a sticky error every call raises; the process then has to end."""
+    """After a sticky error `recover` raises, so that the process can end."""
     accelerator = Shuffled()
     runner = warm(accelerator, arena())
 
@@ -282,7 +284,7 @@ def test_a_device_beyond_use_is_told_by_recover(monkeypatch: pytest.MonkeyPatch)
 
 
 class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Which operators ran, and on what."""
+    """Record which operators ran, and on which arguments."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -299,7 +301,7 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("changes", [{}, {"flip": True}, {"class_token": "double"}, {"bimamba": "v1"}])
 def test_a_forward_pass_brings_nothing_from_the_host(changes: dict[str, object]) -> None:
-    """A graph cannot record that: no indices in lists, no tensor made of Python's numbers."""
+    """A forward pass copies nothing from the host, because a graph cannot record that."""
     config = SMALL.replace(**changes)
     with torch.device("meta"):
         vim = Vim(config, choose("torch", torch.device("cpu")).fn)

@@ -1,4 +1,4 @@
-"""The narrowest dtype that agrees with float32 on this model is taken, and the reason is kept."""
+"""The narrowest dtype that agrees with float32 on this model is chosen, and the reason is kept."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SMALL = CONFIG.replace(image_size=(32, 32), depth=1)
 
 
 def dtype_of(vim: Vim) -> torch.dtype:
-    """Of the weights."""
+    """Return the dtype of the weights."""
     return vim.patch_embed.proj.weight.dtype
 
 
 def test_float16_is_taken_where_it_agrees() -> None:
-    """What the recurrence and the norms need stays float32, and the original stays as it was."""
+    """float16 is chosen if it agrees; recurrence and norms stay float32, and the original model is unchanged."""
     vim = tiny_vim(SMALL)
     chosen = choose_precision(vim, "auto")
 
@@ -31,7 +31,7 @@ def test_float16_is_taken_where_it_agrees() -> None:
 
 
 def test_bfloat16_is_taken_where_float16_overflows() -> None:
-    """Its range is float32's."""
+    """bfloat16, which has float32's range, is chosen if float16 overflows."""
     vim = tiny_vim(SMALL)
     vim.patch_embed.proj.weight.data *= 1e5
     chosen = choose_precision(vim, "auto")
@@ -41,7 +41,7 @@ def test_bfloat16_is_taken_where_float16_overflows() -> None:
 
 
 def test_float32_stays_where_nothing_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slower, and right."""
+    """float32 is kept if no narrower dtype agrees."""
     monkeypatch.setattr(precision, "COSINE", dict.fromkeys(precision.COSINE, 1.1))
     vim = tiny_vim(SMALL)
     chosen = choose_precision(vim, "auto")
@@ -52,7 +52,7 @@ def test_float32_stays_where_nothing_agrees(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_another_first_class_is_a_disagreement_unless_float32_ties() -> None:
-    """A hundredth of the range of the logits is a tie."""
+    """Another top class is a disagreement, unless float32's logits differ by less than a hundredth of their range."""
     features = torch.ones(1, 4)
     exact = torch.tensor([[0.0, 9.0, 10.0]])
 
@@ -62,7 +62,7 @@ def test_another_first_class_is_a_disagreement_unless_float32_ties() -> None:
 
 
 def test_the_example_has_every_grain() -> None:
-    """Seeded, one image as noise and one as a few large patches."""
+    """The example is seeded, and its images range from noise to a few large patches."""
     images = example(CONFIG)
 
     assert (precision.IMAGES, 3, 64, 64) == images.shape

@@ -1,4 +1,4 @@
-"""Fashion-MNIST beside the photographs."""
+"""Fashion-MNIST as additional training data."""
 
 import gzip
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from training.data import Pixels
-from training.grey import NAMES, Grey
+from training.fashion_mnist import NAMES, FashionMnist
 
 LABELS = ("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt")
 
@@ -19,10 +19,10 @@ def _write(path: Path, values: Pixels) -> None:
 
 
 def test_garments_get_our_names_and_bags_none(tmp_path: Path) -> None:
-    """Of one image a class all but the bag can be drawn, at the size that was asked for, the same for the same seed."""
+    """All classes except the bag are drawn, at the requested size, and equally for the same seed."""
     _write(tmp_path / "train-labels-idx1-ubyte.gz", np.arange(10, dtype=np.uint8))
     _write(tmp_path / "train-images-idx3-ubyte.gz", np.random.default_rng(0).integers(0, 256, (10, 28, 28), np.uint8))
-    grey = Grey(tmp_path, LABELS)
+    grey = FashionMnist(tmp_path, LABELS)
 
     images, classes = grey.batch(200, 40, torch.Generator().manual_seed(1))
     again, _ = grey.batch(200, 40, torch.Generator().manual_seed(1))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.data import Photos, mixture
-from training.fresh import SIZE, Fresh
+from training.fresh_views import SIZE, FreshViews
 from training.recipe import Style
 from training.teacher import MIDDLE_BLOCK, WIDTH
 from training.views import MAP_WIDTH, POOLED_WIDTH
@@ -20,7 +20,7 @@ MIDDLE = 7
 
 
 class _Teacher(nn.Module):
-    """Shaped like the real one; its features are the mean colours of cells of 36 px."""
+    """A network of the real teacher's shape; its features are the mean colours of cells of 36 px."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ def _axes(path: Path) -> Path:
 
 @pytest.fixture
 def teacher() -> Any:
-    """A network of the teacher's shape, of no knowledge."""
+    """A network of the teacher's shape with random weights."""
     torch.manual_seed(2)
     return _Teacher().eval()
 
 
 def test_the_teacher_sees_the_students_views(teacher: _Teacher, tmp_path: Path) -> None:
-    """The same pixels but for size, blur and erased rectangles: most of a view is equal where sizes are."""
-    fresh = Fresh(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
+    """The inputs of teacher and student are equal except for size, blur and erased rectangles."""
+    fresh = FreshViews(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
 
     seen = fresh.batch(torch.arange(12), SIZE, torch.Generator().manual_seed(3))
 
@@ -77,8 +77,8 @@ def _standard(images: Tensor) -> Tensor:
 
 
 def test_no_view_is_seen_twice_unless_the_seed_is_the_same(teacher: _Teacher, tmp_path: Path) -> None:
-    """A resumed run draws the views that it would have drawn."""
-    fresh = Fresh(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
+    """The same seed gives the same views, so a resumed run draws the same ones; another seed gives others."""
+    fresh = FreshViews(teacher, _photos(), _axes(tmp_path / "axes.safetensors"), Style(least=0.4, mixtures=0.5))
 
     one, same, other = (fresh.batch(torch.arange(3), 64, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6))
 
@@ -88,7 +88,9 @@ def test_no_view_is_seen_twice_unless_the_seed_is_the_same(teacher: _Teacher, tm
 
 
 def test_a_mixture_shows_at_least_half_of_the_first() -> None:
-    """A blend of a white and a black photograph is grey everywhere, a window leaves both as they are."""
+    """A mixture of a white and a black photograph is grey everywhere or keeps both colours, and is at least half
+    white.
+    """
     white, black = np.full((60, 60, 3), 255, np.uint8), np.zeros((60, 60, 3), np.uint8)
     rng = np.random.default_rng(4)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""The training convolution and its gradient against the model's own."""
+"""The training convolution and its gradient equal those of the model's convolution."""
 
 import torch
 
@@ -7,18 +7,18 @@ from training.conv_grad import conv_backward, conv_forward
 
 
 def test_output_and_gradients_equal_the_models() -> None:
-    """Both directions, and a sequence longer than the window."""
+    """Results and gradients agree in both directions, for a sequence longer than the kernel."""
     make = torch.Generator().manual_seed(5)
     shapes = ((2, 9, 32), (2, 32, 4), (2, 32))
     x, weight, bias = (torch.randn(shape, generator=make).requires_grad_() for shape in shapes)
     expected = causal_conv(x, weight, bias)
     weights = expected.detach().cos()
-    taps = weight.detach().transpose(1, 2).contiguous()
+    kernel = weight.detach().transpose(1, 2).contiguous()
 
-    actual = conv_forward(x.detach(), taps, bias.detach())
-    dx, d_taps, d_bias = conv_backward(x.detach(), taps, bias.detach(), weights)
+    actual = conv_forward(x.detach(), kernel, bias.detach())
+    dx, d_weight, d_bias = conv_backward(x.detach(), kernel, bias.detach(), weights)
 
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     grads = torch.autograd.grad((expected * weights).sum(), (x, weight, bias))
-    for ours, theirs in zip((dx, d_taps.transpose(1, 2), d_bias), grads, strict=True):
+    for ours, theirs in zip((dx, d_weight.transpose(1, 2), d_bias), grads, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

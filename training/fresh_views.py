@@ -1,7 +1,7 @@
-"""Fresh views: cut, mixed and shown to the teacher while the student learns, so that no view is seen twice.
+"""Fresh views: cut, mixed and shown to the teacher while the student learns, so that no view is used twice.
 
-What teacher and student see differs in nothing but size, blur and erased rectangles ("a good teacher is patient and
-consistent", Beyer et al. 2022): with 3,068 photographs it is the mixtures that bring variety.
+The inputs of teacher and student differ only in size, blur and erased rectangles ("a good teacher is patient and
+consistent", Beyer et al. 2022). With 3,068 photographs most of the variety comes from mixtures.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch import Tensor
 from training import teacher as teachers
 from training.data import MEAN, STD, Photos, Pixels, blur_and_erase, jitter_colour, mixture, normalised, random_crop
 from training.recipe import Style
-from training.views import Seen
+from training.views import ViewBatch
 
-SIZE = 144  # px: what the teacher sees; it was fine-tuned at 128 and is better at 144
+SIZE = 144  # px of the teacher's input; it was fine-tuned at 128 px and is more accurate at 144 px
 LEAST_SHARE = 0.1  # of the other photograph in a mixture
 _TURNED, _DEGREES = 0.3, 12.0
 
 
-class Fresh:
-    """Draws views of the training photographs and asks the teacher about them."""
+class FreshViews:
+    """Draw views of the training photographs and run the teacher on them."""
 
     def __init__(self, teacher: Any, photos: Photos, axes: Path, style: Style) -> None:
         self._teacher, self._photos, self._style = teacher, photos, style
@@ -40,8 +40,8 @@ class Fresh:
     def _keep(self, _block: Any, _inputs: Any, output: Tensor) -> None:
         self._middle = output.float()
 
-    def batch(self, chosen: Tensor, size: int, rng: torch.Generator) -> Seen:
-        """New views of these photographs, at `size` px for the student."""
+    def batch(self, chosen: Tensor, size: int, rng: torch.Generator) -> ViewBatch:
+        """Return new views of these photographs, at `size` px for the student."""
         seed = int(torch.randint(2**31, (1,), generator=rng))
         pixels, mixed = self._cut(chosen.tolist(), np.random.default_rng(seed))
         images = normalised(torch.from_numpy(pixels))
@@ -52,13 +52,13 @@ class Fresh:
         maps = (features - self._axes["map_mean"]) @ self._axes["map"]
         mean, deviation = self._level
         shown = blur_and_erase(_scaled(images, size), rng)
-        return Seen(shown, logits, pooled, maps, torch.from_numpy(mixed), (middle - mean) / deviation)
+        return ViewBatch(shown, logits, pooled, maps, torch.from_numpy(mixed), (middle - mean) / deviation)
 
     def _cut(self, chosen: list[int], rng: np.random.Generator) -> tuple[Pixels, np.ndarray[Any, np.dtype[np.bool_]]]:
         pixels = np.stack([self._view(i, rng) for i in chosen])
         mixed = rng.random(len(chosen)) < self._style.mixtures
         for i in np.flatnonzero(mixed):
-            # every class as often as any other: the rare ones are the weak ones
+            # all classes are equally frequent, because the rare ones have the lowest accuracy
             other = self._view(int(rng.choice(self._by_class[rng.integers(len(self._by_class))])), rng)
             pixels[i] = mixture(pixels[i], other, rng, LEAST_SHARE)
         return pixels, mixed
@@ -72,7 +72,7 @@ class Fresh:
 
     @torch.inference_mode()
     def _ask(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, last features (B, h, w, 1280) and half-way features (B, h, w, channels)."""
+        """Return logits, last features (B, h, w, 1280) and features after half of the blocks (B, h, w, channels)."""
         seen = (images * STD.view(3, 1, 1) + MEAN.view(3, 1, 1) - teachers.MEAN) / teachers.STD
         with torch.autocast("cpu", torch.bfloat16):
             features = self._teacher.extract_features(seen.contiguous(memory_format=torch.channels_last)).float()
@@ -81,7 +81,7 @@ class Fresh:
         return logits, features.permute(0, 2, 3, 1), self._middle.permute(0, 2, 3, 1)
 
     def _channels(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each half-way channel, over some of the photographs."""
+        """Return mean and deviation of each channel of the middle features, over some of the photographs."""
         rng = np.random.default_rng(0)
         pixels = np.stack([self._view(i, rng) for i in range(0, len(self._photos.images), 16)])
         middle = torch.cat([self._ask(part)[2] for part in torch.split(normalised(torch.from_numpy(pixels)), 32)])

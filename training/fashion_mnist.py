@@ -1,7 +1,7 @@
-"""Fashion-MNIST beside the photographs: small grey garments, enlarged and tinted, whose class is known.
+"""Fashion-MNIST as additional training data: small grey garments, enlarged and tinted, whose class is known.
 
-MIT licence, Debian's `dataset-fashion-mnist`. Only its training images are used; the samples that ship are from its
-test images.
+MIT licence, Debian's `dataset-fashion-mnist`. Only its training images are used; the shipped samples are from its test
+images.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from training.data import Pixels, blur_and_erase, jitter_colour, normalised
 
-# Fashion-MNIST's class number -> ours; 8, a bag, has none.
+# Fashion-MNIST's class number -> the demo model's class; 8, a bag, has none.
 NAMES = {
     0: "t-shirt", 1: "pants", 2: "longsleeve", 3: "dress", 4: "outwear", 5: "shoes", 6: "shirt", 7: "shoes", 9: "shoes",
 }  # fmt: skip
 
 
-class Grey:
-    """The training images that have one of our classes."""
+class FashionMnist:
+    """The training images that belong to one of the demo model's classes."""
 
     def __init__(self, dataset: Path, labels: tuple[str, ...]) -> None:
         numbers = read_idx(dataset / "train-labels-idx1-ubyte.gz")
@@ -33,7 +33,7 @@ class Grey:
         self._classes = torch.tensor([labels.index(NAMES[int(n)]) for n in numbers[known]])
 
     def batch(self, count: int, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Images (count, 3, size, size), normalised and jittered, and their classes (count,)."""
+        """Return images (count, 3, size, size), normalised and jittered, and their classes (count,)."""
         chosen = torch.randint(len(self._classes), (count,), generator=rng)
         seeded = np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng)))
         pixels = np.stack([_enlarged(self._pixels[i], size, seeded) for i in chosen.tolist()])
@@ -44,7 +44,7 @@ class Grey:
 
 
 def _enlarged(grey: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """A negative of 28 x 28, turned to dark on white, at a random size and place on a ground of one colour."""
+    """Invert a negative of 28 x 28 to dark on white, at a random size and position on a background of one colour."""
     side = round(size * rng.uniform(0.7, 1.0))
     large = (
         np.asarray(Image.fromarray(grey).resize((side, side), Image.Resampling.BICUBIC), np.float32)[..., None] / 255
@@ -61,7 +61,7 @@ def _enlarged(grey: Pixels, size: int, rng: np.random.Generator) -> Pixels:
 
 
 def read_idx(path: Path) -> Pixels:
-    """An array in MNIST's format: two zero bytes, type, number of axes, their lengths, the values."""
+    """Read an array in MNIST's format: two zero bytes, type, number of axes, their lengths, the values."""
     data = gzip.decompress(path.read_bytes())
     shape = np.frombuffer(data, ">u4", data[3], 4)
     values: np.ndarray[Any, np.dtype[np.uint8]] = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])

@@ -1,4 +1,4 @@
-"""The scan counts denormal numbers as zero, and nobody else has to."""
+"""The scan treats denormal numbers as zero, and other code of the process does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINY = 1e-40  # denormal in float32
 
 
 def forgotten() -> list[Tensor]:
-    """One input, then none: each step leaves 2**-138 of the state, which float32 can only hold as a denormal."""
+    """Return an impulse whose state decays by 2**-138 per step, so that float32 can only hold it as a denormal."""
     ones = torch.ones(1, 1, 4, 16)
     u = torch.cat((ones[:, :, :1], 0 * ones[:, :, 1:]), dim=2)
     return [u, 6 * ones, torch.full((1, 16, 1), -16.0), ones[..., :1], ones[..., :1], torch.zeros(1, 16), ones[0],
@@ -24,7 +24,7 @@ def forgotten() -> list[Tensor]:
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="only x86 is slow with denormal numbers")
 def test_what_is_forgotten_is_zero() -> None:
-    """Else the core takes many times as long for every token that follows."""
+    """Denormal states become zero, because computing with them is slow for every later token."""
     arguments = forgotten()
     exact = reference.scan(*(x.double() for x in arguments))
     found = cpu_scan.scan(*arguments)
@@ -35,7 +35,7 @@ def test_what_is_forgotten_is_zero() -> None:
 
 
 def test_the_callers_threads_keep_their_denormals() -> None:
-    """Every thread that took part computes afterwards as before."""
+    """After a scan every thread computes with denormals as before."""
     cpu_scan.scan(*forgotten())
 
     assert bool((torch.full((1 << 20,), TINY) * 1 > 0).all())
