@@ -85,6 +85,7 @@ def test_copies_what_exists_and_is_sent(source: str) -> None:
         "service/__pycache__/app.pyc",
         "service/.env",
         "tests/tiny.py",
+        "client/vim_client/client.py",
         "README.md",
     ],
 )
