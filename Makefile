@@ -18,9 +18,10 @@ help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(STAMP) ## create .venv and install everything, pinned (TORCH_INDEX=URL: an extra index to take torch from)
-$(STAMP): pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt
+$(STAMP): pyproject.toml setup.py client/pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint $(CONSTRAINTS) ".[dev]"
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint $(CONSTRAINTS) \
+	  --editable ".[dev]" --editable ./client
 	@touch $@
 
 install-cuda: CONSTRAINTS := constraints-cuda.txt
@@ -41,11 +42,11 @@ test: $(STAMP)   ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install chromium)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) ".[browser]"
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[browser]"
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 test-fuzz: $(STAMP) ## try to break the server with requests made up from its OpenAPI document (schemathesis)
-	$(PIP) install --quiet --constraint $(CONSTRAINTS) ".[fuzz]"
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[fuzz]"
 	$(BIN)/python -m pytest tests/e2e/test_openapi.py $(ARGS)
 
 test-clients: $(STAMP) ## run the real clients, each in an environment of its own (ARGS="--only core")
@@ -68,10 +69,11 @@ bench: $(STAMP)  ## this service beside LitServe, mosec, BentoML, Ray Serve and 
 docs: $(STAMP)   ## write the README's generated tables anew
 	$(BIN)/python -m tools.doc_tables
 
-lint: $(STAMP)   ## ruff and mypy, both strict, and what can be said of dependencies without a network
+lint: $(STAMP)   ## ruff and mypy, both strict; who may import whom; the dependencies, as far as no network is needed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.audit
 
 audit: $(STAMP)  ## ask for known vulnerabilities of the pinned versions (pip-audit; needs the network)
@@ -94,5 +96,6 @@ image:           ## build the CPU image (docker)
 image-cuda:      ## build the CUDA image (docker; no GPU needed)
 	docker build --target cuda --build-arg CUDA_ARCHS="$(CUDA_ARCHS)" --tag vim-server:cuda .
 
-clean:           ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .ray build *.egg-info
+clean:           ## remove .venv, caches and what builds leave behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .ray build *.egg-info \
+	  client/build client/*.egg-info

@@ -1,9 +1,9 @@
-"""Our own client's many images: each in a request of its own, or in groups over /v1/bulk, in turns.
+"""Compare the ways our client sends many images: a request for each image, or groups over /v1/bulk.
 
     python -m bench.client --images 320 --rounds 5 --out bench/results/client.json
 
-Starts `python -m service serve` on a free port of 127.0.0.1 and ends it again. Client and server share the machine, so
-what the client saves is the server's.
+Needs our client (`make install`). Starts `python -m service serve` on a free port of 127.0.0.1 and ends it again.
+Client and server share the machine, so the server can use the CPU time that the client saves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from vim_client.client import AsyncClient
+from vim_client import AsyncClient
 
 from bench.photographs import photograph
 from bench.service import server

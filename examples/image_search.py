@@ -3,8 +3,9 @@
     make serve                                                     # in another terminal
     .venv/bin/python -m examples.image_search FOLDER QUERY.jpg --out sheet.png
 
-Needs qdrant-client (`pip install '.[examples]'`). Qdrant runs in this process and forgets; for one that stays, give
-QdrantClient an address. The collection is named after the model's fingerprint: vectors of another model never mix in.
+Needs qdrant-client and our client: `pip install '.[examples]' ./client`. Qdrant runs in this process and keeps nothing
+on disk; give QdrantClient an address to keep the vectors. The name of the collection contains the fingerprint of the
+model, so vectors of different models are never mixed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw, ImageOps
 from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 from tqdm import tqdm
-from vim_client.client import Client, find_images
+from vim_client import Client, find_images
 
 BATCH = 256
 TILE, MARGIN, LINE = 160, 8, 18

@@ -18,10 +18,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("service", "model", "tools", "bench", "tests", "deploy", "examples")
+OURS = ("service", "model", "vim_client", "tools", "bench", "training", "tests", "deploy", "examples")
+CLIENT = ROOT / "client"
 CONSTRAINTS = ("constraints.txt", "constraints-cpu.txt")
-# In packages that have no other way in: brought along by a declared one, and imported by name.
+# Packages that we import though only another package declares them.
 _BROUGHT = {
+    "anyio": "httpx",
     "annotated-types": "pydantic",
     "httpx2": "huggingface-hub",
     "llvmlite": "numba",
@@ -87,7 +89,13 @@ def problems() -> list[str]:
     groups = declared(ROOT / "pyproject.toml")
     every = set().union(*groups.values()) - {"vim-server"}
     programs = (path for package in OURS for path in (ROOT / package).rglob("*.py"))
-    return [*wrong, *unpinned(groups[""], pinned), *undeclared(every, programs)]
+    client = set().union(*declared(CLIENT / "pyproject.toml").values())
+    return [
+        *wrong,
+        *unpinned(groups[""], pinned),
+        *undeclared(every, programs),
+        *undeclared(client, CLIENT.rglob("*.py")),
+    ]
 
 
 def _applies(requirement: Requirement) -> bool:

@@ -1,15 +1,17 @@
-"""A client of this server, synchronous (`Client`) and asynchronous (`AsyncClient`): images in, labels or numpy out.
+"""A client of the Vision Mamba server: synchronous (`Client`) and asynchronous (`AsyncClient`).
+
+    from vim_client import Client
 
     with Client("http://localhost:8000") as client:
         print(client.classify("photo.jpg").predictions[0].label)
         vectors = np.stack(list(client.embed_many(paths)))
 
-An image is a path, the bytes of a file, a PIL image, or pixels as a numpy array: uint8 (H, W, 3), RGB. A server that is
-busy (429) or not ready (503) is asked again, not before its `Retry-After`, a bounded number of times. Many images
-travel over /v1/bulk in groups, several at once: groups, because httpx reads nothing before it has sent everything.
+Install it with `pip install ./client`. An image is a path, the bytes of a file, a PIL image, or a numpy array of RGB
+pixels: uint8 (H, W, 3). The client repeats a request that the server refuses as busy (429) or not ready (503): a
+limited number of times, and not before its `Retry-After`. It sends many images to /v1/bulk in groups, several groups
+at once. It uses groups because httpx reads no response before it has sent the whole request.
 
-The three files `client/` need httpx and numpy, Pillow for images that are not files, tqdm for progress bars,
-and nothing else of this project.
+httpx and numpy are required. Pillow is needed for numpy pixels, tqdm for the progress bar of `embed_folder`.
 """
 
 from __future__ import annotations
@@ -35,13 +37,11 @@ from numpy.typing import NDArray
 from vim_client.http import Item, ServerError, Wire
 from vim_client.images import Image, encoded, find_images
 
-__all__ = ["AsyncClient", "Classification", "Client", "Image", "Prediction", "ServerError", "Vector", "find_images"]
-
 Vector = NDArray[np.float32]
 Pooling = Literal["cls", "mean"]
 T = TypeVar("T")
 
-SMALL_BYTES = 400_000  # an image of more travels alone: beyond that base64 costs more than a request
+SMALL_BYTES = 400_000  # a larger image has a request of its own: base64 would cost more than the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """An image's classes, best first, and the fingerprint of the model that said so."""
+    """The classes of an image, best first, and the fingerprint of the model."""
 
     predictions: tuple[Prediction, ...]
     fingerprint: str
@@ -63,7 +63,9 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class _Wish(Generic[T]):
-    """What is wanted of each of many images: in a stream, and of one alone."""
+    """What to ask for each of many images: the options of a group, how to read a line of its response, and the request
+    for a single image.
+    """
 
     options: Mapping[str, Any]
     read: Callable[[Item], T]
@@ -71,8 +73,10 @@ class _Wish(Generic[T]):
 
 
 class AsyncClient:
-    """Ask from asyncio. `in_flight` is how many images `..._many` keep under way, and so in memory, `group` how many of
-    them travel in one request (1: each alone). `transport` is httpx's, for proxies and tests.
+    """The client for asyncio.
+
+    The methods `..._many` keep at most `in_flight` images in memory and send `group` of them in one request (1: a
+    request for each image). `transport` is a transport of httpx, for proxies and tests.
     """
 
     def __init__(
@@ -106,12 +110,12 @@ class AsyncClient:
         await self._http.aclose()
 
     async def info(self) -> dict[str, Any]:
-        """What `/info` says: model, fingerprint, preprocessing, device, limits."""
+        """The response of `/info`: model, fingerprint, preprocessing, device, limits."""
         found: dict[str, Any] = (await self._wire.send(self._http.build_request("GET", "info"))).json()
         return found
 
     async def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
-        """The `top_k` most likely classes. Raises ServerError, OSError for a file that cannot be read."""
+        """The `top_k` most likely classes. Raises ServerError, or OSError for a file that cannot be read."""
         body = (await self._post("v1/classify", image, {"top_k": top_k}, bulk)).json()
         return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
 
@@ -126,23 +130,23 @@ class AsyncClient:
     def classify_many(
         self, images: Iterable[Image], *, top_k: int = 5
     ) -> AsyncGenerator[Classification | ServerError | OSError, None]:
-        """In order, an error in the place of an image that has no answer; in the bulk class."""
+        """Yield one answer for each image, in order; an error takes the place of an answer. Requests are bulk."""
         alone = functools.partial(self.classify, top_k=top_k, bulk=True)
         return self._many(images, _Wish({"op": "classify", "top_k": top_k}, _classification, alone))
 
     def embed_many(
         self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
     ) -> AsyncGenerator[Vector | ServerError | OSError, None]:
-        """As `classify_many`."""
+        """Yield one embedding for each image, in order; an error takes the place of an embedding. Requests are bulk."""
         options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
         alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, bulk=True)
         return self._many(images, _Wish(options, _vector, alone))
 
     async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
-        """Embed the images below `folder`; returns how many could be.
+        """Embed the images below `folder`; returns the number of embeddings.
 
         Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order of the paths, with its
-        row or its error. Holds the vectors in memory, the images not.
+        row or its error. All embeddings are in memory at once, the images are not.
         """
         paths = find_images(folder)
         rows: list[Vector] = []
@@ -156,7 +160,7 @@ class AsyncClient:
         return len(rows)
 
     async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ServerError | OSError, None]:
-        """Answers in order, so many groups at once; the next image is not even looked at before there is room."""
+        """Yield the answers in order. Takes the next images only when fewer than the allowed groups are in flight."""
         rest = iter(images)
         under_way: deque[asyncio.Task[list[T | ServerError | OSError]]] = deque()
         try:
@@ -173,7 +177,7 @@ class AsyncClient:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _answers(self, group: list[Image], wish: _Wish[T]) -> list[T | ServerError | OSError]:
-        """One for each image. The small ones travel together, each large one alone."""
+        """One answer for each image of a group. Small images share a request, a large one has its own."""
         found = await asyncio.gather(*(_settled(asyncio.to_thread(encoded, image)) for image in group))
         bodies = {number: body for number, body in enumerate(found) if isinstance(body, bytes)}
         small = {number: body for number, body in bodies.items() if len(body) <= SMALL_BYTES and len(bodies) > 1}
@@ -201,7 +205,7 @@ class AsyncClient:
 
 
 class Client:
-    """`AsyncClient` for programs without asyncio: the same methods, `..._many` as plain iterators."""
+    """The client for programs without asyncio: the methods of `AsyncClient`; `..._many` return plain iterators."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._starting: AbstractContextManager[Any] = anyio.from_thread.start_blocking_portal()
@@ -283,8 +287,10 @@ async def _beside(first: Iterable[Path], second: AsyncIterator[T]) -> AsyncItera
 def _bar(paths: list[Path], progress: bool) -> Iterable[Path]:
     if not progress:
         return paths
-    from tqdm import tqdm
-
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return paths
     bar: Iterable[Path] = tqdm(paths, unit="image")
     return bar
 

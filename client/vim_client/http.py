@@ -1,4 +1,4 @@
-"""What the client does on the wire: ask, wait, ask again, send images in groups. Knows nothing of images and numpy."""
+"""The requests of the client: send, wait, repeat, and groups of images over /v1/bulk. Independent of numpy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from typing import Any, TypeVar
 import httpx
 
 T = TypeVar("T")
-Item = dict[str, Any]  # a line of an answer of /v1/bulk
+Item = dict[str, Any]  # a line of a response of /v1/bulk
 
 LONGEST_WAIT_S = 30.0
 FIRST_WAIT_S = 0.25
 BUSY = {429, 503}
-LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
+LOST_TRIES = 3  # after a lost connection: the server may have closed an idle one
 
 
 class ServerError(Exception):
-    """What the server said when it did not answer: `status`, `code` (stable), `detail`, `request_id`, `retry_after`."""
+    """An error response of the server: `status`, `code` (stable), `detail`, `request_id`, `retry_after`.
+
+    `status` is 0 if there was no response at all.
+    """
 
     def __init__(
         self, status: int, code: str, detail: str, request_id: str = "", retry_after: str | None = None
@@ -35,19 +38,19 @@ class ServerError(Exception):
 
 
 class Wire:
-    """Requests over httpx, each repeated while the server is busy or the connection is lost."""
+    """Sends requests with httpx; repeats each while the server is busy or the connection is lost."""
 
     def __init__(self, http: httpx.AsyncClient, tries: int) -> None:
         self.http = http
         self._tries = tries
 
     async def send(self, request: httpx.Request) -> httpx.Response:
-        """The answer; raises ServerError with the last one that was none."""
+        """The response. Raises ServerError with the last error response."""
         return await self._insist(lambda: self._once(request))
 
     async def together(self, bodies: Sequence[bytes], options: Mapping[str, Any]) -> list[Item | ServerError]:
-        """One line of /v1/bulk for each image. Whatever had no answer is asked again, and only that: what the stream
-        did not get to before it broke off, and what the server was too busy for.
+        """One line of /v1/bulk for each image. Repeats the request for the images without an answer only: those after
+        the point where the stream was cut off, and those the server was too busy for.
         """
         answers: dict[int, Item | ServerError] = {}
         try:
@@ -80,7 +83,7 @@ class Wire:
     async def _stream(
         self, bodies: Sequence[bytes], options: Mapping[str, Any], answers: dict[int, Item | ServerError]
     ) -> None:
-        """Ask for all that is not in `answers`, and enter what comes. Raises if there is anything left to ask for."""
+        """Request the images that are not in `answers`, and add what arrives. Raises if some are still missing."""
         numbers = [number for number in range(len(bodies)) if number not in answers]
         if not numbers:
             return
@@ -103,12 +106,12 @@ class Wire:
 
 
 def wait_s(attempt: int, retry_after: str | None) -> float:
-    """Seconds until the next try: at least what the server asks for, longer every time, never too long."""
+    """Seconds until the next try: longer each time, at least `retry_after`, at most LONGEST_WAIT_S."""
     return min(LONGEST_WAIT_S, max(math.ldexp(FIRST_WAIT_S, attempt), _seconds(retry_after)))
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Of a Retry-After header (RFC 9110: seconds or a date); 0 when there is none that can be read."""
+    """Seconds of a Retry-After header (RFC 9110: seconds or a date); 0 if it is missing or cannot be read."""
     if not retry_after:
         return 0.0
     if retry_after.isascii() and retry_after.isdigit():
@@ -138,7 +141,7 @@ def _lines(bodies: Sequence[bytes]) -> bytes:
 def _enter(
     received: bytes, numbers: Sequence[int], answers: dict[int, Item | ServerError], headers: httpx.Headers
 ) -> ServerError | None:
-    """Enter the whole lines that came, all but those for which the server was busy; returns the first of these."""
+    """Add the complete lines to `answers`, except those that say busy; returns the first of the latter."""
     busy: list[ServerError] = []
     for line in received.split(b"\n")[:-1]:
         item: Item = json.loads(line)

@@ -1,4 +1,4 @@
-"""What a program may hand the client as an image, and the images of a folder -> bytes of image files."""
+"""What the client accepts as an image, and how it becomes the bytes of an image file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", "
 
 
 def encoded(image: Image) -> bytes:
-    """The bytes of an image file. Raises OSError, or TypeError for what is no image."""
+    """The bytes of an image file. Raises OSError, or TypeError for anything that is not an image."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
@@ -24,9 +24,7 @@ def encoded(image: Image) -> bytes:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise TypeError(f"pixels must be uint8 (H, W, 3), got {image.dtype} {image.shape}")
-        import PIL.Image
-
-        image = PIL.Image.fromarray(image)
+        image = _picture(image)
     if not hasattr(image, "save"):
         raise TypeError(f"an image is a path, bytes, a PIL image or an array, not {type(image).__name__}")
     file = io.BytesIO()
@@ -35,6 +33,14 @@ def encoded(image: Image) -> bytes:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The images below a folder by their names' endings, sorted by path; hidden files and folders are passed over."""
+    """The files below a folder with the suffix of an image, sorted by path, without hidden files and folders."""
     found = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _picture(pixels: NDArray[np.uint8]) -> Any:
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise ImportError("sending numpy pixels needs Pillow: pip install pillow") from error
+    return PIL.Image.fromarray(pixels)

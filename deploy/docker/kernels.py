@@ -47,7 +47,7 @@ def after(architectures: str) -> list[str]:
         except (ImportError, OSError) as error:  # an undefined symbol: built against another torch
             wrong.append(f"cannot import {name}: {error}")
             continue
-        found = _architectures(Path(str(module.__file__)))
+        found = compiled_architectures(Path(str(module.__file__)))
         print(f"{name} imports; compiled for {', '.join(sorted(found)) or 'unknown architectures (no cuobjdump)'}")
         asked = {f"sm_{number.replace('.', '')}" for number in re.findall(r"[\d.]+[af]?", architectures)}
         if found and asked and found != asked:
@@ -74,7 +74,7 @@ def _nvcc(cuda_home: Path, torch_cuda: str) -> str | None:
     return None
 
 
-def _architectures(library: Path) -> set[str]:
+def compiled_architectures(library: Path) -> set[str]:
     """The GPU architectures with machine code in a library; empty when nothing here can tell."""
     cuobjdump = _cuobjdump()
     if cuobjdump is None:

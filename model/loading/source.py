@@ -14,8 +14,9 @@ from model.errors import WeightsError
 from model.labels import IMAGENET
 from model.loading.hub import Hub
 from model.loading.released import GRAMMAR, RELEASED, Reference, Released, parse, released
+from model.shipped import shipped
 
-SHIPPED = {"demo": Path(__file__).resolve().parents[2] / "models" / "demo"}
+SHIPPED = {"demo": shipped("demo")}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 WEIGHTS = "model.safetensors"
 PARTS = ("config", "labels", "preprocess")

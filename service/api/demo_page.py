@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, Response
 
+from model.shipped import shipped
 from service import __version__
 from service.api.compat_schemas import FILE
 from service.api.dependencies import engine_of
@@ -18,7 +19,7 @@ from service.api.schemas import problems
 from service.errors import NotFound
 
 PAGE = Path(__file__).resolve().parent / "page"
-SAMPLES = Path(__file__).resolve().parents[2] / "examples" / "images"
+SAMPLES = shipped("samples")
 
 router = APIRouter(tags=["page"])
 

@@ -31,8 +31,19 @@ from service.jobs import Job
 from service.settings import Settings
 from service.system import cpus
 
-ROOT = Path(__file__).resolve().parents[2]
 EXIT_TIMEOUT_S = 5.0
+_ABOVE_PACKAGES = Path(__file__).resolve().parents[2]
+
+
+def python_command(module: str, *arguments: object) -> list[str]:
+    """How to run a module as a program. -P: a file of the same name in the current folder is not imported."""
+    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
+
+
+def python_environment() -> dict[str, str]:
+    """Our environment, with our own packages first on the path of such a program."""
+    path = filter(None, (str(_ABOVE_PACKAGES), os.environ.get("PYTHONPATH")))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error
@@ -136,9 +147,11 @@ class DeviceProcess:
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         threads = self._settings.threads or cpus.available_cpus()
         return subprocess.Popen(
-            [sys.executable, "-m", self._module, str(descriptor), str(self._slots_descriptor)],
-            cwd=ROOT,
-            env=self._compiled_code() | os.environ | cpus.thread_environment(threads) | cpus.heap_environment(),
+            python_command(self._module, descriptor, self._slots_descriptor),
+            env=self._compiled_code()
+            | python_environment()
+            | cpus.thread_environment(threads)
+            | cpus.heap_environment(),
             pass_fds=(descriptor, self._slots_descriptor),
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on

@@ -1,9 +1,10 @@
-"""The client against a real server, and against one that says what the test wants it to say."""
+"""The client and a real server."""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from vim_client.client import AsyncClient, Classification, Client, ServerError
-from vim_client.images import find_images
+from vim_client import AsyncClient, Classification, Client, ServerError, find_images
 
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
@@ -20,7 +20,7 @@ from tests.tiny import photo, write_tiny_model
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A tiny model, served."""
+    """A server with a tiny model."""
     directory = tmp_path_factory.mktemp("client")
     with serving(directory, model=write_tiny_model(directory / "tiny")) as server:
         yield server
@@ -28,19 +28,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    """A client of it."""
+    """A client of the server."""
     with Client(server.url, in_flight=4) as client:
         yield client
 
 
 def native(server: Server, image: bytes) -> list[float]:
-    """What the endpoint says without us."""
+    """The embedding of an image as the endpoint returns it without the client."""
     found: list[float] = httpx.post(f"{server.url}/v1/embed", content=image).json()["results"][0]["embedding"]
     return found
 
 
 def test_every_kind_of_image_gets_the_same_answer(server: Server, client: Client, tmp_path: Path) -> None:
-    """Path, text, bytes, a PIL image and an array of the same pixels."""
+    """A path, its text, the bytes, a PIL image and a numpy array of one image have the same embedding."""
     file = io.BytesIO()
     picture = Image.open(io.BytesIO(photo())).convert("RGB")
     picture.save(file, "PNG")
@@ -55,7 +55,7 @@ def test_every_kind_of_image_gets_the_same_answer(server: Server, client: Client
 
 
 def test_classify_returns_typed_predictions(server: Server, client: Client) -> None:
-    """As many as asked for, best first."""
+    """`classify` returns `top_k` predictions, best first, and the fingerprint of the model."""
     answer = client.classify(photo(), top_k=3)
     body = httpx.post(f"{server.url}/v1/classify?top_k=3", content=photo()).json()
 
@@ -64,7 +64,7 @@ def test_classify_returns_typed_predictions(server: Server, client: Client) -> N
 
 
 def test_options_of_embed_arrive(client: Client) -> None:
-    """Another pooling is another vector; without normalisation its length is not one."""
+    """`pooling` and `normalize` reach the server: they change the vector and its length."""
     plain, mean, raw = (
         client.embed(photo()),
         client.embed(photo(), pooling="mean"),
@@ -77,7 +77,7 @@ def test_options_of_embed_arrive(client: Client) -> None:
 
 
 def test_a_refusal_is_an_error_with_code_and_request_id(client: Client) -> None:
-    """Not asked again: it would be refused again."""
+    """A file that is not an image raises ServerError with the status, code and request id of the response."""
     with pytest.raises(ServerError, match="415 unsupported_image") as caught:
         client.classify(b"no image at all")
 
@@ -86,7 +86,7 @@ def test_a_refusal_is_an_error_with_code_and_request_id(client: Client) -> None:
 
 
 def test_many_are_answered_in_order_with_errors_in_their_place(server: Server, client: Client, tmp_path: Path) -> None:
-    """A bad image and a missing file harm no other."""
+    """`embed_many` yields an error in the place of a bad image or a missing file, and answers all others."""
     images = [photo(0), b"broken", photo(1), tmp_path / "missing.jpg", photo(2)]
     first, broken, second, missing, third = client.embed_many(images)
 
@@ -99,7 +99,7 @@ def test_many_are_answered_in_order_with_errors_in_their_place(server: Server, c
 
 
 def test_no_more_images_are_taken_than_may_be_in_flight(client: Client) -> None:
-    """So memory stays bounded however many there are; leaving early ends what is under way."""
+    """`embed_many` takes at most `in_flight` images before the first answer; closing it ends the requests."""
     taken = 0
 
     def endless() -> Iterator[bytes]:
@@ -116,7 +116,7 @@ def test_no_more_images_are_taken_than_may_be_in_flight(client: Client) -> None:
 
 
 def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tmp_path: Path) -> None:
-    """Rows in the order of the paths; a file that is no image has its error instead of a row."""
+    """`embed_folder` writes rows in the order of the paths; a file that is not an image has an error, no row."""
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     (folder / "b.jpg").write_bytes(photo(1))
@@ -140,9 +140,17 @@ def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tm
 
 @pytest.mark.anyio
 async def test_the_asynchronous_client_is_the_same(server: Server) -> None:
-    """From asyncio, without a thread."""
+    """`AsyncClient` returns the same embeddings as the endpoint."""
     async with AsyncClient(server.url) as client:
         vectors = [vector async for vector in client.embed_many([photo(0), photo(1)])]
 
     assert 2 == len(vectors)
     np.testing.assert_allclose(np.asarray(vectors[1]), native(server, photo(1)), atol=1e-5)
+
+
+def test_a_folder_is_embedded_without_tqdm(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`embed_folder` needs no tqdm: without it there is no progress bar."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    (tmp_path / "a.jpg").write_bytes(photo())
+
+    assert 1 == client.embed_folder(tmp_path, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What the client does with a server that says what the test wants it to say: busy, gone, gone in mid-answer."""
+"""The client and a server that is busy, unreachable, or cuts off its response. The responses are made up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from vim_client.client import SMALL_BYTES, Client, ServerError
+from vim_client import Client, ServerError
+from vim_client.client import SMALL_BYTES
 from vim_client.http import wait_s
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -22,7 +23,7 @@ IMAGES = [b"one", b"two", b"three"]
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Sleeps are noted, not slept."""
+    """The seconds that the client wants to sleep; it does not sleep."""
     noted: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -33,13 +34,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def answering(handler: Handler, **options: object) -> Client:
-    """A client of a made-up server."""
+    """A client of a server that `handler` stands for."""
     return Client("http://made.up", transport=httpx.MockTransport(handler), **options)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again_when_it_wishes(waits: list[float], status: int) -> None:
-    """Retry-After is the least wait."""
+def test_a_busy_server_gets_the_request_again_after_retry_after(waits: list[float], status: int) -> None:
+    """The client waits at least as long as Retry-After says, then repeats the request."""
     said = iter([httpx.Response(status, headers={"Retry-After": "7"}), httpx.Response(200, json={"state": "ready"})])
     with answering(lambda _: next(said)) as client:
         assert {"state": "ready"} == client.info()
@@ -47,8 +48,8 @@ def test_a_busy_server_is_asked_again_when_it_wishes(waits: list[float], status:
     assert [7] == waits
 
 
-def test_asking_again_has_an_end(waits: list[float]) -> None:
-    """The last refusal is the error."""
+def test_the_number_of_tries_is_limited(waits: list[float]) -> None:
+    """After `tries` refusals the client raises the last one as ServerError."""
     refusal = {"code": "queue_full", "detail": "queue full"}
     with (
         answering(lambda _: httpx.Response(429, json=refusal), tries=3) as client,
@@ -60,7 +61,7 @@ def test_asking_again_has_an_end(waits: list[float]) -> None:
 
 
 def test_a_lost_connection_is_tried_three_times(waits: list[float]) -> None:
-    """Inference keeps nothing, so a request may be sent again."""
+    """The client sends a request three times when the connection is lost, then raises ServerError."""
     asked = 0
 
     def broken(_: httpx.Request) -> httpx.Response:
@@ -75,25 +76,25 @@ def test_a_lost_connection_is_tried_three_times(waits: list[float]) -> None:
 
 
 def images_in(request: httpx.Request) -> list[bytes]:
-    """What a request to /v1/bulk holds."""
+    """The images of a request to /v1/bulk."""
     assert "/v1/bulk" == request.url.path
     return [base64.b64decode(json.loads(line)["image"]) for line in request.content.splitlines()]
 
 
 def line(index: int, status: int = 200, code: str = "draining") -> bytes:
-    """An answer's line: a vector, or an error."""
+    """A line of a response of /v1/bulk: a vector, or an error."""
     error = {"error": {"code": code, "message": "a test says so", "status": status}}
     item: dict[str, Any] = {"index": index} | ({"embedding": VECTOR} if status == 200 else error)
     return json.dumps(item).encode() + b"\n"
 
 
 def stream(*lines: bytes) -> httpx.Response:
-    """An answer of these lines."""
+    """A response of /v1/bulk with these lines."""
     return httpx.Response(200, content=b"".join(lines), headers={"X-Model-Fingerprint": "f"})
 
 
 class Broken(httpx.AsyncByteStream):
-    """An answer whose connection is lost after so much of it."""
+    """A response whose connection is lost after these parts."""
 
     def __init__(self, *parts: bytes) -> None:
         self._parts = parts
@@ -105,7 +106,7 @@ class Broken(httpx.AsyncByteStream):
 
 
 def replies(*answers: httpx.Response) -> tuple[Handler, list[list[bytes]]]:
-    """A server that gives these answers in turn, and the images that each request held."""
+    """A handler that returns these responses in turn, and the images of each request."""
     rest, asked = iter(answers), []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -116,12 +117,12 @@ def replies(*answers: httpx.Response) -> tuple[Handler, list[list[bytes]]]:
 
 
 def kinds(answers: Iterator[Any]) -> list[object]:
-    """A vector as "ok", an error as its status."""
+    """Each vector as "ok", each error as its status."""
     return ["ok" if isinstance(one, np.ndarray) else one.status for one in answers]
 
 
-def test_only_what_was_too_much_for_the_server_is_asked_again(waits: list[float]) -> None:
-    """A line that says 503 is no answer; one that says 415 is."""
+def test_only_the_images_refused_as_busy_are_sent_again(waits: list[float]) -> None:
+    """The client repeats the request for an image whose line says 503, not for one whose line says 415."""
     handler, asked = replies(stream(line(0), line(1, 503), line(2, 415)), stream(line(0)))
     with answering(handler) as client:
         assert ["ok", "ok", 415] == kinds(client.embed_many(IMAGES))
@@ -131,8 +132,8 @@ def test_only_what_was_too_much_for_the_server_is_asked_again(waits: list[float]
 
 
 @pytest.mark.parametrize("rest", [b"", line(1)[:9]])
-def test_what_a_lost_connection_has_brought_is_kept(waits: list[float], rest: bytes) -> None:
-    """Half a line is no answer."""
+def test_answers_before_a_lost_connection_are_kept(waits: list[float], rest: bytes) -> None:
+    """After a lost connection the client requests only the images whose complete line had not arrived."""
     cut = httpx.Response(200, stream=Broken(line(0), rest), headers={"X-Model-Fingerprint": "f"})
     handler, asked = replies(cut, stream(line(0), line(1)))
     with answering(handler) as client:
@@ -141,8 +142,8 @@ def test_what_a_lost_connection_has_brought_is_kept(waits: list[float], rest: by
     assert [IMAGES, IMAGES[1:]] == asked
 
 
-def test_a_stream_that_ends_too_soon_is_one_that_broke_off(waits: list[float]) -> None:
-    """The lines that are missing are asked for again, three times in all; then they have an error."""
+def test_a_stream_that_ends_too_soon_counts_as_a_lost_connection(waits: list[float]) -> None:
+    """If lines are missing at the end of a stream, the client requests those images three times, then yields errors."""
     handler, asked = replies(stream(line(0)), stream(), stream())
     with answering(handler) as client:
         first, *others = client.embed_many(IMAGES)
@@ -152,8 +153,8 @@ def test_a_stream_that_ends_too_soon_is_one_that_broke_off(waits: list[float]) -
     assert [IMAGES, IMAGES[1:], IMAGES[1:]] == asked
 
 
-def test_a_group_that_is_refused_comes_back_when_it_may(waits: list[float]) -> None:
-    """Retry-After is the least wait here as well."""
+def test_a_refused_group_is_sent_again_after_retry_after(waits: list[float]) -> None:
+    """The client repeats a refused group not before its Retry-After."""
     handler, asked = replies(httpx.Response(429, headers={"Retry-After": "7"}), stream(*map(line, range(3))))
     with answering(handler) as client:
         assert ["ok"] * 3 == kinds(client.embed_many(IMAGES))
@@ -161,8 +162,8 @@ def test_a_group_that_is_refused_comes_back_when_it_may(waits: list[float]) -> N
     assert ([IMAGES] * 2, [7]) == (asked, waits)
 
 
-def test_asking_for_a_group_has_an_end(waits: list[float]) -> None:
-    """Who has no answer by then has the last refusal; who has one keeps it."""
+def test_the_number_of_tries_of_a_group_is_limited(waits: list[float]) -> None:
+    """After `tries` requests an image without an answer gets the last refusal; the others keep their answers."""
     handler, asked = replies(stream(line(0), line(1, 503), line(2)), stream(line(0, 503)))
     with answering(handler, tries=2) as client:
         assert ["ok", 503, "ok"] == kinds(client.embed_many(IMAGES))
@@ -170,8 +171,8 @@ def test_asking_for_a_group_has_an_end(waits: list[float]) -> None:
     assert 2 == len(asked)
 
 
-def test_a_refusal_for_good_is_every_image_s(waits: list[float]) -> None:
-    """A wrong key is not tried again."""
+def test_a_final_refusal_of_a_group_is_the_answer_for_each_image(waits: list[float]) -> None:
+    """Every image gets the error when the server rejects the API key; the client does not repeat the request."""
     handler, asked = replies(httpx.Response(401, json={"code": "unauthorized", "detail": "no key"}))
     with answering(handler) as client:
         assert [401] * 3 == kinds(client.embed_many(IMAGES))
@@ -179,8 +180,8 @@ def test_a_refusal_for_good_is_every_image_s(waits: list[float]) -> None:
     assert (1, []) == (len(asked), waits)
 
 
-def test_many_travel_in_groups_with_the_key(waits: list[float]) -> None:
-    """Large ones alone, and so does each if that is wished; all of it in the bulk class, which /v1/bulk always is."""
+def test_many_images_are_sent_in_groups_with_the_key(waits: list[float]) -> None:
+    """Small images share a request, large ones do not; `group=1` gives each its own. Each has key and class."""
     seen: list[tuple[str, str | None, int]] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -201,8 +202,8 @@ def test_many_travel_in_groups_with_the_key(waits: list[float]) -> None:
     assert [("embed", "bulk", 1)] * 2 + [("embed", None, 1)] == seen[4:]
 
 
-def test_waits_grow_and_stay_bounded() -> None:
-    """Without Retry-After, with a date, with nonsense."""
+def test_waits_grow_up_to_a_limit() -> None:
+    """The wait doubles with each try up to 30 s; a Retry-After that is past or invalid has no effect."""
     assert [0.25, 0.5, 1.0] == [wait_s(attempt, None) for attempt in range(3)]
     assert 30 == wait_s(0, "3600") == wait_s(20, None)
     assert 0.25 == wait_s(0, "soon") == wait_s(0, "Mon, 01 Jan 2024 00:00:00 GMT")
@@ -224,5 +225,5 @@ def test_waits_grow_and_stay_bounded() -> None:
     ],
 )
 def test_how_long_to_wait(attempt: int, retry_after: str | None, seconds: float) -> None:
-    """At least what the server asks for, longer every time, never longer than half a minute."""
+    """The wait is at least Retry-After, grows with each try, and is 30 s at most."""
     assert seconds == wait_s(attempt, retry_after)

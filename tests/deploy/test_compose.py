@@ -1,4 +1,4 @@
-"""docker-compose.yml as the real Compose understands it; no daemon is needed."""
+"""docker-compose.yml as Compose resolves it; needs no daemon."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(tmp_path: Path, *arguments: str, **environ: str) -> dict[str, Any]:
 
 
 def test_the_gpu_is_opt_in(tmp_path: Path) -> None:
-    """`docker compose up` takes the CPU; the profile adds the GPU, on a port of its own."""
+    """`docker compose up` starts the CPU service; the profile `gpu` adds the GPU service on another port."""
     assert set(config(tmp_path)) == {"cpu"}
     services = config(tmp_path, "--profile", "gpu")
     assert set(services) == {"cpu", "gpu"}
@@ -44,7 +44,7 @@ def test_the_gpu_is_opt_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_passes_on_only_known_settings(tmp_path: Path, name: str) -> None:
-    """What is set outside arrives; what is not set does not, rather than as an empty text."""
+    """Compose passes on the settings that are set; it does not pass the others as empty texts."""
     service = config(tmp_path, "--profile", "gpu", VIM_MODEL="vim-tiny")[name]
     environ = {key: text for key, text in service["environment"].items() if key.startswith("VIM_")}
     assert environ.keys() <= {variable(field) for field in Settings.model_fields}
@@ -57,7 +57,7 @@ def test_passes_on_only_known_settings(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_passes_on_every_setting(tmp_path: Path, name: str) -> None:
-    """A setting that Compose does not know of could not be set from the shell or .env."""
+    """Compose passes on every setting of the service from the shell or .env."""
     fixed = {"VIM_HOST", "VIM_PORT", "VIM_CACHE_DIR"}
     changed = {key: f"value of {key}" for key in map(variable, Settings.model_fields) if key not in fixed}
     environ = config(tmp_path, "--profile", "gpu", **changed)[name]["environment"]
@@ -67,7 +67,7 @@ def test_passes_on_every_setting(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_locked_down(tmp_path: Path, name: str) -> None:
-    """Read-only root, /tmp in memory, one volume to write to, weights read-only, no capabilities, this machine only."""
+    """Each service has a read-only root, one writable volume, no capabilities and a loopback port."""
     service = config(tmp_path, "--profile", "gpu")[name]
     assert service["read_only"]
     assert service["init"]
@@ -81,7 +81,7 @@ def test_locked_down(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_stops_only_after_the_drain(tmp_path: Path, name: str) -> None:
-    """Compose kills after its grace period: later than the server's own limits, with the default settings."""
+    """The grace period of Compose is longer than the default drain of the server."""
     grace = config(tmp_path, "--profile", "gpu")[name]["stop_grace_period"]
     settings = Settings()
     seconds = re.fullmatch(r"(\d+)s", grace)
@@ -91,7 +91,7 @@ def test_stops_only_after_the_drain(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_asks_the_health_check_of_the_image(tmp_path: Path, name: str) -> None:
-    """The same command as the image's, with time for a first start."""
+    """The health check has the command of the image and allows five minutes for a first start."""
     health = config(tmp_path, "--profile", "gpu")[name]["healthcheck"]
     assert health["test"] == ["CMD", "python", "-m", "service.server.healthcheck"]
     assert health["start_period"] == "5m0s"

@@ -104,14 +104,14 @@ def container(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def test_holds_what_it_needs_and_no_more(container: Container) -> None:
-    """Two packages and the licence; no tests, no compiled files of another Python."""
+    """The image holds the two packages, their data and the licence, and no compiled files."""
     names = {path.name for path in container.app.iterdir()} - {"tiny", "models", "examples"}
     assert names == {"LICENSE", "model", "service"}
     assert not [path for path in container.app.rglob("*") if "__pycache__" in path.parts]
 
 
 def test_the_lock_down_is_real(container: Container) -> None:
-    """Where this machine can lock down, the program's files cannot be written and the two directories can."""
+    """In the locked-down container only the two writable directories can be written."""
     if not _can_lock_down():
         pytest.skip("needs root with mount namespaces")
     tries = "import pathlib, sys; pathlib.Path(sys.argv[1], 'written').touch()"
@@ -123,7 +123,7 @@ def test_the_lock_down_is_real(container: Container) -> None:
 
 
 def test_serves_is_healthy_and_ends_with_0(container: Container) -> None:
-    """From the entry point to SIGTERM: ready, health check 0, an answer, exit status 0, then health check 1."""
+    """The container becomes healthy, answers, ends with 0 on SIGTERM, and then fails its health check."""
     for process in _serving(container):
         _wait_until_healthy(container, process)
         request = urllib.request.Request(f"http://127.0.0.1:{container.port}/v1/classify", data=photo())
@@ -135,7 +135,7 @@ def test_serves_is_healthy_and_ends_with_0(container: Container) -> None:
 
 
 def test_other_commands_go_after_the_image_name(container: Container) -> None:
-    """`docker run IMAGE --version`: the entry point takes what stands in for CMD; also from another directory."""
+    """The entry point accepts other arguments than CMD, also in another directory."""
     shown = container.run(*json.loads(last("cpu", "ENTRYPOINT")), "--version")
     assert (shown.returncode, shown.stderr) == (0, "")
     elsewhere = subprocess.run(
@@ -150,7 +150,7 @@ def test_other_commands_go_after_the_image_name(container: Container) -> None:
 
 
 def test_a_mistake_in_a_setting_ends_it_at_once(container: Container) -> None:
-    """Exit status 2 and the name of the variable, rather than a container that is never ready."""
+    """An unknown VIM_ variable ends the container with status 2 and a message that names it."""
     command = container.command(*json.loads(last("cpu", "ENTRYPOINT")), *json.loads(last("cpu", "CMD")))
     environ = container.environ | {"VIM_PROT": "80"}
     run = subprocess.run(command, cwd=container.app, env=environ, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The Dockerfile without Docker: hadolint, and what can be read from the file itself."""
+"""The Dockerfile, checked without Docker: by hadolint, and by reading the file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SETTINGS = {variable(name) for name in Settings.model_fields}
 
 @pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed (extra: deploy)")
 def test_hadolint_finds_nothing() -> None:
-    """Warnings count as failures."""
+    """hadolint reports neither an error nor a warning for the Dockerfile."""
     run = subprocess.run([str(tool("hadolint")), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_runs_as_a_fixed_unprivileged_number(target: str) -> None:
-    """A name would make Kubernetes' runAsNonRoot refuse the image."""
+    """The image runs as a user number, since Kubernetes' runAsNonRoot refuses a user name."""
     user = last(target, "USER")
     assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_sets_only_known_settings(target: str) -> None:
-    """The server refuses an unknown VIM_ variable, so the image must not bring one."""
+    """The image sets only VIM_ variables that the server knows; the server refuses others."""
     ours = {name: text for name, text in environment(target).items() if name.startswith("VIM_")}
     assert ours.keys() <= SETTINGS
     settings = Settings.load(ours)
@@ -42,7 +42,7 @@ def test_sets_only_known_settings(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_everything_written_goes_to_the_two_writable_paths(target: str) -> None:
-    """The root may be read-only: caches lie in the volume, the home directory in /tmp."""
+    """Caches lie in the volume and the home directory in /tmp, so the root can be read-only."""
     places = environment(target)
     caches = [value for name, value in places.items() if "CACHE" in name and value.startswith("/")]
     assert len(caches) >= 4
@@ -53,7 +53,7 @@ def test_everything_written_goes_to_the_two_writable_paths(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_starts_without_a_shell(target: str) -> None:
-    """Exec form: the server is process 1 and gets SIGTERM itself."""
+    """The entry point has the exec form, so the server is process 1 and receives SIGTERM."""
     assert json.loads(last(target, "ENTRYPOINT")) == ["python", "-m", "service"]
     assert json.loads(last(target, "CMD")) == ["serve"]
     assert last(target, "STOPSIGNAL") == "SIGTERM"
@@ -62,13 +62,13 @@ def test_starts_without_a_shell(target: str) -> None:
 
 
 def test_builds_the_cpu_image_unless_told_otherwise() -> None:
-    """The last stage is the default."""
+    """A build without --target makes the CPU image, since `cpu` is the last stage."""
     assert list(stages())[-1] == "cpu"
 
 
 @pytest.mark.parametrize("source", sorted(set(copied())))
 def test_copies_what_exists_and_is_sent(source: str) -> None:
-    """A file that is missing or kept out by .dockerignore fails the build."""
+    """Each path that the Dockerfile copies exists and is not excluded by .dockerignore."""
     if source == "models/demo" and not (ROOT / source / "model.safetensors").exists():
         pytest.skip("the demo model is not there yet")
     assert (ROOT / source).exists()
@@ -85,16 +85,17 @@ def test_copies_what_exists_and_is_sent(source: str) -> None:
         "service/__pycache__/app.pyc",
         "service/.env",
         "tests/tiny.py",
+        "client/vim_client/client.py",
         "README.md",
     ],
 )
 def test_sends_nothing_else(path: str) -> None:
-    """Secrets, caches and other people's weights stay out of the build."""
+    """.dockerignore excludes secrets, caches, other weights and files that the image does not need."""
     assert ignored(path)
 
 
 def test_pins_live_in_the_constraint_files() -> None:
-    """No version is written twice: the Dockerfile names packages, the constraint files their versions."""
+    """The Dockerfile names packages without versions; the constraint files pin them."""
     text = (ROOT / "Dockerfile").read_text()
     assert "==" not in text.replace("'==", "")
     installs = re.findall(r"pip --python \S+ (?:install|wheel)(?:.*\\\n)*.*", text)
@@ -104,7 +105,7 @@ def test_pins_live_in_the_constraint_files() -> None:
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_both_machines_share_one_list_of_versions(name: str) -> None:
-    """Each file includes the common one and pins only what depends on the machine; torch is the same."""
+    """Both constraint files include the common one and pin the same torch."""
     lines = _pins(ROOT / f"constraints-{name}.txt")
     assert "-c constraints.txt" in lines
     assert "torch==2.13.0" in lines
@@ -112,7 +113,7 @@ def test_both_machines_share_one_list_of_versions(name: str) -> None:
 
 
 def test_the_extra_names_the_kernels_that_are_compiled() -> None:
-    """pyproject's mamba-ssm extra and constraints-cuda.txt agree; triton is the one that this torch wants."""
+    """The mamba-ssm extra and constraints-cuda.txt name the same versions."""
     pins = _pins(ROOT / "constraints-cuda.txt")
     extra = re.search(r'^mamba-ssm = \["(.*)", "(.*)"\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert extra is not None
@@ -120,7 +121,7 @@ def test_the_extra_names_the_kernels_that_are_compiled() -> None:
 
 
 def test_the_compiler_is_of_torchs_cuda() -> None:
-    """The toolkit's release equals that of the CUDA libraries pinned beside torch."""
+    """The CUDA toolkit has the release of the CUDA libraries that are pinned beside torch."""
     release = re.search(r"^ARG CUDA=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert release is not None
     assert any(pin.startswith(f"cuda-toolkit=={release[1]}.") for pin in _pins(ROOT / "constraints-cuda.txt"))

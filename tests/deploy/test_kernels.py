@@ -19,7 +19,7 @@ CALL = ["-c", "a.cu", "-gencode", "arch=compute_53,code=sm_53", "-O3", "-gencode
 
 @pytest.fixture
 def cuda_home(tmp_path: Path) -> Path:
-    """A toolkit whose nvcc prints its arguments, one a line; asked for its version it says 13.0."""
+    """A toolkit whose nvcc prints its arguments, one on each line, and has version 13.0."""
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "release 13.0, V13.0.88" || printf "%s\\n" "$@"\n')
@@ -43,19 +43,19 @@ def wrapper(cuda_home: Path, *arguments: str, **environ: str) -> subprocess.Comp
     ],
 )
 def test_compiles_for_what_is_asked_alone(cuda_home: Path, asked: str, codes: list[str]) -> None:
-    """Their own architectures go, the named ones come, all else stays as it was."""
+    """The wrapper replaces the architectures of a call by the named ones and keeps all other arguments."""
     said = wrapper(cuda_home, *CALL, TORCH_CUDA_ARCH_LIST=asked).stdout.splitlines()
     assert said[:4] == ["-c", "a.cu", "-O3", "-DX=a b"]
     assert said[4:] == [word for code in codes for word in ("-gencode", code)]
 
 
 def test_leaves_other_calls_alone(cuda_home: Path) -> None:
-    """`nvcc --version` names no architecture."""
+    """The wrapper passes on a call without architectures, such as `nvcc --version`."""
     assert "release 13.0" in wrapper(cuda_home, "--version").stdout
 
 
 def test_asks_for_an_architecture(cuda_home: Path) -> None:
-    """Nothing named: an error rather than nine architectures or none."""
+    """Without TORCH_CUDA_ARCH_LIST the wrapper fails and names the variable."""
     run = wrapper(cuda_home, *CALL)
     assert run.returncode != 0
     assert "TORCH_CUDA_ARCH_LIST" in run.stderr
@@ -73,7 +73,7 @@ def kernels() -> ModuleType:
 
 
 def test_a_cpu_torch_is_named_as_such(kernels: ModuleType, cuda_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upstream's own build ends in `InvalidVersion: 'None'`."""
+    """A CPU build of torch is reported as such; upstream fails with `InvalidVersion: 'None'`."""
     monkeypatch.setattr(torch.version, "cuda", None)
     (problem,) = kernels.before(cuda_home)
     assert "no CUDA" in problem
@@ -81,7 +81,7 @@ def test_a_cpu_torch_is_named_as_such(kernels: ModuleType, cuda_home: Path, monk
 
 
 def test_a_missing_compiler_is_named(kernels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upstream's own build ends in `NameError: bare_metal_version`."""
+    """A missing nvcc is reported with its path; upstream fails with a NameError."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     problems = kernels.before(tmp_path)
     assert f"no {tmp_path}/bin/nvcc: install the CUDA 13.0 toolkit and set CUDA_HOME" in problems[0]
@@ -91,43 +91,43 @@ def test_a_missing_compiler_is_named(kernels: ModuleType, tmp_path: Path, monkey
 def test_the_compiler_must_be_of_torchs_major_version(
     kernels: ModuleType, cuda_home: Path, monkeypatch: pytest.MonkeyPatch, cuda: str, fits: bool
 ) -> None:
-    """Another major version links against libraries that torch does not bring."""
+    """A compiler of another CUDA major version than torch's is reported."""
     monkeypatch.setattr(torch.version, "cuda", cuda)
     problems = [problem for problem in kernels.before(cuda_home) if "nvcc" in problem and "ninja" not in problem]
     assert (problems == []) is fits
 
 
 def test_extensions_that_do_not_import_are_named(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line each, with the loader's reason."""
+    """Each extension that cannot be imported is reported with the reason."""
     monkeypatch.setattr(kernels, "EXTENSIONS", ("selective_scan_nowhere",))
     (problem,) = kernels.after("9.0")
     assert problem.startswith("cannot import selective_scan_nowhere: No module named")
 
 
-def test_an_extension_for_other_architectures_is_refused(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An architecture list that was ignored shows here, not as a slow or failing scan later."""
+def test_an_extension_for_otherarchitectures_is_refused(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension that is compiled for other architectures than asked is reported."""
     monkeypatch.setattr(kernels, "EXTENSIONS", ("json",))
-    monkeypatch.setattr(kernels, "_architectures", lambda library: {"sm_80", "sm_90"})
+    monkeypatch.setattr(kernels, "compiled_architectures", lambda library: {"sm_80", "sm_90"})
     assert kernels.after("8.0;9.0") == []
     (problem,) = kernels.after("9.0+PTX")
     assert problem == "json is compiled for ['sm_80', 'sm_90'], not for ['sm_90']"
 
 
 def dry_run(*arguments: str) -> str:
-    """What `make` would do from scratch."""
+    """The commands that `make` would run from the beginning."""
     command = ["make", "--dry-run", "--always-make", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_make_install_names_an_index_only_when_told() -> None:
-    """Plain `make install` uses pip's own settings; TORCH_INDEX adds one."""
+    """`make install` names an index of packages only if TORCH_INDEX is set."""
     assert "index" not in dry_run("install")
     told = dry_run("install", "TORCH_INDEX=https://download.pytorch.org/whl/cpu")
     assert "--extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints-cpu.txt" in told
 
 
 def test_make_install_cuda_builds_as_the_image_does() -> None:
-    """Pinned, without dependencies, against the installed torch, forced, and checked before and after."""
+    """`make install-cuda` builds the extensions with the options and checks of the Dockerfile."""
     said = dry_run("install-cuda", "CUDA_ARCHS=9.0")
     assert "--constraint constraints-cuda.txt" in said.split(".[dev]")[0]
     before, built, after = (

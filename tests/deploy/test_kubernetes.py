@@ -59,7 +59,7 @@ POD = pytest.mark.parametrize(("pod", "container"), [(p, c) for _, p, c in pods(
 @pytest.mark.skipif(VALIDATE is None, reason="kubernetes-validate is not installed (extra: deploy)")
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_valid(overlay: str, tmp_path: Path) -> None:
-    """Strictly: no unknown field."""
+    """Each rendered overlay is valid under the strict Kubernetes schemas, without unknown fields."""
     file = tmp_path / "all.yaml"
     file.write_text(rendered(KUBERNETES / "overlays" / overlay))
     run = subprocess.run([str(VALIDATE), "--strict", str(file)], capture_output=True, text=True, check=False)
@@ -72,7 +72,7 @@ def test_an_overlay_is_valid(overlay: str, tmp_path: Path) -> None:
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_everything_selects_the_pods(overlay: str) -> None:
-    """Deployment, Service, disruption budget and network policy agree on one label."""
+    """Deployment, Service, disruption budget and network policy select the same label."""
     label = {"app.kubernetes.io/name": "vision-mamba"}
     found = {one["kind"]: one["spec"] for one in documents(rendered(KUBERNETES / "overlays" / overlay))}
 
@@ -86,7 +86,7 @@ def test_everything_selects_the_pods(overlay: str) -> None:
 @needs_kubectl
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> None:
-    """Its resource appears; an autoscaler takes the fixed number of replicas away."""
+    """A component adds its resource; an autoscaler also removes the fixed number of replicas."""
     shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
     overlay = tmp_path / "kubernetes" / "overlays" / "cpu"
     with (overlay / "kustomization.yaml").open("a") as file:
@@ -99,7 +99,7 @@ def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> Non
 
 @POD
 def test_settings_are_settings(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """What a manifest sets, the server takes; also with the overlay's additions."""
+    """The server accepts every setting of the manifests and of the GPU overlay."""
     overlay = read("overlays/gpu/deployment.yaml")["spec"]["template"]["spec"]["containers"][0]
     environ = {one["name"]: one["value"] for one in [*container["env"], *overlay["env"]]}
 
@@ -109,7 +109,7 @@ def test_settings_are_settings(pod: dict[str, Any], container: dict[str, Any]) -
 
 @POD
 def test_probes_ask_what_exists(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """On the port where the container listens."""
+    """Each probe uses an endpoint that exists, on the port where the container listens."""
     paths = {path for method, path, _ in endpoints(create_app(Settings())) if method == "GET"}
     (port,) = container["ports"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -122,7 +122,7 @@ def test_probes_ask_what_exists(pod: dict[str, Any], container: dict[str, Any]) 
 
 @POD
 def test_there_is_time_to_drain(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """Grace is longer than preStop, the drain's limits and the device process's end together."""
+    """The grace period is longer than preStop, the drain and the end of the device process together."""
     settings = Settings()
     sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     drain = (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000
@@ -132,7 +132,7 @@ def test_there_is_time_to_drain(pod: dict[str, Any], container: dict[str, Any]) 
 
 @POD
 def test_a_pod_has_no_more_rights_than_it_needs(pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """The user of the Dockerfile, a read-only root, no capability, no token."""
+    """A pod has the user of the Dockerfile, a read-only root, no capabilities and no token."""
     security = container["securityContext"]
 
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -145,7 +145,7 @@ def test_a_pod_has_no_more_rights_than_it_needs(pod: dict[str, Any], container: 
 
 
 def test_the_autoscalers_agree() -> None:
-    """KEDA and the plain autoscaler hold the same metric at the same value between the same bounds."""
+    """KEDA and the plain autoscaler use the same metric, target value and bounds."""
     keda, plain = (
         read("components/keda/scaledobject.yaml")["spec"],
         read("components/prometheus-adapter/autoscaler.yaml")["spec"],
@@ -164,7 +164,7 @@ def test_the_autoscalers_agree() -> None:
 
 
 def test_custom_resources_have_the_fields_that_their_operators_read() -> None:
-    """No schema of theirs is to be had offline."""
+    """The custom resources have the API version and the fields that their operators read."""
     monitor = read("components/podmonitor/podmonitor.yaml")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert ("monitoring.coreos.com/v1", "http", "/metrics") == (
@@ -182,5 +182,5 @@ def test_custom_resources_have_the_fields_that_their_operators_read() -> None:
 
 
 def test_the_service_is_not_called_vim() -> None:
-    """Such a Service would put VIM_PORT into the pods beside it."""
+    """The Service has another name than `vim`, which would set VIM_PORT in other pods."""
     assert not read("base/service.yaml")["metadata"]["name"].startswith("vim")

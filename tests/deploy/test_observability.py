@@ -1,4 +1,4 @@
-"""Prometheus, its rules and the dashboard: checked by the real tools, and asked of a real server under load."""
+"""Prometheus, its rules and the dashboard, checked by the real tools and with a real server under load."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _COMPARISON = re.compile(r"\s(==|>|<)\s[\d.]+$")
 
 
 def rules() -> list[dict[str, Any]]:
-    """Every rule of every group."""
+    """All rules of all groups."""
     groups = yaml.safe_load((FOLDER / "rules" / "vim.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
 def dashboard() -> list[dict[str, Any]]:
-    """The panels."""
+    """The panels of the dashboard."""
     file = FOLDER / "grafana" / "dashboards" / "vision-mamba.json"
     panels: list[dict[str, Any]] = json.loads(file.read_text())["panels"]
     return panels
 
 
 def expressions() -> dict[str, str]:
-    """What each rule and panel asks; of an alert what it compares, since it answers only when it fires."""
+    """The expression of each rule and panel; of an alert without its comparison, which is empty until it fires."""
     asked = {rule.get("record") or rule["alert"]: _COMPARISON.sub("", rule["expr"].strip()) for rule in rules()}
     for panel in dashboard():
         for target in panel["targets"]:
@@ -52,7 +52,7 @@ def expressions() -> dict[str, str]:
 
 
 def test_grafana_knows_every_field_of_the_dashboard() -> None:
-    """Read into Grafana's own types and written again nothing is lost, so nothing is misspelt."""
+    """Reading the dashboard into Grafana's own types and writing it again loses no field."""
     sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="needs the extra: deploy")
     from grafana_foundation_sdk.cog.encoder import JSONEncoder
     from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -78,20 +78,20 @@ def lost(one: Any, other: Any, path: str = "") -> Iterator[str]:
 
 
 def test_a_field_that_grafana_does_not_know_is_found() -> None:
-    """The comparison can fail."""
+    """The comparison finds a misspelt field and a changed value."""
     assert ["/panels/0/tilte", "/uid"] == sorted(lost({"uid": 1, "panels": [{"tilte": 1}]}, {"uid": 2, "panels": [{}]}))
 
 
 @needs_promtool
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules rules/tests.yml"])
 def test_promtool_agrees(command: str) -> None:
-    """The rules' own unit tests included."""
+    """promtool accepts the configuration, and the unit tests of the rules pass."""
     run = subprocess.run([str(PROMTOOL), *command.split()], cwd=FOLDER, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_every_alert_is_tested_and_has_a_runbook_entry() -> None:
-    """Under its own heading."""
+    """Every alert has a unit test and a heading in the runbook, which its annotation links to."""
     headings = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
     tested = (FOLDER / "rules" / "tests.yml").read_text()
     alerts = [rule for rule in rules() if "alert" in rule]
@@ -103,7 +103,7 @@ def test_every_alert_is_tested_and_has_a_runbook_entry() -> None:
 
 
 def test_only_metrics_that_exist_are_asked_for() -> None:
-    """Ours by the list of metrics, the recorded ones by the rules."""
+    """Rules and panels use only metrics of the server and series that a rule records."""
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     known = {one.name for one in METRICS}
     for title, expression in expressions().items():
@@ -113,7 +113,7 @@ def test_only_metrics_that_exist_are_asked_for() -> None:
 
 
 def test_panels_do_not_overlap_and_name_their_source() -> None:
-    """On Grafana's grid of 24 columns."""
+    """Panels lie on Grafana's 24 columns without overlap, each with a description and data source."""
     taken: set[tuple[int, int]] = set()
     for panel in dashboard():
         place = panel["gridPos"]
@@ -156,7 +156,7 @@ def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
 
 
 def _address(log: Path) -> str:
-    """Where it says that it listens: it was told to take a free port."""
+    """The address that Prometheus logs: it takes a free port."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if found := re.search(r'msg="Listening on" address=(127\.0\.0\.1:[1-9]\d*)', log.read_text()):
@@ -184,7 +184,7 @@ def _answers(client: httpx.Client, expression: str) -> list[Any]:
 
 @pytest.mark.skipif(PROMETHEUS is None, reason="no Prometheus (Debian: prometheus)")
 def test_every_expression_returns_data_from_a_server_under_load(tmp_path: Path) -> None:
-    """Rules and panels alike, asked of a real Prometheus that scrapes a real server."""
+    """Every rule and panel returns data from a Prometheus that scrapes a server under load."""
     waiting = expressions()
     stop = threading.Event()
     with (

@@ -1,4 +1,4 @@
-"""deploy/ray on a real local Ray, where one is installed (`make test-ray`): load, a killed replica, nothing lost."""
+"""deploy/ray on a local Ray, if one is installed (`make test-ray`): load, a killed replica, no lost answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OWN = ROOT / ".ray" / "bin" / "python"
 
 
 def interpreter() -> str | None:
-    """One that has Ray: its own environment, or this one."""
+    """The Python that has Ray: of its own environment, or this one."""
     if OWN.exists():
         return str(OWN)
     return sys.executable if importlib.util.find_spec("ray") else None
@@ -28,7 +28,7 @@ needs_ray = pytest.mark.skipif(interpreter() is None, reason="Ray is not install
 
 
 def test_the_configuration_names_what_is_there() -> None:
-    """The builder, with arguments that it takes."""
+    """The configuration names an existing builder and arguments that it accepts."""
     (application,) = yaml.safe_load((FOLDER / "serve.yaml").read_text())["applications"]
     module, _, function = application["import_path"].partition(":")
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
@@ -42,7 +42,7 @@ def test_the_configuration_names_what_is_there() -> None:
 @needs_ray
 @pytest.mark.slow
 def test_a_killed_replica_costs_its_clients_nothing_but_another_try() -> None:
-    """Eight clients, two replicas, one SIGKILL: all answers come and are right; no device process is left over."""
+    """After SIGKILL of one of two replicas all answers arrive and no device process is left."""
     command = [str(interpreter()), "-m", "tests.deploy.ray_drill", "--model", "demo"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert 0 == done.returncode, done.stderr[-2000:]
@@ -54,7 +54,7 @@ def test_a_killed_replica_costs_its_clients_nothing_but_another_try() -> None:
 
 @needs_ray
 def test_ray_takes_the_configuration() -> None:
-    """By its own schema; the application asks for one GPU where there are any, and leaves refusals to itself."""
+    """Ray accepts the configuration; the application asks for a GPU if there is one and queues itself."""
     code = (
         "import yaml, ray; from ray.serve.schema import ServeDeploySchema\n"
         "ServeDeploySchema.parse_obj(yaml.safe_load(open('deploy/ray/serve.yaml')))\n"

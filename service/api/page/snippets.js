@@ -13,8 +13,8 @@ const curl = ({ base, question }) => ({
 
 const ours = ({ base, op, topK }) => ({
   name: "Python",
-  needs: "Run it in this project's folder, or copy client/vim_client/client.py: it needs httpx and numpy.",
-  code: `from vim_client.client import Client
+  needs: "pip install ./client",
+  code: `from vim_client import Client
 
 with Client("${base}") as client:
     ${op === "classify"

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import uvloop
 
 from service.api.oip.statistics import numbers
 from service.app import make_metrics
-from service.devices.process import ROOT
+from service.devices.process import python_command, python_environment
 from service.errors import SettingsError
 from service.ipc import Connection
 from service.server import metrics_port
@@ -113,10 +112,9 @@ class Child:
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         inherited = (descriptor, self._broker.slots.descriptor, self._counters_descriptor)
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
-            [sys.executable, "-m", "service.server.prefork.child", *map(str, inherited), str(os.getpid())],
-            env=os.environ | {"PYTHONPATH": path},  # files in the settings are relative to where we are
+            python_command("service.server.prefork.child", *inherited, os.getpid()),
+            env=python_environment(),
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on

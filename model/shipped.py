@@ -1,0 +1,18 @@
+"""Where the data that comes with this project lies: the demo model and the sample pictures.
+
+A checkout holds them beside the packages. The build copies them into `model/data/` (`setup.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_INSTALLED = Path(__file__).resolve().with_name("data")
+_FOLDERS = {"demo": "models/demo", "samples": "examples/images"}
+
+
+def shipped(name: str) -> Path:
+    """The folder of the `demo` model or of the `samples`; of the checkout, if there is no installed copy."""
+    installed = _INSTALLED / name
+    return installed if installed.is_dir() else _CHECKOUT / _FOLDERS[name]
