@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, values
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from service.errors import SettingsError
+
+MEMORY = "/dev/shm"
+PREFIX = "vim-metrics-"
+STALE_S = 60.0  # a directory that nothing uses is removed when it is older
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +72,40 @@ class WithoutCreated(Collector):
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+
+
+@contextlib.contextmanager
+def shared_directory() -> Iterator[str]:
+    """A new directory for the files of several processes, in memory if possible; removed afterwards.
+
+    Raises SettingsError where no file can be written.
+    """
+    place = _place()
+    _sweep(Path(place))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as directory:
+        lock = os.open(directory, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory
+        os.close(lock)
+
+
+def _place() -> str:
+    if os.access(MEMORY, os.W_OK):
+        return MEMORY
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise SettingsError(f"VIM_HTTP_WORKERS needs a place for small files; TMPDIR may name one: {error}") from None
+
+
+def _sweep(place: Path) -> None:
+    """Remove directories of services that were killed: nothing holds their locks."""
+    for left in place.glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):  # in use, or another user's
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - left.stat().st_mtime > STALE_S:
+                    shutil.rmtree(left)
+            finally:
+                os.close(lock)

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.e2e.faults import SLOW, plain
 from tests.e2e.server import Server, serving
@@ -89,16 +88,3 @@ def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None
         assert before_the_other
         assert 200 == patient.status_code
         assert 2 == server.metric("vim_batch_size_sum") - ran_before
-
-
-@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "٣"])
-def test_a_wrong_deadline_is_refused(given: str) -> None:
-    """422, naming the header."""
-    from starlette.requests import Request
-
-    from service.api.request.body import timeout_s
-    from service.errors import InvalidOptions
-
-    request = Request({"type": "http", "headers": [(b"x-request-timeout-ms", given.encode("utf-8"))]})
-    with pytest.raises(InvalidOptions, match="X-Request-Timeout-Ms"):
-        timeout_s(request, 1000)

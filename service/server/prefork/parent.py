@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import uvloop
 
 from service.api.oip.statistics import numbers
 from service.app import make_metrics
 from service.devices.process import python_command, python_environment
-from service.errors import SettingsError
 from service.ipc import Connection
 from service.server import metrics_port
 from service.server.prefork import sockets
@@ -34,7 +28,7 @@ from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.settings import Settings
 from service.system import sched_slice
 from service.telemetry import shared_counters
-from service.telemetry.multiprocess import MultiprocessDirectory
+from service.telemetry.multiprocess import MultiprocessDirectory, shared_directory
 
 log = logging.getLogger("vim.parent")
 
@@ -44,9 +38,6 @@ STABLE_S = 60.0
 EXIT_S = 5.0
 MARGIN_S = 10.0  # what a shutdown may take beyond what the settings allow
 NO_PORT = 1  # exit status, as of a single process
-MEMORY = "/dev/shm"
-PREFIX = "vim-metrics-"
-STALE_S = 60.0
 
 
 class NoStart(Exception):  # noqa: N818 - an event
@@ -231,43 +222,9 @@ def serve(settings: Settings, worker: str) -> int:
         except OSError as error:
             log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
             return NO_PORT
-        directory = kept.enter_context(_directory())
+        directory = kept.enter_context(shared_directory())
         sched_slice.shorten()
         return uvloop.run(Parent(settings, worker, addresses, directory).run())
-
-
-@contextlib.contextmanager
-def _directory() -> Iterator[str]:
-    """For what the processes count, in memory where that can be; gone afterwards. Raises SettingsError."""
-    place = _place()
-    _sweep(Path(place))
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as directory:
-        lock = os.open(directory, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory
-        os.close(lock)
-
-
-def _place() -> str:
-    if os.access(MEMORY, os.W_OK):
-        return MEMORY
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError as error:
-        raise SettingsError(f"VIM_HTTP_WORKERS needs a place for small files; TMPDIR may name one: {error}") from None
-
-
-def _sweep(place: Path) -> None:
-    """Remove what a service left that was killed: nobody holds its lock."""
-    for left in place.glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):  # in use, or another user's
-            lock = os.open(left, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - left.stat().st_mtime > STALE_S:
-                    shutil.rmtree(left)
-            finally:
-                os.close(lock)
 
 
 async def _all_listen(children: list[Child]) -> None:

@@ -7,12 +7,8 @@ import logging
 import httpx
 import pytest
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from service.api.middleware import Direct, request_id, server_timing, trace_id
-from service.errors import NotReady, QueueFull
+from service.api.middleware import request_id, server_timing, trace_id
 from service.jobs import Timings
 from tests.tiny import photo
 
@@ -59,39 +55,6 @@ async def test_a_path_forges_no_line_of_the_log(client: httpx.AsyncClient, caplo
 
     assert [message for message in caplog.messages if message.startswith("/v2/models/a%0A12%3A00%3A00%20info%20forged")]
     assert not [message for message in caplog.messages if "\n" in message or not message.isascii()]
-
-
-@pytest.mark.anyio
-async def test_what_is_posted_most_takes_no_detour() -> None:
-    """Its endpoint answers, errors of the service and clients that left as well; all else goes the usual way.
-
-    Where nobody can come in the endpoint is not asked.
-    """
-    usual: list[str] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        usual.append(f"{scope['method']} {scope['path']}")
-        await Response("usual")(scope, receive, send)
-
-    async def endpoint(request: Request) -> Response:
-        if "gone" in request.query_params:
-            raise ClientDisconnect
-        raise NotReady("not yet")
-
-    async def answer(_: Request, error: Exception) -> Response:
-        return Response(type(error).__name__)
-
-    refusals = [None, None, QueueFull("later")]
-    direct = Direct(app, {"/v1/classify": endpoint}, answer, lambda: refusals.pop(0))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(direct), base_url="http://test") as client:
-        answers = [await client.post("/v1/classify"), await client.post("/v1/classify?gone")]
-        refused = await client.post("/v1/classify")
-        others = [await client.get("/v1/classify"), await client.post("/v1/other")]
-
-    assert ["NotReady", "ClientDisconnect"] == [one.text for one in answers]
-    assert "QueueFull" == refused.text
-    assert ["usual", "usual"] == [one.text for one in others]
-    assert ["GET /v1/classify", "POST /v1/other"] == usual
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import sys
@@ -10,18 +11,23 @@ import numpy as np
 import pytest
 
 from service.api import responses
-from service.api.schemas import EmbedOptions
-from service.engine.engine import Answer, Outcome
+from service.api.schemas import ClassifyOptions, EmbedOptions
+from service.engine.engine import Answer
 from service.errors import TooManyPixels, UnsupportedImage
-from service.jobs import Result, Timings
+from service.jobs import Outcome, Result, Timings
+from tests.service.devices.scripted_devices import model_info
 
 LABELS = ("a", "b", "c")
-MODEL = {"name": "m", "fingerprint": "f" * 12, "classes": 3}
 
 
 def result(*values: float) -> Result:
     """A row of a forward pass."""
     return Result(np.array(values, np.float32), 0.001, 0.002, 1)
+
+
+def answer_of(*outcomes: Outcome) -> Answer:
+    """The answer of a request with these outcomes."""
+    return Answer(list(outcomes), Timings(), dataclasses.replace(model_info(), labels=LABELS), 0, [])
 
 
 def test_top_k_is_sorted_and_clamped() -> None:
@@ -60,18 +66,16 @@ def test_no_work_in_python_grows_with_the_length_of_embeddings(form: str) -> Non
 def calls_to_render(form: str, dim: int) -> int:
     """How many functions, Python's and C's, are called to answer 64 images."""
     rows = np.random.default_rng(0).standard_normal((64, dim)).astype(np.float32)
-    answer = Answer([Result(row, 0.0, 0.0, 64) for row in rows], Timings())
+    answer = answer_of(*[Result(row, 0.0, 0.0, 64) for row in rows])
     events: list[str] = []
     gc.collect()
     gc.disable()  # what other tests left behind would be counted when it is taken away
     sys.setprofile(lambda _frame, event, _argument: events.append(event))
     try:
         if form == "octets":
-            responses.raw_embeddings(answer, True, MODEL)
+            responses.raw_embeddings(answer, True)
         else:
-            options = EmbedOptions.model_validate({"encoding": form})
-            items = [responses.embedding(i, one, options) for i, one in enumerate(answer.outcomes)]
-            responses.respond(answer, MODEL, items)
+            responses.embeddings(answer, EmbedOptions.model_validate({"encoding": form}))
     finally:
         sys.setprofile(None)
         gc.enable()
@@ -80,9 +84,8 @@ def calls_to_render(form: str, dim: int) -> int:
 
 def test_one_bad_image_of_several_keeps_its_place() -> None:
     """The others are answered; the bad one has its error."""
-    outcomes: list[Outcome] = [result(1, 0, 0), UnsupportedImage("no image")]
-    results = [responses.classification(i, one, 1, LABELS) for i, one in enumerate(outcomes)]
-    body = json.loads(bytes(responses.respond(Answer(outcomes, Timings()), MODEL, results).body))
+    answer = answer_of(result(1, 0, 0), UnsupportedImage("no image"))
+    body = json.loads(bytes(responses.classifications(answer, ClassifyOptions(top_k=1)).body))
 
     assert {"code": "unsupported_image", "message": "no image", "status": 415} == body["results"][1]["error"]
     assert "a" == body["results"][0]["predictions"][0]["label"]
@@ -91,7 +94,7 @@ def test_one_bad_image_of_several_keeps_its_place() -> None:
 def test_all_bad_is_the_first_error() -> None:
     """A request that got nothing has an error status."""
     with pytest.raises(TooManyPixels):
-        responses.respond(Answer([TooManyPixels("big"), UnsupportedImage("no")], Timings()), MODEL, [])
+        responses.classifications(answer_of(TooManyPixels("big"), UnsupportedImage("no")), ClassifyOptions())
 
 
 def test_timings_are_milliseconds_by_stage() -> None:

@@ -205,3 +205,13 @@ async def test_overload_is_refused_before_decoding(app: FastAPI, client: httpx.A
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
     assert all("VIM_QUEUE_IMAGES" in answer.json()["detail"] for answer in refused)
     assert 0 == app.state.engine.backend.slots.in_use
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "٣"])
+async def test_a_wrong_deadline_is_refused(client: httpx.AsyncClient, given: str) -> None:
+    """A deadline that is no whole number of milliseconds is answered with 422, which names the header."""
+    headers = {b"X-Request-Timeout-Ms": given.encode()}
+    answer = await client.post("/v1/classify", content=photo(), headers=headers)
+
+    assert (422, "invalid_options") == (answer.status_code, answer.json()["code"])
+    assert "X-Request-Timeout-Ms" in answer.json()["detail"]

@@ -183,7 +183,7 @@ def test_overload_is_one_line_in_the_log_not_one_for_each_refusal(
 
 
 def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> None:
-    """A request is refused at once if its deadline would pass; one with more time, or with few before it, is admitted."""
+    """A request whose deadline would pass is refused; one with more time, or few before it, is admitted."""
     now = 0.0
     backend = FakeBackend(64)
     control = admission(backend, settings=Settings(queue_images=64))

@@ -13,6 +13,8 @@ import uvicorn
 from service.engine.engine import Engine
 from service.server.protocol import protocol
 from service.server.server import Server
+from service.settings import Settings
+from tests.service.engine.fake_backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +29,7 @@ async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> Non
     """The loop itself accepts one from each listener in a turn, and under load its turns are long."""
     config = uvicorn.Config(app, port=0, loop="uvloop", http=protocol(10), lifespan="off", log_config=None)
     config.load()
-    server = Server(config, cast(Engine, SimpleNamespace(fleet=SimpleNamespace(on_failure=None))))
+    server = Server(config, cast(Engine, SimpleNamespace(settings=Settings(), metrics=None, backend=FakeBackend())))
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     address = server.servers[0].sockets[0].getsockname()
@@ -39,6 +41,7 @@ async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> Non
         client.close()
     for listener in server.servers:
         listener.close()
+    await server.shutdown()
     await asyncio.sleep(0.01)
 
     assert len(clients) == accepted

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.engine.decode_pool import DecodePool
 from service.system import sched_slice
 
 

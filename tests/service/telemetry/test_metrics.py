@@ -128,8 +128,8 @@ def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
 
 def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> None:
     """A batch is counted once, with its size, its duration and the wait of each image by class."""
-    metrics.batch([("interactive", 0.0), ("interactive", 0.001), ("bulk", 0.5)], 0.2)
-    metrics.batch([("interactive", 0.0)], 0.1)
+    metrics.batch(["interactive", "interactive", "bulk"], [0.0, 0.001, 0.5], 0.2)
+    metrics.batch(["interactive"], [0.0], 0.1)
 
     assert value(metrics, "vim_batches_total") == 2
     assert value(metrics, "vim_batch_size_sum") == 4
@@ -141,12 +141,12 @@ def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> 
 
 def test_gauges_show_the_present(metrics: Metrics) -> None:
     """Gauges show the present queue, batches, readiness and memory."""
-    metrics.queue_depth({"interactive": 7, "bulk": 4}.__getitem__)
-    metrics.inflight_batches(2)
+    metrics.levels.images = {"interactive": 7, "bulk": 4}
+    metrics.levels.batches = 2
     metrics.ready(True)
     metrics.device_memory("allocated", 1 << 30)
     metrics.images("classify", "bulk", 3)
-    metrics.stage("decode", 0.01)
+    metrics.decoded(0.01, 0.002)
 
     assert value(metrics, "vim_queue_depth", **{"class": "interactive"}) == 7
     assert value(metrics, "vim_queue_depth", **{"class": "bulk"}) == 4
@@ -259,7 +259,7 @@ def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.Mon
     parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
     parent.ready(True)
     one = Metrics(model="m", queue_capacity=2, shared=shares[1])
-    one.queue_depth(lambda _: 3)
+    one.levels.images = {"interactive": 3, "bulk": 3}
     one.request("native", "classify", "m", 200, 0.01)
     one.sample()
     two = Metrics(model="m", queue_capacity=2, shared=shares[2])

@@ -77,7 +77,7 @@ async def traced(tiny_model: Path, anyio_backend: object) -> AsyncIterator[Trace
         patch.setenv("OTEL_TRACES_EXPORTER", "none")
         app = create_app(settings_for(tiny_model, tracing=True, max_batch=8, queue_images=8, max_wait_ms=200))
     exporter = memory.InMemorySpanExporter()
-    app.state.traces.provider.add_span_processor(sdk.SimpleSpanProcessor(exporter))
+    app.state.tracer.provider.add_span_processor(sdk.SimpleSpanProcessor(exporter))
     async with running(app) as client:
         exporter.clear()
         yield Traced(client, app.state.engine, exporter)
@@ -119,10 +119,9 @@ async def test_every_image_of_a_request_has_its_own_spans(traced: Traced) -> Non
 
 async def test_a_refused_request_has_its_reason_and_no_stages(traced: Traced) -> None:
     """A full queue, and an option that is none."""
-    slots = traced.engine.admission.take_slots("interactive", 8)
+    slots = traced.engine.admission.admit("interactive", 8)
     await traced.client.post("/v1/classify", content=photo())
-    for slot in slots:
-        traced.engine.backend.slots.release(slot)
+    traced.engine.admission.leave(slots, answered=False)
     await traced.client.post("/v1/classify?top_k=-1", content=photo())
     spans = await traced.spans()
 
@@ -214,21 +213,21 @@ def test_a_dead_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPat
     """What cannot be sent within the time for it is dropped."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unused_port}")
     monkeypatch.setattr("service.telemetry.tracing.FLUSH_S", 0.1)
-    from service.telemetry.tracing import Traces
+    from service.telemetry.tracing import OpenTelemetryTracer
 
-    traces = Traces()
-    traces.provider.get_tracer("test").start_span("lost").end()
-    traces.close()
+    tracer = OpenTelemetryTracer()
+    tracer.provider.get_tracer("test").start_span("lost").end()
+    tracer.close()
 
 
 def test_who_we_are_can_be_said_by_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """OTEL_SERVICE_NAME wins over our own name."""
-    from service.telemetry.tracing import Traces
+    from service.telemetry.tracing import OpenTelemetryTracer
 
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert "vim-server" == Traces().provider.resource.attributes["service.name"]
+    assert "vim-server" == OpenTelemetryTracer().provider.resource.attributes["service.name"]
     monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
-    assert "pictures" == Traces().provider.resource.attributes["service.name"]
+    assert "pictures" == OpenTelemetryTracer().provider.resource.attributes["service.name"]
 
 
 @pytest.mark.parametrize(
@@ -237,14 +236,14 @@ def test_who_we_are_can_be_said_by_the_standard_variables(monkeypatch: pytest.Mo
 def test_an_exporter_that_is_not_there_ends_the_start(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    """Rather than to send nothing and say nothing."""
+    """An exporter that is not available is an error of the settings, instead of no traces."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=value):
         create_app(Settings(tracing=True))
 
 
 def test_a_missing_extra_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the command that mends it."""
+    """The error names the command that installs the extra."""
     monkeypatch.setitem(sys.modules, "service.telemetry.tracing", None)
     with pytest.raises(SettingsError, match=r"\.\[tracing\]"):
         create_app(Settings(tracing=True))

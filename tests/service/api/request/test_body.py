@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from service.api.request import body as request_body
 from service.api.schemas import ClassifyOptions, EmbedOptions
-from service.engine.admission import Body
+from service.engine.admission import BodyAccount
 from service.errors import (
     EmptyBody,
     InvalidOptions,
@@ -182,8 +182,8 @@ def test_a_large_body_is_put_together_beside_the_event_loop(
 
     monkeypatch.setattr(asyncio, "to_thread", in_thread)
     request = Request({"type": "http", "headers": []}, receive)
-    open_door: Any = SimpleNamespace(check=lambda *_: None, take_bytes=lambda *_: None)
-    account = Body(open_door, "interactive")
+    admission: Any = SimpleNamespace(expect=lambda *_: None, receive=lambda *_: None)
+    account = BodyAccount(admission, "interactive")
 
-    assert b"".join(parts) == asyncio.run(request_body.read_body(request, 1 << 21, account, 5.0))
+    assert b"".join(parts) == asyncio.run(request_body.read_limited(request, 1 << 21, account, 5.0))
     assert threads == len(started)

@@ -1,4 +1,4 @@
-"""What an HTTP process has instead of a fleet: the parent is played by the test."""
+"""An HTTP process that shares the devices of its parent; the test plays the parent."""
 
 from __future__ import annotations
 
@@ -6,202 +6,207 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from dataclasses import field as member
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
-from service.devices.messages import Begin, Landed, Listening, Loaded, Order, Orders, Row, ToHttp, Told
 from service.devices.slots import Lease
 from service.errors import InferenceFailed, NotReady
 from service.ipc import Connection
 from service.jobs import Job, RequestClass, Result, Task
-from service.server.prefork.remote_pool import Outpost
-from service.telemetry.shared_counters import Tally
+from service.server.prefork.messages import Listening, Outcomes, Row, ServiceState, Submission, Submissions, ToChild
+from service.server.prefork.remote_pool import RemotePool
+from service.status import BackendState, ProcessLoad
+from tests.service.devices.scripted_devices import model_info
 
 pytestmark = pytest.mark.anyio
 
-SLOTS, FIRST, SIZE = 4, 4, 2
-READY = Told("ready", "", True, {"dtype": "float32"}, 8, 0.25, 0, False)
+SLOTS, FIRST, SIZE = 4, 4, 8
+READY = ServiceState(BackendState("ready", "", True, model_info(), (), 8), 0.25, ProcessLoad(0))
 
 
 @dataclass
 class Parent:
     """The other end."""
 
-    outpost: Outpost
-    link: Link
-    heard: list[Any] = member(default_factory=list)
+    pool: RemotePool
+    connection: Connection
+    received: list[Any] = field(default_factory=list)
 
-    async def says(self, *messages: ToHttp) -> None:
-        """Until they have arrived."""
+    async def send(self, *messages: ToChild) -> None:
+        """Send, and wait until the messages have arrived."""
         for message in messages:
-            self.link.say(message)
+            self.connection.send(message)
         await settle()
 
-    async def orders(self) -> list[Orders]:
-        """What it was sent for the queue."""
+    async def submissions(self) -> list[Submissions]:
+        """The messages about jobs."""
         await settle()
-        return [one for one in self.heard if isinstance(one, Orders)]
+        return [one for one in self.received if isinstance(one, Submissions)]
 
 
 async def settle() -> None:
-    """Let what is on its way arrive."""
+    """Let messages that are on their way arrive."""
     await asyncio.sleep(0.02)
 
 
 @pytest.fixture
 async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
-    """An outpost with slots 4 to 7 of eight, whose model is loaded."""
+    """A pool with slots 4 to 7 of eight, whose model is loaded."""
     ours, theirs = socket.socketpair()
     memory = os.memfd_create("test")
     os.ftruncate(memory, (2 * SLOTS + 1) * SIZE * SIZE * 3)
-    begin = Begin("{}", "http-2", 1, (), "", 7)
-    outpost = Outpost(begin, Lease(memory, FIRST, 2 * SLOTS + 1), SLOTS, 2, Tally.of_one(1), theirs)
-    task = asyncio.create_task(outpost.run())
-    heard: list[Any] = []
-    link = await Connection.open(ours, heard.append)
-    parent = Parent(outpost, link, heard)
-    await parent.says(Loaded(SIZE, {}, (), {}), READY)
+    pool = RemotePool(Lease(os.dup(memory), FIRST, 2 * SLOTS + 1), SLOTS, 2, theirs)
+    task = asyncio.create_task(pool.run())
+    received: list[Any] = []
+    connection = await Connection.open(ours, received.append)
+    parent = Parent(pool, connection, received)
+    await parent.send(READY)
     yield parent
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await outpost.close()
-    link.close()
+    await pool.close()
+    connection.close()
     os.close(memory)
 
 
-def queue(outpost: Outpost, request_class: RequestClass = "interactive") -> Job:
+def submit(pool: RemotePool, request_class: RequestClass = "interactive", *, more: bool = False) -> Job:
     """A job in a slot of its own, as the engine makes it."""
-    [slot] = outpost.arena.acquire(1, request_class)
+    [slot] = pool.slots.acquire(1, request_class)
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     job = Job(slot, Task("embed"), 1.0, future, request_class)
-    outpost.queue.put(job)
+    pool.submit(job, more=more)
     return job
 
 
-async def test_jobs_travel_by_the_slot_of_the_whole_arena_and_together(parent: Parent) -> None:
-    """One message for all of a turn of the event loop; pixels are where the parent expects them."""
-    first, second = queue(parent.outpost), queue(parent.outpost)
-    parent.outpost.arena.pixels.slot(first.slot)[...] = 9
+async def test_jobs_are_identified_by_the_slot_of_the_whole_service(parent: Parent) -> None:
+    """All jobs of one iteration of the event loop go in one message; pixels are where the parent expects them."""
+    first, second = submit(parent.pool), submit(parent.pool)
+    parent.pool.slots.views[first.slot][...] = 9
 
-    orders = await parent.orders()
+    submissions = await parent.submissions()
 
-    named = tuple(Order(FIRST + job.slot, Task("embed"), 1.0, "interactive") for job in (first, second))
-    assert [Orders(new=named)] == orders
-    descriptor = parent.outpost.arena.descriptor
-    assert bytes([9]) == os.pread(descriptor, 1, (FIRST + first.slot) * SIZE * SIZE * 3)
+    expected = tuple(Submission(FIRST + job.slot, Task("embed"), 1.0, "interactive") for job in (first, second))
+    assert [Submissions(new=expected)] == submissions
+    assert bytes([9]) == os.pread(parent.pool.slots.descriptor, 1, (FIRST + first.slot) * SIZE * SIZE * 3)
 
 
 async def test_while_more_are_about_to_come_jobs_gather(parent: Parent) -> None:
-    """As for a device: several at once cost as much as one; but not for long."""
-    parent.outpost.queue.more = lambda: True
-    first = queue(parent.outpost)
+    """Several jobs in one message cost as much as one; but none waits for long."""
+    first = submit(parent.pool, more=True)
     await asyncio.sleep(0)
-    second = queue(parent.outpost)
+    second = submit(parent.pool, more=True)
 
-    orders = await parent.orders()
+    submissions = await parent.submissions()
 
-    assert [[FIRST + first.slot, FIRST + second.slot]] == [[one.slot for one in each.new] for each in orders]
+    assert [[FIRST + first.slot, FIRST + second.slot]] == [[one.slot for one in each.new] for each in submissions]
 
 
-async def test_a_slot_is_free_when_the_request_and_the_parent_have_let_go(parent: Parent) -> None:
-    """Whichever is later."""
-    job = queue(parent.outpost)
+async def test_a_slot_is_free_when_the_request_and_the_parent_have_released_it(parent: Parent) -> None:
+    """Whichever of the two is later frees it."""
+    job = submit(parent.pool)
     slot = FIRST + job.slot
 
-    await parent.says(Landed((Row(slot, np.array([1, 2], np.float32).tobytes(), 0.5, 0.25, 3),), (), ()))
+    await parent.send(Outcomes((Row(slot, np.array([1, 2], np.float32).tobytes(), 0.5, 0.25, 3),), (), ()))
     result = await job.done
-    parent.outpost.arena.release(job.slot)
-    assert 1 == parent.outpost.arena.in_use
-    await parent.says(Landed((), (), (slot,)))
+    parent.pool.slots.release(job.slot)
+    assert 1 == parent.pool.slots.in_use
+    await parent.send(Outcomes((), (), (slot,)))
 
-    assert 0 == parent.outpost.arena.in_use
+    assert 0 == parent.pool.slots.in_use
     assert ([1, 2], 0.5, 0.25, 3) == (result.values.tolist(), result.queue_s, result.infer_s, result.batch_size)
     assert 1.5 == job.began_at
 
 
-async def test_an_error_reaches_whoever_waits(parent: Parent) -> None:
-    """With its code."""
-    job = queue(parent.outpost)
+async def test_an_error_reaches_the_job(parent: Parent) -> None:
+    """An error of the parent keeps its type and its detail."""
+    job = submit(parent.pool)
 
-    await parent.says(Landed((), ((FIRST + job.slot, InferenceFailed("it failed")),), (FIRST + job.slot,)))
+    await parent.send(Outcomes((), ((FIRST + job.slot, InferenceFailed("it failed")),), (FIRST + job.slot,)))
 
     with pytest.raises(InferenceFailed, match="it failed"):
         await job.done
 
 
-async def test_slots_of_an_earlier_process_are_not_ours_to_free(parent: Parent) -> None:
-    """Its images may still come off a device."""
-    await parent.says(Landed((), (), (FIRST, FIRST + 1)))
+async def test_slots_of_an_earlier_process_are_not_freed_here(parent: Parent) -> None:
+    """Images of a process that ended may still come off a device when its successor has the same slots."""
+    await parent.send(Outcomes((), (), (FIRST, FIRST + 1)))
 
-    assert 0 == parent.outpost.arena.in_use
-    assert SLOTS == len(parent.outpost.arena.acquire(SLOTS))
-
-
-async def test_what_nobody_waits_for_is_dropped_once(parent: Parent) -> None:
-    """And a bulk job that an interactive request has joined is hurried."""
-    dropped, hurried = queue(parent.outpost), queue(parent.outpost, "bulk")
-    await parent.orders()
-
-    assert parent.outpost.queue.discard(dropped)
-    assert not parent.outpost.queue.discard(dropped)
-    parent.outpost.queue.hurry(hurried)
-
-    assert Orders((), (FIRST + hurried.slot,), (FIRST + dropped.slot,)) == (await parent.orders())[-1]
-    assert "interactive" == hurried.request_class
+    assert 0 == parent.pool.slots.in_use
+    assert SLOTS == len(parent.pool.slots.acquire(SLOTS))
 
 
-async def test_the_state_is_the_parents_but_for_draining(parent: Parent) -> None:
+async def test_jobs_are_cancelled_once_and_promoted(parent: Parent) -> None:
+    """A job whose requests have left is cancelled; a bulk job that an interactive request has joined is promoted."""
+    cancelled, promoted = submit(parent.pool), submit(parent.pool, "bulk")
+    await parent.submissions()
+
+    parent.pool.cancel(cancelled)
+    parent.pool.cancel(cancelled)
+    parent.pool.promote(promoted)
+
+    expected = Submissions((), (FIRST + promoted.slot,), (FIRST + cancelled.slot,))
+    assert expected == (await parent.submissions())[-1]
+    assert "interactive" == promoted.request_class
+
+
+async def test_the_state_is_the_parents_except_for_draining(parent: Parent) -> None:
     """An HTTP process that drains says so, whatever the others do; an image's cost counts for all processes."""
-    outpost = parent.outpost
-    assert ("ready", 8, 0.5) == (outpost.state, outpost.max_batch, outpost.queue.seconds_per_image)
-    assert {"dtype": "float32"} == outpost.info
+    pool = parent.pool
+    assert ("ready", 8, 0.5) == (pool.state.phase, pool.state.max_batch, pool.seconds_per_image)
+    assert model_info() == pool.state.model
 
-    outpost.drain()
+    pool.drain()
 
-    assert ("draining", "the service is shutting down") == (outpost.state, outpost.reason)
+    assert ("draining", "the service is shutting down") == (pool.state.phase, pool.state.reason)
+    await parent.send(READY)
+    assert "draining" == pool.state.phase
+
+
+async def test_the_load_of_the_other_processes_is_known(parent: Parent) -> None:
+    """The parent adds up all processes; what this one has reported is subtracted."""
+    parent.pool.report(ProcessLoad(2))
+    await parent.send(READY._replace(load=ProcessLoad(5, overdue=True)))
+
+    assert ProcessLoad(3, overdue=True) == parent.pool.elsewhere
+    assert ProcessLoad(2) in parent.received
 
 
 async def test_a_failure_ends_what_waits(parent: Parent) -> None:
-    """Each job gets its 503, and the server is told."""
-    failures: list[str] = []
-    parent.outpost.on_failure = lambda: failures.append(parent.outpost.failure)
-    job = queue(parent.outpost)
+    """Each job is answered with 503, and the server learns of it."""
+    job = submit(parent.pool)
 
-    await parent.says(Told("failed", "no device", True, None, 1, 0.0, 0, False))
+    await parent.send(READY._replace(state=BackendState("failed", "no device", True)))
 
     with pytest.raises(NotReady):
         await job.done
-    assert ["no device"] == failures
-    with pytest.raises(NotReady):
-        assert parent.outpost.info
+    assert parent.pool.failed.is_set()
+    assert ("failed", "no device") == (parent.pool.state.phase, parent.pool.state.failure)
 
 
 async def test_without_its_parent_it_has_failed(parent: Parent) -> None:
-    """Nobody will ever answer."""
-    parent.link.close()
+    """When the connection to the parent ends, no job will ever be answered."""
+    parent.connection.close()
     await settle()
 
-    assert ("failed", "the parent process is gone") == (parent.outpost.state, parent.outpost.failure)
+    assert ("failed", "the parent process is gone") == (parent.pool.state.phase, parent.pool.state.failure)
+    assert parent.pool.failed.is_set()
 
 
-async def test_what_is_said_before_the_link_is_there_arrives(anyio_backend: object) -> None:
-    """The server listens before the event loop has come to it."""
+async def test_messages_from_before_the_connection_is_open_arrive(anyio_backend: object) -> None:
+    """The server may accept connections before the event loop has opened the connection to the parent."""
     ours, theirs = socket.socketpair()
-    memory = os.memfd_create("test")
-    outpost = Outpost(Begin("{}", "http-1", 0, (), "", 7), Lease(memory, 0, 1), 1, 1, Tally.of_one(1), theirs)
-    outpost.listening()
-    heard: list[Any] = []
-    link = await Connection.open(ours, heard.append)
-    task = asyncio.create_task(outpost.run())
+    pool = RemotePool(Lease(os.memfd_create("test"), 0, 1), 1, 1, theirs)
+    pool.listening()
+    received: list[Any] = []
+    connection = await Connection.open(ours, received.append)
+    task = asyncio.create_task(pool.run())
     await settle()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await outpost.close()
-    link.close()
-    os.close(memory)
+    await pool.close()
+    connection.close()
 
-    assert [Listening()] == heard
+    assert [Listening()] == received

@@ -1,4 +1,4 @@
-"""Where the parent keeps what its children count. Its work is shown by tests/e2e/test_http_workers.py."""
+"""The directory in which several processes count together. Their work is shown by tests/e2e/test_http_workers.py."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.server.prefork import parent as module
+from service.telemetry import multiprocess as module
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where memory is, as far as the parent knows."""
+    """A folder in place of the file system in memory."""
     monkeypatch.setattr(module, "MEMORY", str(tmp_path))
     return tmp_path
 
 
 def test_the_directory_is_gone_afterwards_and_what_a_killed_service_left_before(place: Path) -> None:
-    """Not what another one still uses, or has just made."""
+    """A directory that another service uses, or has just made, is left alone."""
     old, fresh = place / f"{module.PREFIX}old", place / f"{module.PREFIX}fresh"
     for left in (old, fresh):
         left.mkdir()
         (left / "counter_http-1.db").touch()
     os.utime(old, (0, 0))
-    with module._directory() as used:
+    with module.shared_directory() as used:
         os.utime(used, (0, 0))
-        with module._directory() as second:
+        with module.shared_directory() as second:
             assert sorted([used, second, str(fresh)]) == sorted(map(str, place.iterdir()))
 
     assert [fresh] == list(place.iterdir())
@@ -42,5 +42,5 @@ def test_without_any_place_the_settings_are_wrong(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "MEMORY", str(tmp_path / "none"))
     monkeypatch.setattr("tempfile.gettempdir", nowhere)
 
-    with pytest.raises(SettingsError, match="TMPDIR"), module._directory():
+    with pytest.raises(SettingsError, match="TMPDIR"), module.shared_directory():
         pass
