@@ -1,4 +1,4 @@
-"""The training convolution and its gradient against the model's own."""
+"""The training convolution agrees with the model's own, in outputs and gradients."""
 
 import torch
 
@@ -7,7 +7,7 @@ from training.conv_grad import conv_backward, conv_forward
 
 
 def test_output_and_gradients_equal_the_models() -> None:
-    """Both directions, and a sequence longer than the window."""
+    """Output and gradients equal the model's in both directions, also for sequences longer than the window."""
     make = torch.Generator().manual_seed(5)
     shapes = ((2, 9, 32), (2, 32, 4), (2, 32))
     x, weight, bias = (torch.randn(shape, generator=make).requires_grad_() for shape in shapes)
