@@ -181,7 +181,7 @@ def run_all(plan: Plan, regimes: Sequence[Regime], record: Record) -> None:
             (number, scenario, name)
             for number in range(1, plan.rounds + 1)
             for scenario in regime.chosen(plan.scenarios)
-            for name in _rotated(names, number)
+            for name in rotated(names, number)
             if not record.has(regime.name, scenario.name, name, number)
         ]
         if todo:
@@ -225,8 +225,8 @@ def corpus(cache: Path, sizes: Iterable[str]) -> Path:
     return cache / "corpus"
 
 
-def _rotated(names: Sequence[str], number: int) -> list[str]:
-    """Nobody is always the first."""
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """The names in an order that rotates with the round, so that none is always the first."""
     first = (number - 1) % max(1, len(names))
     return [*names[first:], *names[:first]]
 

@@ -29,7 +29,7 @@ def langchain(url: str, model: str = NAME) -> Embed:
 
 
 def llama_index(url: str, model: str = NAME) -> Embed:
-    """llama-index-embeddings-openai-like."""
+    """Embeddings by the package llama-index-embeddings-openai-like."""
     library: Any = pytest.importorskip(
         "llama_index.embeddings.openai_like", reason="make test-clients installs llama-index-embeddings-openai-like"
     )
@@ -44,7 +44,7 @@ BOTH = pytest.mark.parametrize("library", [langchain, llama_index])
 
 @BOTH
 def test_embeddings(servers: Servers, library: Callable[..., Embed]) -> None:
-    """In order, equal to the native answer."""
+    """Embeddings come in order and are equal to the native answer."""
     found = library(servers.normal)(URIS)
 
     for image, vector in zip(PNGS, found, strict=True):
@@ -53,7 +53,7 @@ def test_embeddings(servers: Servers, library: Callable[..., Embed]) -> None:
 
 @BOTH
 def test_errors(servers: Servers, library: Callable[..., Embed]) -> None:
-    """Our sentence reaches the caller."""
+    """The library's error contains the service's message."""
     embed = library(servers.normal)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: embed(["a cat"]), "vision-only"),
@@ -79,7 +79,7 @@ def test_token_ids_are_explained(servers: Servers) -> None:
 
 
 def infinity(url: str, image: str, model: str = NAME) -> Any:
-    """infinity-client's detailed answer."""
+    """The detailed answer of infinity-client for one image."""
     library: Any = pytest.importorskip("infinity_client", reason="make test-clients installs infinity-client")
     embeddings: Any = importlib.import_module("infinity_client.api.default.embeddings")
     models: Any = importlib.import_module("infinity_client.models")

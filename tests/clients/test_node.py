@@ -32,12 +32,12 @@ def run(script: str, *arguments: str) -> Any:
 
 
 def openai(url: str, given: Any, retries: int = 0, **more: Any) -> Any:
-    """One embeddings request."""
+    """The answer of one embeddings request by OpenAI's client."""
     return run("openai.mjs", url, json.dumps({"model": NAME, "input": given} | more), str(retries))
 
 
 def huggingface(url: str, path: Path, **parameters: Any) -> Any:
-    """One image classification."""
+    """The answer of one image classification by Hugging Face's client."""
     return run("huggingface.mjs", url, str(path), json.dumps(parameters))
 
 
@@ -91,7 +91,7 @@ def test_huggingface_classification(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_huggingface_errors(servers: Servers, tmp_path: Path) -> None:
-    """Status and our sentence."""
+    """The client's error has the status and the service's message."""
     path, large = tmp_path / "picture.png", tmp_path / "large.png"
     path.write_bytes(PNG)
     large.write_bytes(PNG + bytes(MAX_BODY))

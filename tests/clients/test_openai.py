@@ -56,7 +56,7 @@ def test_objects_and_extra_members(servers: Servers) -> None:
 
 
 def test_asyncio(servers: Servers) -> None:
-    """AsyncOpenAI."""
+    """AsyncOpenAI gets the same embeddings."""
 
     async def run() -> Any:
         async with openai.AsyncOpenAI(base_url=servers.normal + "/v1", api_key="none") as one:
@@ -68,7 +68,7 @@ def test_asyncio(servers: Servers) -> None:
 
 
 def test_models(servers: Servers) -> None:
-    """The list and the one."""
+    """The client reads the list of models and the one model."""
     models = client(servers.normal).models
 
     assert [NAME] == [one.id for one in models.list()]

@@ -25,7 +25,7 @@ def client(url: str) -> Any:
 
 
 def encoded(*images: bytes, binary: bool = True) -> Any:
-    """The input of NAME."""
+    """The input of the model NAME with encoded images."""
     tensor = triton.InferInput("image", [len(images), 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[one] for one in images], dtype=object), binary_data=binary)
     return tensor
@@ -93,7 +93,7 @@ def test_pixels(servers: Servers, binary: bool) -> None:
 
 
 def test_classification(servers: Servers) -> None:
-    """value:index:label, best first."""
+    """Classes have the form value:index:label, with the best one first."""
     output = triton.InferRequestedOutput("scores", class_count=3)
     found = client(servers.normal).infer(NAME, [encoded(PNG)], outputs=[output]).as_numpy("scores")
     expected = native.classes(servers.normal, PNG, 3)

@@ -43,7 +43,7 @@ def refused(url: str, path: str, body: Any) -> tuple[int, str]:
 
 
 def test_img2vec_neural(servers: Servers) -> None:
-    """POST /vectors."""
+    """POST /vectors gives the embedding of one image."""
     status, content = send(servers.normal, "POST", "/vectors", {"id": "7c1f", "image": TEXT})
     found = json.loads(content)
 

@@ -28,7 +28,7 @@ PATIENCE_S = 180.0
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table."""
+    """One row of the table that is printed."""
 
     name: str
     held: bool
@@ -84,13 +84,13 @@ class Vitals:
 
     @classmethod
     def of(cls, server: Server) -> Vitals:
-        """As they are now."""
+        """The usage of the server at this moment."""
         process = psutil.Process(server.process.pid)
         memory = process.memory_info().rss / 1e6
         return cls(memory, process.num_fds(), process.num_threads(), len(server.children()))
 
     def grown(self, before: Vitals) -> str:
-        """What became of it since then, for people."""
+        """The change since then, as text for people."""
         return (
             f"memory {before.megabytes:.0f} -> {self.megabytes:.0f} MB, descriptors {before.descriptors} -> "
             f"{self.descriptors}, threads {before.threads} -> {self.threads}, device processes {before.devices} -> "

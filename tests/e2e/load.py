@@ -57,7 +57,7 @@ class Ledger:
         return "; ".join([*self.unexpected, *self.wrong, *self.broken.values()][:5])
 
     def answered(self, call: Call, answer: httpx.Response, expected: Any, seconds: float) -> None:
-        """Enter an answer."""
+        """Count an answer, and compare it with the expected one."""
         self.statuses[answer.status_code] += 1
         self.slowest_s = max(self.slowest_s, seconds)
         if answer.status_code != call.status:

@@ -45,7 +45,7 @@ def form(name: str, path: str, images: Sequence[bytes], status: int = 200) -> Ca
 
 
 def as_json(name: str, path: str, images: Sequence[bytes], status: int = 200, **options: object) -> Call:
-    """The images as base64."""
+    """A JSON body with the images as base64."""
     texts = [base64.b64encode(image).decode() for image in images]
     content = json.dumps({"images": texts} | options).encode()
     return Call(name, path, content, {"Content-Type": "application/json"}, status)

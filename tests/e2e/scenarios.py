@@ -71,7 +71,7 @@ async def kill_parent(bench: Bench, first: signal.Signals | None) -> Line:
 
 
 async def hang(bench: Bench, model: str, watchdog_s: float) -> Line:
-    """SIGSTOP the device process."""
+    """Stop the device process with SIGSTOP under load, many times."""
     with bench.server(f"hang_{model}", model, watchdog_ms=int(1000 * watchdog_s)) as server:
         async with bench.load(server, model) as load:
             await asyncio.sleep(WARM_S)

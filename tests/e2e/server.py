@@ -59,12 +59,12 @@ class Server:
         return str(self.wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None)))
 
     def client(self) -> httpx.Client:
-        """A client of it."""
+        """An HTTP client for this server."""
         verify = self.url.startswith("http:")  # a test's certificate is its own
         return httpx.Client(base_url=self.url, timeout=60, verify=verify)
 
     def wait_until_ready(self) -> None:
-        """Wait for /readyz."""
+        """Wait until /readyz answers 200."""
         with self.client() as client:
             self.wait_for(lambda: client.get("/readyz").status_code == 200)
 
@@ -78,7 +78,7 @@ class Server:
         return httpx.get(self.url + path, timeout=60).status_code
 
     def metric(self, name: str) -> float:
-        """One sample of /metrics."""
+        """The value of one sample of /metrics."""
         page = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
         assert found is not None, name
@@ -109,7 +109,7 @@ class Server:
         ]
 
     def info(self) -> dict[str, Any]:
-        """What /info says."""
+        """The content of /info as JSON values."""
         with self.client() as client:
             found: dict[str, Any] = client.get("/info").json()
             return found
@@ -124,7 +124,7 @@ class Server:
         self.process.send_signal(number)
 
     def exit_status(self, timeout: float = 120) -> int:
-        """Wait for its end."""
+        """Wait until the server ends; returns its exit status."""
         return self.process.wait(timeout)
 
     def wait_for(self, condition: Callable[[], T]) -> T:

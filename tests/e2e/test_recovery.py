@@ -64,7 +64,7 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
     [(SEGFAULT, "inference_failed"), (RAISE, "inference_failed"), (NOT_FINITE, "non_finite_output")],
 )
 def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[int, int, int], code: str) -> None:
-    """Its own 500; every image that shared its batch is answered as ever."""
+    """An image that fails alone gets its own 500, and all others of its batch are answered."""
 
     async def scenario(server: Server) -> httpx.Response:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
@@ -81,7 +81,7 @@ def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[
 
 
 def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
-    """Sent again, it is refused without another death."""
+    """An image that ended the device process twice is refused when it is sent again."""
     with serving(tmp_path, faults={}, model=tiny) as server, server.client() as client:
         assert 500 == client.post("/v1/classify", content=plain(SEGFAULT)).status_code
         restarts = server.devices()[0]["restarts"]
@@ -96,7 +96,7 @@ def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path) -> None:
-    """504 for it; the device process is replaced and the next image answered."""
+    """An image that hangs gets 504 at its deadline, the device process is replaced, and the next image is answered."""
     hurry = {"X-Request-Timeout-Ms": "3500"}
     with serving(tmp_path, faults={}, model=tiny, watchdog_ms=3000) as server, server.client() as client:
         assert 504 == client.post("/v1/classify", content=plain(HANG), headers=hurry).status_code

@@ -62,7 +62,7 @@ def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) ->
 
 
 def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path, tiny: Path) -> None:
-    """The replacement is waited for, within the drain time."""
+    """On SIGTERM during a restart of the device, the drain waits for it and no work is lost."""
 
     async def scenario(server: Server) -> Load:
         async with Load(server.url) as load:
@@ -82,7 +82,7 @@ def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path
 
 
 def test_sigterm_while_the_model_is_being_loaded(tmp_path: Path, tiny: Path) -> None:
-    """Nothing to finish: it ends, with status 0."""
+    """SIGTERM while the model is being loaded ends the server with status 0."""
     server = Server(tmp_path / "server.log", model=tiny)
     assert server.url
     server.signal(signal.SIGTERM)

@@ -54,26 +54,26 @@ def test_every_status_is_kept(load: Load) -> None:
 
 
 def test_an_answer_in_chunks_is_an_answer(load: Load) -> None:
-    """Some servers send no length."""
+    """An answer in chunks, without a length, is read."""
     records, _ = sent(load, lambda _: CHUNKED)
 
     assert ([200] * 6, "{ }") == (records.status, records.body)
 
 
 def test_a_connection_that_ends_is_a_loss(load: Load) -> None:
-    """Neither an answer nor a refusal."""
+    """A connection that ends without an answer counts as a loss."""
     records, _ = sent(replace(load, clients=1), lambda number: None if number == 1 else OK)
 
     assert [LOST, 200, 200] == records.status
 
 
 def test_nobody_listens(load: Load) -> None:
-    """The same."""
+    """A refused connection counts as a loss."""
     assert {LOST} == set(asyncio.run(run(replace(load, port=1))).status)
 
 
 def test_a_client_has_so_much_patience(load: Load) -> None:
-    """What comes later is no answer."""
+    """An answer after the client's patience counts as a loss."""
     records, _ = sent(replace(load, clients=1, most=1, patience_s=0.05), lambda _: OK, delay_s=5)
 
     assert [TIMED_OUT] == records.status
@@ -98,7 +98,7 @@ def test_images_in_a_form(load: Load) -> None:
 
 
 def test_a_form_ends_as_forms_end() -> None:
-    """The last boundary has two hyphens more."""
+    """A form ends with a boundary that has two more hyphens."""
     head, *parts = form("/x", [(b"a", b"1"), (b"b", b"2")])
     body = b"".join(parts)
 
@@ -108,7 +108,7 @@ def test_a_form_ends_as_forms_end() -> None:
 
 @pytest.mark.parametrize("form", [False, True])
 def test_what_a_request_allows_is_in_its_header(load: Load, form: bool) -> None:
-    """Or nothing is said of it."""
+    """The time that a request allows is in its header, if there is one."""
     _, told = sent(replace(load, clients=1, most=1, form=form, says_ms=100), lambda _: OK)
     _, silent = sent(replace(load, clients=1, most=1, form=form), lambda _: OK)
 
@@ -129,7 +129,7 @@ def test_an_open_loop_keeps_its_times(load: Load) -> None:
 
 
 def test_bursts_come_all_at_once(load: Load) -> None:
-    """At the mean rate."""
+    """Requests of a burst are due at the same time, and bursts keep the mean rate."""
     times = list(due_times(replace(load, clients=0, rate=64.0, burst=16, seconds=1.0)))
 
     assert [0.25] * 16 + [0.5] * 16 + [0.75] * 16 == times

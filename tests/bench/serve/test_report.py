@@ -21,7 +21,7 @@ DATA = {
 
 
 def test_a_target_is_measured_against_the_best() -> None:
-    """Or against the one that it names."""
+    """A target compares with the best peer, or with the peer that it names."""
     found = {str(v.target): v for v in targets.verdicts(summary.by_key(runs()))}
     best = found["a, c=64: throughput at least 1.2 x the best peer's"]
     named = found["a, c=64: throughput at least 2 x LitServe's"]
@@ -71,13 +71,13 @@ def test_the_tables_hold_what_was_measured() -> None:
 
 
 def test_a_server_that_answers_otherwise_or_does_not_run_is_named() -> None:
-    """Its figures are worth nothing."""
+    """A server with wrong answers, or one that does not run, is named in the report."""
     assert "**a: mosec gave another answer.**" in report.text(DATA | {"disagree": ["a: mosec"]}, runs())
     assert "**a: mosec did not run.**" in report.text(DATA | {"missing": {"a: mosec": "no answer"}}, runs())
 
 
 def test_only_what_lies_between_the_marks_is_written() -> None:
-    """The rest of the document stays."""
+    """Only the text between the marks is replaced."""
     document = "before\n<!-- serve -->\nold\n<!-- /serve -->\nafter\n"
 
     assert "before\n<!-- serve -->\nnew\n<!-- /serve -->\nafter\n" == report.replaced(document, "new")
@@ -87,7 +87,7 @@ def test_only_what_lies_between_the_marks_is_written() -> None:
 
 
 def test_the_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) -> None:
-    """And are the same for the same runs."""
+    """Plots are drawn for the scenarios that ran, and are equal for equal runs."""
     pytest.importorskip("matplotlib")
     found = [replace(run, scenario=name) for run in runs() for name in ("c=1", "c=8", run.scenario)]
     groups = summary.by_key(found)

@@ -29,7 +29,7 @@ def test_a_regime_can_be_run(regime: Regime) -> None:
 
 
 def test_an_open_loop_brings_what_its_rate_depends_on() -> None:
-    """Chosen by name or not."""
+    """An open loop includes the scenario that its rate depends on, even when it is chosen by name."""
     chosen = REGIMES["a"].chosen(frozenset({"overload, 300 %"}))
 
     assert [SATURATION, "overload, 300 %"] == [scenario.name for scenario in chosen]
@@ -45,7 +45,7 @@ def test_rates_are_shares_of_what_the_best_of_the_others_answers() -> None:
 
 
 def test_many_images_go_in_a_form_where_there_is_one() -> None:
-    """Side by side otherwise."""
+    """Several images are one form where a server accepts forms, and parallel requests otherwise."""
     many = next(s for s in REGIMES["a"].scenarios if s.images > 1)
     ours, mosec = (load_of(many, PEERS[name], 1, "", 0.0, 1) for name in (OURS, "mosec"))
 
@@ -54,8 +54,8 @@ def test_many_images_go_in_a_form_where_there_is_one() -> None:
 
 
 def test_nobody_is_always_the_first() -> None:
-    """The order rotates with the round."""
-    assert [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]] == [runs._rotated(["a", "b", "c"], n) for n in (1, 2, 3)]
+    """The order of the servers rotates with each round."""
+    assert [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]] == [runs.rotated(["a", "b", "c"], n) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("size", [SMALL, MEDIUM])

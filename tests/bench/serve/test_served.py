@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[3]
 
 
 def order(source: str, *, decoder: str = "pillow") -> Order:
-    """For a model on the CPU."""
+    """An order for a model on the CPU."""
     return Order(source, False, "cpu", decoder, 4, 8000, 1)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The miniature model."""
+    """The path of the miniature model."""
     return weights.source("miniature", tmp_path_factory.mktemp("cache"))
 
 
 def test_an_order_reaches_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, through the environment."""
+    """An order is passed to another process through the environment, unchanged."""
     sent = Order("a folder", True, "cuda", "compiled", 32, 8001, 2)
     for name, value in sent.environment().items():
         monkeypatch.setenv(name, value)

@@ -53,7 +53,7 @@ def test_latencies_are_those_of_answers() -> None:
 
 
 def test_no_answer_has_no_latency() -> None:
-    """Neither zero nor infinity."""
+    """Without answers the latency is missing, not zero or infinite."""
     found = summary.figures(records((0, 1, LOST)), seconds=1, slo_s=1, images=1)
 
     assert found["p99_ms"] is None
