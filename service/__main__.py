@@ -1,12 +1,12 @@
-"""`python -m service serve | classify FILE... | embed FILE... | info`: the entry point of `cli`."""
+"""`python -m service serve | classify FILE... | embed FILE... | info | tune`: runs `service.cli.main`."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# Before numpy is imported. It asks the kernel for huge pages for a large photograph's pixels; while one is being put
-# together the event loop waits for the process's memory map: up to 130 ms (`bench.lag`).
+# Set before numpy is imported. numpy requests huge pages for a large photograph's pixels; while the kernel assembles
+# one, the event loop waits for the process's memory map: up to 130 ms (`bench.lag`).
 os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
 
 if __name__ == "__main__":
