@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
-    """Every check holds; ours, the reference's wiring and DeiT are timed; what is there is not done again."""
+    """A dry run passes every check, times all models, and does not repeat parts that have results."""
     out = tmp_path / "gpu.json"
     (tmp_path / "causal_conv1d-1.7.0.tar.gz").touch()
     done = dry_run(out)
@@ -65,7 +65,7 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
 
 
 def test_time_that_is_up_is_for_the_next_run(tmp_path: Path) -> None:
-    """When the time is up, the run ends with status 3 and the next run continues."""
+    """When the time is up, the run ends with status 3 and names the part that the next run begins with."""
     done = dry_run(tmp_path / "gpu.json", "--only", "check", "--seconds", "0")
 
     assert 3 == done.returncode, done.stderr
@@ -85,7 +85,7 @@ def test_results_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_was_recorded_and_no_more() -> None:
-    """Out of memory by its name, what was not measured as that, no ratio without both."""
+    """The table says out of memory or not measured, and has a ratio only where both sides were measured."""
     about = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-23", "dry_run": False}
     models = {
         "ours triton, tiny, batch 1": {"ms": 0.5, "images_per_s": 2000.0},
