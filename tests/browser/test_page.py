@@ -1,4 +1,4 @@
-"""The demo page in a real browser: every way in, every thing it shows, and that everybody can use it."""
+"""The demo page in a real browser: all inputs, all outputs, and accessibility."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _native(server: Server, path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_upload_shows_what_the_api_answers(page: Page, server: Server, pictures: list[Path]) -> None:
-    """Labels and scores in order, the stages with the batch, the vector, and the JSON."""
+    """An upload shows labels and scores in order, the stages with the batch, the vector, and the JSON."""
     labels = _choose(page, pictures[0])
 
     expected = _native(server, pictures[0])
@@ -118,7 +118,7 @@ def test_the_gallery_puts_the_nearest_first_and_survives_a_reload(page: Page, pi
 
 
 def test_where_it_looked_is_one_request_of_many_pictures(page: Page, pictures: list[Path]) -> None:
-    """Every part of the grid and the whole, in the bulk class, with the sizes of the batches."""
+    """One bulk request holds every part of the grid and the whole picture, and the batch sizes are shown."""
     _choose(page, pictures[0])
     with page.expect_request(lambda one: one.method == "POST" and "classify" in one.url) as asked:
         page.click("#look")
@@ -145,7 +145,7 @@ def test_an_error_says_what_is_wrong_with_its_request_id(page: Page, tmp_path: P
 
 
 def test_a_429_counts_down_and_asks_again(page: Page, pictures: list[Path]) -> None:
-    """The first answer is replaced by a refusal; the second comes from the server."""
+    """After a 429 the page counts down and asks again; the refusal is simulated, the answer is real."""
     refused = 0
 
     def refuse_once(route: Route) -> None:
@@ -165,7 +165,7 @@ def test_a_429_counts_down_and_asks_again(page: Page, pictures: list[Path]) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_anybody(page: Page, pictures: list[Path], scheme: Any) -> None:
-    """axe finds no violation of WCAG 2 A and AA, in both colour schemes."""
+    """axe finds no violation of WCAG 2 A and AA in both colour schemes."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install '.[browser]'")
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     _choose(page, pictures[0])

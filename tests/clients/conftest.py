@@ -1,4 +1,4 @@
-"""The servers, for a session: those that `make test-clients` has started, or our own in this project's environment."""
+"""The servers of a session: those that `make test-clients` has started, or new ones in this environment."""
 
 from __future__ import annotations
 

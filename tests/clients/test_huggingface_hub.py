@@ -34,7 +34,7 @@ def refused(url: str, image: bytes, **parameters: Any) -> str:
 
 
 def test_bytes_and_paths(servers: Servers, tmp_path: Path) -> None:
-    """Raw bytes without a Content-Type, and files with one."""
+    """Raw bytes without a Content-Type, and files with one, are classified."""
     path = tmp_path / "picture.png"
     path.write_bytes(PNG)
     client = hub.InferenceClient(servers.normal)
@@ -45,7 +45,7 @@ def test_bytes_and_paths(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_parameters_make_it_json(servers: Servers) -> None:
-    """Base64 with top_k and function_to_apply; the other path as well; a token does no harm."""
+    """With parameters the client sends JSON with base64, which both paths answer; a token is ignored."""
     client = hub.InferenceClient(servers.normal + "/predict", token="hf_none")
     found = client.image_classification(PNG, top_k=2, function_to_apply="softmax")
 

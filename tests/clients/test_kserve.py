@@ -20,7 +20,7 @@ PNG = picture()
 
 
 def with_client(work: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Run something with a client that does not try again."""
+    """Run `work` with a client that does not retry."""
 
     async def run() -> Any:
         return await work(kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", timeout=120, retries=0)))
@@ -70,7 +70,7 @@ def test_encoded_images(servers: Servers) -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_pixels(servers: Servers, binary: bool) -> None:
-    """NAME-tensor, raw and as JSON."""
+    """The model NAME-tensor takes pixels, raw and as JSON."""
     array = np.frombuffer(pixels(), np.uint8).reshape(1, HEIGHT, WIDTH, 3)
     tensor = kserve.InferInput("image", list(array.shape), "UINT8")
     tensor.set_data_from_numpy(array, binary_data=binary)

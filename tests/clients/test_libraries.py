@@ -20,7 +20,7 @@ Embed = Callable[[list[str]], list[list[float]]]
 
 
 def langchain(url: str, model: str = NAME) -> Embed:
-    """langchain-openai; it would send token ids if it were not told otherwise."""
+    """Embeddings by langchain-openai, which is told not to send token ids."""
     library: Any = pytest.importorskip("langchain_openai", reason="make test-clients installs langchain-openai")
     made: Embed = library.OpenAIEmbeddings(
         base_url=url + "/v1", api_key="none", model=model, check_embedding_ctx_length=False, max_retries=0
@@ -70,7 +70,7 @@ def test_errors(servers: Servers, library: Callable[..., Embed]) -> None:
 
 
 def test_token_ids_are_explained(servers: Servers) -> None:
-    """What LangChain's default sends instead of the text, with the way out in the message."""
+    """Token ids, which LangChain sends by default, are refused with a message that says how to avoid them."""
     library: Any = pytest.importorskip("openai", reason="make test-clients installs openai")
     client = library.OpenAI(base_url=servers.normal + "/v1", api_key="none", max_retries=0)
 
@@ -90,7 +90,7 @@ def infinity(url: str, image: str, model: str = NAME) -> Any:
 
 
 def test_infinity_client(servers: Servers) -> None:
-    """At /embeddings, with its modality; it shows the body of an error."""
+    """infinity-client uses /embeddings with a modality, and shows the body of an error."""
     found = infinity(servers.normal, URIS[0]).parsed
 
     assert native.embedding(servers.normal, PNGS[0]) == pytest.approx(found.data[0].embedding, abs=native.TOLERANCE)

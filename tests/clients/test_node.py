@@ -43,7 +43,7 @@ def huggingface(url: str, path: Path, **parameters: Any) -> Any:
 
 @pytest.mark.parametrize("more", [{}, {"encoding_format": "float"}])
 def test_openai_embeddings(servers: Servers, more: dict[str, Any]) -> None:
-    """Base64 by default, decoded by the client."""
+    """The client asks for base64 by default and decodes it."""
     found = openai(servers.normal, [URI, data_uri(picture(1))], **more)
 
     assert native.embedding(servers.normal, PNG) == pytest.approx(found["vectors"][0], abs=native.TOLERANCE)
@@ -52,7 +52,7 @@ def test_openai_embeddings(servers: Servers, more: dict[str, Any]) -> None:
 
 
 def test_openai_errors(servers: Servers) -> None:
-    """Its own class for each status, with our code and sentence."""
+    """The client raises its own class for each status, with the service's code and message."""
     cases = [
         (openai(servers.normal, URI, model="nope"), "NotFoundError", 404, "model_not_found"),
         (openai(servers.normal, "a cat"), "BadRequestError", 400, "unsupported_input"),
@@ -66,7 +66,7 @@ def test_openai_errors(servers: Servers) -> None:
 
 
 def test_openai_retries(servers: Servers) -> None:
-    """Refused until there is room; without retries the caller sees the 429."""
+    """The client retries until there is room; without retries the caller sees the 429."""
     with servers.held_full() as hold:
         refused = openai(servers.full, URI)
         waiting = hold.release_after_a_refusal()
@@ -78,7 +78,7 @@ def test_openai_retries(servers: Servers) -> None:
 
 
 def test_huggingface_classification(servers: Servers, tmp_path: Path) -> None:
-    """A Blob; its parameters are dropped by the client, those in the URL are not."""
+    """A Blob is classified; the client drops parameters, but keeps those in the URL."""
     path = tmp_path / "picture.png"
     path.write_bytes(PNG)
     expected = native.classes(servers.normal, PNG)

@@ -1,4 +1,4 @@
-"""A server on this event loop that answers as it is told, for tests of the load generator."""
+"""A server on this event loop with scripted answers, for tests of the load generator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scripted:
 
 @asynccontextmanager
 async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Scripted]:
-    """It listens on a free port of 127.0.0.1."""
+    """A scripted server on a free port of 127.0.0.1."""
     seen = Scripted()
     connections: list[tuple[asyncio.StreamWriter, asyncio.Task[None]]] = []
 

@@ -1,4 +1,4 @@
-"""The load generator sends what it is told when it is due, tells every image from every other, and loses no loss."""
+"""The load generator sends requests when they are due, with images that all differ, and counts every loss."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n2;x=y
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Two clients, three requests each, of one tiny photograph."""
+    """A load of two clients with three requests each, of one tiny photograph."""
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "0.jpg").write_bytes(b"photograph")
     return Load(0, "/classify", str(tmp_path), {"small": 1.0}, seconds=30, clients=2, most=3, warm_s=0)
 
 
 def sent(load: Load, answer: Answer, delay_s: float = 0.0) -> tuple[Records, Scripted]:
-    """What came of a load on a scripted server."""
+    """The records of a load on a scripted server, and the requests that it received."""
 
     async def both() -> tuple[Records, Scripted]:
         async with scripted(answer, delay_s) as server:
@@ -36,7 +36,7 @@ def sent(load: Load, answer: Answer, delay_s: float = 0.0) -> tuple[Records, Scr
 
 
 def test_a_closed_loop_sends_the_next_when_it_has_an_answer(load: Load) -> None:
-    """As many as each client may; every image differs in its last bytes."""
+    """A closed loop sends as many requests as each client may, with images that differ in their last bytes."""
     records, server = sent(load, lambda _: OK)
 
     assert [200] * 6 == records.status
@@ -47,7 +47,7 @@ def test_a_closed_loop_sends_the_next_when_it_has_an_answer(load: Load) -> None:
 
 
 def test_every_status_is_kept(load: Load) -> None:
-    """Refusals that close the connection, too; the next request goes over a new one."""
+    """Every status is recorded, also of refusals that close the connection; the next request opens a new one."""
     records, _ = sent(replace(load, clients=1), lambda number: REFUSAL if number == 2 else OK)
 
     assert [200, 429, 200] == records.status
@@ -80,7 +80,7 @@ def test_a_client_has_so_much_patience(load: Load) -> None:
 
 
 def test_images_side_by_side_make_one_request(load: Load) -> None:
-    """For servers that take one image at a time; the worst of their statuses counts."""
+    """Images side by side count as one request, with the worst of their statuses."""
     many = replace(load, clients=1, most=1, images=4)
     records, server = sent(many, lambda _: OK)
 
@@ -89,7 +89,7 @@ def test_images_side_by_side_make_one_request(load: Load) -> None:
 
 
 def test_images_in_a_form(load: Load) -> None:
-    """Each is a file of its own, and the length is right (the scripted server reads exactly so much)."""
+    """Each image of a form is a file of its own, and the Content-Length is right."""
     records, server = sent(replace(load, clients=1, most=1, images=3, form=True), lambda _: OK)
 
     assert [200] == records.status
@@ -117,7 +117,7 @@ def test_what_a_request_allows_is_in_its_header(load: Load, form: bool) -> None:
 
 
 def test_an_open_loop_keeps_its_times(load: Load) -> None:
-    """A Poisson process of the rate that is asked for, the same for the same seed."""
+    """An open loop is a Poisson process of the given rate, and equal for equal seeds."""
     open_loop = replace(load, clients=0, rate=200.0, seconds=50.0)
     times = list(due_times(open_loop))
 
@@ -136,7 +136,7 @@ def test_bursts_come_all_at_once(load: Load) -> None:
 
 
 def test_an_open_loop_does_not_wait_for_answers(load: Load) -> None:
-    """It sends over as many connections as it takes, and its latencies count from when a request was due."""
+    """An open loop does not wait for answers, and its latencies count from when a request was due."""
     records, server = sent(replace(load, clients=0, rate=200.0, seconds=0.2), lambda _: OK, delay_s=0.5)
 
     assert len(records.status) == len(server.bodies) > 10
