@@ -36,18 +36,18 @@ Run = tuple[float, float, float]  # images a second; milliseconds of CPU an imag
 
 
 def different(images: list[bytes], count: int, numbers: Iterator[int]) -> list[bytes]:
-    """So many images of which no two are the same: identical ones in flight would be computed once."""
+    """Images that are all different, since identical ones in flight would be computed once."""
     return [images[turn % len(images)] + next(numbers).to_bytes(8, "big") for turn in range(count)]
 
 
 async def embed(url: str, images: list[bytes], group: int, in_flight: int) -> int:
-    """How many were answered."""
+    """The number of answered images."""
     async with AsyncClient(url, group=group, in_flight=in_flight) as client:
         return sum([isinstance(answer, np.ndarray) async for answer in client.embed_many(images)])
 
 
 def measure(url: str, http: psutil.Process, images: list[bytes], group: int, in_flight: int) -> Run:
-    """One way, once."""
+    """Run one way of sending once."""
     own = psutil.Process()
     before, start = (_cpu_s(own), _cpu_s(http)), time.perf_counter()
     answered = asyncio.run(embed(url, images, group, in_flight))
@@ -65,7 +65,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def compare(model: str, images: list[bytes], count: int, rounds: int) -> dict[str, Any]:
-    """Every way in every round; medians, and the throughput of each round."""
+    """Run every way in every round; medians, and the throughput of each round."""
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     numbers = itertools.count()
     with server(model, 32) as (url, pid, _):

@@ -44,7 +44,7 @@ REFERENCE = "selective_scan_ref"
 
 
 def vim_tiny(side: int, scan: str, dtype: torch.dtype = torch.float32) -> Vim:
-    """With its layers as one function, where the scan has one."""
+    """The model, with its layers compiled as one function where the scan supports that."""
     vim = random_model(VimConfig(image_size=(side, side)), "torch").cast(dtype)
     vim.use_scan(
         ScanChoice(scan, selective_scan_ref.scan, "") if scan == REFERENCE else choose(scan, torch.device("cpu"))
@@ -54,7 +54,7 @@ def vim_tiny(side: int, scan: str, dtype: torch.dtype = torch.float32) -> Vim:
 
 
 def turns(runs: dict[str, tuple[Forward, Tensor]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Milliseconds an image of each run, in turns; the first `warm` rounds are not counted."""
+    """Milliseconds per image of each run, in turns; the first `warm` rounds are not counted."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for turn in range(rounds + warm):
@@ -67,12 +67,12 @@ def turns(runs: dict[str, tuple[Forward, Tensor]], rounds: int, warm: int = 1) -
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Median of the rounds' ratios."""
+    """The median of the ratios of all rounds."""
     return round(statistics.median(a / b for a, b in zip(over, under, strict=True)), 2)
 
 
 def compare(runs: dict[str, tuple[Forward, Tensor]], rounds: int) -> dict[str, object]:
-    """All against the run called numba: medians, fastest turns, and how many times as long the others take."""
+    """Compare all runs with the one named numba: medians, fastest turns, and ratios."""
     times = turns(runs, rounds)
     return {
         "load": round(os.getloadavg()[0], 1),
@@ -91,7 +91,7 @@ def at_size(side: int, batch: int, scans: list[str], rounds: int) -> dict[str, o
 
 
 def growth(rounds: int) -> float:
-    """How many times as long 785 tokens (448 px) take as 197 (224 px), about four times as many."""
+    """The time of 785 tokens (448 px) divided by that of 197 tokens (224 px)."""
     small, large = (vim_tiny(side, "numba") for side in (224, 448))
     times = turns({"224": (small, torch.randn(1, 3, 224, 224)), "448": (large, torch.randn(1, 3, 448, 448))}, rounds)
     return ratio(times["448"], times["224"])
@@ -125,7 +125,7 @@ def loading() -> dict[str, float]:
 
 
 def processor() -> str:
-    """What /proc says of the CPU, with the narrow multiplications that it has."""
+    """The CPU as /proc describes it, with its instructions for narrow multiplication."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     narrow = {"avx512f", "avx512_bf16", "amx_bf16"} & set(found.get("flags", "").split())

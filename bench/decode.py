@@ -1,4 +1,4 @@
-"""JPEG bytes to the model's pixels: the ways there are, in turns, over a folder of photographs.
+"""Compare ways to turn JPEG bytes into the model's pixels, interleaved, over a folder of photographs.
 
     python -m bench.decode CORPUS --out bench/results/decode.json
 
@@ -43,7 +43,7 @@ def torchvision_style(data: bytes) -> np.ndarray:
 
 
 def way(jpegs: Jpegs | None) -> Way:
-    """The service's own path, with or without the compiled one."""
+    """The decoder of the service, with or without the compiled resize."""
 
     decoder = Decoder(RECIPE, LIMITS, jpegs=jpegs)
 

@@ -1,4 +1,4 @@
-"""What `VIM_DECODE=fast` changes of a model's answers: the same JPEG files decoded both ways, then one pass each.
+"""The effect of `VIM_DECODE=fast` on a model's answers: the same JPEG files decoded both ways, then one pass each.
 
     python -m bench.fast PHOTOGRAPHS --model models/demo --enlarge 320
 
@@ -32,7 +32,7 @@ LIMITS = DecodeLimits(1 << 30)
 
 
 def enlarged(data: bytes, short: int) -> bytes:
-    """The photograph with a short side of so many pixels, as a JPEG file of quality 90."""
+    """The photograph resized to a short side of `short` pixels, as a JPEG file of quality 90."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     scale = short / min(image.size)
     size = round(image.width * scale), round(image.height * scale)
@@ -42,7 +42,7 @@ def enlarged(data: bytes, short: int) -> bytes:
 
 
 def pixels(data: bytes, recipe: Preprocess, jpegs: Jpegs) -> np.ndarray:
-    """As the service would make them."""
+    """The pixels that the service computes for a file."""
     out = np.empty((recipe.size, recipe.size, 3), np.uint8)
     Decoder(recipe, LIMITS, jpegs=jpegs).decode(data, out)
     return out
@@ -62,7 +62,7 @@ def batches(files: list[bytes], recipe: Preprocess, jpegs: Jpegs) -> Iterator[np
 
 
 def compare(network: model.Vim, files: list[bytes], truths: list[int | None]) -> dict[str, Any]:
-    """How many are right in both ways, how many answers are the same, and the cosines of the embeddings."""
+    """Correct answers in both ways, equal answers, and the cosines of the embeddings."""
     exact, fast = (passed(network, batches(files, network.preprocess, Jpegs(scale=s))) for s in (False, True))
     known = [i for i, truth in enumerate(truths) if truth is not None]
     wanted = torch.tensor([truths[i] for i in known], dtype=torch.long)[:, None]
@@ -84,7 +84,7 @@ def compare(network: model.Vim, files: list[bytes], truths: list[int | None]) ->
 
 
 def main() -> None:
-    """Compare and print."""
+    """Compare both ways and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--model", default="models/demo")

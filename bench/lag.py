@@ -40,7 +40,7 @@ LATE_MS = 20
 
 
 def large_photograph() -> bytes:
-    """A JPEG as large and as hard to compress as a camera's: one noisy tile many times."""
+    """A JPEG as large and as hard to compress as that of a camera: one noisy tile, repeated."""
     with Image.open(io.BytesIO(photograph(0, (1024, 1024)))) as image:
         tile = np.asarray(image)
     repeats = [-(-side // 1024) for side in SIDES]
@@ -51,7 +51,7 @@ def large_photograph() -> bytes:
 
 
 def probe(url: str, seconds: float) -> list[float]:
-    """Milliseconds of each answer of `/livez`, over one connection."""
+    """Milliseconds until each answer of `/livez`, over one connection."""
     gc.disable()  # its own pauses, of up to 18 ms, are not the loop's
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     times, end = [], time.perf_counter() + seconds
@@ -66,7 +66,7 @@ def probe(url: str, seconds: float) -> list[float]:
 
 @contextmanager
 def busy(url: str, body: bytes, clients: int) -> Iterator[list[int]]:
-    """So many clients send the photograph until the context ends; the list holds their answers' statuses."""
+    """Clients send the photograph until the context ends; the list collects the statuses of the answers."""
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -101,7 +101,7 @@ def _post(connection: http.client.HTTPConnection, body: bytes, tail: bytes) -> N
 
 
 def summary(times: list[float]) -> dict[str, float]:
-    """Count, percentiles and largest in milliseconds, and how many were late."""
+    """Count, percentiles and maximum in milliseconds, and the number of late answers."""
     ordered = sorted(times)
     return {
         "probes": len(ordered),
@@ -114,7 +114,7 @@ def summary(times: list[float]) -> dict[str, float]:
 
 
 def measure(source: str, clients: int, seconds: float) -> dict[str, Any]:
-    """The probe alone, and beside the clients."""
+    """Measure the probe alone, and beside the clients."""
     body = large_photograph()
     context = multiprocessing.get_context("spawn")
     with server(source, max_batch=8) as (url, _, _), ProcessPoolExecutor(1, context) as prober:

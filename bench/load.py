@@ -1,4 +1,4 @@
-"""Closed-loop load without an HTTP library: one that costs more than the server would measure itself."""
+"""Closed-loop load without an HTTP library, which could take more CPU time than the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.serve.wire import connect, post
 
 @dataclass
 class Latencies:
-    """Seconds from request to answer, of each, and of the whole."""
+    """Seconds from request to answer of each request, and seconds of the whole run."""
 
     seconds: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0

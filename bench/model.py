@@ -21,7 +21,7 @@ from model.vim import Vim
 
 
 def random_model(config: VimConfig, scan: str) -> Vim:
-    """A model with seeded random weights of about a trained one's size."""
+    """A model with seeded random weights that are about as large as trained ones."""
     vim = Vim(config, choose(scan, torch.device("cpu")).fn).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in vim.parameters():

@@ -1,4 +1,4 @@
-"""JPEG photographs that are made up, and always the same: soft colour patches with a little noise."""
+"""Synthetic JPEG photographs that are always the same: soft colour patches with a little noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def photograph(seed: int, side: tuple[int, int] = (640, 480), quality: int = 88) -> bytes:
-    """One of `side` (width, height), about the size of a phone's thumbnail unless told otherwise."""
+    """A photograph of `side` (width, height), by default about as large as a phone's thumbnail."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize(side, Image.Resampling.BICUBIC)
     noisy = np.asarray(coarse).astype(np.int16) + generator.integers(-8, 9, (side[1], side[0], 3))

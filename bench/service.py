@@ -85,7 +85,7 @@ def _await_ready(process: subprocess.Popen[bytes], log: io.TextIOBase, deadline:
 
 
 def pipeline(runner: Runner, bodies: list[bytes], count: int) -> float:
-    """Images a second without a service: as many threads as CPUs decode ahead while the model runs full batches."""
+    """Images per second without a service: one thread per CPU decodes ahead while the model runs full batches."""
     size, decode = runner.max_batch, decoder(runner.vim.preprocess)
     decode(bodies[0])
     start = time.perf_counter()
@@ -98,7 +98,7 @@ def pipeline(runner: Runner, bodies: list[bytes], count: int) -> float:
 
 
 def efficiency(url: str, runner: Runner, clients: int, requests: int, rounds: int = 3) -> dict[str, Any]:
-    """Throughput of many clients over that of the pipeline, in turns."""
+    """The throughput of many clients divided by that of the pipeline, measured in turns."""
     bodies = [photograph(seed) for seed in range(8)]
     pairs = [(many_clients(url, clients, requests), pipeline(runner, bodies, requests)) for _ in range(rounds)]
     ratios = [service["images_per_s"] / inside for service, inside in pairs]
@@ -139,7 +139,7 @@ def one_client(url: str, runner: Runner, requests: int) -> dict[str, Any]:
 
 
 def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
-    """Closed loop: `clients` clients, each with its next request as soon as it has its answer."""
+    """Closed loop: each of `clients` clients sends its next request as soon as it has its answer."""
     before = _batches(url)
     bodies = [photograph(seed) for seed in range(8)]
     answers = asyncio.run(closed_loop(url, "/v1/classify", bodies, clients, requests))
@@ -156,7 +156,7 @@ def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
 
 
 def rendering(url: str, images: int = 64, requests: int = 2) -> dict[str, float]:
-    """What making the answer of so many embeddings takes of a request's whole time, by the server's own clock."""
+    """The share of a request's time that serialising its embeddings takes, by the server's own clock."""
     files = [("images", (f"{seed}.jpg", photograph(seed), "image/jpeg")) for seed in range(images)]
     forms: dict[str, dict[str, Any]] = {
         "float": {},
@@ -179,7 +179,7 @@ _EMBEDDING = 'vim_request_duration_seconds_sum{api="native",op="embed"}'
 
 
 def _batches(url: str) -> tuple[float, float]:
-    """Images and batches so far, from the server's own histogram."""
+    """The numbers of images and batches so far, from the histogram of the server."""
     samples = _samples(url)
     return samples["vim_batch_size_sum"], samples["vim_batch_size_count"]
 

@@ -1,9 +1,9 @@
-"""What the service answers instead of a result: one tree, each leaf with its HTTP status and stable code.
+"""The errors that a client can get: a tree of exceptions, each leaf with its HTTP status and stable code.
 
-Raised where the cause is known and translated to HTTP in one place, by `problem` and `headers`; knows no web framework.
+They are raised where the cause is known; `problem` and `headers` translate them to HTTP, for any web framework.
 
 ServiceError
- ├── RequestError                the request cannot be answered as it is: change it
+ ├── RequestError                the client must change the request
  │    ├── EmptyBody              400 empty_body
  │    ├── MalformedBody          400 malformed_body
  │    ├── UrlNotSupported        400 url_not_supported
@@ -21,22 +21,22 @@ ServiceError
  │    ├── UnsupportedImage       415 unsupported_image
  │    ├── UnsupportedEncoding    415 unsupported_encoding
  │    └── InvalidOptions         422 invalid_options
- ├── Refusal                     the request is fine, the moment is not: try again
+ ├── Refusal                     the same request may succeed later
  │    ├── Overload               429 or 503, as VIM_OVERLOAD_STATUS says
  │    │    ├── QueueFull         429 queue_full
  │    │    └── MemoryFull        429 memory_full
  │    ├── NotReady               503 not_ready
  │    ├── Draining               503 draining
  │    └── DeadlineExceeded       504 deadline_exceeded
- └── Failure                     the service's own fault: the log says more than the answer
+ └── Failure                     the fault of the service; the log has the details
       ├── InferenceFailed        500 inference_failed
       ├── NonFiniteOutput        500 non_finite_output
       └── InternalError          500 internal_error
 
-SettingsError stands apart: it ends the start-up and never reaches a client.
+SettingsError is not part of the tree: it ends the start-up and never reaches a client.
 """
 
-# ruff: noqa: N818 - a refusal is not an error of ours, and QueueFull says more than QueueFullError.
+# ruff: noqa: N818 - the names are shorter without Error
 from __future__ import annotations
 
 import math
@@ -50,7 +50,7 @@ _TYPE = "urn:problem-type:vim-server:"
 
 
 class ServiceError(Exception):
-    """Anything a client is told instead of a result. `detail` is shown to the client: no paths, no internals."""
+    """An error that a client gets instead of a result. `detail` is shown to the client: no paths, no internals."""
 
     status: int
     code: ClassVar[str]
@@ -61,15 +61,15 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.errors = tuple(errors)  # one {"loc", "msg"} for each wrong option
-        self.results: Sequence[Mapping[str, Any]] = ()  # of several images that all failed, each one's error
+        self.errors = tuple(errors)  # {"loc", "msg"} of each wrong option
+        self.results: Sequence[Mapping[str, Any]] = ()  # when several images have all failed, the error of each
 
     def about(self, subject: str) -> Self:
-        """The same error, saying what it is about."""
+        """The same error, with the subject before its detail."""
         return type(self)(f"{subject}: {self.detail}", retry_after_s=self.retry_after_s, errors=self.errors)
 
     def with_items(self, results: Sequence[Mapping[str, Any]]) -> Self:
-        """The same error, carrying every image's own."""
+        """The same error, with the errors of all images."""
         copy = type(self)(self.detail, retry_after_s=self.retry_after_s, errors=self.errors)
         copy.results = results
         return copy
@@ -94,25 +94,25 @@ class EmptyBody(RequestError):
 
 
 class MalformedBody(RequestError):
-    """The body is not what its form promises: broken JSON, base64 or multipart."""
+    """The body does not match its media type: broken JSON, base64 or multipart."""
 
     status, code = 400, "malformed_body"
 
 
 class UrlNotSupported(RequestError):
-    """An image was given by URL; the service never fetches any."""
+    """An image was given by URL; the service never fetches images."""
 
     status, code = 400, "url_not_supported"
 
 
 class UnsupportedInput(RequestError):
-    """Well formed, but this model cannot do it: text, floating-point pixels, another dimension."""
+    """The request is well formed, but the model does not support it: text, floating-point pixels, a dimension."""
 
     status, code = 400, "unsupported_input"
 
 
 class Unauthorized(RequestError):
-    """The server wants an API key (`VIM_API_KEYS`), and the request shows none of them."""
+    """The server requires an API key (`VIM_API_KEYS`), and the request has no valid one."""
 
     status, code = 401, "unauthorized"
 
@@ -192,7 +192,7 @@ class InvalidOptions(RequestError):
 
 
 class Overload(Refusal):
-    """More comes in than can be answered. The status is what `VIM_OVERLOAD_STATUS` says: 429 unless it is set."""
+    """Too many requests arrive. The status is `VIM_OVERLOAD_STATUS`, 429 by default."""
 
 
 class QueueFull(Overload):
@@ -208,7 +208,7 @@ class MemoryFull(Overload):
 
 
 class NotReady(Refusal):
-    """The model is not loaded yet, or is served no longer."""
+    """The model is not loaded yet, or no longer served."""
 
     status, code = 503, "not_ready"
 
@@ -238,20 +238,20 @@ class NonFiniteOutput(Failure):
 
 
 class InternalError(Failure):
-    """Anything unforeseen; the cause is in the log under the request id."""
+    """An unforeseen error; the log has the cause under the request id."""
 
     status, code = 500, "internal_error"
 
 
 class SettingsError(Exception):
-    """The environment does not make valid settings; the message has one line for each mistake."""
+    """The environment has invalid settings; the message has one line for each mistake."""
 
 
 def bare(error: E) -> E:
-    """The same, without where it was raised, nor from what: those frames hold the body of the request.
+    """The same error without its traceback and causes, whose frames hold the body of the request.
 
-    As a rule the error in turn, too: in an outcome, or in the future that brought it from a thread. The body would then
-    lie in memory until Python looks for such cycles, which it does by the number of objects, not by their size.
+    Usually those frames also refer to the error, by an outcome or by the future that brought it from a thread. The body
+    would stay in memory until Python collects such cycles, which depends on the number of objects, not on their size.
     """
     link: BaseException | None = error
     while link is not None:
@@ -261,14 +261,14 @@ def bare(error: E) -> E:
 
 
 def all_errors() -> list[type[ServiceError]]:
-    """Every error a client can meet, by status, for the documentation."""
+    """Every error that a client can get, by status, for the documentation."""
     return sorted(_leaves(ServiceError), key=lambda error: error.status)
 
 
 def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str, Any]:
-    """The answer's body: RFC 9457 members and `error`, which the other half of the clients reads.
+    """The body of the answer: the members of RFC 9457, and `error` and `message` for clients that read those.
 
-    `instance` is the request's path.
+    `instance` is the path of the request.
     """
     body: dict[str, Any] = {
         "type": _TYPE + error.code,
@@ -291,7 +291,7 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def headers(error: ServiceError) -> dict[str, str]:
-    """The answer's extra headers: `Retry-After` in whole seconds, at least one; how to show a key (RFC 9110)."""
+    """Extra headers of the answer: `Retry-After` in whole seconds, at least 1, and `WWW-Authenticate` for a key."""
     if isinstance(error, Unauthorized):
         return {"WWW-Authenticate": "Bearer"}
     if error.retry_after_s is None:

@@ -1,7 +1,7 @@
 """Every setting of the server, read from `VIM_` environment variables; mistakes are refused, never ignored.
 
-`Settings(...)` takes values and looks at nothing else; `Settings.load()` reads the environment. Does not judge whether
-this machine or model can honour a setting.
+`Settings(...)` uses its arguments only; `Settings.load()` reads the environment. Whether this machine or model supports
+a setting is not checked here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from service.errors import SettingsError
 from service.system import cpus
 
 _PREFIX = "VIM_"
-# What Kubernetes sets in every pod beside a service called vim or vim-something, unless enableServiceLinks is false.
+# Kubernetes sets these in every pod when a service is named vim or vim-something, unless enableServiceLinks is false.
 _LINK = re.compile(r"VIM(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _LINK_PORT = re.compile(r"VIM(_\w+)?_PORT")
 _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 # The editor Vim sets these in its :terminal.
 _EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
-CLIENT_KEY = "VIM_CLIENT_KEY"  # of the commands with --url; no setting of a server
+CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 _WORDS = {
@@ -44,7 +44,7 @@ _WORDS = {
 
 
 class Settings(BaseSettings):
-    """The server's settings; the variable is the field's name in capitals after `VIM_`."""
+    """The settings of the server. The variable of a field is `VIM_` and its name in capitals."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
@@ -56,21 +56,24 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=64,
-        description="HTTP processes; limits of queue and memory, and threads, are shared out among them.",
+        description="Number of HTTP processes; they divide threads and the limits of queue and memory among them.",
     )
     tls_cert: Path | None = Field(
         None, description="Certificate (chain), PEM; with VIM_TLS_KEY the server speaks HTTPS."
     )
     tls_key: Path | None = Field(None, description="The certificate's private key, PEM, without a passphrase.")
     api_keys: tuple[str, ...] = Field(
-        (), description="API keys, separated by commas; every path but the probes then wants one (401)."
+        (), description="API keys, separated by commas; then every path except the probes requires one (401)."
     )
-    api_keys_file: Path | None = Field(None, description="A file with more of them, one a line; # begins a comment.")
+    api_keys_file: Path | None = Field(None, description="A file with more API keys, one per line; # begins a comment.")
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Serves /metrics there, without a key, and not on VIM_PORT."
+        None,
+        ge=1,
+        le=65535,
+        description="A port that serves /metrics without a key; /metrics is then not served on VIM_PORT.",
     )
     cors_origins: str = Field(
-        "", description="Origins, separated by commas, whose pages may use the API; * allows all; empty: none."
+        "", description="Origins, separated by commas, whose pages may use the API; *: all; empty: none."
     )
     model: str = Field(
         default="demo",
@@ -87,106 +90,115 @@ class Settings(BaseSettings):
         default="model", description="Which weights of a training checkpoint."
     )
     labels: str = Field(
-        default="", description="Class names: a file, imagenet-1k or none; empty: those beside the weights, if any."
+        default="", description="Class names: a file, imagenet-1k or none; empty: the ones beside the weights, if any."
     )
     device: str = Field(
         default="auto",
-        description="Where to compute: auto (every GPU there is, else the CPU), cpu, cuda, cuda:1, or cuda:0,cuda:1.",
+        description="Where to compute: auto (every GPU, else the CPU), cpu, cuda, cuda:1, or cuda:0,cuda:1.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Precision of the weights; auto: float32, on a GPU the narrowest that agrees with it. bfloat16 is "
-        "faster on CPUs with AMX.",
+        description="Precision of the weights; auto: float32, and on a GPU the narrowest one that agrees with it. "
+        "bfloat16 is faster on CPUs with AMX.",
     )
     scan: str = Field(
-        default="auto", min_length=1, description="Scan implementation by name; auto takes the best that runs."
+        default="auto", min_length=1, description="Name of the scan implementation; auto: the best one that runs."
     )
     image_size: int | None = Field(
         default=None, ge=33, description="Side of the model's input in pixels; unset: as trained."
     )
     preprocess: Literal["friendly", "reference"] = Field(
         default="friendly",
-        description="friendly turns photos upright, puts transparency over white and scales 16 bits; "
-        "reference does exactly what the paper's evaluation does.",
+        description="friendly: rotate photos upright, put transparency over white, scale 16 bits; "
+        "reference: exactly the evaluation of the paper.",
     )
     decode: Literal["exact", "fast", "pillow"] = Field(
         default="exact",
-        description="How JPEG files become pixels: exact, as Pillow makes them, but faster; fast, large ones scaled "
-        "while they are decoded; pillow, by Pillow alone, which saves about 115 MB of memory.",
+        description="How to decode JPEG files: exact: the pixels of Pillow, but faster; fast: scale large files "
+        "while decoding; pillow: with Pillow alone, which saves about 115 MB of memory.",
     )
     max_batch: int | None = Field(
-        default=None, ge=1, description="Most images in one forward pass; unset: the model's choice."
+        default=None, ge=1, description="Most images in one forward pass; unset: chosen for the model."
     )
-    max_wait_ms: int = Field(default=0, ge=0, description="How long an idle device waits for a batch to fill.")
-    queue_images: int = Field(default=256, ge=1, description="Most images waiting or running; beyond that 429.")
+    max_wait_ms: int = Field(
+        default=0, ge=0, description="How long an idle device waits for more images before it starts a batch."
+    )
+    queue_images: int = Field(
+        default=256, ge=1, description="Most images waiting or running; more are refused with 429."
+    )
     queue_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Most bytes of request bodies in memory; beyond that 429."
+        256 * 1024 * 1024, ge=1, description="Most bytes of request bodies in memory; more are refused with 429."
     )
     bulk_percent: int = Field(
-        50, ge=1, le=100, description="How much of these two bulk requests may fill; the rest is for interactive ones."
+        50, ge=1, le=100, description="Percent of VIM_QUEUE_IMAGES and VIM_QUEUE_BYTES available to bulk requests."
     )
-    overload_status: Literal["429", "503"] = Field("429", description="Status of refusals for lack of room.")
-    max_images: int = Field(64, ge=1, description="Most images in one request; beyond that 413.")
-    max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1, description="Largest request body; beyond that 413.")
+    overload_status: Literal["429", "503"] = Field("429", description="Status when the queue or the memory is full.")
+    max_images: int = Field(64, ge=1, description="Most images in one request; more are refused with 413.")
+    max_body_bytes: int = Field(
+        default=20 * 1024 * 1024, ge=1, description="Largest request body; a larger one is refused with 413."
+    )
     max_pixels: int = Field(
         default=100_000_000,
         ge=1,
-        description="Largest width times height of an image; beyond that 413, before decoding.",
+        description="Largest width times height of an image; a larger one is refused with 413, before decoding.",
     )
     max_decode_bytes: int = Field(
         1 << 30,
         ge=1,
-        description="Most memory for decoding, all images under way together; one that alone needs more gets 413.",
+        description="Most memory for decoding all images at once; an image that alone needs more is refused with 413.",
     )
-    request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; beyond that 504.")
+    request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; then 504.")
     header_timeout_ms: int = Field(
-        10_000, ge=1, description="Longest time for a request's header to arrive, or for a new connection to send one."
+        10_000, ge=1, description="Longest time until a request's header has arrived, also on a new connection."
     )
-    body_timeout_ms: int = Field(30_000, ge=1, description="Longest time for a body to arrive; beyond that 408.")
+    body_timeout_ms: int = Field(30_000, ge=1, description="Longest time until a body has arrived; then 408.")
     watchdog_ms: int | None = Field(
         None,
         ge=1,
-        description="A batch that takes longer hangs; unset: 10 s or ten times the slowest warm-up batch.",
+        description="A batch that takes longer counts as hung; unset: 10 s or ten times the slowest warm-up batch.",
     )
     max_restarts: int = Field(
-        5, ge=0, description="Restarts of a device process, with no batch run in between, before the service gives up."
+        5,
+        ge=0,
+        description="Restarts of a device process without a batch in between, after which the service gives up.",
     )
     ready_devices: Literal["all", "any"] = Field(
-        "all", description="How many device processes make the server ready, and keep it going."
+        "all",
+        description="Whether all device processes must serve, or any one, for the server to be ready and keep running.",
     )
     cache_dir: Path = Field(
-        default=Path("~/.cache/vim-server"), description="Where downloads and compiled code are kept."
+        default=Path("~/.cache/vim-server"), description="Directory for downloads and compiled code."
     )
-    offline: bool = Field(default=False, description="Never touch the network.")
-    drain_delay_ms: int = Field(default=0, ge=0, description="How long to listen on, not ready, after SIGTERM.")
-    drain_timeout_ms: int = Field(
-        default=25_000, ge=0, description="How long accepted work may take to finish after that."
+    offline: bool = Field(default=False, description="Never use the network.")
+    drain_delay_ms: int = Field(
+        default=0, ge=0, description="How long to keep listening after SIGTERM, while not ready."
     )
-    page: bool = Field(default=True, description="Whether browsers get the demo page at /.")
+    drain_timeout_ms: int = Field(default=25_000, ge=0, description="How long accepted work may then take to finish.")
+    page: bool = Field(default=True, description="Whether / shows the demo page to browsers.")
     threads: int | None = Field(
         default=None, ge=1, description="Threads for decoding and for torch; unset: the CPU quota."
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
-        default="info", description="Least severe level that is logged."
+        default="info", description="Lowest level that is logged."
     )
     tracing: bool = Field(
-        default=False, description="Whether to send traces by OpenTelemetry; the OTEL_ variables say where to."
+        default=False, description="Whether to send traces with OpenTelemetry; OTEL_ variables set the destination."
     )
 
     @property
     def served_name(self) -> str:
-        """The name in answers and metrics: as set, or the last part of VIM_MODEL without what follows the name."""
+        """The name in answers and metrics: VIM_MODEL_NAME, or else derived from the last part of VIM_MODEL."""
         name = Path(self.model).name.removesuffix("/")
         return self.model_name or re.sub(r"(@.*|:.*|\.(safetensors|pth|pt|bin))$", "", name) or "model"
 
     @property
     def devices(self) -> list[str]:
-        """One entry for each device process."""
+        """The devices, one for each device process."""
         return self.device.split(",")
 
     @property
     def share(self) -> Self:
-        """What one of several HTTP processes may use: its part of what is limited for the whole service."""
+        """The settings of one of several HTTP processes: its part of the limits of the whole service."""
         processes = self.http_workers
         parts = {
             field: max(1, getattr(self, field) // processes)
@@ -198,7 +210,7 @@ class Settings(BaseSettings):
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the environment. Raises SettingsError with one line for each mistake.
 
-        Variables set to nothing count as unset: Compose passes `${VIM_X:-}` that way.
+        An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text.
         """
         ours = dict(_ours(os.environ if environ is None else environ))
         fields = {variable(field): field for field in cls.model_fields}
@@ -216,7 +228,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments only: `load` reads the environment, so that a test's Settings() ignores the developer's."""
+        """Use arguments only; `load` reads the environment. So tests ignore the environment of the developer."""
         return (init_settings,)
 
     @field_validator("weights", "dtype", "preprocess", "log_level", "device", "ready_devices", "decode", mode="before")
@@ -227,7 +239,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys", mode="before")
     @classmethod
     def _digests(cls, value: Any) -> Any:
-        """Only digests are kept: settings are shown, compared and sent to the device process."""
+        """Keep digests of the keys only, because settings are shown, compared and sent to the device process."""
         return api_keys.digests(value.split(",")) if isinstance(value, str) else value
 
     @field_validator("device")
@@ -263,7 +275,7 @@ def variable(field: str) -> str:
 
 
 def allowed(field: str) -> str:
-    """What a setting accepts, in words, for messages and the README."""
+    """The values that a setting accepts, in words, for messages and documentation."""
     return _WORDS.get(field) or _allowed(Settings.model_fields[field])
 
 
@@ -300,6 +312,6 @@ def _invalid(detail: Any, given: Mapping[str, str]) -> str:
         return str(detail["ctx"]["error"])
     field = detail["loc"][0]
     if field == "api_keys":
-        return f"{variable(field)} must be {allowed(field)}"  # what was given may be a key
+        return f"{variable(field)} must be {allowed(field)}"  # without the value, which may be a key
     text = given.get(field, str(detail["input"]))
     return f"{variable(field)} must be {allowed(field)}, got {text[:100]!r}"

@@ -31,7 +31,7 @@ def name_of(path: Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """A document's text."""
+    """The text of one document."""
     return path.read_text(encoding="utf-8")
 
 
@@ -68,12 +68,12 @@ def test_every_endpoint_is_in_its_table() -> None:
 
 
 def test_every_error_is_in_its_table() -> None:
-    """By code."""
+    """Every error is in the table of errors, by its code."""
     assert {error.code for error in all_errors()} == first_column(block("errors"), 1)
 
 
 def test_every_metric_is_in_its_table() -> None:
-    """By name."""
+    """Every metric is in the table of metrics, by its name."""
     assert {one.name for one in metrics.METRICS} == first_column(block("metrics"))
 
 
@@ -84,7 +84,7 @@ def test_every_reason_of_a_rejection_is_named() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
-    """Prose goes stale first."""
+    """Every setting and metric that a document mentions exists."""
     text = text_of(document)
     settings = {variable(field) for field in Settings.model_fields} | FOREIGN
     known = {one.name for one in metrics.METRICS}

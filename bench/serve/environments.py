@@ -29,7 +29,7 @@ def interpreter(name: str, pins: Sequence[str], cache: Path) -> Path:
 
 
 def versions(python: Path, pins: Sequence[str]) -> list[str]:
-    """What is installed of the pinned packages, as the environment itself says."""
+    """The installed versions of the pinned packages, as the environment reports them."""
     names = [pin.partition("==")[0].partition("[")[0] for pin in pins]
     program = f"from importlib.metadata import version\nfor name in {names!r}: print(name, version(name))"
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)

@@ -85,7 +85,7 @@ class Sender:
         self.records.body = self._last.decode(errors="replace")
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open connections."""
         for connection in self._idle:
             connection.close()
 
@@ -121,7 +121,7 @@ def _badness(status: int) -> int:
 
 
 async def run(load: Load) -> Records:
-    """Send it all and wait for the answers."""
+    """Send all requests and wait for the answers."""
     start = time.perf_counter()
     sender = Sender(load, start)
     slow = [asyncio.create_task(_slow(load, start)) for _ in range(load.slow_clients)]
@@ -177,7 +177,7 @@ async def _slow(load: Load, start: float) -> None:
 
 
 def _photographs(load: Load) -> Iterator[bytes]:
-    """Drawn at random, by size first."""
+    """A photograph drawn at random: first its size, then the file."""
     draw = random.Random(load.seed)
     files = {size: [p.read_bytes() for p in sorted((Path(load.corpus) / size).glob("*.jpg"))] for size in load.sizes}
     names, weights = list(load.sizes), list(load.sizes.values())

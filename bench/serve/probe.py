@@ -1,4 +1,4 @@
-"""Is what a server answers right? The answers of all of them have one shape somewhere inside."""
+"""Check the answers of a server. The answers of all servers contain a list of the same form."""
 
 from __future__ import annotations
 

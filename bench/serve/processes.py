@@ -1,4 +1,4 @@
-"""A server that is compared: started, found ready, paused while others have their turn, counted, ended."""
+"""A compared server: start it, wait until it is ready, pause it while others run, measure it, end it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Server:
             )
 
     def send(self, load: Load) -> Records:
-        """Put this load on it, from a process of its own."""
+        """Send a load to the server, from another process."""
         command = [*self._network(), sys.executable, "-m", "bench.serve.load"]
         asked = json.dumps(asdict(load))
         done = subprocess.run(command, cwd=ROOT, input=asked, capture_output=True, text=True, check=True, timeout=300)
@@ -67,12 +67,12 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has printed."""
+        """The output of the server so far."""
         return self._log.read_text(errors="replace")
 
     @property
     def alive(self) -> bool:
-        """Is its first process running?"""
+        """Whether its first process is running."""
         return self._process.poll() is None
 
     def tree(self) -> list[psutil.Process]:
@@ -97,18 +97,18 @@ class Server:
         self.peer.victim(self._process).kill()
 
     def pause(self) -> None:
-        """Stop it: some of these servers use CPU when nobody asks them anything."""
+        """Stop its processes, since some servers use CPU time while idle."""
         self._signal(signal.SIGSTOP, self.tree())
 
     def resume(self) -> None:
-        """Let it go on; the first process last, lest it takes those it watches over for dead."""
+        """Continue its processes; the first one last, or it might consider the others dead."""
         first, *others = self.tree()
         self._signal(signal.SIGCONT, others)
         time.sleep(AWAKE_S)
         self._signal(signal.SIGCONT, [first])
 
     def close(self) -> None:
-        """End it and all it has started."""
+        """End the server and all of its processes."""
         tree = self.tree()
         self._signal(signal.SIGCONT, tree)
         self._signal(signal.SIGTERM, tree[:1])
@@ -124,7 +124,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody uses now."""
+    """A free port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -27,32 +27,32 @@ class Record:
                 raise SystemExit(f"{path} holds results of another machine, device or length: {self.data['about']}")
 
     def load(self, path: Path) -> None:
-        """What a file holds."""
+        """Read the results of a file."""
         self.data = json.loads(path.read_text())
         self.runs = read(self.data["runs"])
 
     def has(self, regime: str, scenario: str, peer: str, number: int) -> bool:
-        """Was this measured?"""
+        """Whether this run has been measured."""
         wanted = (regime, scenario, peer, number)
         return any((run.regime, run.scenario, run.peer, run.round) == wanted for run in self.runs)
 
     def add(self, run: Run) -> None:
-        """Keep a run."""
+        """Add a run and write the file."""
         self.runs.append(run)
         self.save()
 
     def note(self, name: str, key: str, value: Any) -> None:
-        """Keep something beside the runs."""
+        """Add a value that is not a run."""
         self.data[name][key] = value
         self.save()
 
     def disagrees(self, what: str) -> None:
-        """A server whose answers are not ours."""
+        """Note a server whose answers differ from ours."""
         self.data["disagree"] = sorted({*self.data["disagree"], what})
         self.save()
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file completely or not at all."""
         self.data["about"]["date"] = date.today().isoformat()
         self.data["runs"] = write(self.runs)
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,13 +18,13 @@ Groups = Mapping[Key, Sequence[Run]]
 
 
 def update(data: Mapping[str, Any], runs: Sequence[Run], readme: Path = README) -> None:
-    """Write the tables and the plots anew."""
+    """Write the tables and the plots again."""
     drawn = plots.draw(summary.by_key(runs), readme.parent / "results")
     readme.write_text(replaced(readme.read_text(encoding="utf-8"), text(data, runs, drawn)), encoding="utf-8")
 
 
 def replaced(document: str, generated: str) -> str:
-    """The document with this between its marks."""
+    """The document with this text between its marks."""
     begin, end = MARKS
     before, found, rest = document.partition(begin)
     if not found or end not in rest:
@@ -33,7 +33,7 @@ def replaced(document: str, generated: str) -> str:
 
 
 def text(data: Mapping[str, Any], runs: Sequence[Run], drawn: Iterable[Path] = ()) -> str:
-    """All of it."""
+    """The whole report."""
     groups = summary.by_key(runs)
     regimes = [regime for regime in (*REGIMES.values(), DRY) if any(key[0] == regime.name for key in groups)]
     parts = [_about(data, runs), _verdicts(groups), *(f"![{p.stem}](results/{p.name})" for p in drawn)]
@@ -98,19 +98,19 @@ def _killed(regime: Regime, scenario: Scenario, peers: Sequence[str], groups: Gr
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table with a heading."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float | None) -> str:
-    """Three digits that say something."""
+    """A number with three significant digits."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def current(document: str) -> str:
-    """What lies between the marks of a document."""
+    """The text between the marks of a document."""
     found = re.search(f"{MARKS[0]}(.*?)\n{MARKS[1]}", document, re.DOTALL)
     return found[1] if found else ""

@@ -28,12 +28,12 @@ SETTLE_S = 20.0  # for a backlog of the run before
 
 
 class OutOfTime(Exception):  # noqa: N818 - an event
-    """There is more to do."""
+    """The time is up and runs are missing."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, where."""
+    """What to run, and in which folders."""
 
     peers: tuple[str, ...]
     scenarios: frozenset[str]
@@ -54,7 +54,7 @@ class Field:
         self._plan, self._regime, self._record = plan, regime, record
 
     def start(self, names: Sequence[str]) -> None:
-        """All of them; whoever gives another answer than ours is noted."""
+        """Start all servers, and note those whose answers differ from ours."""
         for name in names:
             self._try(name, self._start)
         ours = self._answer(OURS) if OURS in self.servers else None
@@ -66,7 +66,7 @@ class Field:
             self.servers[name].pause()
 
     def _try(self, name: str, begin: Callable[[str], None]) -> None:
-        """One server that does not run must not keep the others from it; the report names it."""
+        """Start one server. If it does not run, the report names it and the others go on."""
         try:
             begin(name)
         except (LookupError, OSError, subprocess.SubprocessError) as error:
@@ -92,7 +92,7 @@ class Field:
         self._await(name, READY_S)
 
     def _await(self, name: str, seconds: float) -> None:
-        """Until it answers: it is ready, or has worked off what nobody waits for any more."""
+        """Wait until the server answers: it is ready, or has finished requests whose clients have left."""
         deadline = time.monotonic() + seconds
         while self.servers[name].alive and time.monotonic() < deadline:
             with contextlib.suppress(LookupError):
@@ -168,20 +168,20 @@ class Field:
         self._start(name)
 
     def close(self) -> None:
-        """End them all."""
+        """End all servers."""
         for server in self.servers.values():
             server.close()
 
 
 def run_all(plan: Plan, regimes: Sequence[Regime], record: Record) -> None:
-    """Everything that is not there yet. Raises OutOfTime."""
+    """Make all runs that are missing. Raises OutOfTime."""
     for regime in regimes:
         names = [name for name in regime.peers if name in plan.peers]
         todo = [
             (number, scenario, name)
             for number in range(1, plan.rounds + 1)
             for scenario in regime.chosen(plan.scenarios)
-            for name in _rotated(names, number)
+            for name in rotated(names, number)
             if not record.has(regime.name, scenario.name, name, number)
         ]
         if todo:
@@ -225,8 +225,8 @@ def corpus(cache: Path, sizes: Iterable[str]) -> Path:
     return cache / "corpus"
 
 
-def _rotated(names: Sequence[str], number: int) -> list[str]:
-    """Nobody is always the first."""
+def rotated(names: Sequence[str], number: int) -> list[str]:
+    """The names in an order that rotates with the round, so that none is always the first."""
     first = (number - 1) % max(1, len(names))
     return [*names[first:], *names[:first]]
 

@@ -50,7 +50,7 @@ class Regime:
     peers: tuple[str, ...] = (OURS, *(name for name in PEERS if name not in OWN))
 
     def chosen(self, names: frozenset[str]) -> tuple[Scenario, ...]:
-        """Those of these names, and what their rates depend on; all if there are none."""
+        """The scenarios with these names, and those that their rates depend on; all without names."""
         wanted = [s for s in self.scenarios if not names or s.name in names]
         needs = any(s.share for s in wanted) and SATURATION not in {s.name for s in wanted}
         return (*((s for s in self.scenarios if s.name == SATURATION) if needs else ()), *wanted)

@@ -42,7 +42,7 @@ class Order:
 
     @classmethod
     def read(cls) -> Order:
-        """From the environment of this process."""
+        """Read the order from the environment of this process."""
         text = {name: os.environ[PREFIX + name.upper()] for name in cls.__dataclass_fields__}
         numbers = {name: int(text[name]) for name in ("max_batch", "port", "cpus")}
         return cls(text["source"], text["standin"] == "True", text["device"], text["decoder"], **numbers)

@@ -16,7 +16,7 @@ SECONDS_PER_IMAGE = 1e-4
 
 
 def run(self: Runner, pixels: np.ndarray, *, scores: bool, cls: bool, mean: bool) -> Rows:
-    """As `Runner.run`."""
+    """Return rows as `Runner.run` does, after the time that the device would take."""
     end = time.perf_counter() + SECONDS_PER_IMAGE * len(pixels)
     size = self.vim.config
     features = _features(pixels, size.embed_dim)
@@ -31,7 +31,7 @@ def run(self: Runner, pixels: np.ndarray, *, scores: bool, cls: bool, mean: bool
 
 
 def install() -> None:
-    """Every runner of this process becomes a stand-in."""
+    """Replace every runner of this process by the stand-in."""
     Runner.run = run  # type: ignore[method-assign]
 
 

@@ -65,7 +65,7 @@ def quantile(values: Sequence[float], percent: float) -> float | None:
 
 
 def median(runs: Iterable[Run], name: str) -> float | None:
-    """Of one figure over the runs that have it."""
+    """The median of one figure over the runs that have it."""
     found = [value for run in runs if (value := getattr(run, name)) is not None]
     return statistics.median(found) if found else None
 
@@ -86,12 +86,12 @@ def by_key(runs: Iterable[Run]) -> dict[Key, list[Run]]:
 
 
 def read(entries: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """Runs as they are in a file of results."""
+    """Convert runs to the form of a file of results."""
     return [Run(**entry) for entry in entries]
 
 
 def write(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """The inverse."""
+    """Convert runs from the form of a file of results."""
     return [asdict(run) for run in runs]
 
 

@@ -40,7 +40,7 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Is it reached?"""
+        """Whether the target is reached."""
         target = self.target
         return self.ratio >= target.bound if target.least else self.ratio <= target.bound
 
@@ -59,12 +59,12 @@ KILLED = "a worker killed"
 
 
 def verdicts(groups: Groups) -> list[Verdict]:
-    """Of the targets that were measured."""
+    """The verdicts of all targets that were measured."""
     return [found for target in TARGETS if (found := verdict(target, groups)) is not None]
 
 
 def verdict(target: Target, groups: Groups) -> Verdict | None:
-    """Beside the peer that makes it hardest."""
+    """The verdict against the best peer."""
     ours = groups.get((target.regime, target.scenario, OURS), [])
     ratios = [
         (found, peer)

@@ -29,18 +29,18 @@ class Connection(asyncio.Protocol):
         self._need: int | None = None  # bytes of the whole answer, once its header says so
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open."""
+        """Open the connection."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(1 << 24)
         self.open = True
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Whatever was asked will not be answered."""
+        """Note that the open request gets no answer."""
         self.open = False
         self._settle(LOST)
 
     def data_received(self, data: bytes) -> None:
-        """Collect one answer."""
+        """Collect the bytes of one answer."""
         self._received = self._received + data if self._received else data
         if self._complete():
             head, _, body = self._received.partition(b"\r\n\r\n")
@@ -52,13 +52,13 @@ class Connection(asyncio.Protocol):
             self._settle(status)
 
     def ask(self, parts: Sequence[bytes]) -> asyncio.Future[int]:
-        """Send a request in parts; its status."""
+        """Send a request in parts; returns the status of the answer."""
         self._answer = asyncio.get_running_loop().create_future()
         self.write(parts)
         return self._answer
 
     def write(self, parts: Sequence[bytes]) -> None:
-        """Send bytes."""
+        """Send raw bytes."""
         if self.open and self._transport is not None:
             self._transport.writelines(parts)
         else:
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
 
 
 def _joined(body: bytes) -> bytes:
-    """Chunks -> what they hold."""
+    """The data of a body in chunks."""
     parts = []
     while body:
         size, _, rest = body.partition(b"\r\n")

@@ -1,6 +1,7 @@
-"""What the command line asks and gets, whoever computes it: `local` (a device process of our own) or `remote` (a URL).
+"""Values and the protocol of a command's backend: what a command asks for, and what it gets for each image.
 
-Values and the seam between the two only; `run` drives them.
+`service.cli.local` starts a device process of its own, `service.cli.remote` asks a server; `service.cli.run` drives
+either of them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ Embedding = NDArray[np.float32]
 
 
 class CommandError(Exception):
-    """The command cannot go on; the message is for the person who called it."""
+    """The command cannot continue; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is wanted of every image."""
+    """What the command wants for every image."""
 
     op: Op
     top_k: int = 5
@@ -33,14 +34,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Which weights, configuration and preprocessing made an answer."""
+    """The model that gave an answer; the fingerprint covers weights, configuration and preprocessing."""
 
     name: str
     fingerprint: str
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Model:
-        """From the member `model` of an answer or of `/info`."""
+        """Read the member `model` of an answer or of `/info`."""
         return cls(str(values["name"]), str(values["fingerprint"]))
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why one image has no answer; the others go on."""
+    """Why one image has no answer; the other images are still answered."""
 
     code: str
     message: str
@@ -75,19 +76,19 @@ Outcome = Classified | Embedded | Failed
 
 
 class Backend(Protocol):
-    """Something that answers images."""
+    """An object that answers images."""
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `/info` says."""
+        """The content of `/info`."""
 
     @property
     def max_bytes(self) -> int:
-        """Largest file that it takes."""
+        """The largest file that it accepts."""
 
     @property
     def in_flight(self) -> int:
-        """How many images keep it busy."""
+        """How many images to ask for at once."""
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
-        """One image file's answer. Raises CommandError when no other image would fare better."""
+        """Answer one image file. Raises CommandError when every other image would fail in the same way."""

@@ -1,4 +1,4 @@
-"""Command-line arguments -> image files in order, and the bytes of each. Does not look inside them."""
+"""Find the image files that the arguments name, and read them. Does not decode them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", "
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to answer, or why it cannot be."""
+    """A file to answer, or the error instead of an answer."""
 
     name: str
     error: Failed | None = None
 
 
 def find(arguments: Sequence[str]) -> list[File]:
-    """A file stands for itself, whatever its name; a folder for the images below it, sorted by path.
+    """Every file that is named, whatever its ending; for a folder the images below it, sorted by path.
 
-    What is hidden (a leading dot) in a folder is passed over, and links to folders are not followed.
+    Hidden entries of a folder (a leading dot) are skipped, and links to folders are not followed.
     """
     return [file for argument in arguments for file in _find(argument)]
 
 
 def read(file: File, max_bytes: int) -> bytes | Failed:
-    """The file's bytes, never more than the limit."""
+    """The bytes of the file, unless there are more than the limit."""
     if file.error is not None:
         return file.error
     try:

@@ -1,6 +1,7 @@
-"""Answers without a server: the engine and its device process, for as long as the command runs.
+"""Answer images without a server: an engine and its device process, while the command runs.
 
-The same settings, decoding, batching and device process as behind HTTP, so the same answers; torch stays over there.
+Settings, decoding, batching and the device process are those of the server, so the answers are the same. Only the
+device process imports torch.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from service.jobs import Result, Task
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-_NEVER_MS = 7 * 24 * 3600 * 1000  # nobody else waits: a slow device is no reason to give up
-_FEW = 8  # images for which no larger batch is worth warming up
+_NEVER_MS = 7 * 24 * 3600 * 1000  # a slow device is no reason to give up
+_FEW = 8  # with fewer images, warming up larger batches costs more than it saves
 _POLL_S = 0.02
 
 
 class Local:
-    """A Backend around an engine that is ready."""
+    """A backend with a ready engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -36,7 +37,7 @@ class Local:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `/info` says, with the limits that apply here."""
+        """The content of `/info`, with the limits that apply here."""
         settings = self._engine.settings
         limits = {
             "max_batch": self._engine.backend.state.max_batch,
@@ -47,16 +48,16 @@ class Local:
 
     @property
     def max_bytes(self) -> int:
-        """As the server's."""
+        """The limit of the server."""
         return self._engine.settings.max_body_bytes
 
     @property
     def in_flight(self) -> int:
-        """One batch on the device and one being decoded."""
+        """Enough for one batch on the device and one that is being decoded."""
         return min(2 * self._engine.backend.state.max_batch, self._engine.settings.queue_images)
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
-        """One image through the engine."""
+        """Answer one image with the engine."""
         outcome = await self._outcome(data, Task(ask.op, ask.pooling))
         if isinstance(outcome, ServiceError):
             return Failed(outcome.code, outcome.detail)
@@ -68,7 +69,7 @@ class Local:
         try:
             deadline = time.monotonic() + self._engine.settings.request_timeout_ms / 1000
             return (await self._engine.infer([data], task, deadline)).outcomes[0]
-        except ServiceError as error:  # of the request, which is to say of every image
+        except ServiceError as error:  # of the request, so every other image would get it too
             raise CommandError(error.detail) from error
 
 
@@ -81,22 +82,22 @@ async def local(settings: Settings) -> AsyncIterator[Backend]:
 
 @asynccontextmanager
 async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
-    """The engine itself, warm."""
+    """A warm engine."""
     logging.getLogger("vim.engine").addFilter(_has_traceback)
     metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images)
     engine = Engine(settings, metrics, Pool(settings, metrics))
     try:
         engine.start()
-        await _settled(engine)
+        await _wait_until_ready(engine)
         yield engine
     finally:
         await engine.close()
 
 
 def settings_for(settings: Settings, images: int, batch: int | None) -> Settings:
-    """The server's settings, without its patience and fairness, and with batches that suit so many images.
+    """The server's settings with no time-out, and with batches that suit the number of images.
 
-    `images` is 0 where the batch size is not to be touched.
+    With `images` 0 the batch size stays as it is.
     """
     few = images if 0 < images < _FEW and settings.max_batch is None else settings.max_batch
     max_batch = batch or few
@@ -109,8 +110,8 @@ def settings_for(settings: Settings, images: int, batch: int | None) -> Settings
     return settings.model_copy(update=changes)
 
 
-async def _settled(engine: Engine) -> None:
-    """Wait until images are served. Raises CommandError when they never will be."""
+async def _wait_until_ready(engine: Engine) -> None:
+    """Wait until the engine is ready. Raises CommandError when it has failed."""
     while engine.backend.state.phase not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
     if engine.backend.state.phase == "failed":
@@ -118,5 +119,5 @@ async def _settled(engine: Engine) -> None:
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:
-    """Of the engine's log only what the command does not say itself."""
+    """Keep only log records that the command does not report itself."""
     return record.exc_info is not None

@@ -1,4 +1,4 @@
-"""The command line: arguments, exit statuses, and what Ctrl-C and a closed pipe mean. The work is in `commands`."""
+"""The command line: arguments, exit statuses, Ctrl-C and a closed pipe. `service.cli.run` does the work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from service import __version__, log
 from service.cli.backend import Ask, CommandError
 from service.cli.files import find
 from service.cli.output import Embeddings, Lines, Table, npy_path
-from service.cli.progress import Progress
-from service.cli.run import Place, answer, describe
+from service.cli.run import Source, answer, describe
+from service.cli.terminal import Progress
 from service.errors import SettingsError
 from service.jobs import Pooling
 from service.settings import CLIENT_KEY, Settings, variable
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Wrong usage raises SystemExit(2)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not fit the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")  # the terminal may not be able to encode a file's name
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -68,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit succeeds
         return PIPE_CLOSED
-    except OSError as error:  # a full disk; files that cannot be read are answered one by one
+    except OSError as error:  # for example a full disk; files that cannot be read have errors of their own
         print(f"cannot write: {error}", file=sys.stderr)
         return FAILED
     return status
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_classify(commands)
     _add_embed(commands)
     info = commands.add_parser("info", help="what the model is and where it runs", description=_INFO)
-    _add_place(info)
+    _add_source(info)
     info.set_defaults(run=_info, batch=None)
     _add_tune(commands)
     return parser
@@ -100,7 +100,7 @@ def _add_classify(commands: Any) -> None:
     classify = commands.add_parser(
         "classify", help="the most likely classes of images", description=_CLASSIFY, formatter_class=_AsWritten
     )
-    _add_place(classify)
+    _add_source(classify)
     _add_files(classify)
     classify.add_argument("--top-k", type=_positive, default=5, metavar="K", help="classes for each image (default 5)")
     classify.set_defaults(run=_classify)
@@ -110,7 +110,7 @@ def _add_embed(commands: Any) -> None:
     embed = commands.add_parser(
         "embed", help="embeddings of images, as .npy", description=_EMBED, formatter_class=_AsWritten
     )
-    _add_place(embed)
+    _add_source(embed)
     _add_files(embed)
     embed.add_argument("--out", type=_out, default="embeddings.npy", help="where to (default embeddings.npy)")
     embed.add_argument(
@@ -139,7 +139,7 @@ def _add_tune(commands: Any) -> None:
     tune.set_defaults(run=_tune)
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
+def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", type=_url, help="ask the server there instead of loading the model")
     parser.add_argument(
         "--key", type=_key, help=f"API key of that server; others here can see it, better set {CLIENT_KEY}"
@@ -197,7 +197,7 @@ def _classify(options: argparse.Namespace) -> int:
     progress = Progress(len(files))
     write = _writer(progress)
     sink = Lines(write) if options.json else Table([file.name for file in files], write)
-    return _run(answer(_place(options), files, Ask("classify", top_k=options.top_k), sink, progress), progress)
+    return _run(answer(_source(options), files, Ask("classify", top_k=options.top_k), sink, progress), progress)
 
 
 def _embed(options: argparse.Namespace) -> int:
@@ -205,29 +205,29 @@ def _embed(options: argparse.Namespace) -> int:
     progress = Progress(len(files))
     ask = Ask("embed", pooling=options.pooling, normalize=not options.no_normalize)
     sink = Embeddings(options.out, ask, _writer(progress), as_json=options.json)
-    return _run(answer(_place(options), files, ask, sink, progress), progress)
+    return _run(answer(_source(options), files, ask, sink, progress), progress)
 
 
 def _info(options: argparse.Namespace) -> int:
     progress = Progress(0)
-    return _run(describe(_place(options), _writer(progress), progress, as_json=options.json), progress)
+    return _run(describe(_source(options), _writer(progress), progress, as_json=options.json), progress)
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from service.cli.tune.command import Wish, tune
+    from service.cli.tune.command import TuneOptions, tune
 
     settings = _settings()
     progress = Progress(0)
-    wish = Wish(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
-    return _run(tune(settings, wish, _writer(progress), progress), progress)
+    chosen = TuneOptions(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
+    return _run(tune(settings, chosen, _writer(progress), progress), progress)
 
 
-def _place(options: argparse.Namespace) -> Place:
-    """With --url the settings are the server's affair, and ours are not even read."""
+def _source(options: argparse.Namespace) -> Source:
+    """With --url the server has its own settings, and those of the environment are not read."""
     if options.url is not None:
         key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
-        return Place(options.url, None, options.batch, key)
-    return Place(None, _settings(), options.batch)
+        return Source(options.url, None, options.batch, key)
+    return Source(None, _settings(), options.batch)
 
 
 def _settings() -> Settings:

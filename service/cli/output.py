@@ -1,4 +1,4 @@
-"""Answers -> stdout and files: a table, JSON lines, or a .npy with the names beside it."""
+"""Write answers to stdout and files: a table, JSON lines, or a .npy file and a file of names."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from typing import Any, Protocol
 import numpy as np
 
 from service.cli.backend import Ask, Classified, CommandError, Embedded, Embedding, Failed, Model, Outcome
-from service.cli.text import shown
+from service.cli.terminal import escaped
 
-_WIDEST = 60  # characters of a file's name that the table makes room for
+_MAX_WIDTH = 60  # characters of a file's name; longer names are not aligned
 Print = Callable[[str], None]
 
 
 class Sink(Protocol):
-    """Takes every file's outcome, in order, then ends."""
+    """An object that gets the outcome of every file, in order."""
 
     def add(self, file: str, outcome: Outcome) -> None:
-        """One file more."""
+        """Take the outcome of the next file."""
 
     def finish(self) -> None:
-        """No more will come."""
+        """End the output: there are no more files."""
 
 
 class Table:
-    """Classes for a person: one line each; the file's name stands before the first."""
+    """Classes for people: one line per class; the first one begins with the name of the file."""
 
     def __init__(self, names: list[str], write: Print) -> None:
-        self._width = min(_WIDEST, max((len(shown(name)) for name in names), default=0))
+        self._width = min(_MAX_WIDTH, max((len(escaped(name)) for name in names), default=0))
         self._write = write
         self._begun = False
 
     def add(self, file: str, outcome: Outcome) -> None:
-        """Errors are not for the table."""
+        """Write the classes; errors are not part of the table."""
         if not isinstance(outcome, Classified):
             return
         if not self._begun:
             self._write(f"{'FILE':{self._width}}  {'SCORE':6}  CLASS")
             self._begun = True
-        name = shown(file)
+        name = escaped(file)
         for one in outcome.predictions:
-            self._write(f"{name:{self._width}}  {one['score']:.4f}  {shown(one['label'])} ({one['index']})")
+            self._write(f"{name:{self._width}}  {one['score']:.4f}  {escaped(one['label'])} ({one['index']})")
             name = ""
 
     def finish(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: everything has been written."""
 
 
 class Lines:
-    """Classes for a program: one JSON object a line, errors in their place."""
+    """Classes for programs: one JSON object per line and file, also for errors."""
 
     def __init__(self, write: Print) -> None:
         self._write = write
 
     def add(self, file: str, outcome: Outcome) -> None:
-        """At once, so that a reader need not wait for the end."""
+        """Write the line at once, so that a reader need not wait for the end."""
         if isinstance(outcome, Failed):
             self._write(json.dumps({"file": file, "error": _error(outcome)}))
         elif isinstance(outcome, Classified):
@@ -66,11 +66,11 @@ class Lines:
             self._write(json.dumps(line))
 
     def finish(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: everything has been written."""
 
 
 class Embeddings:
-    """Collects rows and writes OUT.npy (float32, N x D) and OUT.names.txt (one name a line) when all are there."""
+    """Collects rows; writes OUT.npy (float32, N x D) and OUT.names.txt (one name per line) when all are there."""
 
     def __init__(self, out: Path, ask: Ask, write: Print, *, as_json: bool) -> None:
         self.out = out
@@ -84,7 +84,7 @@ class Embeddings:
         self._failed: list[dict[str, Any]] = []
 
     def add(self, file: str, outcome: Outcome) -> None:
-        """Raises CommandError when another model answers than before: such rows cannot be compared."""
+        """Raises CommandError when the model has changed: embeddings of two models cannot be compared."""
         if isinstance(outcome, Failed):
             self._failed.append({"file": file, "error": _error(outcome)})
         elif isinstance(outcome, Embedded):
@@ -95,7 +95,7 @@ class Embeddings:
             self._rows.append(outcome.values)
 
     def finish(self) -> None:
-        """Write both files, if there is anything to write, and say what they hold."""
+        """Write both files and describe them, unless there is nothing to write."""
         if self._rows:
             _write_files(self.out, np.stack(self._rows), self.names_file, self._names)
         report = self._report()
@@ -122,14 +122,14 @@ class Embeddings:
         length = "unit length" if self._ask.normalize else "not normalized"
         count, dim = report["shape"]
         return [
-            f"embeddings  {shown(str(self.out))}: {count} x {dim} float32, {self._ask.pooling} pooling, {length}",
-            f"names       {shown(str(self.names_file))}: one a line, in the order of the rows",
-            f"model       {shown(str(self._model))}",
+            f"embeddings  {escaped(str(self.out))}: {count} x {dim} float32, {self._ask.pooling} pooling, {length}",
+            f"names       {escaped(str(self.names_file))}: one a line, in the order of the rows",
+            f"model       {escaped(str(self._model))}",
         ]
 
 
 def as_tree(values: dict[Any, Any], indent: str = "") -> list[str]:
-    """Nested values as aligned lines for a person."""
+    """Nested values as aligned lines for people."""
     width = max((len(str(name)) for name, value in values.items() if not isinstance(value, dict)), default=0)
     lines = []
     for name, value in values.items():
@@ -141,7 +141,7 @@ def as_tree(values: dict[Any, Any], indent: str = "") -> list[str]:
 
 
 def npy_path(text: str) -> Path:
-    """Where the embeddings go; the ending .npy is added when it is missing. Raises CommandError if it cannot be."""
+    """The path of the embeddings, with .npy added if missing. Raises CommandError when it cannot be written."""
     path = Path(text if text.endswith(".npy") else f"{text}.npy")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}")
@@ -151,7 +151,7 @@ def npy_path(text: str) -> Path:
 
 
 def _plain(value: Any) -> str:
-    return shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return escaped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _error(failed: Failed) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _identity(model: Model) -> dict[str, str]:
 
 
 def _write_files(out: Path, rows: Embedding, names_file: Path, names: list[str]) -> None:
-    """Both under temporary names first: never half a file under the final one."""
+    """Write both under temporary names first, so that no incomplete file has a final name."""
     parts = [path.with_name(f"{path.name}.part") for path in (out, names_file)]
     with parts[0].open("wb") as stream:
         np.save(stream, rows)

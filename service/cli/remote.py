@@ -1,6 +1,7 @@
-"""Answers from a running server: one image a request, several requests at once. The only module that knows httpx.
+"""Ask a running server: one image per request, several requests at once. The only module that uses httpx.
 
-A server that is busy or not ready is asked again, as late as it wishes, a bounded number of times.
+When the server is busy or not ready, the request is sent again after the time that it asks for, a limited number of
+times.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ IN_FLIGHT = 16
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 TRIES = 10
 _LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
-_FORM_BYTES = 1024  # what a form adds to its file, generously
+_FORM_BYTES = 1024  # more than a form adds to its file
 _BUSY = {429, 503}
-_NOT_THIS_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
+_EVERY_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
 _TIMEOUT = httpx.Timeout(120, connect=10, pool=None)
 
 
 class Remote:
-    """A Backend behind a URL."""
+    """A backend that is a server at a URL."""
 
     def __init__(self, client: httpx.AsyncClient, info: dict[str, Any], in_flight: int) -> None:
         self._client = client
@@ -39,21 +40,21 @@ class Remote:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What it answered when it was first asked."""
+        """The first answer to `/info`."""
         return self._info
 
     @property
     def max_bytes(self) -> int:
-        """What the server takes; more is not sent, since it may hang up instead of saying so."""
+        """The limit of the server, which may close the connection when a larger file arrives; so none is sent."""
         return self._max_bytes
 
     @property
     def in_flight(self) -> int:
-        """Requests at once."""
+        """The number of requests at once."""
         return self._in_flight
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
-        """Post one image as a form: a bare body that is no image could be taken for JSON."""
+        """Post one image as a form, because the server could take a body that is not an image for JSON."""
         request = self._client.build_request(
             "POST", f"v1/{ask.op}", params=_options(ask), files={"file": ("image", data, "application/octet-stream")}
         )
@@ -63,12 +64,12 @@ class Remote:
         try:
             return _outcome(response.json(), ask)
         except (ValueError, LookupError, TypeError, binascii.Error) as error:
-            raise _foreign(response) from error
+            raise _unexpected(response) from error
 
 
 @asynccontextmanager
 async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
-    """Ask who is there. Raises CommandError when nobody answers as this server does, or it wants another key."""
+    """Connect to a server. Raises CommandError when it does not answer, is of another kind, or refuses the key."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
         response = await _send(client, client.build_request("GET", "info"), 1)
@@ -78,31 +79,31 @@ async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterato
             backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT)
             Model.of(backend.info["model"])
         except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
-            raise _foreign(response) from error
+            raise _unexpected(response) from error
         yield backend
 
 
 async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: int) -> httpx.Response:
-    """The first answer that is no "later", or CommandError with the last one."""
-    said = ""
+    """The first answer that is not "later". Raises CommandError with the last answer."""
+    reason = ""
     for attempt in range(TRIES):
         try:
             response = await client.send(request)
         except httpx.TransportError as error:
-            said = f"no answer from {client.base_url}: {error or type(error).__name__}"
+            reason = f"no answer from {client.base_url}: {error or type(error).__name__}"
             if attempt + 1 >= lost_tries:
                 break
-            await asyncio.sleep(_wait_s(attempt, None))
+            await asyncio.sleep(wait_s(attempt, None))
             continue
         if response.status_code not in _BUSY:
             return response
-        said = f"{client.base_url} answers {response.status_code} after {attempt + 1} tries: {_detail(response)}"
+        reason = f"{client.base_url} answers {response.status_code} after {attempt + 1} tries: {_detail(response)}"
         if attempt + 1 < TRIES:
-            await asyncio.sleep(_wait_s(attempt, response.headers.get("Retry-After")))
-    raise CommandError(said)
+            await asyncio.sleep(wait_s(attempt, response.headers.get("Retry-After")))
+    raise CommandError(reason)
 
 
-def _wait_s(attempt: int, retry_after: str | None) -> float:
+def wait_s(attempt: int, retry_after: str | None) -> float:
     """Seconds until the next try: exponential back-off, and not before the server's Retry-After (seconds)."""
     asked_s = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0.0
     return min(LONGEST_WAIT_S, max(math.ldexp(FIRST_WAIT_S, attempt), asked_s))
@@ -126,17 +127,17 @@ def _prediction(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _failed(response: httpx.Response) -> Failed:
-    """This image's own error; what would meet every image is a CommandError."""
+    """The error of this image. Raises CommandError for an error that every image would get."""
     body = _json(response)
     code = body.get("code")
     if not isinstance(code, str):
-        raise _foreign(response)
-    if code in _NOT_THIS_IMAGE:
+        raise _unexpected(response)
+    if code in _EVERY_IMAGE:
         raise CommandError(_detail(response))
     return Failed(code, _detail(response))
 
 
-def _foreign(response: httpx.Response) -> CommandError:
+def _unexpected(response: httpx.Response) -> CommandError:
     place = response.headers.get("Location")
     hint = f" and points to {place}" if place else ""
     return CommandError(

@@ -1,4 +1,4 @@
-"""classify, embed and info: files through a backend, several at once, answers in order. Prints by `output`."""
+"""Run classify, embed and info: send files to a backend, several at once, and pass the answers on in order."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from service.cli.backend import Ask, Backend, CommandError, Failed, Model, Outcome
 from service.cli.files import File, read
 from service.cli.output import Sink, as_tree
-from service.cli.progress import Progress
+from service.cli.terminal import Progress
 from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where answers come from: a server's URL, or the settings of a model of our own."""
+class Source:
+    """Where to get answers: from a server at a URL, or from a model that is loaded with these settings."""
 
     url: str | None
     settings: Settings | None
@@ -26,7 +26,7 @@ class Place:
     key: str = field(default="", repr=False)
 
     def connect(self, images: int) -> AbstractAsyncContextManager[Backend]:
-        """A backend for so many images; 0 when it is only asked what it is."""
+        """Open a backend for a number of images; 0 when only its `info` is needed."""
         if self.url is not None:
             from service.cli.remote import remote
 
@@ -40,17 +40,17 @@ class Place:
         return f"asking {self.url}" if self.settings is None else f"loading {self.settings.served_name}"
 
 
-async def answer(place: Place, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
-    """Answer every file; returns the exit status. What was answered before a CommandError is kept."""
-    progress.busy(f"{place} ...")
-    async with place.connect(len(files)) as backend:
+async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
+    """Answer every file; returns the exit status. Answers before a CommandError are kept."""
+    progress.busy(f"{source} ...")
+    async with source.connect(len(files)) as backend:
         _check(backend, ask)
         progress.begin()
         stopped = await _feed(backend, files, ask, sink, progress)
         sink.finish()
         if stopped is not None:
             progress.note(f"stopped after {progress.done} of {len(files)}: {stopped}")
-        elif progress.live or progress.failed:
+        elif progress.on_terminal or progress.failed:
             progress.note(_summary(progress, Model.of(backend.info["model"])))
     return 1 if stopped or progress.failed else 0
 
@@ -58,7 +58,7 @@ async def answer(place: Place, files: Sequence[File], ask: Ask, sink: Sink, prog
 async def _feed(
     backend: Backend, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress
 ) -> CommandError | None:
-    """Every answer to the sink; returns what ended it early."""
+    """Pass every answer to the sink; returns the error that ended it early."""
     try:
         async with aclosing(_answers(backend, files, ask)) as answers:
             async for file, outcome in answers:
@@ -68,10 +68,10 @@ async def _feed(
     return None
 
 
-async def describe(place: Place, write: Callable[[str], None], progress: Progress, *, as_json: bool) -> int:
-    """Print what `/info` says."""
-    progress.busy(f"{place} ...")
-    async with place.connect(0) as backend:
+async def describe(source: Source, write: Callable[[str], None], progress: Progress, *, as_json: bool) -> int:
+    """Print the content of `/info`."""
+    progress.busy(f"{source} ...")
+    async with source.connect(0) as backend:
         info = backend.info
     write(json.dumps(info) if as_json else "\n".join(as_tree(info)))
     return 0
@@ -90,25 +90,25 @@ def _take(file: File, outcome: Outcome, sink: Sink, progress: Progress) -> None:
 
 
 async def _answers(backend: Backend, files: Sequence[File], ask: Ask) -> AsyncGenerator[tuple[File, Outcome], None]:
-    """In the order of the files, with at most `in_flight` of them in memory."""
-    under_way: deque[tuple[File, asyncio.Task[Outcome]]] = deque()
+    """Yield answers in the order of the files, with at most `in_flight` files in memory."""
+    in_flight: deque[tuple[File, asyncio.Task[Outcome]]] = deque()
     try:
         for file in files:
-            if len(under_way) >= backend.in_flight:
-                yield await _oldest(under_way)
-            under_way.append((file, asyncio.create_task(_one(backend, file, ask))))
-        while under_way:
-            yield await _oldest(under_way)
+            if len(in_flight) >= backend.in_flight:
+                yield await _oldest(in_flight)
+            in_flight.append((file, asyncio.create_task(_one(backend, file, ask))))
+        while in_flight:
+            yield await _oldest(in_flight)
     finally:
-        for _, task in under_way:
+        for _, task in in_flight:
             task.cancel()
-        await asyncio.gather(*(task for _, task in under_way), return_exceptions=True)
+        await asyncio.gather(*(task for _, task in in_flight), return_exceptions=True)
 
 
-async def _oldest(under_way: deque[tuple[File, asyncio.Task[Outcome]]]) -> tuple[File, Outcome]:
-    file, task = under_way[0]
+async def _oldest(in_flight: deque[tuple[File, asyncio.Task[Outcome]]]) -> tuple[File, Outcome]:
+    file, task = in_flight[0]
     outcome = await task
-    under_way.popleft()
+    in_flight.popleft()
     return file, outcome
 
 

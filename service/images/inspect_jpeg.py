@@ -2,8 +2,8 @@
 
 A file is *plain* when nothing before its first scan needs Pillow: no EXIF, no XMP, no second picture, nothing that
 Pillow may fail on. `service.images.jpeg` decodes such a file alone. A file is *small* when it is plain, has one scan,
-and takes so little time that it may be decoded on the event loop. A file that may be neither counts as neither: whoever
-decodes it then reports what is wrong with it.
+and takes so little time that it may be decoded on the event loop. In case of doubt a file is neither, and the module
+that decodes it reports what is wrong.
 """
 
 from __future__ import annotations

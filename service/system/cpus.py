@@ -1,7 +1,6 @@
-"""How many CPUs this process may really use: affinity and cgroup quotas, whichever is less.
+"""The number of CPUs that this process may use: the lower of its affinity and its cgroup quotas.
 
-`os.cpu_count` counts the machine; a container with half a core on a 64-core node must not start 64 threads. Decides
-nothing about how the CPUs are shared out.
+`os.cpu_count` counts the machine's CPUs; a container with half a core on a 64-core node must not start 64 threads.
 """
 
 from __future__ import annotations
@@ -17,26 +16,25 @@ _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_N
 
 
 def available_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """Whole CPUs, a fraction rounded up, at least 1. Never raises: what cannot be read sets no limit."""
+    """Whole CPUs, rounded up, at least 1. Never raises: a file that cannot be read sets no limit."""
     quotas = (quota for directory in _directories(cgroups, own) for quota in (_v2(directory), _v1(directory)))
     return max(1, min([_affinity(), *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """What the device process's environment needs before numpy, torch or numba is imported there.
+    """Environment variables for the device process, set before numpy, torch or numba is imported there.
 
-    OpenMP threads sleep between passes, since spinning takes the CPU that decoding needs; but within a pass the next
-    work comes after microseconds, and waking a thread takes longer than that: so they look out for it first, for half
-    a millisecond at most.
+    OpenMP threads sleep between passes, because spinning takes CPU time that decoding needs. Within a pass the next
+    work comes after microseconds, and waking a thread takes longer; so threads spin for up to half a millisecond first.
     """
     waiting = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
     return {**dict.fromkeys(_POOLS, str(threads)), **waiting}
 
 
 def heap_environment() -> dict[str, str]:
-    """Lets the device process keep the memory it frees: each batch asks for the same large blocks again.
+    """Environment variables that make the device process keep freed memory, since each batch needs the same blocks.
 
-    glibc would give large blocks back to the kernel and page them in anew. On a virtual machine with two cores, keeping
+    glibc would return large blocks to the kernel and fault them in again. On a virtual machine with two cores, keeping
     them made the demo model's batches of 8 and 32 run 1.1 to 1.4 times faster. Other C libraries ignore the variables.
     """
     return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
@@ -49,10 +47,10 @@ def _affinity() -> int:
 
 
 def _directories(cgroups: Path, own: Path) -> Iterator[Path]:
-    """The process's own cgroups and all their ancestors; a limit on any of them binds."""
+    """The process's own cgroups and all their ancestors; the limits of all of them apply."""
     for mount, path in _memberships(cgroups, own):
         inside = PurePosixPath(path.strip("/"))
-        # Outside its cgroup namespace a process sees "/../..": only the mount itself is then known to be an ancestor.
+        # A process outside its cgroup namespace sees "/../.."; then only the mount is known to be an ancestor.
         below = [] if ".." in inside.parts else [inside, *inside.parents]
         yield from {mount, *(mount / part for part in below)}
 
@@ -80,7 +78,7 @@ def _v1(directory: Path) -> float | None:
 
 
 def _ratio(quota: str, period: str) -> float | None:
-    """None for `max` (v2), -1 (v1) and anything unreadable."""
+    """CPUs of a quota; None for `max` (v2), -1 (v1) and anything that is not a number."""
     try:
         allowed, out_of = int(quota), int(period)
     except ValueError:

@@ -1,9 +1,9 @@
-"""How long a thread may use a CPU before others have their turn. Short for the event loop: then it also comes sooner.
+"""The scheduler slice of a thread: how long it may use a CPU before other threads run. The event loop has a short one.
 
-Since Linux 6.12 a thread may ask for a slice, and one that wakes with a short slice takes the CPU from one with a
-longer. Otherwise the loop, waking while the model and the decode threads use all CPUs, waits until a slice of
-milliseconds is over. Nothing is gained or lost in how much of a CPU each has. Older kernels ignore the wish.
-Threads and processes inherit it; those that compute take the usual slice again.
+Since Linux 6.12 a thread may request a slice, and a waking thread with a short slice preempts one with a longer slice.
+Otherwise the event loop, waking while the model and the decode threads use all CPUs, waits milliseconds until a slice
+ends. The share of CPU time stays the same. Older kernels ignore the request. Threads and processes inherit the slice;
+those that compute restore the usual one.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import ctypes
 import platform
 
-SHORT_NS = 100_000  # the least that Linux takes
+SHORT_NS = 100_000  # the shortest slice that Linux accepts
 
-_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}  # sched_setattr, sched_getattr: glibc has them since 2.41
-_FAIR = {0, 3}  # the policies that have slices: SCHED_OTHER, SCHED_BATCH
+_CALLS = {
+    "x86_64": (314, 315),
+    "aarch64": (274, 275),
+}  # sched_setattr, sched_getattr; glibc has functions for them since 2.41
+_FAIR = {0, 3}  # policies with slices: SCHED_OTHER, SCHED_BATCH
 
 
 class _Attributes(ctypes.Structure):
-    """`struct sched_attr` of sched_setattr(2), as it was at first."""
+    """`struct sched_attr` of sched_setattr(2) in its first version."""
 
     _fields_ = [
         ("size", ctypes.c_uint32),
@@ -33,22 +36,22 @@ class _Attributes(ctypes.Structure):
 
 
 def shorten() -> bool:
-    """Ask for a short slice for the calling thread; False where the system has none to give."""
-    return _ask(SHORT_NS)
+    """Request a short slice for the calling thread; False where the system does not support it."""
+    return _request(SHORT_NS)
 
 
 def restore() -> bool:
-    """Let the calling thread have the system's own slice again."""
-    return _ask(0)
+    """Restore the system's usual slice for the calling thread."""
+    return _request(0)
 
 
 def slice_ns() -> int | None:
-    """The calling thread's slice in nanoseconds; None where the system does not tell."""
+    """The slice of the calling thread in nanoseconds; None where the system does not say."""
     found = _attributes()
     return int(found.runtime) or None if found is not None else None
 
 
-def _ask(runtime_ns: int) -> bool:
+def _request(runtime_ns: int) -> bool:
     wanted = _attributes()
     if wanted is None:
         return False
@@ -58,7 +61,7 @@ def _ask(runtime_ns: int) -> bool:
 
 
 def _attributes() -> _Attributes | None:
-    """None as well for a thread whose policy knows no slices."""
+    """The attributes of the calling thread; None also where its policy has no slices."""
     if platform.system() != "Linux" or platform.machine() not in _CALLS:
         return None
     found = _Attributes()

@@ -57,7 +57,7 @@ class SharedCounters:
 
 
 def memory(processes: int, numbers: int) -> int:
-    """Make a memory file for the counters of so many processes, all zero; returns its descriptor."""
+    """Make a memory file of zeros for the counters of all processes; returns its descriptor."""
     descriptor = os.memfd_create("vim-counters")
     os.ftruncate(descriptor, 8 * processes * numbers)
     return descriptor

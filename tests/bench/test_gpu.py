@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def dry_run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: it puts stand-ins among the modules."""
+    """Run the benchmark in a process of its own, because it replaces modules."""
     command = [
         sys.executable,
         "-m",
@@ -36,14 +36,14 @@ def dry_run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of results."""
+    """The content of a file of results."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
 @pytest.mark.slow
 def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
-    """Every check holds; ours, the reference's wiring and DeiT are timed; what is there is not done again."""
+    """A dry run passes every check, times all models, and does not repeat parts that have results."""
     out = tmp_path / "gpu.json"
     (tmp_path / "causal_conv1d-1.7.0.tar.gz").touch()
     done = dry_run(out)
@@ -65,7 +65,7 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
 
 
 def test_time_that_is_up_is_for_the_next_run(tmp_path: Path) -> None:
-    """One part at a time; exit status 3."""
+    """When the time is up, the run ends with status 3 and names the part that the next run begins with."""
     done = dry_run(tmp_path / "gpu.json", "--only", "check", "--seconds", "0")
 
     assert 3 == done.returncode, done.stderr
@@ -73,7 +73,7 @@ def test_time_that_is_up_is_for_the_next_run(tmp_path: Path) -> None:
 
 
 def test_results_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
-    """A ratio across machines would mean nothing."""
+    """Results of another machine are refused, since ratios across machines mean nothing."""
     path = tmp_path / "gpu.json"
     record = Record(path, 60, dry_run=True)
     record.put("models", "ours, tiny, batch 1", {"ms": 1.0})
@@ -85,7 +85,7 @@ def test_results_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
 
 
 def test_the_table_holds_what_was_recorded_and_no_more() -> None:
-    """Out of memory by its name, what was not measured as that, no ratio without both."""
+    """The table says out of memory or not measured, and has a ratio only where both sides were measured."""
     about = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-23", "dry_run": False}
     models = {
         "ours triton, tiny, batch 1": {"ms": 0.5, "images_per_s": 2000.0},
@@ -102,7 +102,7 @@ def test_the_table_holds_what_was_recorded_and_no_more() -> None:
 
 
 def test_the_kernels_are_built_for_one_architecture_and_without_a_network(tmp_path: Path) -> None:
-    """The machine that has the GPU reaches nothing."""
+    """The kernels are built for one architecture and without a network."""
     built = command(tmp_path / "mamba_ssm-2.3.2.post1.tar.gz", tmp_path / "site")
 
     assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(built)

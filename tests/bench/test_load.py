@@ -13,7 +13,7 @@ BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\nwhy?"
 
 
 def sent(answer: Answer) -> tuple[Latencies, Scripted]:
-    """Three clients, six requests, two images."""
+    """The latencies and requests of three clients that send six requests with two images."""
 
     async def both() -> tuple[Latencies, Scripted]:
         async with scripted(answer) as server:
@@ -24,7 +24,7 @@ def sent(answer: Answer) -> tuple[Latencies, Scripted]:
 
 
 def test_every_request_is_timed_and_differs() -> None:
-    """Identical images in flight would be computed once."""
+    """Every request is timed and has an image of its own, since identical images are computed once."""
     found, server = sent(lambda _: OK)
 
     assert (6, 6) == (len(found.seconds), len(set(server.bodies)))
@@ -34,7 +34,7 @@ def test_every_request_is_timed_and_differs() -> None:
 
 
 def test_an_error_ends_the_benchmark() -> None:
-    """Its answers would be quick."""
+    """An error ends the benchmark, since error answers are quick."""
     with pytest.raises(ExceptionGroup) as caught:
         sent(lambda number: BROKEN if number == 2 else OK)
 

@@ -54,7 +54,7 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """Three photographs as files."""
+    """The paths of three photographs."""
     paths = [tmp_path / f"picture_{seed}.jpg" for seed in range(3)]
     for seed, path in enumerate(paths):
         path.write_bytes(photo(seed, (320, 240)))

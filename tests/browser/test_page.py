@@ -1,4 +1,4 @@
-"""The demo page in a real browser: every way in, every thing it shows, and that everybody can use it."""
+"""The demo page in a real browser: all inputs, all outputs, and accessibility."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HAND_OVER = """([kind, data, target]) => {
 
 
 def _answered(page: Page) -> list[str]:
-    """The class names, once there is an answer."""
+    """The class names of the answer; waits for it."""
     expect(page.locator("#look")).to_be_enabled()
     found: list[str] = page.locator("#bars b").all_inner_texts()
     return found
@@ -52,7 +52,7 @@ def _native(server: Server, path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_upload_shows_what_the_api_answers(page: Page, server: Server, pictures: list[Path]) -> None:
-    """Labels and scores in order, the stages with the batch, the vector, and the JSON."""
+    """An upload shows labels and scores in order, the stages with the batch, the vector, and the JSON."""
     labels = _choose(page, pictures[0])
 
     expected = _native(server, pictures[0])
@@ -69,14 +69,14 @@ def test_an_upload_shows_what_the_api_answers(page: Page, server: Server, pictur
 def test_a_picture_can_be_pasted_and_dropped(
     page: Page, server: Server, pictures: list[Path], kind: str, target: str
 ) -> None:
-    """The same answer as for an upload."""
+    """A picture that is pasted or dropped gets the same answer as an upload."""
     _hand_over(page, kind, pictures[1], target)
 
     assert [one["label"] for one in _native(server, pictures[1])] == _answered(page)
 
 
 def test_fewer_classes_can_be_asked_for(page: Page, pictures: list[Path]) -> None:
-    """The choice asks again."""
+    """Choosing another number of classes sends the image again."""
     _choose(page, pictures[0])
     page.select_option("#top_k", "3")
 
@@ -93,7 +93,7 @@ def test_a_sample_is_one_click(page: Page) -> None:
 
 
 def test_comparing_a_picture_with_itself_gives_one(page: Page, pictures: list[Path]) -> None:
-    """And with another one less."""
+    """An image is compared with itself as 1 and with another one as less."""
     _choose(page, pictures[0])
     page.set_input_files("#other", pictures[0])
     expect(page.locator("#cosine")).to_have_text("1.000")
@@ -104,7 +104,7 @@ def test_comparing_a_picture_with_itself_gives_one(page: Page, pictures: list[Pa
 
 
 def test_the_gallery_puts_the_nearest_first_and_survives_a_reload(page: Page, pictures: list[Path]) -> None:
-    """It is kept in the browser; emptying it empties it."""
+    """The gallery shows the nearest picture first, survives a reload, and can be emptied."""
     page.set_input_files("#many", pictures)
     expect(page.locator("#gallery li")).to_have_count(3)
     _choose(page, pictures[2])
@@ -118,7 +118,7 @@ def test_the_gallery_puts_the_nearest_first_and_survives_a_reload(page: Page, pi
 
 
 def test_where_it_looked_is_one_request_of_many_pictures(page: Page, pictures: list[Path]) -> None:
-    """Every part of the grid and the whole, in the bulk class, with the sizes of the batches."""
+    """One bulk request holds every part of the grid and the whole picture, and the batch sizes are shown."""
     _choose(page, pictures[0])
     with page.expect_request(lambda one: one.method == "POST" and "classify" in one.url) as asked:
         page.click("#look")
@@ -135,7 +135,7 @@ def test_where_it_looked_is_one_request_of_many_pictures(page: Page, pictures: l
 
 
 def test_an_error_says_what_is_wrong_with_its_request_id(page: Page, tmp_path: Path) -> None:
-    """A file that is no image."""
+    """For a file that is no image the page shows the reason and the request id."""
     path = tmp_path / "letter.jpg"
     path.write_bytes(b"Dear server, this is no picture.")
     page.set_input_files("#file", path)
@@ -145,7 +145,7 @@ def test_an_error_says_what_is_wrong_with_its_request_id(page: Page, tmp_path: P
 
 
 def test_a_429_counts_down_and_asks_again(page: Page, pictures: list[Path]) -> None:
-    """The first answer is replaced by a refusal; the second comes from the server."""
+    """After a 429 the page counts down and asks again; the refusal is simulated, the answer is real."""
     refused = 0
 
     def refuse_once(route: Route) -> None:
@@ -165,7 +165,7 @@ def test_a_429_counts_down_and_asks_again(page: Page, pictures: list[Path]) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_anybody(page: Page, pictures: list[Path], scheme: Any) -> None:
-    """axe finds no violation of WCAG 2 A and AA, in both colour schemes."""
+    """axe finds no violation of WCAG 2 A and AA in both colour schemes."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install '.[browser]'")
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     _choose(page, pictures[0])
@@ -192,7 +192,7 @@ def test_it_works_with_the_keyboard_alone(page: Page, pictures: list[Path]) -> N
 
 
 def test_a_phone_shows_it_without_sideways_scrolling(page: Page, pictures: list[Path]) -> None:
-    """At 360 px."""
+    """At a width of 360 px the page does not scroll sideways."""
     page.set_viewport_size({"width": 360, "height": 740})
     _choose(page, pictures[0])
 

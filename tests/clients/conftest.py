@@ -1,4 +1,4 @@
-"""The servers, for a session: those that `make test-clients` has started, or our own in this project's environment."""
+"""The servers of a session: those that `make test-clients` has started, or new ones in this environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.clients.servers import VARIABLE, Servers, started
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Where the servers listen."""
+    """The addresses of the running servers."""
     if given := os.environ.get(VARIABLE):
         yield Servers.from_json(given)
         return

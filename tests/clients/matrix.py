@@ -20,7 +20,7 @@ class Client:
 
     @property
     def pin(self) -> str:
-        """For pip or npm."""
+        """The requirement with its version, for pip or npm."""
         return f"{self.name}@{self.version}" if self.place == "node" else f"{self.name}=={self.version}"
 
 

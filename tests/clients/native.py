@@ -16,7 +16,7 @@ def post(url: str, body: bytes) -> Any:
 
 
 def embedding(url: str, image: bytes) -> list[float]:
-    """The embedding by /v1/embed."""
+    """The embedding that /v1/embed answers for an image."""
     found: list[float] = post(f"{url}/v1/embed", image)["results"][0]["embedding"]
     return found
 

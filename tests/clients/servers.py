@@ -38,11 +38,11 @@ class Servers:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote."""
+        """Read the text that `to_json` has written."""
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
-        """For an environment variable."""
+        """Write the addresses as JSON, for an environment variable."""
         return json.dumps(asdict(self))
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ PNG = picture()
 
 
 def same(expected: list[tuple[str, float]], found: Any) -> bool:
-    """Labels and scores agree."""
+    """Whether labels are equal and scores nearly equal."""
     labels, scores = zip(*((one.label, one.score) for one in found), strict=True)
     return labels == tuple(label for label, _ in expected) and scores == pytest.approx(
         [score for _, score in expected], abs=native.TOLERANCE
@@ -34,7 +34,7 @@ def refused(url: str, image: bytes, **parameters: Any) -> str:
 
 
 def test_bytes_and_paths(servers: Servers, tmp_path: Path) -> None:
-    """Raw bytes without a Content-Type, and files with one."""
+    """Raw bytes without a Content-Type, and files with one, are classified."""
     path = tmp_path / "picture.png"
     path.write_bytes(PNG)
     client = hub.InferenceClient(servers.normal)
@@ -45,7 +45,7 @@ def test_bytes_and_paths(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_parameters_make_it_json(servers: Servers) -> None:
-    """Base64 with top_k and function_to_apply; the other path as well; a token does no harm."""
+    """With parameters the client sends JSON with base64, which both paths answer; a token is ignored."""
     client = hub.InferenceClient(servers.normal + "/predict", token="hf_none")
     found = client.image_classification(PNG, top_k=2, function_to_apply="softmax")
 
@@ -53,14 +53,14 @@ def test_parameters_make_it_json(servers: Servers) -> None:
 
 
 def test_asyncio(servers: Servers) -> None:
-    """AsyncInferenceClient."""
+    """AsyncInferenceClient gets the same answer."""
     found = asyncio.run(hub.AsyncInferenceClient(servers.normal).image_classification(PNG, top_k=3))
 
     assert same(native.classes(servers.normal, PNG, 3), found)
 
 
 def test_health_and_info(servers: Servers) -> None:
-    """What it asks of an endpoint."""
+    """The client's requests for health and information are answered."""
     client = hub.InferenceClient(servers.normal, provider="hf-inference")
 
     assert client.health_check()
@@ -69,7 +69,7 @@ def test_health_and_info(servers: Servers) -> None:
 
 
 def test_errors(servers: Servers) -> None:
-    """It shows our sentence."""
+    """The client's error contains the service's message."""
     assert "accepted formats" in refused(servers.normal, PNG[:200])
     assert "VIM_MAX_BODY_BYTES" in refused(servers.normal, PNG + bytes(MAX_BODY))
     assert "top_k" in refused(servers.normal, PNG, top_k=0)

@@ -20,7 +20,7 @@ PNG = picture()
 
 
 def with_client(work: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Run something with a client that does not try again."""
+    """Run `work` with a client that does not retry."""
 
     async def run() -> Any:
         return await work(kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", timeout=120, retries=0)))
@@ -29,14 +29,14 @@ def with_client(work: Callable[[Any], Awaitable[Any]]) -> Any:
 
 
 def encoded(image: bytes) -> Any:
-    """A request for NAME."""
+    """A request to the model NAME with an encoded image."""
     tensor = kserve.InferInput("image", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[image]], dtype=object), binary_data=True)
     return kserve.InferRequest(NAME, [tensor])
 
 
 def infer(url: str, request: Any, model: str = NAME) -> dict[str, Any]:
-    """Outputs by name."""
+    """The outputs of an inference by name."""
     answer = with_client(lambda client: client.infer(url, request, model_name=model))
     return {one.name: one.as_numpy() for one in answer.outputs}
 
@@ -59,7 +59,7 @@ def test_health(servers: Servers) -> None:
 
 
 def test_encoded_images(servers: Servers) -> None:
-    """Equal to the native answer."""
+    """The outputs for an encoded image are equal to the native answer."""
     found = infer(servers.normal, encoded(PNG))
     best, score = native.classes(servers.normal, PNG, 1)[0]
 
@@ -70,7 +70,7 @@ def test_encoded_images(servers: Servers) -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_pixels(servers: Servers, binary: bool) -> None:
-    """NAME-tensor, raw and as JSON."""
+    """The model NAME-tensor takes pixels, raw and as JSON."""
     array = np.frombuffer(pixels(), np.uint8).reshape(1, HEIGHT, WIDTH, 3)
     tensor = kserve.InferInput("image", list(array.shape), "UINT8")
     tensor.set_data_from_numpy(array, binary_data=binary)
@@ -81,7 +81,7 @@ def test_pixels(servers: Servers, binary: bool) -> None:
 
 
 def test_errors(servers: Servers) -> None:
-    """It shows our sentence, because the Content-Type is exactly application/json."""
+    """The client's error contains the service's message, because the Content-Type is exactly application/json."""
     assert "unknown model: 'nope'" in refused(servers.normal, PNG, "nope")
     assert "not an image" in refused(servers.normal, b"junk")
     assert "VIM_MAX_BODY_BYTES" in refused(servers.normal, bytes(MAX_BODY))

@@ -20,7 +20,7 @@ Embed = Callable[[list[str]], list[list[float]]]
 
 
 def langchain(url: str, model: str = NAME) -> Embed:
-    """langchain-openai; it would send token ids if it were not told otherwise."""
+    """Embeddings by langchain-openai, which is told not to send token ids."""
     library: Any = pytest.importorskip("langchain_openai", reason="make test-clients installs langchain-openai")
     made: Embed = library.OpenAIEmbeddings(
         base_url=url + "/v1", api_key="none", model=model, check_embedding_ctx_length=False, max_retries=0
@@ -29,7 +29,7 @@ def langchain(url: str, model: str = NAME) -> Embed:
 
 
 def llama_index(url: str, model: str = NAME) -> Embed:
-    """llama-index-embeddings-openai-like."""
+    """Embeddings by the package llama-index-embeddings-openai-like."""
     library: Any = pytest.importorskip(
         "llama_index.embeddings.openai_like", reason="make test-clients installs llama-index-embeddings-openai-like"
     )
@@ -44,7 +44,7 @@ BOTH = pytest.mark.parametrize("library", [langchain, llama_index])
 
 @BOTH
 def test_embeddings(servers: Servers, library: Callable[..., Embed]) -> None:
-    """In order, equal to the native answer."""
+    """Embeddings come in order and are equal to the native answer."""
     found = library(servers.normal)(URIS)
 
     for image, vector in zip(PNGS, found, strict=True):
@@ -53,7 +53,7 @@ def test_embeddings(servers: Servers, library: Callable[..., Embed]) -> None:
 
 @BOTH
 def test_errors(servers: Servers, library: Callable[..., Embed]) -> None:
-    """Our sentence reaches the caller."""
+    """The library's error contains the service's message."""
     embed = library(servers.normal)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: embed(["a cat"]), "vision-only"),
@@ -70,7 +70,7 @@ def test_errors(servers: Servers, library: Callable[..., Embed]) -> None:
 
 
 def test_token_ids_are_explained(servers: Servers) -> None:
-    """What LangChain's default sends instead of the text, with the way out in the message."""
+    """Token ids, which LangChain sends by default, are refused with a message that says how to avoid them."""
     library: Any = pytest.importorskip("openai", reason="make test-clients installs openai")
     client = library.OpenAI(base_url=servers.normal + "/v1", api_key="none", max_retries=0)
 
@@ -79,7 +79,7 @@ def test_token_ids_are_explained(servers: Servers) -> None:
 
 
 def infinity(url: str, image: str, model: str = NAME) -> Any:
-    """infinity-client's detailed answer."""
+    """The detailed answer of infinity-client for one image."""
     library: Any = pytest.importorskip("infinity_client", reason="make test-clients installs infinity-client")
     embeddings: Any = importlib.import_module("infinity_client.api.default.embeddings")
     models: Any = importlib.import_module("infinity_client.models")
@@ -90,7 +90,7 @@ def infinity(url: str, image: str, model: str = NAME) -> Any:
 
 
 def test_infinity_client(servers: Servers) -> None:
-    """At /embeddings, with its modality; it shows the body of an error."""
+    """infinity-client uses /embeddings with a modality, and shows the body of an error."""
     found = infinity(servers.normal, URIS[0]).parsed
 
     assert native.embedding(servers.normal, PNGS[0]) == pytest.approx(found.data[0].embedding, abs=native.TOLERANCE)

@@ -32,18 +32,18 @@ def run(script: str, *arguments: str) -> Any:
 
 
 def openai(url: str, given: Any, retries: int = 0, **more: Any) -> Any:
-    """One embeddings request."""
+    """The answer of one embeddings request by OpenAI's client."""
     return run("openai.mjs", url, json.dumps({"model": NAME, "input": given} | more), str(retries))
 
 
 def huggingface(url: str, path: Path, **parameters: Any) -> Any:
-    """One image classification."""
+    """The answer of one image classification by Hugging Face's client."""
     return run("huggingface.mjs", url, str(path), json.dumps(parameters))
 
 
 @pytest.mark.parametrize("more", [{}, {"encoding_format": "float"}])
 def test_openai_embeddings(servers: Servers, more: dict[str, Any]) -> None:
-    """Base64 by default, decoded by the client."""
+    """The client asks for base64 by default and decodes it."""
     found = openai(servers.normal, [URI, data_uri(picture(1))], **more)
 
     assert native.embedding(servers.normal, PNG) == pytest.approx(found["vectors"][0], abs=native.TOLERANCE)
@@ -52,7 +52,7 @@ def test_openai_embeddings(servers: Servers, more: dict[str, Any]) -> None:
 
 
 def test_openai_errors(servers: Servers) -> None:
-    """Its own class for each status, with our code and sentence."""
+    """The client raises its own class for each status, with the service's code and message."""
     cases = [
         (openai(servers.normal, URI, model="nope"), "NotFoundError", 404, "model_not_found"),
         (openai(servers.normal, "a cat"), "BadRequestError", 400, "unsupported_input"),
@@ -66,7 +66,7 @@ def test_openai_errors(servers: Servers) -> None:
 
 
 def test_openai_retries(servers: Servers) -> None:
-    """Refused until there is room; without retries the caller sees the 429."""
+    """The client retries until there is room; without retries the caller sees the 429."""
     with servers.held_full() as hold:
         refused = openai(servers.full, URI)
         waiting = hold.release_after_a_refusal()
@@ -78,7 +78,7 @@ def test_openai_retries(servers: Servers) -> None:
 
 
 def test_huggingface_classification(servers: Servers, tmp_path: Path) -> None:
-    """A Blob; its parameters are dropped by the client, those in the URL are not."""
+    """A Blob is classified; the client drops parameters, but keeps those in the URL."""
     path = tmp_path / "picture.png"
     path.write_bytes(PNG)
     expected = native.classes(servers.normal, PNG)
@@ -91,7 +91,7 @@ def test_huggingface_classification(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_huggingface_errors(servers: Servers, tmp_path: Path) -> None:
-    """Status and our sentence."""
+    """The client's error has the status and the service's message."""
     path, large = tmp_path / "picture.png", tmp_path / "large.png"
     path.write_bytes(PNG)
     large.write_bytes(PNG + bytes(MAX_BODY))

@@ -19,7 +19,7 @@ URI = data_uri(PNG)
 
 
 def client(url: str, **more: Any) -> Any:
-    """Its base URL ends in /v1."""
+    """A client whose base URL ends in /v1."""
     return openai.OpenAI(base_url=url + "/v1", api_key="none", **{"max_retries": 0, "timeout": 120} | more)
 
 
@@ -32,7 +32,7 @@ def refused(url: str, given: Any, **more: Any) -> Any:
 
 @pytest.mark.parametrize("more", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
 def test_embeddings(servers: Servers, more: dict[str, str]) -> None:
-    """Base64 is what it asks for by itself; several images keep their order."""
+    """The client asks for base64 by default, and several images keep their order."""
     answer = client(servers.normal).embeddings.create(model=NAME, input=[URI, data_uri(picture(1))], **more)
     found = [one.embedding for one in answer.data]
     if more.get("encoding_format") == "base64":  # asked for by name it is handed over as it is
@@ -47,7 +47,7 @@ def test_embeddings(servers: Servers, more: dict[str, str]) -> None:
 
 
 def test_objects_and_extra_members(servers: Servers) -> None:
-    """Jina's and infinity's spelling through the same client."""
+    """Images as Jina and infinity write them are accepted from the same client."""
     expected = native.embedding(servers.normal, PNG)
     create = client(servers.normal).embeddings.create
     for given, extra in (([{"image": URI}], {}), (URI, {"modality": "image"})):
@@ -56,7 +56,7 @@ def test_objects_and_extra_members(servers: Servers) -> None:
 
 
 def test_asyncio(servers: Servers) -> None:
-    """AsyncOpenAI."""
+    """AsyncOpenAI gets the same embeddings."""
 
     async def run() -> Any:
         async with openai.AsyncOpenAI(base_url=servers.normal + "/v1", api_key="none") as one:
@@ -68,7 +68,7 @@ def test_asyncio(servers: Servers) -> None:
 
 
 def test_models(servers: Servers) -> None:
-    """The list and the one."""
+    """The client reads the list of models and the one model."""
     models = client(servers.normal).models
 
     assert [NAME] == [one.id for one in models.list()]
@@ -78,7 +78,7 @@ def test_models(servers: Servers) -> None:
 
 
 def test_errors(servers: Servers) -> None:
-    """Its own exception for each status, with message, code and request id."""
+    """The client raises its own exception for each status, with message, code and request id."""
     large = data_uri(bytes(MAX_BODY))
     cases = [
         (refused(servers.normal, URI, model="nope"), openai.NotFoundError, "model_not_found"),
@@ -100,7 +100,7 @@ def test_errors(servers: Servers) -> None:
 
 
 def test_a_full_queue(servers: Servers) -> None:
-    """RateLimitError once its retries are used up: one request and two more."""
+    """A full queue gives RateLimitError after one request and two retries."""
     with servers.held_full() as hold:
         with pytest.raises(openai.RateLimitError, match="VIM_QUEUE_IMAGES"):
             client(servers.full, max_retries=2).embeddings.create(model=NAME, input=URI)
@@ -108,7 +108,7 @@ def test_a_full_queue(servers: Servers) -> None:
 
 
 def test_it_comes_back_when_the_queue_has_room(servers: Servers) -> None:
-    """Refused, told when to come back, served: the caller sees nothing of it."""
+    """The client retries after a refusal until the queue has room, without an error for the caller."""
     with servers.held_full() as hold:
         waiting = hold.release_after_a_refusal()
         answer = client(servers.full, max_retries=5).embeddings.create(model=NAME, input=URI)

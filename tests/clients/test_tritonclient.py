@@ -20,12 +20,12 @@ PNG = picture()
 
 
 def client(url: str) -> Any:
-    """Its address has no scheme."""
+    """A client whose address has no scheme."""
     return triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120)
 
 
 def encoded(*images: bytes, binary: bool = True) -> Any:
-    """The input of NAME."""
+    """The input of the model NAME with encoded images."""
     tensor = triton.InferInput("image", [len(images), 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[one] for one in images], dtype=object), binary_data=binary)
     return tensor
@@ -40,7 +40,7 @@ def refused(url: str, tensor: Any, model: str = NAME, **more: Any) -> Any:
 
 
 def test_health_and_metadata(servers: Servers) -> None:
-    """Server and model, ready and not."""
+    """The client reads readiness and metadata of server and model."""
     good, early = client(servers.normal), client(servers.starting)
 
     assert (True, True, True, False) == (
@@ -74,7 +74,7 @@ def test_encoded_images(servers: Servers, binary: bool) -> None:
 
 
 def test_no_outputs_named(servers: Servers) -> None:
-    """The client then asks for raw tensors, and gets all."""
+    """Without named outputs the client gets all of them as raw tensors."""
     result = client(servers.normal).infer(NAME, [encoded(PNG)])
 
     assert (1, 7) == result.as_numpy("scores").shape
@@ -93,7 +93,7 @@ def test_pixels(servers: Servers, binary: bool) -> None:
 
 
 def test_classification(servers: Servers) -> None:
-    """value:index:label, best first."""
+    """Classes have the form value:index:label, with the best one first."""
     output = triton.InferRequestedOutput("scores", class_count=3)
     found = client(servers.normal).infer(NAME, [encoded(PNG)], outputs=[output]).as_numpy("scores")
     expected = native.classes(servers.normal, PNG, 3)
@@ -105,7 +105,7 @@ def test_classification(servers: Servers) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compression(servers: Servers, coding: str) -> None:
-    """Of the request; the answer may come as it is."""
+    """A compressed request is accepted; the answer need not be compressed."""
     result = client(servers.normal).infer(
         NAME, [encoded(PNG)], request_compression_algorithm=coding, response_compression_algorithm=coding
     )
@@ -114,7 +114,7 @@ def test_compression(servers: Servers, coding: str) -> None:
 
 
 def test_statistics(servers: Servers) -> None:
-    """They count what this test asked."""
+    """The statistics count the requests of this test."""
     one = client(servers.normal)
     before = one.get_inference_statistics(NAME)["model_stats"][0]["inference_count"]
     one.infer(NAME, [encoded(PNG, picture(1))])
@@ -139,7 +139,7 @@ def test_asyncio(servers: Servers) -> None:
 
 
 def test_errors_of_the_request(servers: Servers) -> None:
-    """404, 400, 415 and 413, each with its sentence."""
+    """Errors of the request are 404, 400, 415 and 413, each with its message."""
     floats = triton.InferInput("image", [1, 3, 8, 8], "FP32")
     floats.set_data_from_numpy(np.zeros((1, 3, 8, 8), np.float32))
     cases = [
@@ -160,7 +160,7 @@ def test_errors_of_the_request(servers: Servers) -> None:
 
 
 def test_a_full_queue(servers: Servers) -> None:
-    """429 with the setting's name; this client does not ask again by itself."""
+    """A full queue gives 429 with the name of the setting; this client does not retry."""
     with servers.held_full() as hold:
         error = refused(servers.full, encoded(PNG))
         assert 1 == hold.refused

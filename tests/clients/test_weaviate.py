@@ -20,7 +20,7 @@ TEXT = base64.b64encode(PNG).decode()
 
 
 def send(url: str, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, bytes]:
-    """As Go's net/http sends it when nobody sets a header: no Content-Type at all."""
+    """Send a request as Go's net/http does by default, without a Content-Type."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=timeout)
     data = None if body is None else json.dumps(body).encode()
     connection.putrequest(method, path, skip_accept_encoding=True)
@@ -43,7 +43,7 @@ def refused(url: str, path: str, body: Any) -> tuple[int, str]:
 
 
 def test_img2vec_neural(servers: Servers) -> None:
-    """POST /vectors."""
+    """POST /vectors gives the embedding of one image."""
     status, content = send(servers.normal, "POST", "/vectors", {"id": "7c1f", "image": TEXT})
     found = json.loads(content)
 
@@ -62,7 +62,7 @@ def test_multi2vec_clip(servers: Servers) -> None:
 
 
 def test_probes(servers: Servers) -> None:
-    """204 when ready, 503 before; /meta is an object."""
+    """The probes answer 204 when ready and 503 before, and /meta is an object."""
     assert (204, b"") == send(servers.normal, "GET", "/.well-known/ready")
     assert (204, b"") == send(servers.starting, "GET", "/.well-known/live")
     assert 503 == send(servers.starting, "GET", "/.well-known/ready")[0]
@@ -92,7 +92,7 @@ def test_ready_under_load(servers: Servers) -> None:
 
 
 def test_errors(servers: Servers) -> None:
-    """Each status with its sentence in `error`."""
+    """Each error has its message in `error`."""
     cases = [
         (refused(servers.normal, "/vectorize", {"texts": ["a cat"]}), 400, "vision-only"),
         (refused(servers.normal, "/vectors", {"id": "1", "image": "junk"}), 415, "not an image"),

@@ -1,4 +1,4 @@
-"""What the scenarios of `make chaos` share: models, servers, what a server's log tells, and how it feels."""
+"""What the scenarios of `make chaos` share: models, servers, the server's log, and its resource usage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_S = 180.0
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table."""
+    """One row of the table that is printed."""
 
     name: str
     held: bool
@@ -49,7 +49,7 @@ class Bench:
 
     @classmethod
     def prepare(cls, directory: Path, minutes: float, times: int) -> Bench:
-        """A model that costs next to nothing and the demo; what servers in peace answer with them."""
+        """A tiny model and the demo model, with the answers of undisturbed servers."""
         models: dict[str, Path | str] = {"tiny": write_tiny_model(directory / "tiny"), "demo": "demo"}
         expected = {name: _in_peace(directory / name, model) for name, model in models.items()}
         return cls(directory, models, expected, minutes, times)
@@ -84,13 +84,13 @@ class Vitals:
 
     @classmethod
     def of(cls, server: Server) -> Vitals:
-        """As they are now."""
+        """The usage of the server at this moment."""
         process = psutil.Process(server.process.pid)
         memory = process.memory_info().rss / 1e6
         return cls(memory, process.num_fds(), process.num_threads(), len(server.children()))
 
     def grown(self, before: Vitals) -> str:
-        """What became of it since then, for people."""
+        """The change since then, as text for people."""
         return (
             f"memory {before.megabytes:.0f} -> {self.megabytes:.0f} MB, descriptors {before.descriptors} -> "
             f"{self.descriptors}, threads {before.threads} -> {self.threads}, device processes {before.devices} -> "
@@ -98,7 +98,7 @@ class Vitals:
         )
 
     def steady(self, before: Vitals, megabytes: float) -> bool:
-        """No leak: as many processes. Connections of clients come and go; the loop's pool of threads fills up once."""
+        """Whether nothing leaked; descriptors and threads may grow by the clients' connections and the thread pool."""
         few = self.descriptors <= before.descriptors + CLIENTS and self.threads <= before.threads + POOL
         return self.devices == before.devices and few and self.megabytes - before.megabytes < megabytes
 
@@ -119,12 +119,12 @@ class Recovery:
 
     @property
     def excess_s(self) -> float:
-        """What it took beyond the start-up itself."""
+        """The recovery time without the start-up itself."""
         return self.seconds - self.start_up_s
 
 
 async def strike(server: Server, load: Load, number: signal.Signals) -> Recovery:
-    """Send a signal to the device process; wait until its replacement serves and has answered somebody."""
+    """Send a signal to the device process; wait until its replacement has answered a request."""
     lost, up = len(_lines(server, "is lost")), len(_lines(server, "is up after"))
     struck = time.time()
     os.kill(server.device_pid(), number)
@@ -149,6 +149,6 @@ def _lines(server: Server, words: str) -> list[tuple[float, str]]:
 
 
 def counted(ledger: Ledger) -> str:
-    """What was sent and what came back, for the table; with what went wrong, if anything did."""
+    """The counts of requests and answers for the table, with the errors, if any."""
     complaints = f" ({ledger.complaints})" if ledger.complaints else ""
     return f"{ledger}{complaints}; longest without an answer for anybody {ledger.gap_s:.1f} s"

@@ -11,5 +11,5 @@ from tests.tiny import write_tiny_model
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory."""
+    """A directory with a tiny model."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

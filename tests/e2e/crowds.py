@@ -40,7 +40,7 @@ async def overloaded(bench: Bench) -> Line:
 
 
 async def bulk_beside_interactive(bench: Bench) -> Line:
-    """Interactive requests now and then: alone, and while bulk fills all that it may."""
+    """Occasional interactive requests: alone, and while bulk requests fill their share."""
     with bench.server("bulk", faults=SLOW, max_batch=MAX_BATCH, queue_images=128) as server:
         alone, _ = await _trickle(server.url)
         async with Bulk(server.url, 64) as bulk:
@@ -59,7 +59,7 @@ async def bulk_beside_interactive(bench: Bench) -> Line:
 
 
 async def _trickle(url: str) -> tuple[list[float], float]:
-    """Seconds of each of so many requests, one after the other; the least bulk that was queued when one was sent."""
+    """Seconds of each request, sent one after the other, and the smallest bulk queue seen when sending."""
     client, seconds, queued = Client(url), [], []
     async with httpx.AsyncClient(base_url=url, timeout=60) as probe:
         for _ in range(TURNS):

@@ -30,7 +30,7 @@ QUICK_S = 5.0
 
 @contextmanager
 def held(server: Server, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections, every other one with half a header."""
+    """Open `count` connections; every other one sends half a header."""
     connections: list[socket.socket] = []
     try:
         for turn in range(count):
@@ -44,12 +44,12 @@ def held(server: Server, count: int) -> Iterator[list[socket.socket]]:
 
 
 def scores(server: Server) -> object:
-    """What one photograph is answered with."""
+    """The answer to one photograph."""
     return httpx.post(f"{server.url}/v1/classify?top_k=7", content=photo(), timeout=120).json()["results"]
 
 
 async def bombs(bench: Bench) -> Line:
-    """Every attack, one after the other."""
+    """Send every attack, one after the other."""
     with bench.server("bombs") as server, server.client() as client:
         scores(server)
         before = raw.memory_mb(server)
@@ -64,7 +64,7 @@ async def bombs(bench: Bench) -> Line:
 
 
 async def interleaved(bench: Bench, name: str, files: Callable[[], list[bytes]]) -> Line:
-    """Bad files with a good one after each: one by one in batches of one, then by several clients at once."""
+    """Send bad files, each followed by a good one: one by one, then by several clients at once."""
     bad = await asyncio.to_thread(files)
     with bench.server("alone", max_batch=1) as server:
         before = raw.memory_mb(server)
@@ -80,7 +80,7 @@ async def interleaved(bench: Bench, name: str, files: Callable[[], list[bytes]])
 
 
 async def idle(bench: Bench) -> Line:
-    """Idle connections and half headers; what others get meanwhile."""
+    """Open idle connections and half headers, and measure the answers to others meanwhile."""
     with bench.server("idle") as server:
         scores(server)
         before = raw.descriptors(server)
@@ -96,7 +96,7 @@ async def idle(bench: Bench) -> Line:
 
 
 async def vanishing(bench: Bench) -> Line:
-    """Clients that leave in the header, in the body or before the answer."""
+    """Run clients that leave in the header, in the body or before the answer."""
     body = photo()
     with bench.server("vanishing") as server:
         expected = scores(server)
@@ -112,7 +112,7 @@ async def vanishing(bench: Bench) -> Line:
 
 
 async def soak(bench: Bench) -> Line:
-    """Good requests and some bad ones for long: memory and descriptors after warm-up."""
+    """Send good and some bad requests for long; compare memory and descriptors after warm-up."""
     statuses: Counter[int] = Counter()
     samples: list[tuple[int, float, int]] = []
     turns = iter(range(SOAK))
@@ -148,7 +148,7 @@ async def _one(client: Client, turn: int) -> Reply:
 
 
 def _close(one: object, other: object) -> bool:
-    """The same classes, and scores within 1e-5: batches may differ."""
+    """Whether classes are equal and scores within 1e-5, since batches may differ."""
 
     def values(results: object) -> list[float]:
         return [item["score"] for item in results[0]["predictions"]]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Requests that mean harm, each with the answer that it must get; and good ones between them that must not notice."""
+"""Hostile requests with the answers that they must get, and good requests between them that must not be affected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import photo as photograph
 
 @dataclass(frozen=True)
 class Attack:
-    """One request, and the codes that it may be answered with."""
+    """One request and the error codes that may answer it."""
 
     name: str
     body: Callable[[], bytes]
@@ -27,13 +27,13 @@ class Attack:
 
 
 def form_of(parts: int) -> bytes:
-    """A form of so many options."""
+    """A form with `count` options."""
     part = b'--cut\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
     return part * parts + b"--cut--\r\n"
 
 
 def json_of(count: int) -> bytes:
-    """A JSON body of so many empty lists."""
+    """A JSON body with `count` empty lists."""
     return b'{"images": [' + b"[]," * count + b"[]]}"
 
 
@@ -67,7 +67,7 @@ ATTACKS = [
 
 
 def assault(client: httpx.Client, attack: Attack) -> tuple[str, float]:
-    """The code that the attack is answered with, and seconds."""
+    """The error code of the answer to an attack, and its seconds."""
     answer = client.post("/v1/classify", content=attack.body(), headers=attack.headers)
     return answer.json().get("code", "answered"), answer.elapsed.total_seconds()
 
@@ -78,7 +78,7 @@ def mutated(count: int, seed: int = 7) -> list[bytes]:
 
 
 def bad_requests() -> list[tuple[bytes, dict[str, str]]]:
-    """Small ones, for a soak: every kind of refusal."""
+    """Small attacks of every kind of refusal, for a long run."""
     text = base64.b64encode(encode(photo(), "PNG")[:60]).decode()
     return [
         (b"", {}),

@@ -1,4 +1,4 @@
-"""Good images among bad ones: is each answered as it is in a run without them?"""
+"""Good images among bad ones: each must get the answer of a run without bad ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATH = "/v1/classify?top_k=7"
 
 @dataclass
 class Ledger:
-    """What came back: statuses of the bad ones, and how far the good ones were from what they should be."""
+    """The statuses of bad images, and how much the answers to good ones differed from the expected ones."""
 
     bad: Counter[int] = field(default_factory=Counter)
     good: int = 0
@@ -36,7 +36,7 @@ class Ledger:
     failed: list[str] = field(default_factory=list)
 
     def enter(self, reply: Reply, expected: np.ndarray) -> None:
-        """The answer to a good one."""
+        """Compare the answer to a good image."""
         if reply.status != 200:
             self.failed.append(f"{reply.status} {str(reply.body)[:200]}")
             return
@@ -66,7 +66,7 @@ def pillow_images(*, fetch: bool = False) -> list[bytes]:
 
 
 async def interleave(url: str, bad: Sequence[bytes], clients: int) -> Ledger:
-    """Send all of them, a good image after each, by so many clients at once."""
+    """Send all bad images, each followed by a good one, with `clients` clients at once."""
     ledger, first = Ledger(), Client(url)
     expected = [_scores((await first.post(path=PATH, body=image)).body) for image in GOOD]
     await first.close()
@@ -85,6 +85,6 @@ async def interleave(url: str, bad: Sequence[bytes], clients: int) -> Ledger:
 
 
 def _scores(body: Any) -> np.ndarray:
-    """By class, whatever their order."""
+    """Scores by class, in any order."""
     predictions = body["results"][0]["predictions"]
     return np.array([one["score"] for one in sorted(predictions, key=lambda one: one["index"])])

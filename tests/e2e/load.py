@@ -1,4 +1,4 @@
-"""Constant load on a server, and a ledger of what came back: nothing may be lost, and nothing may be wrong."""
+"""Constant load on a server, and a count of its answers: none may be lost or wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE_S = 120
 
 @dataclass
 class Ledger:
-    """What was sent and what came back: the status that was due, another, a wrong answer, none at all."""
+    """Counts of requests: with the expected status, another status, a wrong answer, or none."""
 
     sent: int = 0
     good: int = 0  # 200, and the answer of the undisturbed run
@@ -43,21 +43,21 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """Requests without the answer that was due: none, or another status."""
+        """Requests without the expected answer: with none, or with another status."""
         return len(self.broken) + self.turned_away + len(self.unexpected)
 
     @property
     def clean(self) -> bool:
-        """Every request was answered as is due, and rightly."""
+        """Whether every request got the expected status and answer."""
         return not self.lost and not self.wrong and self.sent == self.good + self.refused
 
     @property
     def complaints(self) -> str:
-        """The first few things that went wrong, for people."""
+        """The first few errors, for people."""
         return "; ".join([*self.unexpected, *self.wrong, *self.broken.values()][:5])
 
     def answered(self, call: Call, answer: httpx.Response, expected: Any, seconds: float) -> None:
-        """Enter an answer."""
+        """Count an answer, and compare it with the expected one."""
         self.statuses[answer.status_code] += 1
         self.slowest_s = max(self.slowest_s, seconds)
         if answer.status_code != call.status:
@@ -78,13 +78,13 @@ class Ledger:
 
 
 def code_of(answer: httpx.Response) -> str:
-    """Of an error, what kind it is."""
+    """The kind of an error."""
     body = answer.json() if "json" in answer.headers.get("content-type", "") else {}
     return str(body.get("code", "no code"))
 
 
 async def undisturbed(url: str, calls: Sequence[Call]) -> dict[str, Any]:
-    """What a server that nothing happens to answers to each call, by name."""
+    """The answers of an undisturbed server to each call, by name."""
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
         answers = {call.name: await _post(client, call) for call in calls}
     assert {call.name: call.status for call in calls} == {name: one.status_code for name, one in answers.items()}
@@ -114,7 +114,7 @@ class Load:
         return self
 
     def stop(self) -> None:
-        """Send no further request; those under way are still awaited."""
+        """Send no more requests, and wait for those in flight."""
         self._stopping = True
 
     async def __aexit__(self, *_: object) -> None:
@@ -151,7 +151,7 @@ async def _post(client: httpx.AsyncClient, call: Call, request_id: str = "undist
 
 
 async def endless_upload(url: str) -> httpx.Response:
-    """A body that begins and never ends; the answer that comes all the same."""
+    """Send a body that never ends; returns the answer."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n\xff\xd8\xff")

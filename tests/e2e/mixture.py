@@ -23,7 +23,7 @@ _PASSING = {"timings_ms", "request_id", "batches"}  # members that are never the
 
 @dataclass(frozen=True)
 class Call:
-    """One request, and the status that it must be answered with."""
+    """One request and the status that must answer it."""
 
     name: str
     path: str
@@ -33,7 +33,7 @@ class Call:
 
 
 def raw(name: str, path: str, content: bytes, status: int = 200, **headers: str) -> Call:
-    """The body is the file."""
+    """A body that is the image file."""
     return Call(name, path, content, headers, status)
 
 
@@ -45,7 +45,7 @@ def form(name: str, path: str, images: Sequence[bytes], status: int = 200) -> Ca
 
 
 def as_json(name: str, path: str, images: Sequence[bytes], status: int = 200, **options: object) -> Call:
-    """The images as base64."""
+    """A JSON body with the images as base64."""
     texts = [base64.b64encode(image).decode() for image in images]
     content = json.dumps({"images": texts} | options).encode()
     return Call(name, path, content, {"Content-Type": "application/json"}, status)
@@ -83,7 +83,7 @@ def mixture() -> list[Call]:
 
 
 def content_of(answer: httpx.Response) -> Any:
-    """What an answer says: its JSON, all lines of it, or its float32 numbers."""
+    """The content of an answer: its JSON, all its lines, or its float32 numbers."""
     if answer.headers["content-type"] == "application/x-ndjson":
         return [json.loads(line) for line in answer.text.splitlines()]
     if answer.headers["content-type"] == "application/octet-stream":
@@ -92,7 +92,7 @@ def content_of(answer: httpx.Response) -> Any:
 
 
 def differences(found: Any, expected: Any, where: str = "") -> Iterator[str]:
-    """Where two answers differ: numbers by more than 1e-5, anything else at all."""
+    """The first difference of two answers: numbers by more than 1e-5, other values at all."""
     if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
         for name in found.keys() - _PASSING:
             yield from differences(found[name], expected[name], f"{where}.{name}")

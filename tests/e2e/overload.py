@@ -15,7 +15,7 @@ PROBES = ("/livez", "/readyz", "/metrics")
 
 @dataclass
 class Ledger:
-    """Replies, how probes were answered meanwhile, and how full the queue ever was."""
+    """Replies, the answers to probes, and the largest queue."""
 
     replies: list[Reply] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -23,17 +23,17 @@ class Ledger:
     deepest: float = 0.0
 
     def seconds(self, status: int) -> list[float]:
-        """How long replies of this status took."""
+        """Seconds of the replies with this status."""
         return [reply.seconds for reply in self.replies if reply.status == status]
 
     @property
     def retries_after_s(self) -> set[str]:
-        """What refusals said of when to come back."""
+        """The values of Retry-After in refusals."""
         return {reply.headers.get("retry-after", "nothing") for reply in self.replies if reply.status == 429}
 
 
 async def measured_rate(url: str, clients: int, seconds: float) -> float:
-    """Images a second that the server answers when so many clients always wait."""
+    """Images per second that the server answers when `clients` clients always wait."""
     connections = [Client(url) for _ in range(clients)]
     end = time.monotonic() + seconds
 

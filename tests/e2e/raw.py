@@ -1,4 +1,4 @@
-"""Connections that do what no HTTP library lets one do, and what they cost the server."""
+"""Raw connections that break HTTP in ways that no library allows, and their cost for the server."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def connect(server: Server) -> socket.socket:
 
 
 def post(path: str, *, length: int, extra: str = "") -> bytes:
-    """The header of a POST that promises so many bytes."""
+    """The header of a POST with this Content-Length."""
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n{extra}\r\n".encode()
 
 
 def ended_after(connection: socket.socket) -> tuple[bytes, float]:
-    """All that the server sends until it closes, and how long that takes."""
+    """All bytes that the server sends until it closes the connection, and the seconds until then."""
     start, received = time.monotonic(), b""
     try:
         while part := connection.recv(65_536):
@@ -44,7 +44,7 @@ def memory_mb(server: Server) -> float:
 
 
 def until(condition: Callable[[], bool], within_s: float = 30) -> bool:
-    """Did it come true in time?"""
+    """Whether the condition becomes true in time."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if condition():

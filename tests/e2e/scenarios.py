@@ -1,4 +1,4 @@
-"""The lines of `make chaos`: each starts a server, harms it under load, and says what came of it."""
+"""The scenarios of `make chaos`: each starts a server, disturbs it under load, and reports the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROWTH_MB = 30.0
 
 
 async def kills(bench: Bench, model: str) -> Line:
-    """SIGKILL the device process many times."""
+    """Kill the device process with SIGKILL, many times."""
     with bench.server(f"kills_{model}", model) as server:
         async with bench.load(server, model) as load:
             await asyncio.sleep(WARM_S)
@@ -42,7 +42,7 @@ async def kills(bench: Bench, model: str) -> Line:
 
 
 def spread(recoveries: Sequence[Recovery]) -> str:
-    """How long the replacements took, beside their own start-up."""
+    """The recovery times without the start-up of the replacements."""
     seconds = [one.seconds for one in recoveries]
     starts = [one.start_up_s for one in recoveries]
     excess = [one.excess_s for one in recoveries]
@@ -54,7 +54,7 @@ def spread(recoveries: Sequence[Recovery]) -> str:
 
 
 async def kill_parent(bench: Bench, first: signal.Signals | None) -> Line:
-    """SIGKILL the HTTP process, perhaps with its device process stopped."""
+    """Kill the HTTP process with SIGKILL, with its device process running or stopped."""
     with bench.server(f"kill_parent_{first}") as server:
         async with bench.load(server) as load:
             await asyncio.sleep(1)
@@ -71,7 +71,7 @@ async def kill_parent(bench: Bench, first: signal.Signals | None) -> Line:
 
 
 async def hang(bench: Bench, model: str, watchdog_s: float) -> Line:
-    """SIGSTOP the device process."""
+    """Stop the device process with SIGSTOP under load."""
     with bench.server(f"hang_{model}", model, watchdog_ms=int(1000 * watchdog_s)) as server:
         async with bench.load(server, model) as load:
             await asyncio.sleep(WARM_S)
@@ -83,7 +83,7 @@ async def hang(bench: Bench, model: str, watchdog_s: float) -> Line:
 
 
 async def one_bad_image(bench: Bench, name: str, colour: Colour, code: str) -> Line:
-    """One image that does harm among at least 200 good requests."""
+    """Send one harmful image among at least 200 good requests."""
     with bench.server(name, faults={}) as server:
         async with bench.load(server) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
             await asyncio.sleep(0.5)
@@ -97,7 +97,7 @@ async def one_bad_image(bench: Bench, name: str, colour: Colour, code: str) -> L
 
 
 async def out_of_memory(bench: Bench) -> Line:
-    """Out of memory above 3 images a batch."""
+    """Make batches of more than 3 images run out of memory."""
     with bench.server("out_of_memory", faults={ROOM: 3, BATCH_S: 0.2}) as server:
         async with bench.load(server) as load:
             while load.ledger.good < 200:
@@ -108,7 +108,7 @@ async def out_of_memory(bench: Bench) -> Line:
 
 
 async def two_devices(bench: Bench) -> Line:
-    """Two device processes, of which any will do: one is killed, then both, five times."""
+    """With two device processes and VIM_READY_DEVICES=any, kill one, then both, five times."""
     settings = {"device": "cuda:0,cuda:1", "ready_devices": "any"}
     with bench.server("two_devices", faults={IMAGE_S: 0.005}, **settings) as server:
         async with bench.load(server) as load:
@@ -138,7 +138,7 @@ async def probes_until_two_are_up(server: Server) -> int:
 
 
 async def exhausted(bench: Bench) -> Line:
-    """The device process cannot come back."""
+    """Kill a device process that cannot restart."""
     down = bench.directory / "down"
     with bench.server(
         "exhausted", faults={DOWN: down, IMAGE_S: 0.1}, max_restarts=2, body_timeout_ms=120_000
@@ -158,7 +158,7 @@ async def exhausted(bench: Bench) -> Line:
 
 
 async def random_faults(bench: Bench, model: str) -> Line:
-    """Kills, crashes and stops at random moments, for minutes."""
+    """Kill, crash and stop the device process at random moments, for minutes."""
     with bench.server(f"random_{model}", model, watchdog_ms=5000) as server:
         async with bench.load(server, model) as load:
             await asyncio.sleep(2 * WARM_S)
@@ -179,7 +179,7 @@ async def random_faults(bench: Bench, model: str) -> Line:
 
 
 async def terminations(bench: Bench) -> Line:
-    """SIGTERM at random moments under load, many times; the clients go on until nobody listens."""
+    """Send SIGTERM at random moments under load, many times; clients continue until nobody listens."""
     loads, seen, statuses = [], [], []
     for turn in range(bench.times):
         model, delay = ("demo" if turn % 4 == 3 else "tiny"), random.choice([0, 0, 300])
@@ -212,7 +212,7 @@ async def terminate(load: Load, server: Server, *, dying: bool) -> Load:
 
 
 def ended(loads: Sequence[Load]) -> str:
-    """What the clients met, in sum."""
+    """The sum of the clients' counts."""
     ledgers = [load.ledger for load in loads]
     cut = sum(len(ledger.broken) for ledger in ledgers)
     return (

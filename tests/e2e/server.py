@@ -50,21 +50,21 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """The log of the server so far."""
         return self.log_file.read_text(errors="replace")
 
     @property
     def url(self) -> str:
-        """Where it listens; waits until it does."""
+        """The address of the server; waits until it listens."""
         return str(self.wait_for(lambda: next(iter(_ADDRESS.findall(self.log)), None)))
 
     def client(self) -> httpx.Client:
-        """A client of it."""
+        """An HTTP client for this server."""
         verify = self.url.startswith("http:")  # a test's certificate is its own
         return httpx.Client(base_url=self.url, timeout=60, verify=verify)
 
     def wait_until_ready(self) -> None:
-        """Wait for /readyz."""
+        """Wait until /readyz answers 200."""
         with self.client() as client:
             self.wait_for(lambda: client.get("/readyz").status_code == 200)
 
@@ -78,7 +78,7 @@ class Server:
         return httpx.get(self.url + path, timeout=60).status_code
 
     def metric(self, name: str) -> float:
-        """One sample of /metrics."""
+        """The value of one sample of /metrics."""
         page = httpx.get(f"{self.url}/metrics", timeout=60).text
         found = re.search(rf"^{re.escape(name)} (\S+)$", page, re.MULTILINE)
         assert found is not None, name
@@ -93,7 +93,7 @@ class Server:
         return set(re.findall(r'"request_id": "([^"]+)"', self.log))
 
     def children(self) -> list[int]:
-        """Process ids of its living device processes."""
+        """The process ids of its living device processes."""
         return self._children("worker")  # and faulty_worker
 
     def http_processes(self) -> list[int]:
@@ -109,26 +109,26 @@ class Server:
         ]
 
     def info(self) -> dict[str, Any]:
-        """What /info says."""
+        """The content of /info as JSON values."""
         with self.client() as client:
             found: dict[str, Any] = client.get("/info").json()
             return found
 
     def devices(self) -> list[dict[str, Any]]:
-        """What /info says of the device processes."""
+        """The part of /info about the device processes."""
         found: list[dict[str, Any]] = self.info()["devices"]
         return found
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server process alone."""
+        """Send a signal to the server process only."""
         self.process.send_signal(number)
 
     def exit_status(self, timeout: float = 120) -> int:
-        """Wait for its end."""
+        """Wait until the server ends; returns its exit status."""
         return self.process.wait(timeout)
 
     def wait_for(self, condition: Callable[[], T]) -> T:
-        """Poll until it is true; fails when the server ends or takes too long."""
+        """Poll until a condition is true; fails when the server ends or the time is over."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log}"
@@ -140,7 +140,7 @@ class Server:
 
 @contextmanager
 def serving(directory: Path, *, faults: Mapping[str, object] | None = None, **settings: object) -> Iterator[Server]:
-    """A ready server; killed afterwards if it is still there."""
+    """A ready server, which is killed afterwards if it still runs."""
     server = Server(directory / "server.log", faults=faults, **settings)
     try:
         server.wait_until_ready()
@@ -159,7 +159,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def gone(pid: int, within_s: float) -> bool:
-    """Did the process end in time? A zombie counts as ended."""
+    """Whether the process ends in time; a zombie counts as ended."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

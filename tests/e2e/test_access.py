@@ -20,7 +20,7 @@ KEY = "a-key-of-the-e2e-test"
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A certificate for 127.0.0.1, signed by itself."""
+    """A self-signed certificate for 127.0.0.1."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("tls")

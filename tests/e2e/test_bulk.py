@@ -176,7 +176,7 @@ def test_a_sender_that_vanishes_leaves_nothing_behind(server: Server) -> None:
 
 
 def test_the_death_of_the_device_process_costs_a_stream_nothing(server: Server) -> None:
-    """Its images are run again like all others."""
+    """When the device process dies, the images of a stream run again and none is lost."""
 
     async def scenario() -> list[dict[str, Any]]:
         async with stream(server) as bulk:

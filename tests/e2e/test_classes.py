@@ -35,7 +35,7 @@ async def batches_passed(url: str) -> tuple[list[float], list[float]]:
 
 
 def test_an_interactive_request_passes_all_bulk_but_one_batch(tmp_path: Path, tiny: Path) -> None:
-    """The batch that runs, its own, and one that ends between a sample and a request; far more bulk is queued."""
+    """In the median at most three batches run until an interactive request is answered, while far more bulk waits."""
     with serving(tmp_path, faults={BATCH_S: 0.1}, model=tiny, max_batch=MAX_BATCH, queue_images=128) as server:
         passed, queued = asyncio.run(batches_passed(server.url))
 
@@ -44,7 +44,7 @@ def test_an_interactive_request_passes_all_bulk_but_one_batch(tmp_path: Path, ti
 
 
 def test_a_class_is_counted_and_logged(tmp_path: Path, tiny: Path) -> None:
-    """In the metrics and in the request's line; a word that is no class is refused before the body is looked at."""
+    """Metrics and log show the class of a request, and an unknown class is refused before the body is read."""
     with serving(tmp_path, model=tiny) as server, server.client() as client:
         lazy = client.post("/v1/classify", content=photo(), headers={"X-Request-Class": "bulk"})
         wrong = client.post("/v1/classify", content=b"", headers={"X-Request-Class": "urgent"})

@@ -100,7 +100,7 @@ def test_control_c_while_loading_is_quiet(tiny: Path, photos: Path) -> None:
 
 
 def test_control_c_while_answering_is_quiet(tiny: Path, photos: Path) -> None:
-    """130 after what was printed so far."""
+    """Ctrl-C while answering gives status 130 and no further output."""
     process = command(tiny, "classify", *[photos / "00.jpeg"] * 5000, "--json")
     assert process.stdout is not None
     first = process.stdout.readline()

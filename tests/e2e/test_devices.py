@@ -1,4 +1,4 @@
-"""Several device processes share one queue: what one cannot finish, another does."""
+"""Several device processes share one queue: work that one cannot finish runs on another."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def serving_two(directory: Path, tiny: Path, ready: str, **settings: Any) -> Any
 
 
 def keep_down(server: Server, *names: str) -> None:
-    """These devices cannot start."""
+    """Keep these devices from starting."""
     (server.log_file.parent / "down").write_text("\n".join(names))
 
 
 async def until(server: Server, up: int) -> list[dict[str, Any]]:
-    """Wait until so many devices are up."""
+    """Wait until this number of devices is up."""
     async with asyncio.timeout(180):
         while sum(device["up"] for device in server.devices()) != up:
             await asyncio.sleep(0.05)
@@ -41,7 +41,7 @@ async def until(server: Server, up: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("ready", "status"), [("all", 503), ("any", 200)])
 def test_one_device_serves_while_the_other_is_dead(tmp_path: Path, tiny: Path, ready: str, status: int) -> None:
-    """The work that the dead one had in hand runs on the other; /readyz says what was asked of it."""
+    """The work of a dead device process runs on the other one, and /readyz follows VIM_READY_DEVICES."""
 
     async def scenario(server: Server) -> None:
         async with Load(server.url, clients=16) as load:
@@ -65,7 +65,7 @@ def test_one_device_serves_while_the_other_is_dead(tmp_path: Path, tiny: Path, r
 
 
 def test_both_devices_die_at_once_and_nothing_is_lost(tmp_path: Path, tiny: Path) -> None:
-    """Not ready even if any would do; then everything that waited is answered."""
+    """When both devices die, the server is not ready, and after the restart all waiting work is answered."""
 
     async def scenario(server: Server) -> None:
         async with Load(server.url, clients=16) as load:
@@ -83,7 +83,7 @@ def test_both_devices_die_at_once_and_nothing_is_lost(tmp_path: Path, tiny: Path
 
 
 def test_if_any_will_do_the_service_outlives_a_device(tmp_path: Path, tiny: Path) -> None:
-    """It ends only when the last one cannot be brought back."""
+    """With VIM_READY_DEVICES=any the service ends only when the last device cannot be restarted."""
     with serving_two(tmp_path, tiny, "any", max_restarts=0) as server, server.client() as client:
         first, second = server.children()
         os.kill(first, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_if_any_will_do_the_service_outlives_a_device(tmp_path: Path, tiny: Path
 
 
 def test_if_all_are_wanted_one_that_cannot_come_back_ends_the_service(tmp_path: Path, tiny: Path) -> None:
-    """Work that is on the other device at that moment is answered 503 at once; nobody waits for a time-out."""
+    """With VIM_READY_DEVICES=all a device that cannot restart ends the service; other work gets 503 at once."""
 
     async def scenario(server: Server) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:

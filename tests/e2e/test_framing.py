@@ -24,7 +24,7 @@ OFFERS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server as it comes."""
+    """A server with default settings."""
     folder = tmp_path_factory.mktemp("framing")
     with serving(folder, model=write_tiny_model(folder / "tiny")) as running:
         yield running
@@ -62,14 +62,14 @@ def statuses(server: Server, *pieces: bytes) -> list[bytes]:
     ],
 )
 def test_a_body_of_doubtful_length_ends_the_connection(server: Server, framing: bytes) -> None:
-    """400 and nothing more is read, so that what follows is nobody's request."""
+    """A body of ambiguous length gets 400 and ends the connection, so that no bytes after it become a request."""
     assert [b"400"] == statuses(server, POST + framing + b"\r\n0\r\n\r\n" + HIDDEN)
 
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=list(OFFERS))
 @pytest.mark.parametrize("apart", [True, False], ids=["body apart", "in one piece"])
 def test_an_offer_to_upgrade_changes_nothing(server: Server, offer: bytes, apart: bool) -> None:
-    """`curl --http2` and Java's client make one. The body is the image, and no request hides in it."""
+    """An upgrade offer, as of `curl --http2`, is ignored: the body is the image and contains no request."""
     head, image = POST + offer, photo()
     pieces = (
         head + b"Content-Length: %d\r\n\r\n" % len(HIDDEN),
@@ -83,19 +83,19 @@ def test_an_offer_to_upgrade_changes_nothing(server: Server, offer: bytes, apart
 
 
 def test_connect_is_refused(server: Server) -> None:
-    """This is no proxy, and what follows is not read."""
+    """CONNECT is refused, and the bytes after it are not read."""
     assert [b"400"] == statuses(server, b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n" + HIDDEN)
 
 
 def test_the_body_of_a_refused_request_is_no_request(server: Server) -> None:
-    """The path does not exist, so nobody reads the body; the next request begins behind it."""
+    """The body of a request to an unknown path is skipped, and the next request begins after it."""
     missing = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(HIDDEN)
 
     assert [b"404", b"200"] == statuses(server, missing + HIDDEN + LAST)
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
-    """The slow one first."""
+    """Pipelined requests are answered in order, although the first one is slow."""
     image = photo()
     slow = POST + b"Content-Length: %d\r\n\r\n" % len(image) + image
 

@@ -1,4 +1,4 @@
-"""What cannot be mended: the device process does not come back, or comes back wrong. Truth first, then the end."""
+"""When the device process cannot restart, or computes wrong results, the server says so and ends."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Moment = tuple[float, httpx.Response]
 
 
 async def timed(request: Coroutine[Any, Any, httpx.Response]) -> Moment:
-    """The answer, and when it came."""
+    """The answer and the time when it arrived."""
     answer = await request
     return time.monotonic(), answer
 
 
 async def first_unready(client: httpx.AsyncClient) -> float:
-    """When /readyz first said so."""
+    """The time when /readyz first answered 503."""
     while (await client.get("/readyz")).status_code == 200:
         await asyncio.sleep(0.02)
     return time.monotonic()
@@ -50,7 +50,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, tiny: Path) -> None:
-    """Not ready first, then 503 for what runs, waits or arrives, then exit status 1 for the orchestrator."""
+    """The server is first not ready, then answers 503 to all requests, and ends with status 1."""
     down = tmp_path / "down"
     with serving(
         tmp_path, faults={DOWN: down, IMAGE_S: 0.1}, model=tiny, max_restarts=2, body_timeout_ms=120_000
@@ -69,7 +69,7 @@ def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, t
 
 
 def test_a_device_that_comes_back_wrong_never_serves(tmp_path: Path, tiny: Path) -> None:
-    """Alive and quick, but another answer to the known image: replaced, again and again, until the server ends."""
+    """A device with a wrong answer to the canary is restarted until the server ends, and never serves."""
     wrong = tmp_path / "wrong"
     with (
         serving(tmp_path, faults={WRONG_CANARY: wrong}, model=tiny, max_restarts=1) as server,
@@ -87,7 +87,7 @@ def test_a_device_that_comes_back_wrong_never_serves(tmp_path: Path, tiny: Path)
 
 
 def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) -> None:
-    """The canary lets it serve again once its answers are right, and not before."""
+    """A restarted device serves again only after its answer to the canary is right."""
     wrong = tmp_path / "wrong"
     with serving(tmp_path, faults={WRONG_CANARY: wrong}, model=tiny) as server, server.client() as client:
         expected = client.post("/v1/embed", content=photo()).json()["results"]
@@ -101,7 +101,7 @@ def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) ->
 
 
 def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: Path) -> None:
-    """There is no golden answer to be had: exit status 1, and never ready."""
+    """Without a finite answer to the canary the server ends with status 1 and is never ready."""
     broken = tmp_path / "broken"
     broken.touch()
     server = Server(tmp_path / "server.log", faults={NAN_CANARY: broken}, model=tiny)
@@ -114,7 +114,7 @@ def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: 
 
 @pytest.mark.parametrize("once", [True, False])
 def test_a_sticky_device_error_costs_the_process_not_the_requests(tmp_path: Path, tiny: Path, once: bool) -> None:
-    """A device that is beyond use ends its process. Did the image do it again, alone, it alone gets a 500."""
+    """A sticky device error ends the process; only an image that causes it again, alone, gets a 500."""
 
     async def scenario(server: Server) -> httpx.Response:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:

@@ -1,4 +1,4 @@
-"""Health tells the truth at the worst moment: while the event loop stands still."""
+"""Health checks while the event loop is blocked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.server import Server, serving
 
 
 def test_a_probe_of_a_stuck_event_loop_fails_by_its_own_time_out(tmp_path: Path, tiny: Path) -> None:
-    """No answer is what /livez says then, which every orchestrator counts as a failure; afterwards all is answered."""
+    """A blocked event loop does not answer /livez, so the probe fails by its time-out; afterwards all is answered."""
 
     async def scenario(server: Server) -> None:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=STUCK_S / 4) as probe:

@@ -19,7 +19,7 @@ MUTATED, VANISHING = 150, 100
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server as it comes, but for batches of one: answers are then the same to the bit."""
+    """A server with batches of one, so that answers are equal to the bit."""
     folder = tmp_path_factory.mktemp("hostile")
     with serving(folder, model=write_tiny_model(folder / "tiny"), max_batch=1) as running:
         yield running
@@ -33,7 +33,7 @@ def scores(server: Server) -> list[object]:
 
 
 def test_bombs_are_refused_by_name_with_flat_memory(server: Server) -> None:
-    """Each with its own code; together they leave no more behind than the largest body."""
+    """Every bomb is refused with its code, and memory does not grow by more than the largest body."""
     before = scores(server)
     held = raw.memory_mb(server)
     with server.client() as client:
@@ -64,7 +64,7 @@ def test_pillows_own_test_images_between_good_ones(server: Server) -> None:
 
 
 def test_clients_that_vanish_leave_nothing_behind(server: Server) -> None:
-    """In the header, in the body, and before the answer; descriptors, slots and answers are as before. 1,000: chaos."""
+    """Clients that leave in the header, the body or before the answer leave no descriptors or slots behind."""
     before, open_before = scores(server), raw.descriptors(server)
     body = photo()
     for turn in range(VANISHING):

@@ -25,7 +25,7 @@ _GROWS = re.compile(r"_(total|bucket|count|sum)(\{|$)")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
-    """Two of them before one device process."""
+    """A server with two HTTP processes and one device process."""
     with serving(tmp_path_factory.mktemp("two"), model=tiny, http_workers=2) as server:
         yield server
 
@@ -114,7 +114,7 @@ async def _watch(server: Server, over: asyncio.Event) -> int:
 
 
 def test_nothing_is_lost_when_the_device_process_dies(server: Server) -> None:
-    """The images of both wait for the next one, as with a single HTTP process."""
+    """When the device process dies, the images of both HTTP processes wait for the next one."""
 
     async def scenario() -> Load:
         before = server.devices()[0]["restarts"]
@@ -133,7 +133,7 @@ def test_nothing_is_lost_when_the_device_process_dies(server: Server) -> None:
 
 
 def test_one_poison_image_is_quarantined_for_all(tmp_path: Path, tiny: Path) -> None:
-    """Whichever process is sent it again: it is refused before it reaches a device."""
+    """A quarantined image is refused by every HTTP process before it reaches a device."""
     from tests.e2e.faults import SEGFAULT, plain
 
     with serving(tmp_path, faults={}, model=tiny, http_workers=2) as server:
@@ -145,7 +145,7 @@ def test_one_poison_image_is_quarantined_for_all(tmp_path: Path, tiny: Path) -> 
 
 
 def test_the_service_ends_when_its_model_cannot_be_loaded(tmp_path: Path) -> None:
-    """With the exit status of a single process, and leaves nobody behind."""
+    """When the model cannot be loaded, the service ends with status 1 and leaves no process."""
     server = Server(tmp_path / "server.log", model=tmp_path / "nothing", http_workers=2)
 
     assert 1 == server.exit_status()
@@ -164,7 +164,7 @@ def test_a_port_that_is_taken_and_a_wrong_setting_end_it(server: Server, tmp_pat
 
 
 def test_killing_the_parent_ends_everything(tmp_path: Path, tiny: Path) -> None:
-    """The kernel sees to it."""
+    """When the parent is killed, the kernel ends all of its processes."""
     with serving(tmp_path, model=tiny, http_workers=2) as server:
         children = [*server.http_processes(), *server.children()]
         assert 3 == len(children)

@@ -36,7 +36,7 @@ def send_and_vanish(server: Server, body: bytes, stays_s: float = 0.05) -> None:
 
 
 def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny: Path) -> None:
-    """They are counted, and their slots are free at once."""
+    """Images of clients that left never reach the device; they are counted, and their slots are free at once."""
     with serving(tmp_path, faults={}, model=tiny) as server:
         ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
@@ -55,7 +55,7 @@ def test_images_of_clients_that_left_never_reach_the_device(tmp_path: Path, tiny
 
 
 def test_nobody_is_harmed_when_the_first_sender_of_an_image_leaves(tmp_path: Path, tiny: Path) -> None:
-    """Another client sent the same one: it has its answer, and the image ran once."""
+    """When the first sender of an image leaves, another client with the same image gets its answer, from one run."""
     with serving(tmp_path, faults={}, model=tiny) as server:
         ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)
@@ -71,7 +71,7 @@ def test_nobody_is_harmed_when_the_first_sender_of_an_image_leaves(tmp_path: Pat
 
 
 def test_a_client_may_set_a_shorter_deadline(tmp_path: Path, tiny: Path) -> None:
-    """504 when it has passed; the image is not run afterwards. A longer one than the server's is cut."""
+    """After a client's shorter deadline it gets 504 and the image does not run; a longer one is cut to the server's."""
     with serving(tmp_path, faults={}, model=tiny, request_timeout_ms=10_000) as server:
         ran_before = server.metric("vim_batch_size_sum")
         busy = occupy(server)

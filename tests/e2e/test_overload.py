@@ -18,7 +18,7 @@ QUEUE = 16
 
 
 async def sample(url: str) -> dict[str, float]:
-    """All of /metrics."""
+    """The values of all samples of /metrics."""
     async with httpx.AsyncClient(base_url=url) as probe:
         return await samples(probe)
 

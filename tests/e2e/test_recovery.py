@@ -1,4 +1,4 @@
-"""Device processes die, hang and choke under real load, and no accepted request is lost. Longer: `make chaos`."""
+"""Device processes die, hang and run out of memory under load; no accepted request is lost. Longer: `make chaos`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import photo, write_tiny_model
 
 
 async def wait_for_restarts(server: Server, count: int) -> None:
-    """Until the device process has been replaced so often and serves."""
+    """Wait until the device process has been replaced `count` times and serves."""
     async with asyncio.timeout(180):
         while (device := server.devices()[0])["restarts"] < count or not device["up"]:
             await asyncio.sleep(0.05)
@@ -31,7 +31,7 @@ async def wait_for_restarts(server: Server, count: int) -> None:
 def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
     tmp_path: Path, tiny: Path, number: signal.Signals, reason: str
 ) -> None:
-    """Clients see slower answers, not errors; /livez stays 200 and /readyz tells the truth meanwhile."""
+    """When the device process dies or hangs, answers are late but not lost; /livez stays 200 and /readyz shows 503."""
 
     async def scenario(server: Server) -> None:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url) as probe:
@@ -64,7 +64,7 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
     [(SEGFAULT, "inference_failed"), (RAISE, "inference_failed"), (NOT_FINITE, "non_finite_output")],
 )
 def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[int, int, int], code: str) -> None:
-    """Its own 500; every image that shared its batch is answered as ever."""
+    """An image that fails alone gets its own 500, and all others of its batch are answered."""
 
     async def scenario(server: Server) -> httpx.Response:
         async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
@@ -81,7 +81,7 @@ def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[
 
 
 def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
-    """Sent again, it is refused without another death."""
+    """An image that ended the device process twice is refused when it is sent again."""
     with serving(tmp_path, faults={}, model=tiny) as server, server.client() as client:
         assert 500 == client.post("/v1/classify", content=plain(SEGFAULT)).status_code
         restarts = server.devices()[0]["restarts"]
@@ -96,7 +96,7 @@ def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path) -> None:
-    """504 for it; the device process is replaced and the next image answered."""
+    """An image that hangs gets 504 at its deadline, the device process is replaced, and the next image is answered."""
     hurry = {"X-Request-Timeout-Ms": "3500"}
     with serving(tmp_path, faults={}, model=tiny, watchdog_ms=3000) as server, server.client() as client:
         assert 504 == client.post("/v1/classify", content=plain(HANG), headers=hurry).status_code
@@ -105,7 +105,7 @@ def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path)
 
 
 def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
-    """Batches that do not fit are halved and answered; the metric shows the largest that is tried now."""
+    """Batches that do not fit in memory are halved and answered, and the metric shows the new limit."""
 
     async def scenario(server: Server) -> None:
         async with Load(server.url, clients=16) as load:
@@ -130,7 +130,7 @@ def test_it_gives_up_and_says_so_when_the_device_cannot_come_back(tmp_path: Path
 
 
 def test_answers_do_not_change_over_a_restart(tmp_path: Path, tiny: Path) -> None:
-    """The canary stands guard; the embedding is the same to 1e-6."""
+    """After a restart the embedding of an image is equal to 1e-6."""
     with serving(tmp_path, model=tiny) as server, server.client() as client:
         before = client.post("/v1/embed", content=photo()).json()["results"][0]["embedding"]
         os.kill(server.device_pid(), signal.SIGKILL)

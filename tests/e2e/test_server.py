@@ -71,7 +71,7 @@ def test_control_c_ends_it_cleanly(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
-    """Nobody has to wait for a drain."""
+    """A second signal ends the server at once, without draining."""
     with serving(tmp_path, model=tiny, drain_delay_ms=60_000) as server:
         server.signal(signal.SIGTERM)
         server.wait_for(lambda: "SIGTERM: draining" in server.log)
@@ -81,7 +81,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path, hangs: bool) -> None:
-    """Not even when the parent is killed, and not even one that hangs."""
+    """No device process survives its parent, even when the parent is killed or the device process hangs."""
     with serving(tmp_path, model=tiny) as server:
         device = server.device_pid()
         if hangs:
@@ -112,7 +112,7 @@ def test_a_wrong_configuration_exits_non_zero_and_says_why(
 
 
 def test_a_port_in_use_exits_non_zero(tmp_path: Path, tiny: Path) -> None:
-    """The second server says so; the first is unharmed."""
+    """A port in use ends the second server with a message, and the first one goes on."""
     with serving(tmp_path, model=tiny) as first:
         (tmp_path / "second").mkdir()
         second = Server(tmp_path / "second" / "server.log", model=tiny, port=first.url.rsplit(":", 1)[1])

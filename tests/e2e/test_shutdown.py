@@ -1,4 +1,4 @@
-"""The end on request: what was accepted is answered, what cannot be finished is told so, and the status is 0."""
+"""Shutdown: accepted work is answered, work that cannot be finished gets 503, and the exit status is 0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def terminate(server: Server, clients: int) -> Load:
 
 @pytest.mark.parametrize(("delay_ms", "processes"), [(0, 1), (5, 1), (700, 1), (5, 2)])
 def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, delay_ms: int, processes: int) -> None:
-    """Accepted is what the server's log knows of: headers read. What came too late finds no connection."""
+    """Every request whose header the server has read is answered after SIGTERM; later ones get no connection."""
     with serving(tmp_path, model=tiny, drain_delay_ms=delay_ms, http_workers=processes) as server:
         load = asyncio.run(terminate(server, clients=8))
 
@@ -39,7 +39,7 @@ def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, d
 
 
 def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) -> None:
-    """On the device, in the queue, or still being uploaded; the exit status is 0 all the same."""
+    """Work on the device, in the queue or in upload gets 503 after the drain time, and the exit status is 0."""
 
     async def scenario(server: Server) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
@@ -62,7 +62,7 @@ def test_what_cannot_be_finished_in_time_gets_503(tmp_path: Path, tiny: Path) ->
 
 
 def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path, tiny: Path) -> None:
-    """The replacement is waited for, within the drain time."""
+    """On SIGTERM during a restart of the device, the drain waits for it and no work is lost."""
 
     async def scenario(server: Server) -> Load:
         async with Load(server.url) as load:
@@ -82,7 +82,7 @@ def test_sigterm_while_the_device_is_being_replaced_loses_nothing(tmp_path: Path
 
 
 def test_sigterm_while_the_model_is_being_loaded(tmp_path: Path, tiny: Path) -> None:
-    """Nothing to finish: it ends, with status 0."""
+    """SIGTERM while the model is being loaded ends the server with status 0."""
     server = Server(tmp_path / "server.log", model=tiny)
     assert server.url
     server.signal(signal.SIGTERM)

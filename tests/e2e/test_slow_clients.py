@@ -20,7 +20,7 @@ PATIENCE_S = 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that is impatient."""
+    """A server with short time-outs."""
     folder = tmp_path_factory.mktemp("slow")
     with serving(
         folder,
@@ -80,7 +80,7 @@ def test_the_second_header_of_a_connection_has_its_time_too(server: Server) -> N
 
 
 def test_an_idle_connection_is_kept_after_an_answer(server: Server) -> None:
-    """Clients that reuse connections are not punished."""
+    """An idle connection is kept open after an answer."""
     with raw.connect(server) as connection:
         for _ in range(2):
             assert alive(connection).startswith(b"HTTP/1.1 200 ")
@@ -122,7 +122,7 @@ def flood(connection: socket.socket, part: bytes, times: int) -> None:
 
 
 def test_a_header_of_a_gigabyte_is_refused(server: Server) -> None:
-    """While it arrives: nothing else limits it."""
+    """A header of a gigabyte is refused while it arrives."""
     with raw.connect(server) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nX-Long: ")
         with pytest.raises(ConnectionError):
@@ -130,7 +130,7 @@ def test_a_header_of_a_gigabyte_is_refused(server: Server) -> None:
 
 
 def test_trailers_without_end_are_cut_off(server: Server) -> None:
-    """They come after a chunked body, and nobody reads them."""
+    """Endless trailers after a chunked body end the connection."""
     head = raw.post("/v1/classify", length=1).replace(b"Content-Length: 1", b"Transfer-Encoding: chunked")
     with raw.connect(server) as connection:
         connection.sendall(head + b"1\r\nx\r\n0\r\n")
@@ -158,7 +158,7 @@ def test_idle_connections_harm_nobody_and_are_freed(server: Server) -> None:
 
 
 def test_a_client_that_does_not_read_keeps_nobody_waiting(server: Server) -> None:
-    """It asks a thousand times and takes no answer; others get theirs."""
+    """A client that sends a thousand requests and reads no answer does not delay others."""
     with raw.connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(1)

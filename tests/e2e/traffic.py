@@ -38,7 +38,7 @@ class Reply:
 
 
 class Client:
-    """One connection, kept alive."""
+    """A client with one connection that is kept alive."""
 
     def __init__(self, url: str) -> None:
         place = urlsplit(url)
@@ -58,7 +58,7 @@ class Client:
         return await _read(reader, start)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the server."""
         if self._streams is not None:
             self._streams[1].close()
             await asyncio.gather(self._streams[1].wait_closed(), return_exceptions=True)

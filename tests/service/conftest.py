@@ -57,7 +57,7 @@ async def until_settled(app: FastAPI) -> None:
 
 @pytest.fixture(scope="session")
 def app(tiny_model: Path) -> FastAPI:
-    """The application under test."""
+    """The application that a test sends requests to."""
     return create_app(settings_for(tiny_model, max_batch=8, queue_images=64))
 
 

@@ -1,4 +1,4 @@
-"""The error tree: statuses, codes, the body every kind of client can read, and the retry header."""
+"""The error tree: statuses, codes, the body of an answer, and the header Retry-After."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ STATUS = {
 
 
 def test_every_leaf_has_its_status_and_code() -> None:
-    """The codes are a contract: clients branch on them."""
+    """Every error has its documented status and code, on which clients depend."""
     assert {error.code: error.status for error in all_errors()} == STATUS
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
 def test_the_tree_in_the_docstring_is_the_tree(error: type[ServiceError]) -> None:
-    """A leaf that the docstring does not draw is a leaf nobody finds."""
+    """The docstring of the module shows every error with its status and code."""
     assert re.search(rf" {error.__name__} +{error.status} {error.code}$", errors.__doc__ or "", re.MULTILINE)
     assert error.__doc__
 
 
 def test_a_subclass_made_elsewhere_is_not_documented() -> None:
-    """The table in the README lists this module's leaves only."""
+    """The list of errors has only those of this module, not subclasses from elsewhere."""
 
     class Elsewhere(QueueFull):
-        """Not ours."""
+        """An error of another module."""
 
     assert Elsewhere not in all_errors()
     assert QueueFull in all_errors()
 
 
 def test_the_body_speaks_to_problem_readers_and_to_error_readers() -> None:
-    """Union form: RFC 9457 members and `error` as a string."""
+    """The body has the members of RFC 9457 and `error` as a text."""
     body = problem(QueueFull("queue full (256 waiting)"), instance="/v1/classify", request_id="abc")
 
     assert body == {
@@ -80,7 +80,7 @@ def test_the_body_speaks_to_problem_readers_and_to_error_readers() -> None:
 
 
 def test_optional_members_appear_only_when_set() -> None:
-    """`errors` and `retry_after_s` are absent rather than null."""
+    """`errors` and `retry_after_s` are absent when they are not set."""
     wrong = [{"loc": ["query", "top_k"], "msg": "must be at least 1"}]
     body = problem(InvalidOptions("top_k: must be at least 1", errors=wrong), instance="/", request_id="x")
     late = problem(QueueFull("full", retry_after_s=0.25), instance="/", request_id="x")
@@ -94,17 +94,17 @@ def test_optional_members_appear_only_when_set() -> None:
 
 @pytest.mark.parametrize(("seconds", "value"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (30, "30")])
 def test_retry_after_is_a_whole_number_of_at_least_one(seconds: float, value: str) -> None:
-    """RFC 9110 wants seconds; 0 would mean "hammer me"."""
+    """Retry-After is a whole number of seconds, at least 1."""
     assert headers(QueueFull("full", retry_after_s=seconds)) == {"Retry-After": value}
 
 
 def test_no_retry_after_unless_set() -> None:
-    """Without a promise there is no header."""
+    """An error without a retry time has no Retry-After."""
     assert headers(QueueFull("full")) == {}
 
 
 def test_errors_survive_pickling() -> None:
-    """They may cross a process boundary."""
+    """Errors keep their detail and retry time when they are pickled."""
     copy = pickle.loads(pickle.dumps(QueueFull("full", retry_after_s=2)))
 
     assert type(copy) is QueueFull
@@ -112,5 +112,5 @@ def test_errors_survive_pickling() -> None:
 
 
 def test_settings_errors_never_reach_a_client() -> None:
-    """They end the start-up."""
+    """SettingsError is not a ServiceError, so it cannot become an answer."""
     assert not issubclass(SettingsError, ServiceError)

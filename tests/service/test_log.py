@@ -1,4 +1,4 @@
-"""Log lines: JSON for machines, text for people, payloads for nobody."""
+"""Log lines are JSON for machines and text for people, and never contain payloads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi", "uvicorn.access")
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def logging_restored() -> Iterator[None]:
-    """Leave the process's logging as it was found."""
+    """Restore the logging of the process after each test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     loggers = [logging.getLogger(name) for name in UVICORN]
@@ -41,7 +41,7 @@ def logging_restored() -> Iterator[None]:
 
 
 def logged(message: str = "hello", /, *args: object, level: int = logging.INFO, **fields: object) -> dict[str, Any]:
-    """The JSON object that this record is written as."""
+    """The JSON object of a record with these fields."""
     stream = io.StringIO()
     log.configure("debug", stream)
     logging.getLogger("service.test").log(level, message, *args, extra={"fields": fields})
@@ -51,7 +51,7 @@ def logged(message: str = "hello", /, *args: object, level: int = logging.INFO, 
 
 
 def written(message: str, /, **fields: object) -> str:
-    """What a terminal is sent."""
+    """The text that a terminal gets for a record."""
     stream = Terminal()
     log.configure("info", stream)
     logging.getLogger("service.test").warning(message, extra={"fields": fields})
@@ -59,7 +59,7 @@ def written(message: str, /, **fields: object) -> str:
 
 
 def test_a_json_line_has_time_level_logger_message_and_fields() -> None:
-    """In this order, as people read the raw line too."""
+    """A JSON line begins with time, level, logger and message, and then has the fields."""
     line = logged("served %d", 3, images=3, took_ms=1.5, name=None, warm=True)
 
     assert list(line) == ["time", "level", "logger", "message", "images", "took_ms", "name", "warm"]
@@ -70,7 +70,7 @@ def test_a_json_line_has_time_level_logger_message_and_fields() -> None:
 
 
 def test_the_time_is_iso_8601_in_utc() -> None:
-    """Whatever the machine's zone."""
+    """The time of a record is ISO 8601 in UTC, whatever the time zone of the machine."""
     time = logged()["time"]
 
     assert time.endswith("Z")
@@ -78,7 +78,7 @@ def test_the_time_is_iso_8601_in_utc() -> None:
 
 
 def test_a_record_without_fields_is_fine() -> None:
-    """Other libraries know nothing of fields."""
+    """A record without fields, as other libraries make them, is written."""
     stream = io.StringIO()
     log.configure("info", stream)
     logging.getLogger("elsewhere").warning("plain")
@@ -87,7 +87,7 @@ def test_a_record_without_fields_is_fine() -> None:
 
 
 def test_a_field_cannot_pose_as_a_standard_member() -> None:
-    """`level` is the record's."""
+    """A field named `level` does not replace the level of the record."""
     line = logged("real", message="forged", level_="x", logger="forged")
 
     assert (line["message"], line["logger"]) == ("real", "service.test")
@@ -95,7 +95,7 @@ def test_a_field_cannot_pose_as_a_standard_member() -> None:
 
 @pytest.mark.parametrize("payload", [b"secret", bytearray(b"secret"), memoryview(b"secret"), [b"secret"]])
 def test_payloads_become_their_length(payload: object) -> None:
-    """No image and no key ends in a log."""
+    """Bytes are logged as their length, so no image and no key is in the log."""
     line = json.dumps(logged(body=payload))
 
     assert "secret" not in line
@@ -103,7 +103,7 @@ def test_payloads_become_their_length(payload: object) -> None:
 
 
 def test_any_value_makes_valid_json() -> None:
-    """NaN is not JSON; unknown objects are shown as text; long ones are cut."""
+    """Any value gives valid JSON: NaN and unknown objects become text, and long texts are cut."""
     line = logged(nan=float("nan"), inf=[float("inf")], path=Path("a"), deep={1: {"x": b""}}, long="x" * 5000)
 
     assert (line["nan"], line["inf"], line["path"]) == ("nan", ["inf"], "a")
@@ -112,12 +112,12 @@ def test_any_value_makes_valid_json() -> None:
 
 
 def test_a_newline_cannot_forge_a_json_line() -> None:
-    """One record, one line."""
+    """A message with a newline is still one JSON line."""
     assert logged('a\n{"level": "error"}')["message"] == 'a\n{"level": "error"}'
 
 
 def test_an_exception_is_a_field() -> None:
-    """A traceback across lines would be many records to a collector."""
+    """The traceback of an exception is a member of the JSON line, not lines of its own."""
     stream = io.StringIO()
     log.configure("info", stream)
     try:
@@ -132,14 +132,14 @@ def test_an_exception_is_a_field() -> None:
 
 
 def test_a_terminal_gets_text() -> None:
-    """Time, level, logger, message, fields."""
+    """A terminal gets time, level, logger, message and fields as text."""
     text = written("started", port=8000, model="demo")
 
     assert text.endswith(' warning  service.test: started port=8000 model="demo"\n')
 
 
 def test_a_terminal_is_not_controlled_by_what_is_logged() -> None:
-    """Escape sequences and carriage returns are shown, not obeyed; a message's own lines stay."""
+    """Escape sequences and carriage returns are escaped; newlines of a message are kept."""
     text = written("one\ntwo\x1b[2J\r", name="\x1b]0;owned\x07\n")
 
     assert "one\ntwo\\x1b[2J\\x0d" in text
@@ -148,7 +148,7 @@ def test_a_terminal_is_not_controlled_by_what_is_logged() -> None:
 
 
 def test_a_terminal_shows_the_traceback_below() -> None:
-    """As Python prints it."""
+    """A terminal shows the traceback of an exception below its line."""
     stream = Terminal()
     log.configure("info", stream)
     try:
@@ -160,7 +160,7 @@ def test_a_terminal_shows_the_traceback_below() -> None:
 
 
 def test_the_level_holds() -> None:
-    """Below it nothing is written."""
+    """Records below the configured level are not written."""
     stream = io.StringIO()
     log.configure("warning", stream)
     logging.getLogger("service.test").info("quiet")
@@ -169,7 +169,7 @@ def test_the_level_holds() -> None:
 
 
 def test_configuring_again_replaces_the_handler() -> None:
-    """No record is written twice."""
+    """After a second call of configure each record is written once."""
     first, second = io.StringIO(), io.StringIO()
     log.configure("info", first)
     log.configure("info", second)
@@ -180,7 +180,7 @@ def test_configuring_again_replaces_the_handler() -> None:
 
 
 def test_uvicorn_logs_through_the_same_handler_but_its_access_log_is_off() -> None:
-    """One form for all lines; requests are logged by the service."""
+    """uvicorn's records have the same format, and its access log is off because the service logs requests."""
     own = logging.StreamHandler(io.StringIO())
     logging.getLogger("uvicorn").addHandler(own)
     stream = io.StringIO()
@@ -193,7 +193,7 @@ def test_uvicorn_logs_through_the_same_handler_but_its_access_log_is_off() -> No
 
 
 def test_warnings_are_logged() -> None:
-    """They would otherwise be loose lines between JSON objects."""
+    """Python's warnings are JSON lines like all records."""
     stream = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -207,7 +207,7 @@ def test_warnings_are_logged() -> None:
 
 
 def test_the_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """Stdout belongs to the commands' results."""
+    """Log lines go to stderr by default."""
     log.configure()
     logging.getLogger("service.test").info("here")
     captured = capsys.readouterr()
@@ -217,7 +217,7 @@ def test_the_default_stream_is_stderr(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_lines_tell_the_process_where_there_are_several() -> None:
-    """In both forms; and nothing where there is one."""
+    """Both formats name the process if a name is given, and nothing otherwise."""
     record = logging.LogRecord("vim.x", logging.INFO, "", 0, "said", (), None)
 
     assert "http-1" == json.loads(log.JsonFormatter("http-1").format(record))["process"]

@@ -1,4 +1,4 @@
-"""Settings from an environment: defaults, readable refusals, and variables that only look like ours."""
+"""Settings from an environment: defaults, error messages, and variables that only resemble settings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.settings import Settings, allowed, variable
 
 
 def refusal(**environ: str) -> str:
-    """The message that this environment is refused with."""
+    """The message of the error for this environment."""
     with pytest.raises(SettingsError) as caught:
         Settings.load(environ)
     return str(caught.value)
 
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
-    """The defaults are a contract with the README."""
+    """An empty environment gives the defaults that the documentation names."""
     assert Settings.load({}).model_dump() == {
         "host": "127.0.0.1",
         "port": 8000,
@@ -70,7 +70,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
 
 
 def test_values_are_read_and_typed() -> None:
-    """Numbers, switches, paths and choices; capitals and stray blanks are forgiven."""
+    """Numbers, switches, paths and choices are read, with capitals and extra blanks allowed."""
     settings = Settings.load(
         {
             "VIM_PORT": "80",
@@ -93,7 +93,7 @@ def test_values_are_read_and_typed() -> None:
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`load()` without argument reads os.environ; `Settings()` does not."""
+    """`load()` reads os.environ by default, and `Settings()` does not read it."""
     monkeypatch.setenv("VIM_QUEUE_IMAGES", "7")
 
     assert Settings.load().queue_images == 7
@@ -101,12 +101,12 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_variable_set_to_nothing_is_unset() -> None:
-    """Compose files pass optional settings as empty strings."""
+    """An empty variable counts as unset, since Compose passes optional settings as empty texts."""
     assert Settings.load({"VIM_MAX_BATCH": "", "VIM_PORT": " ", "VIM_MODEL": ""}) == Settings()
 
 
 def test_settings_are_frozen_and_know_no_other_field() -> None:
-    """A value object: shared freely, never changed."""
+    """Settings cannot be changed, and unknown fields are refused."""
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
     with pytest.raises(ValidationError):
@@ -123,7 +123,7 @@ def test_settings_are_frozen_and_know_no_other_field() -> None:
 )
 @pytest.mark.parametrize("value", ["1", ""])
 def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest: str, value: str) -> None:
-    """A typo silently ignored is a server that runs with other settings than its owner believes."""
+    """An unknown variable is refused with the setting that has the most similar name."""
     message = refusal(**{name: value})
 
     assert message.startswith(f"{name} is not a setting")
@@ -131,7 +131,7 @@ def test_an_unknown_variable_is_refused_with_the_nearest_name(name: str, nearest
 
 
 def test_an_unknown_variable_unlike_any_other_lists_them_all() -> None:
-    """Nothing near: show what there is."""
+    """An unknown variable without a similar setting is refused with the list of all settings."""
     message = refusal(VIM_XYZZY="1")
 
     assert all(variable(field) in message for field in Settings.model_fields)
@@ -156,24 +156,24 @@ def test_an_unknown_variable_unlike_any_other_lists_them_all() -> None:
     ],
 )
 def test_a_bad_value_names_variable_value_and_what_is_allowed(name: str, value: str, must_be: str) -> None:
-    """One line a person can act on, nothing of pydantic's."""
+    """A bad value is refused with variable, value and allowed values, without pydantic's own text."""
     assert refusal(**{name: value}) == f"{name} must be {must_be}, got {value!r}"
 
 
 def test_every_mistake_has_its_line() -> None:
-    """All at once, not one a restart."""
+    """All mistakes of an environment are reported together, one per line."""
     lines = refusal(VIM_PROT="1", VIM_PORT="x", VIM_OFFLINE="x").splitlines()
 
     assert [line.split()[0] for line in lines] == ["VIM_PROT", "VIM_PORT", "VIM_OFFLINE"]
 
 
 def test_a_long_value_is_cut() -> None:
-    """Whatever was pasted there by mistake stays out of the log."""
+    """A long value is cut in the message, since it may have been pasted by mistake."""
     assert len(refusal(VIM_PORT="x" * 10_000)) < 250
 
 
 def test_of_api_keys_only_digests_are_kept() -> None:
-    """Whatever shows settings, and whoever is sent them, sees no key."""
+    """Settings contain digests of API keys and never the keys."""
     key = "correct-horse-battery"
     settings = Settings.load({"VIM_API_KEYS": f"{key}, {key[::-1]}"})
 
@@ -184,7 +184,7 @@ def test_of_api_keys_only_digests_are_kept() -> None:
 
 @pytest.mark.parametrize("value", ["short-key", "a key with blanks in it", ",,", "schlüssel-mit-umlaut", "x" * 201])
 def test_a_text_that_is_no_key_is_refused_without_being_shown(value: str) -> None:
-    """Logs are read by many."""
+    """An API key that is not valid is refused without being shown."""
     message = refusal(VIM_API_KEYS=value)
 
     assert message.startswith("VIM_API_KEYS must be keys, each of 16 to 200")
@@ -192,17 +192,17 @@ def test_a_text_that_is_no_key_is_refused_without_being_shown(value: str) -> Non
 
 
 def test_certificate_and_key_belong_together() -> None:
-    """One alone would serve plain HTTP where TLS was meant."""
+    """A certificate without a key, or a key without a certificate, is refused."""
     assert "set both or neither" in refusal(VIM_TLS_CERT="/x.pem")
 
 
 def test_the_clients_key_is_no_setting() -> None:
-    """It may be in the environment of someone who also serves."""
+    """VIM_CLIENT_KEY is allowed in the environment, although it is not a setting."""
     assert Settings.load({"VIM_CLIENT_KEY": "k" * 20}) == Settings()
 
 
 def test_a_batch_larger_than_the_queue_is_refused() -> None:
-    """It could never fill; both variables are named."""
+    """A batch larger than the queue is refused with both variables, since it could never fill."""
     message = refusal(VIM_MAX_BATCH="64", VIM_QUEUE_IMAGES="32")
 
     assert message == "VIM_MAX_BATCH=64 exceeds VIM_QUEUE_IMAGES=32: such a batch could never fill"
@@ -210,7 +210,7 @@ def test_a_batch_larger_than_the_queue_is_refused() -> None:
 
 
 def test_without_a_home_directory_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's arbitrary user has none."""
+    """Without a home directory the default cache directory is refused, as for a container's arbitrary user."""
 
     def homeless(path: Path) -> Path:
         raise RuntimeError
@@ -241,24 +241,24 @@ SERVICE_LINKS = {
 
 @pytest.mark.parametrize("name", SERVICE_LINKS)
 def test_a_kubernetes_service_link_is_skipped(name: str) -> None:
-    """A pod beside a service called vim or vim-server starts, on the default port."""
+    """Variables that Kubernetes sets for a service named vim or vim-server are ignored."""
     assert Settings.load({name: SERVICE_LINKS[name]}) == Settings()
 
 
 @pytest.mark.parametrize("name", ["VIM_PORT_RANGE", "VIM_SERVICE", "VIM_PORT_80", "VIM_SERVER_PORT"])
 def test_what_only_resembles_a_service_link_is_refused(name: str) -> None:
-    """The shape of a link is known exactly."""
+    """A variable that only resembles those of Kubernetes is refused."""
     assert refusal(**{name: "8080"}).startswith(f"{name} is not a setting")
 
 
 def test_the_editors_own_variables_are_skipped() -> None:
-    """Vim's :terminal sets these two."""
+    """The two variables that the editor Vim sets are ignored."""
     assert Settings.load({"VIM_TERMINAL": "901", "VIM_SERVERNAME": "GVIM"}) == Settings()
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_is_explained(field: str) -> None:
-    """The README's table is made of these."""
+    """Every setting has a description and allowed values for the documentation."""
     description = Settings.model_fields[field].description
 
     assert description
@@ -278,13 +278,13 @@ def test_every_setting_is_explained(field: str) -> None:
     ],
 )
 def test_the_served_name_is_the_models_own(model: str, name: str) -> None:
-    """Without an ending, a revision or a file; VIM_MODEL_NAME wins."""
+    """The served name is VIM_MODEL_NAME, or that of the model without ending, revision or file."""
     assert name == Settings(model=model).served_name
     assert "other" == Settings(model=model, model_name="other").served_name
 
 
 def test_a_share_is_a_part_of_what_is_limited_for_all() -> None:
-    """Rounded down, but for threads; never nothing."""
+    """A share is at least 1 and rounded down; the share of threads is rounded up."""
     whole = Settings(http_workers=3, queue_images=256, queue_bytes=100, max_decode_bytes=2, threads=4)
 
     assert (85, 33, 1, 2) == (

@@ -1,4 +1,4 @@
-"""The offline half of the dependency audit: it passes here, and would not if something were wrong."""
+"""The offline part of the dependency audit passes for this repository and finds mistakes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tools import audit
 
 
 def test_the_dependencies_are_in_order() -> None:
-    """What `make lint` asks."""
+    """The audit finds nothing wrong with the dependencies of this repository."""
     assert [] == audit.problems()
 
 
 def test_a_range_is_no_pin(tmp_path: Path) -> None:
-    """An image built next month should be the image built today."""
+    """A range of versions is not accepted as a pin."""
     (tmp_path / "c.txt").write_text("# why\n-c other.txt\nNumpy==2.4.6\npillow>=13\ntorch==2.13.0+cpu\n")
     pinned, wrong = audit.pins(tmp_path / "c.txt")
 
@@ -24,7 +24,7 @@ def test_a_range_is_no_pin(tmp_path: Path) -> None:
 
 
 def test_what_a_dependency_brings_along_is_looked_at() -> None:
-    """And a version that is installed but not the pinned one."""
+    """Dependencies of dependencies must be pinned too, and installed in the pinned version."""
     found = set(audit.unpinned({"httpx"}, {"httpx": "0.0.1", "anyio": "4.16.0", "idna": "3.20"}))
 
     assert "httpcore is not pinned" in found
@@ -33,7 +33,7 @@ def test_what_a_dependency_brings_along_is_looked_at() -> None:
 
 
 def test_an_import_that_nobody_declares_is_found() -> None:
-    """The standard library and our own packages are no dependencies."""
+    """An import that no dependency declares is found; the standard library and own packages are not dependencies."""
     source = audit.ROOT / "tools" / "audit.py"
 
     assert [] == list(audit.undeclared({"packaging"}, iter([source])))
@@ -43,7 +43,7 @@ def test_an_import_that_nobody_declares_is_found() -> None:
 
 
 def test_a_wheel_with_our_names_in_it_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some wheels bring a top-level package `tests` along; importing our own is no dependency."""
+    """Importing this repository's `tests` is not a dependency on a wheel that also has such a package."""
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"tests": ["careless-wheel"]})
 
     assert [] == list(audit.undeclared({"torch"}, iter([audit.ROOT / "tests" / "e2e" / "load.py"])))

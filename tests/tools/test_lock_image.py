@@ -1,4 +1,4 @@
-"""The image's lock agrees with the constraints and with what the program needs; asking the index is left out."""
+"""The image's lock agrees with the constraints and the program's dependencies; the index is not asked."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LOCKED = lock_image.read(lock_image.LOCK.read_text())
 
 
 def test_every_version_is_the_pinned_one() -> None:
-    """The image has what is tested."""
+    """Every locked version is the pinned one, so the image has what is tested."""
     pinned, _ = pins(*(ROOT / name for name in CONSTRAINTS))
 
     assert {name: pinned[name] for name in LOCKED} == {name: version for name, (version, _) in LOCKED.items()}
 
 
 def test_everything_that_is_needed_is_locked_and_nothing_else() -> None:
-    """--no-deps would not notice; torch alone stands apart."""
+    """The lock has exactly the packages that are needed, except torch, since --no-deps does not check that."""
     todo, closure = [Requirement(one).name for one in lock_image.roots()], set()
     while todo:
         if (name := canonicalize_name(todo.pop())) not in closure:
@@ -32,14 +32,14 @@ def test_everything_that_is_needed_is_locked_and_nothing_else() -> None:
 
 
 def test_every_package_has_a_hash() -> None:
-    """One where a wheel is for all machines, else one for each."""
+    """Every package has one hash for a wheel for all machines, or one per machine."""
     assert all(1 <= len(hashes) <= 2 for _, hashes in LOCKED.values())
     assert 2 == len(LOCKED["numpy"][1])
     assert lock_image.LOCK.read_text().count("==") == len(LOCKED)
 
 
 def test_what_is_written_can_be_read() -> None:
-    """Two machines, one wheel in common."""
+    """A written lock of two machines with one wheel in common can be read again."""
     text = lock_image.render(
         [{"b": ("2", "1" * 64), "a": ("1", "2" * 64)}, {"b": ("2", "3" * 64), "a": ("1", "2" * 64)}]
     )
@@ -48,6 +48,6 @@ def test_what_is_written_can_be_read() -> None:
 
 
 def test_machines_that_need_different_packages_are_refused() -> None:
-    """One file could not serve both."""
+    """Machines that need different packages are refused, since one file could not serve both."""
     with pytest.raises(ValueError, match="a==1"):
         lock_image.render([{"a": ("1", "2" * 64)}, {}])

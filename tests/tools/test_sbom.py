@@ -19,13 +19,13 @@ from tools.sbom import bom
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, Any]:
-    """As a reader sees it."""
+    """The bill of materials as JSON values."""
     found: dict[str, Any] = json.loads(JsonV1Dot6(bom()).output_as_string())
     return found
 
 
 def test_it_lists_what_the_image_has(made: dict[str, Any]) -> None:
-    """The lock, and torch; each with the hashes that pip checks."""
+    """The bill lists the locked packages and torch, each with the hashes that pip checks."""
     found = {one["name"]: one for one in made["components"]}
     locked = read(LOCK.read_text())
 
@@ -38,14 +38,14 @@ def test_it_lists_what_the_image_has(made: dict[str, Any]) -> None:
 
 
 def test_it_says_under_which_licences(made: dict[str, Any]) -> None:
-    """Of every package, as far as that says so itself."""
+    """The bill has the licence of every package that declares one."""
     silent = {one["name"] for one in made["components"] if not one.get("licenses")}
 
     assert set() == silent
 
 
 def test_it_says_who_needs_whom(made: dict[str, Any]) -> None:
-    """From the program down."""
+    """The bill has the dependencies of every package, beginning with the program."""
     needs = {one["ref"].partition("==")[0]: one.get("dependsOn", []) for one in made["dependencies"]}
 
     assert {"torch", "fastapi", "opentelemetry-sdk"} <= {one.partition("==")[0] for one in needs["vim-server"]}
@@ -53,7 +53,7 @@ def test_it_says_who_needs_whom(made: dict[str, Any]) -> None:
 
 
 def test_it_follows_the_schema(made: dict[str, Any]) -> None:
-    """Of CycloneDX 1.6, strictly, where the validator is installed."""
+    """The bill follows the strict schema of CycloneDX 1.6, where the validator is installed."""
     pytest.importorskip("jsonschema")
     from cyclonedx.exception import MissingOptionalDependencyException
 
@@ -64,5 +64,5 @@ def test_it_follows_the_schema(made: dict[str, Any]) -> None:
 
 
 def test_the_same_lock_gives_the_same_bill() -> None:
-    """But for the time at which it was made."""
+    """The same lock gives the same bill, except for its time."""
     assert bom().serial_number == bom().serial_number

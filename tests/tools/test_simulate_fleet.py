@@ -1,4 +1,4 @@
-"""The fleet simulation against what is known without one."""
+"""The fleet simulation agrees with results that are known without it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIXED = Scaling(16, 1, 1)
 
 
 def test_a_lone_image_takes_one_pass() -> None:
-    """One image in ten seconds never meets another."""
+    """An image that is alone takes the time of one pass."""
     outcome = simulate(ONE_BY_ONE, FIXED, steady(0.1, 3000))
 
     assert 0.1 == pytest.approx(outcome.p50_s, rel=0.05)
@@ -34,14 +34,14 @@ def waits_at_most(services: float, load: float) -> float:
 
 
 def test_waiting_agrees_with_queueing_theory() -> None:
-    """One server at half load: the 99th percentile is where Erlang's formula says 99 %."""
+    """With one server at half load the 99th percentile of the wait agrees with Erlang's formula."""
     outcome = simulate(ONE_BY_ONE, FIXED, steady(5, 20_000))
 
     assert 0.99 == pytest.approx(waits_at_most(outcome.p99_s / 0.1 - 1, 0.5), abs=0.003)
 
 
 def test_twice_the_capacity_refuses_half() -> None:
-    """A full queue admits what the device finishes, and the wait is the queue's length."""
+    """At twice the capacity half of the images are refused, and the others wait for the whole queue."""
     outcome = simulate(ONE_BY_ONE, FIXED, steady(20, 2000))
 
     assert 0.5 == pytest.approx(outcome.refused, abs=0.03)
@@ -49,12 +49,12 @@ def test_twice_the_capacity_refuses_half() -> None:
 
 
 def test_batches_carry_what_single_images_cannot() -> None:
-    """Four at the price of one: the same load, nothing refused."""
+    """With batches of four at the price of one, the same load is served without refusals."""
     assert 0 == simulate(IN_BATCHES, FIXED, steady(20, 2000)).refused
 
 
 def test_a_jump_starts_servers_and_their_absence_is_felt_until_they_are_ready() -> None:
-    """Scaling ends refusals; the sooner a server starts, the fewer there are."""
+    """Refusals end when new servers are ready, and are fewer when servers start sooner."""
     scaling = Scaling(8, 2, 20)
     slow = simulate(IN_BATCHES, scaling, jump(60, 4))
     quick = simulate(Profile("quick", IN_BATCHES.pass_s, 1, 64, ""), scaling, jump(60, 4))
@@ -66,12 +66,12 @@ def test_a_jump_starts_servers_and_their_absence_is_felt_until_they_are_ready() 
 
 
 def test_the_same_seed_gives_the_same_fleet() -> None:
-    """A figure in the documentation can be made again."""
+    """The same seed gives the same result."""
     assert simulate(IN_BATCHES, FIXED, steady(10)) == simulate(IN_BATCHES, FIXED, steady(10))
 
 
 def test_a_profile_fills_in_what_was_not_measured(tmp_path: Path) -> None:
-    """Between the measured batch sizes linearly."""
+    """The time of a batch size that was not measured is interpolated linearly."""
     path = tmp_path / "profile.json"
     values = {
         "name": "x",
@@ -88,13 +88,13 @@ def test_a_profile_fills_in_what_was_not_measured(tmp_path: Path) -> None:
 
 
 def test_bounds_that_are_none_are_refused() -> None:
-    """At least one server, and no more least than most."""
+    """Bounds below one server, or a minimum above the maximum, are refused."""
     with pytest.raises(ValueError, match="between 3 and 2"):
         simulate(ONE_BY_ONE, Scaling(16, 3, 2), steady(1))
 
 
 def test_the_table_has_a_row_for_each_load() -> None:
-    """Under a head."""
+    """The table has a heading and a row for each load."""
     rows = [{"images_per_s": 10.0} | vars(simulate(IN_BATCHES, FIXED, steady(10)))]
 
     assert 3 == len(table(rows).splitlines())

@@ -1,4 +1,4 @@
-"""What was measured of a machine -> the settings to run it with, each with its reason. Measures nothing itself."""
+"""Recommend settings for a machine that was measured, each with its reason. Measures nothing itself."""
 
 from __future__ import annotations
 
@@ -6,52 +6,52 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-GOOD_ENOUGH = 0.95  # of the best rate: more would cost every request in a batch time, for little
-PATIENCE_PER_PASS = 4  # a pass may take this part of the longest wait: an image just missed waits for two of them
-FLAT = 1.25  # eight images in so much of the time of one: company is nearly free
+GOOD_ENOUGH = 0.95  # of the best rate: a larger batch adds little, and every request in it takes longer
+PATIENCE_PER_PASS = 4  # a pass may take this part of the longest wait: an image may wait for two passes
+FLAT = 1.25  # a pass of eight images that takes at most this many times as long as one
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One machine with one model. Rates are images a second."""
+    """The measurements of one machine with one model. Rates are images per second."""
 
     model: str
-    device: str  # cpu, or what the GPU is called
+    device: str  # cpu, or the name of the GPU
     cpus: int
-    start_s: float  # from the order to start to ready
-    decode: Mapping[int, float]  # threads -> rate, the device idle
-    passes: Mapping[int, float]  # batch size -> seconds of a forward pass, nothing decoded meanwhile
-    together: float  # rate of both at once, as under full load
-    source: str = ""  # when, on what, with which images
+    start_s: float  # from the start until ready
+    decode: Mapping[int, float]  # threads -> rate, with an idle device
+    passes: Mapping[int, float]  # batch size -> seconds of a forward pass, without decoding
+    together: float  # rate of decoding and model at once, as under full load
+    source: str = ""  # date, CPUs and images of the measurement
 
     @property
     def on_cpu(self) -> bool:
-        """Do decoding and the model share the cores?"""
+        """True when decoding and the model share the cores."""
         return self.device == "cpu"
 
     def rate(self, size: int) -> float:
-        """Of the device alone, in batches of this size."""
+        """Rate of the device alone, in batches of this size."""
         return size / self.passes[size]
 
     @property
     def device_rate(self) -> float:
-        """Of the device alone, at its best size."""
+        """Rate of the device alone, in batches of the best size."""
         return max(map(self.rate, self.passes))
 
     @property
     def decode_rate(self) -> float:
-        """Of decoding alone, with its best number of threads."""
+        """Rate of decoding alone, with the best number of threads."""
         return max(self.decode.values())
 
     @property
     def bound(self) -> str:
-        """What more of would help: where they share the cores, whichever takes more of them."""
+        """The part that limits the rate; where both share the cores, the one that takes more time."""
         return "decode" if self.decode_rate < self.device_rate else "device"
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One setting, and why."""
+    """One setting and its reason."""
 
     variable: str
     value: int
@@ -59,18 +59,18 @@ class Advice:
 
 
 def advise(measured: Measured, wait_s: float) -> list[Advice]:
-    """Settings for clients that wait so long at most."""
+    """Settings for clients that wait at most `wait_s`."""
     batch = _batch(measured, wait_s)
     return [batch, _queue(measured, wait_s, batch.value), _wait(measured), *_threads(measured)]
 
 
 def scale_at(batch: int) -> int:
-    """Images waiting or running for each server at which a fleet should grow: docs/sizing.md."""
+    """Images waiting or running per server from which on a fleet should grow: see docs/sizing.md."""
     return max(1, batch // 2)
 
 
 def notes(measured: Measured) -> Iterator[str]:
-    """What is no setting to copy, but worth knowing."""
+    """Remarks that are not settings."""
     device, decode = f"{measured.device_rate:.3g}", f"{measured.decode_rate:.3g}"
     if measured.bound == "device":
         more = "More CPUs help, in this server or in others" if measured.on_cpu else "More or faster devices help"
@@ -83,10 +83,10 @@ def notes(measured: Measured) -> Iterator[str]:
 
 
 def profile(measured: Measured, advice: list[Advice]) -> dict[str, Any]:
-    """For programs, and for `tools.simulate_fleet`: a server that runs with this advice.
+    """A server that runs with this advice, for programs and for `tools.simulate_fleet`.
 
-    A pass counts as long as it took alone, or as its images take at the rate of decoding and model together, whichever
-    is longer: the simulation knows no decoding.
+    The simulation has no decoding. So the time of a pass is the longer of two: the measured one, and the time of its
+    images at the rate of decoding and model together.
     """
     settings = {one.variable: one.value for one in advice}
     largest = settings["VIM_MAX_BATCH"]
@@ -144,7 +144,7 @@ def _wait(measured: Measured) -> Advice:
 
 
 def _threads(measured: Measured) -> Iterator[Advice]:
-    """On a CPU the number is also the model's; there the quota, which is what is taken unset, is right."""
+    """On a CPU the model uses the same number of threads, and the default, the CPU quota, is right."""
     enough = min(n for n, rate in measured.decode.items() if rate >= GOOD_ENOUGH * measured.decode_rate)
     if not measured.on_cpu and enough < measured.cpus:
         yield Advice("VIM_THREADS", enough, f"more than {enough} do not decode faster here")

@@ -1,4 +1,4 @@
-"""tune: measure this machine, say which settings suit it and why, and write them to a file."""
+"""Run `tune`: measure this machine, print which settings suit it and why, and write them to a file."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from pathlib import Path
 
 from service.cli.backend import CommandError, Failed
 from service.cli.files import find, read
-from service.cli.progress import Progress
+from service.cli.terminal import Progress
 from service.cli.tune.advice import Advice, Measured, advise, notes, profile, scale_at
 from service.cli.tune.measure import measure
 from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the person who tunes has said."""
+class TuneOptions:
+    """The arguments of the command."""
 
-    files: Sequence[str]  # images like those that will come; none: synthetic ones
-    wait_s: float  # longest wait of a client for its answer
+    files: Sequence[str]  # images like those of the clients; empty: synthetic images
+    wait_s: float  # how long a client waits for its answer at most
     seconds: float  # for each of the measurements
     out: Path | None
     as_json: bool
 
 
-async def tune(settings: Settings, wish: Wish, write: Callable[[str], None], progress: Progress) -> int:
+async def tune(settings: Settings, options: TuneOptions, write: Callable[[str], None], progress: Progress) -> int:
     """Measure, print, write; returns the exit status."""
-    measured = await measure(settings, _images(wish, settings), wish.seconds, progress.busy)
-    advice = advise(measured, wish.wait_s)
-    if wish.as_json:
+    measured = await measure(settings, _images(options, settings), options.seconds, progress.busy)
+    advice = advise(measured, options.wait_s)
+    if options.as_json:
         write(json.dumps(profile(measured, advice), indent=2))
     else:
         write("\n".join(report(measured, advice)))
-    if wish.out is not None:
-        wish.out.write_text("\n".join(env_file(measured, advice)) + "\n", encoding="utf-8")
-        progress.note(f"settings written to {wish.out}")
+    if options.out is not None:
+        options.out.write_text("\n".join(env_file(measured, advice)) + "\n", encoding="utf-8")
+        progress.note(f"settings written to {options.out}")
     return 0
 
 
-def _images(wish: Wish, settings: Settings) -> list[bytes]:
-    found = [read(file, settings.max_body_bytes) for file in find(wish.files)]
+def _images(options: TuneOptions, settings: Settings) -> list[bytes]:
+    found = [read(file, settings.max_body_bytes) for file in find(options.files)]
     if failed := next((one for one in found if isinstance(one, Failed)), None):
         raise CommandError(f"an image cannot be read: {failed.message}")
     return [one for one in found if isinstance(one, bytes)]
 
 
 def report(measured: Measured, advice: Sequence[Advice]) -> Iterator[str]:
-    """For people."""
+    """The measurements and the advice, as lines for people."""
     yield f"{measured.model} on {measured.device}, {measured.cpus} CPUs; ready {measured.start_s:.1f} s after the start"
     yield "\ndecoding, by threads:"
     yield from (f"{threads:6}  {rate:8.1f} images/s" for threads, rate in measured.decode.items())
@@ -64,7 +64,7 @@ def report(measured: Measured, advice: Sequence[Advice]) -> Iterator[str]:
 
 
 def env_file(measured: Measured, advice: Sequence[Advice]) -> Iterator[str]:
-    """For `docker run --env-file`, Compose, or a shell."""
+    """The settings as lines for `docker run --env-file`, Compose or a shell."""
     yield f"# {measured.model} on {measured.device}: {measured.source}"
     for one in advice:
         yield f"# {one.reason}"

@@ -1,6 +1,6 @@
-"""Measures this machine with this model: start-up, decoding by threads, passes by batch size, and both at once.
+"""Measure this machine with a model: start-up, decoding by threads, passes by batch size, and both at once.
 
-The real device process and the real decoding; no HTTP. What follows from the figures is in `advice`.
+Uses the device process and the decoder of the service, without HTTP. `service.cli.tune.advice` interprets the figures.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 
 async def measure(settings: Settings, files: Sequence[bytes], seconds: float, say: Say) -> Measured:
-    """Takes about four times `seconds`. Raises CommandError when the model or an image cannot be used."""
+    """Run all measurements, about four times `seconds`. Raises CommandError when the model or an image is unusable."""
     kind = f"{len(files)} given images" if files else f"synthetic JPEG files of {SIDE[0]} x {SIDE[1]}"
     samples = list(files) or [photograph(seed) for seed in range(SAMPLES)]
     settings = settings_for(settings, 0, None)
@@ -69,7 +69,7 @@ async def measure(settings: Settings, files: Sequence[bytes], seconds: float, sa
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG file of soft colour patches with a little noise, as large as pictures on the web are."""
+    """A JPEG file of soft colour patches with a little noise, of a size that is usual on the web."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (12, 16, 3)).astype(np.float32)
     smooth = np.einsum("yi,xj,ijc->yxc", _hats(SIDE[1], 12), _hats(SIDE[0], 16), coarse, optimize=True)
@@ -85,7 +85,7 @@ def _hats(size: int, knots: int) -> np.ndarray:
 
 
 def _imports() -> float:
-    """What a server does before it starts its device process, on top of an interpreter."""
+    """Seconds that a server needs for its imports, before it starts its device process."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import service.server.server"], check=True, cwd=Path(__file__).parents[3])
     return time.perf_counter() - start
@@ -109,7 +109,7 @@ async def _device(settings: Settings) -> AsyncIterator[tuple[DeviceProcess, Slot
 
 
 def _one_device(settings: Settings, loaded: Loaded) -> Settings:
-    """The first device alone, where a server would take all."""
+    """The settings with the first device only, where a server would use all."""
     first = settings.devices[0]
     return settings.model_copy(update={"device": "cuda:0" if loaded.siblings and ":" not in first else first})
 
@@ -120,13 +120,13 @@ def _decode(samples: Sequence[bytes], loaded: Loaded, settings: Settings, second
     limits = DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
     decoder = Decoder(Preprocess.from_dict(loaded.model.preprocess), limits, jpegs=jpegs)
 
-    def one(data: bytes) -> None:
+    def decode(data: bytes) -> None:
         decoder.decode(data, np.empty((loaded.model.image_size, loaded.model.image_size, 3), np.uint8))
 
     try:
-        one(samples[0])  # the first one compiles
+        decode(samples[0])  # waits for the compiler
         counts = _thread_counts(settings.threads or cpus.available_cpus())
-        return {count: _rate(count, one, samples, seconds / len(counts)) for count in counts}
+        return {count: _rate(count, decode, samples, seconds / len(counts)) for count in counts}
     except ServiceError as error:
         raise CommandError(f"an image cannot be decoded: {error.detail}") from error
 
@@ -135,14 +135,14 @@ def _thread_counts(most: int) -> list[int]:
     return sorted({*(1 << n for n in range(most.bit_length())), most})
 
 
-def _rate(threads: int, one: Callable[[bytes], None], samples: Sequence[bytes], seconds: float) -> float:
-    """Images a second of so many threads, each busy until the time is over."""
+def _rate(threads: int, decode: Callable[[bytes], None], samples: Sequence[bytes], seconds: float) -> float:
+    """Images per second with this number of threads, all busy until the time is over."""
     start = time.perf_counter()
 
     def work(first: int) -> int:
         done = 0
         for data in itertools.islice(itertools.cycle(samples), first, None):
-            one(data)
+            decode(data)
             done += 1
             if time.perf_counter() - start >= seconds:
                 break
@@ -154,7 +154,7 @@ def _rate(threads: int, one: Callable[[bytes], None], samples: Sequence[bytes], 
 
 
 async def _passes(device: DeviceProcess, slots: Slots, task: Task, largest: int, seconds: float) -> dict[int, float]:
-    """Seconds of a pass by batch size: the median, sizes taken in turn so that all see the same machine."""
+    """Median seconds of a pass by batch size; the sizes take turns, so that all see the machine in the same state."""
     noise = np.random.default_rng(0)
     for view in slots.views:
         view[:] = noise.integers(0, 256, view.shape, np.uint8)
@@ -175,7 +175,7 @@ def _job(slot: int, task: Task) -> Job:
 
 
 async def _together(settings: Settings, samples: Sequence[bytes], task: Task, seconds: float) -> float:
-    """Images a second through the engine, twice the largest batch under way at any time."""
+    """Images per second through the engine, with twice the largest batch in flight."""
     async with local_engine(settings) as engine:
         source = _endless(samples)
         await asyncio.gather(*(_client(engine, source, task, 0) for _ in range(2 * engine.backend.state.max_batch)))
@@ -186,13 +186,13 @@ async def _together(settings: Settings, samples: Sequence[bytes], task: Task, se
 
 
 def _endless(samples: Sequence[bytes]) -> Iterator[bytes]:
-    """No two are the same, or they would be computed once: a decoder ignores what follows the image."""
+    """Images that differ, since identical ones would be computed once: bytes after the image are ignored."""
     for number in itertools.count():
         yield samples[number % len(samples)] + number.to_bytes(8, "big")
 
 
 async def _client(engine: Engine, source: Iterator[bytes], task: Task, until: float) -> int:
-    """One image after the other; returns how many."""
+    """Send one image after the other; returns their number."""
     for done in itertools.count(1):
         answer = await engine.infer([next(source)], task, time.monotonic() + 3600)
         if answer.failed:
@@ -203,7 +203,7 @@ async def _client(engine: Engine, source: Iterator[bytes], task: Task, until: fl
 
 
 def _processor() -> str:
-    """What the CPU calls itself, where that is known."""
+    """The name of the CPU, or of its architecture where the name is unknown."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

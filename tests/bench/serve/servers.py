@@ -1,4 +1,4 @@
-"""A server on this event loop that answers as it is told, for tests of the load generator."""
+"""A server on this event loop with scripted answers, for tests of the load generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 @dataclass
 class Scripted:
-    """What came in."""
+    """The requests that a scripted server has received."""
 
     port: int = 0
     heads: list[str] = field(default_factory=list)
@@ -22,7 +22,7 @@ class Scripted:
 
 @asynccontextmanager
 async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Scripted]:
-    """It listens on a free port of 127.0.0.1."""
+    """A scripted server on a free port of 127.0.0.1."""
     seen = Scripted()
     connections: list[tuple[asyncio.StreamWriter, asyncio.Task[None]]] = []
 
@@ -61,6 +61,6 @@ async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Script
 
 
 async def _turns(count: int) -> None:
-    """So many turns of the event loop."""
+    """Wait for `count` iterations of the event loop."""
     for _ in range(count):
         await asyncio.sleep(0)

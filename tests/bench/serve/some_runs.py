@@ -1,4 +1,4 @@
-"""A run, and a whole set of them, for tests of what is made of runs."""
+"""Example runs for the tests of summary and report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load generator sends what it is told when it is due, tells every image from every other, and loses no loss."""
+"""The load generator sends requests when they are due, with images that all differ, and counts every loss."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n2;x=y
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Two clients, three requests each, of one tiny photograph."""
+    """A load of two clients with three requests each, of one tiny photograph."""
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "0.jpg").write_bytes(b"photograph")
     return Load(0, "/classify", str(tmp_path), {"small": 1.0}, seconds=30, clients=2, most=3, warm_s=0)
 
 
 def sent(load: Load, answer: Answer, delay_s: float = 0.0) -> tuple[Records, Scripted]:
-    """What came of a load on a scripted server."""
+    """The records of a load on a scripted server, and the requests that it received."""
 
     async def both() -> tuple[Records, Scripted]:
         async with scripted(answer, delay_s) as server:
@@ -36,7 +36,7 @@ def sent(load: Load, answer: Answer, delay_s: float = 0.0) -> tuple[Records, Scr
 
 
 def test_a_closed_loop_sends_the_next_when_it_has_an_answer(load: Load) -> None:
-    """As many as each client may; every image differs in its last bytes."""
+    """A closed loop sends as many requests as each client may, with images that differ in their last bytes."""
     records, server = sent(load, lambda _: OK)
 
     assert [200] * 6 == records.status
@@ -47,40 +47,40 @@ def test_a_closed_loop_sends_the_next_when_it_has_an_answer(load: Load) -> None:
 
 
 def test_every_status_is_kept(load: Load) -> None:
-    """Refusals that close the connection, too; the next request goes over a new one."""
+    """Every status is recorded, also of refusals that close the connection; the next request opens a new one."""
     records, _ = sent(replace(load, clients=1), lambda number: REFUSAL if number == 2 else OK)
 
     assert [200, 429, 200] == records.status
 
 
 def test_an_answer_in_chunks_is_an_answer(load: Load) -> None:
-    """Some servers send no length."""
+    """An answer in chunks, without a length, is read."""
     records, _ = sent(load, lambda _: CHUNKED)
 
     assert ([200] * 6, "{ }") == (records.status, records.body)
 
 
 def test_a_connection_that_ends_is_a_loss(load: Load) -> None:
-    """Neither an answer nor a refusal."""
+    """A connection that ends without an answer counts as a loss."""
     records, _ = sent(replace(load, clients=1), lambda number: None if number == 1 else OK)
 
     assert [LOST, 200, 200] == records.status
 
 
 def test_nobody_listens(load: Load) -> None:
-    """The same."""
+    """A refused connection counts as a loss."""
     assert {LOST} == set(asyncio.run(run(replace(load, port=1))).status)
 
 
 def test_a_client_has_so_much_patience(load: Load) -> None:
-    """What comes later is no answer."""
+    """An answer after the client's patience counts as a loss."""
     records, _ = sent(replace(load, clients=1, most=1, patience_s=0.05), lambda _: OK, delay_s=5)
 
     assert [TIMED_OUT] == records.status
 
 
 def test_images_side_by_side_make_one_request(load: Load) -> None:
-    """For servers that take one image at a time; the worst of their statuses counts."""
+    """Images side by side count as one request, with the worst of their statuses."""
     many = replace(load, clients=1, most=1, images=4)
     records, server = sent(many, lambda _: OK)
 
@@ -89,7 +89,7 @@ def test_images_side_by_side_make_one_request(load: Load) -> None:
 
 
 def test_images_in_a_form(load: Load) -> None:
-    """Each is a file of its own, and the length is right (the scripted server reads exactly so much)."""
+    """Each image of a form is a file of its own, and the Content-Length is right."""
     records, server = sent(replace(load, clients=1, most=1, images=3, form=True), lambda _: OK)
 
     assert [200] == records.status
@@ -98,7 +98,7 @@ def test_images_in_a_form(load: Load) -> None:
 
 
 def test_a_form_ends_as_forms_end() -> None:
-    """The last boundary has two hyphens more."""
+    """A form ends with a boundary that has two more hyphens."""
     head, *parts = form("/x", [(b"a", b"1"), (b"b", b"2")])
     body = b"".join(parts)
 
@@ -108,7 +108,7 @@ def test_a_form_ends_as_forms_end() -> None:
 
 @pytest.mark.parametrize("form", [False, True])
 def test_what_a_request_allows_is_in_its_header(load: Load, form: bool) -> None:
-    """Or nothing is said of it."""
+    """The time that a request allows is in its header, if there is one."""
     _, told = sent(replace(load, clients=1, most=1, form=form, says_ms=100), lambda _: OK)
     _, silent = sent(replace(load, clients=1, most=1, form=form), lambda _: OK)
 
@@ -117,7 +117,7 @@ def test_what_a_request_allows_is_in_its_header(load: Load, form: bool) -> None:
 
 
 def test_an_open_loop_keeps_its_times(load: Load) -> None:
-    """A Poisson process of the rate that is asked for, the same for the same seed."""
+    """An open loop is a Poisson process of the given rate, and equal for equal seeds."""
     open_loop = replace(load, clients=0, rate=200.0, seconds=50.0)
     times = list(due_times(open_loop))
 
@@ -129,14 +129,14 @@ def test_an_open_loop_keeps_its_times(load: Load) -> None:
 
 
 def test_bursts_come_all_at_once(load: Load) -> None:
-    """At the mean rate."""
+    """Requests of a burst are due at the same time, and bursts keep the mean rate."""
     times = list(due_times(replace(load, clients=0, rate=64.0, burst=16, seconds=1.0)))
 
     assert [0.25] * 16 + [0.5] * 16 + [0.75] * 16 == times
 
 
 def test_an_open_loop_does_not_wait_for_answers(load: Load) -> None:
-    """It sends over as many connections as it takes, and its latencies count from when a request was due."""
+    """An open loop does not wait for answers, and its latencies count from when a request was due."""
     records, server = sent(replace(load, clients=0, rate=200.0, seconds=0.2), lambda _: OK, delay_s=0.5)
 
     assert len(records.status) == len(server.bodies) > 10

@@ -1,4 +1,4 @@
-"""The report says what the runs say: targets reached and missed, losses, nothing that was not measured."""
+"""The report shows the runs: targets reached and missed, losses, and nothing that was not measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA = {
 
 
 def test_a_target_is_measured_against_the_best() -> None:
-    """Or against the one that it names."""
+    """A target compares with the best peer, or with the peer that it names."""
     found = {str(v.target): v for v in targets.verdicts(summary.by_key(runs()))}
     best = found["a, c=64: throughput at least 1.2 x the best peer's"]
     named = found["a, c=64: throughput at least 2 x LitServe's"]
@@ -32,14 +32,14 @@ def test_a_target_is_measured_against_the_best() -> None:
 
 
 def test_the_other_setting_of_this_service_is_no_peer() -> None:
-    """It is shown, not compared with."""
+    """Another setting of this service is shown in the report, but not compared with."""
     target = targets.Target("a", "c=64", "images_per_s", 1.2, least=True)
 
     assert targets.verdict(target, summary.by_key([RUN, replace(RUN, peer=PILLOW)])) is None
 
 
 def test_its_own_settings_do_not_set_the_rate_of_the_open_loops() -> None:
-    """That is the best peer's, or else its own."""
+    """The rate of the open loops is that of the best peer, or else this service's own."""
     two = replace(RUN, peer=ONE, images_per_s=500.0)
 
     assert 110.0 == capacity([*runs(), two], "a")
@@ -47,7 +47,7 @@ def test_its_own_settings_do_not_set_the_rate_of_the_open_loops() -> None:
 
 
 def test_a_latency_is_to_be_lower() -> None:
-    """The peer with the lowest makes it hardest."""
+    """A target of latency compares with the peer that has the lowest one."""
     quick, slow = (
         replace(RUN, scenario="open loop, 70 %", peer=p, p99_ms=t) for p, t in (("mosec", 8.0), ("BentoML", 80.0))
     )
@@ -59,7 +59,7 @@ def test_a_latency_is_to_be_lower() -> None:
 
 
 def test_the_tables_hold_what_was_measured() -> None:
-    """A column for each server that ran, losses in percent, a row for a kill with its counts."""
+    """The tables have a column per server that ran, losses in percent, and a row with the counts of a kill."""
     lines = report.text(DATA, runs()).splitlines()
 
     assert "| Load | this service | LitServe | mosec |" in lines
@@ -71,13 +71,13 @@ def test_the_tables_hold_what_was_measured() -> None:
 
 
 def test_a_server_that_answers_otherwise_or_does_not_run_is_named() -> None:
-    """Its figures are worth nothing."""
+    """A server with wrong answers, or one that does not run, is named in the report."""
     assert "**a: mosec gave another answer.**" in report.text(DATA | {"disagree": ["a: mosec"]}, runs())
     assert "**a: mosec did not run.**" in report.text(DATA | {"missing": {"a: mosec": "no answer"}}, runs())
 
 
 def test_only_what_lies_between_the_marks_is_written() -> None:
-    """The rest of the document stays."""
+    """Only the text between the marks is replaced."""
     document = "before\n<!-- serve -->\nold\n<!-- /serve -->\nafter\n"
 
     assert "before\n<!-- serve -->\nnew\n<!-- /serve -->\nafter\n" == report.replaced(document, "new")
@@ -87,7 +87,7 @@ def test_only_what_lies_between_the_marks_is_written() -> None:
 
 
 def test_the_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) -> None:
-    """And are the same for the same runs."""
+    """Plots are drawn for the scenarios that ran, and are equal for equal runs."""
     pytest.importorskip("matplotlib")
     found = [replace(run, scenario=name) for run in runs() for name in ("c=1", "c=8", run.scenario)]
     groups = summary.by_key(found)
@@ -101,7 +101,7 @@ def test_the_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) ->
 
 
 def test_results_are_kept_and_not_mixed(tmp_path: Path) -> None:
-    """What is there is not run again; another device's results are refused."""
+    """Results are kept and not measured again, and those of another device are refused."""
     record = Record(tmp_path / "serve.json", "cpu")
     record.add(RUN)
     record.note("versions", "mosec", ["mosec 0.9.8"])

@@ -1,4 +1,4 @@
-"""What is put on the servers: complete, the same for all, and within what each of them takes."""
+"""The loads of the servers are complete, equal for all, and supported by each of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.bench.serve.some_runs import runs as some_runs
 
 @pytest.mark.parametrize("regime", [*REGIMES.values(), DRY], ids=lambda regime: regime.name)
 def test_a_regime_can_be_run(regime: Regime) -> None:
-    """Its names are distinct, its rates have what they depend on before them, its peers exist."""
+    """A regime has distinct names and known peers, and rates come after the scenarios that they depend on."""
     names = [scenario.name for scenario in regime.scenarios]
 
     assert len(names) == len(set(names))
@@ -29,7 +29,7 @@ def test_a_regime_can_be_run(regime: Regime) -> None:
 
 
 def test_an_open_loop_brings_what_its_rate_depends_on() -> None:
-    """Chosen by name or not."""
+    """An open loop includes the scenario that its rate depends on, even when it is chosen by name."""
     chosen = REGIMES["a"].chosen(frozenset({"overload, 300 %"}))
 
     assert [SATURATION, "overload, 300 %"] == [scenario.name for scenario in chosen]
@@ -38,14 +38,14 @@ def test_an_open_loop_brings_what_its_rate_depends_on() -> None:
 
 
 def test_rates_are_shares_of_what_the_best_of_the_others_answers() -> None:
-    """Not of what this service does; of that only where it is alone."""
+    """Rates are shares of the throughput of the best other server, or of this service where it is alone."""
     assert 110.0 == runs.capacity(some_runs(), "a")
     assert 100.0 == runs.capacity([RUN], "a")
     assert 1.0 == runs.capacity([], "a")
 
 
 def test_many_images_go_in_a_form_where_there_is_one() -> None:
-    """Side by side otherwise."""
+    """Several images are one form where a server accepts forms, and parallel requests otherwise."""
     many = next(s for s in REGIMES["a"].scenarios if s.images > 1)
     ours, mosec = (load_of(many, PEERS[name], 1, "", 0.0, 1) for name in (OURS, "mosec"))
 
@@ -54,13 +54,13 @@ def test_many_images_go_in_a_form_where_there_is_one() -> None:
 
 
 def test_nobody_is_always_the_first() -> None:
-    """The order rotates with the round."""
-    assert [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]] == [runs._rotated(["a", "b", "c"], n) for n in (1, 2, 3)]
+    """The order of the servers rotates with each round."""
+    assert [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]] == [runs.rotated(["a", "b", "c"], n) for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("size", [SMALL, MEDIUM])
 def test_photographs_have_the_size_that_their_name_says(size: str) -> None:
-    """And are the same every time; those of 2 MB take too long here."""
+    """Photographs have the size of their name and are always the same; those of 2 MB are not tested."""
     side, quality, _ = SIDES[size]
     data = photograph(0, side, quality)
 

@@ -1,4 +1,4 @@
-"""What the peers serve is what this service serves: rows, classes, pixels; and their orders reach them."""
+"""The peers serve the same rows, classes and pixels as this service, and receive their orders."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ROOT = Path(__file__).parents[3]
 
 
 def order(source: str, *, decoder: str = "pillow") -> Order:
-    """For a model on the CPU."""
+    """An order for a model on the CPU."""
     return Order(source, False, "cpu", decoder, 4, 8000, 1)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The miniature model."""
+    """The path of the miniature model."""
     return weights.source("miniature", tmp_path_factory.mktemp("cache"))
 
 
 def test_an_order_reaches_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, through the environment."""
+    """An order is passed to another process through the environment, unchanged."""
     sent = Order("a folder", True, "cuda", "compiled", 32, 8001, 2)
     for name, value in sent.environment().items():
         monkeypatch.setenv(name, value)
@@ -43,7 +43,7 @@ def test_an_order_reaches_another_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_answers_have_classes_and_embeddings(source: str) -> None:
-    """In order, best first, at unit length, JSON-ready."""
+    """Answers come in order, with the best class first and embeddings of unit length, as JSON values."""
     served = Served(order(source), threads=1)
     decode = decoder(order(source), served.preprocess)
     pixels = [decode(photograph(seed)) for seed in (0, 1)]
@@ -56,7 +56,7 @@ def test_answers_have_classes_and_embeddings(source: str) -> None:
 
 
 def test_both_decoders_make_the_same_pixels(source: str) -> None:
-    """So what is compared is how fast, not what."""
+    """Both decoders give the same pixels, so that only their speed differs."""
     recipe = recipe_of(order(source))
     pillow, compiled = (decoder(order(source, decoder=name), recipe) for name in ("pillow", "compiled"))
 
@@ -64,14 +64,14 @@ def test_both_decoders_make_the_same_pixels(source: str) -> None:
 
 
 def test_the_recipe_needs_no_weights(source: str) -> None:
-    """It is the loaded model's, also where the size stands in the configuration alone."""
+    """The recipe is that of the loaded model, also where only the configuration has the size."""
     for name in (source, "demo"):
         loaded = model.load(name, preprocess="friendly", device="cpu").preprocess
         assert loaded == recipe_of(order(name))
 
 
 def test_the_stand_in_tells_images_apart() -> None:
-    """Its rows depend on the pixels, in whatever batch, and are the model's in shape."""
+    """The stand-in's rows depend on the pixels and not on the batch, and have the model's shape."""
     vim = tiny_vim()
     vim.preprocess = Preprocess(size=64)
     runner = Runner(vim, max_batch=4)
@@ -88,7 +88,7 @@ def test_the_stand_in_tells_images_apart() -> None:
 
 
 def test_an_answer_is_found_whatever_is_around_it() -> None:
-    """Every server wraps it in its own way."""
+    """The answer is found in the form of every server."""
     theirs = [{"predictions": [{"label": "shoe", "score": 0.5}]}]
     ours = {"model": {"name": "x"}, "results": [{"index": 0, "predictions": [{"label": "shoe", "score": 0.5002}]}]}
 
@@ -101,7 +101,7 @@ def test_an_answer_is_found_whatever_is_around_it() -> None:
 
 @pytest.mark.slow
 def test_a_dry_run_goes_all_the_way(tmp_path: Path) -> None:
-    """Two real servers, right answers, closed and open loops, a killed process; nothing of ours is lost by that."""
+    """A dry run with two real servers finishes all loads, and a killed process of this service loses no request."""
     out = tmp_path / "serve.json"
     command = [sys.executable, "-m", "bench.serve", "--dry-run", "--cache", str(tmp_path / "cache"), "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False, timeout=300)

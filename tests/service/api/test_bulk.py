@@ -79,14 +79,14 @@ async def test_lines_wait_for_memory(tiny_model: Path) -> None:
     app = create_app(settings_for(tiny_model, queue_bytes=20_000))
     body = b"\n\n" + lines(*({"id": index, "image": TEXTS[index % 3]} for index in range(40))).rstrip()
     most, admission = 0, app.state.engine.admission
-    take = admission.take_bytes
+    receive = admission.receive
 
     def watched(*arguments: Any) -> None:
         nonlocal most
-        take(*arguments)
-        most = max(most, admission.bytes_in_use("bulk"))
+        receive(*arguments)
+        most = max(most, admission.body_bytes["bulk"])
 
-    admission.take_bytes = watched
+    admission.receive = watched
     async with running(app) as client:
         answers = found(await client.post("/v1/bulk", content=pieces(body, 1000)))
 
@@ -94,7 +94,7 @@ async def test_lines_wait_for_memory(tiny_model: Path) -> None:
     assert not [one for one in answers if "error" in one]
     assert len(body) > 5 * most
     assert 5_000 < most <= 10_000
-    assert 0 == admission.bytes_in_use("bulk")
+    assert 0 == admission.body_bytes["bulk"]
 
 
 async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Path) -> None:
@@ -105,7 +105,7 @@ async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Pa
         answers = found(await client.post("/v1/bulk", content=pieces(body, 1000)))
 
     assert ["body_too_large"] == [one["error"]["code"] for one in answers]
-    assert 0 == app.state.engine.admission.bytes_in_use("bulk")
+    assert 0 == app.state.engine.admission.body_bytes["bulk"]
 
 
 async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:

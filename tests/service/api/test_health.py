@@ -122,7 +122,7 @@ async def test_not_ready_until_loaded_and_while_draining(tiny_model: Path) -> No
         refused = await early.post("/v1/classify", content=photo())
         assert (503, "not_ready") == (refused.status_code, refused.json()["code"])
     async with running(app) as client:
-        app.state.engine.fleet.drain()
+        app.state.engine.backend.drain()
         assert 503 == (await client.get("/readyz")).status_code
         assert 200 == (await client.post("/v1/classify", content=photo())).status_code
 

@@ -23,13 +23,12 @@ BULK = {"X-Request-Class": "bulk"}
 @contextmanager
 def full(app: FastAPI) -> Iterator[None]:
     """Every slot is taken meanwhile."""
-    arena = app.state.engine.backend.slots
-    slots = arena.acquire(arena.slots - arena.in_use)
+    slots = app.state.engine.backend.slots
+    taken = slots.acquire(slots.count - slots.in_use)
     try:
         yield
     finally:
-        for slot in slots:
-            arena.release(slot)
+        slots.release(*taken)
 
 
 async def status(app: FastAPI, messages: list[dict[str, Any]], length: int = 5_000_000) -> int:
@@ -102,5 +101,5 @@ async def test_the_memory_of_a_body_is_free_when_its_request_has_ended(app: Fast
     await client.post("/v1/classify", content=b"no image")
     assert 499 == await status(app, [begun, {"type": "http.disconnect"}])
 
-    assert 0 == app.state.engine.admission.bytes_in_use("interactive")
+    assert 0 == app.state.engine.admission.body_bytes["interactive"]
     assert 'vim_body_bytes{class="interactive"} 0.0' in (await client.get("/metrics")).text

@@ -1,4 +1,4 @@
-"""The command line: what it answers without a server, what it prints, writes and returns."""
+"""The command line without a server: its answers, its output, its files and its exit status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.cli.files import File, find, read
 from service.cli.local import settings_for
 from service.cli.main import main
 from service.cli.output import Embeddings, Lines, Table
-from service.cli.progress import Progress
+from service.cli.terminal import Progress
 from service.images.decode import DecodeLimits, Decoder
 from service.settings import Settings
 from tests.tiny import photo
@@ -30,7 +30,7 @@ ROW = np.arange(3, dtype=np.float32)
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Iterator[None]:
-    """Settings of these tests; logging as it was."""
+    """Set the environment of these tests, and restore logging afterwards."""
     for name in [name for name in os.environ if name.startswith("VIM_")]:
         monkeypatch.delenv(name)
     for name, value in {"VIM_MODEL": str(tiny_model), "VIM_DEVICE": "cpu", "VIM_THREADS": "1"}.items():
@@ -44,7 +44,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two photographs, one of them deeper, a text file, a broken image, and things to pass over."""
+    """Two photographs, one in a subfolder, a text file, a broken image, and files to skip."""
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "z.JPG").write_bytes(photo(1))
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def expected(directory: Path, *files: Path) -> dict[str, np.ndarray]:
-    """What the model itself says of these files."""
+    """The rows that the model gives for these files."""
     vim = model.load(directory, device="cpu", preprocess="friendly")
     size = vim.config.image_size[0]
     pixels = np.zeros((len(files), size, size, 3), np.uint8)
@@ -74,7 +74,7 @@ def expected(directory: Path, *files: Path) -> dict[str, np.ndarray]:
 def test_classify_answers_a_folder_as_the_model_does(
     folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One JSON line a file in order of path, an error in its place, status 1 since one failed."""
+    """Each file has one JSON line in the order of paths, also a failed one, and then the status is 1."""
     assert 1 == main(["classify", str(folder), "--json", "--top-k", "7"])
 
     out, err = capsys.readouterr()
@@ -95,7 +95,7 @@ def test_classify_answers_a_folder_as_the_model_does(
 def test_embed_writes_rows_and_names(
     folder: Path, tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """float32, N x D, as the model gives them with --no-normalize; the report names the model."""
+    """embed --no-normalize writes the model's own embeddings (float32, N x D), and the report names the model."""
     files = [folder / "z.JPG", folder / "b" / "y.png"]
     arguments = ["embed", *map(str, files), "--pooling", "mean", "--no-normalize", "--out", str(tmp_path / "e.npy")]
 
@@ -113,7 +113,7 @@ def test_embed_writes_rows_and_names(
 def test_a_model_that_cannot_be_loaded_is_one_message(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 1, nothing on stdout, no traceback and no log line beside it."""
+    """A model that cannot be loaded gives one message on stderr and status 1, without a traceback or log lines."""
     monkeypatch.setenv("VIM_MODEL", "/nowhere/at/all.pth")
 
     assert 1 == main(["classify", str(folder)])
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_loaded_is_one_message(
 
 
 def test_info_says_what_the_model_is(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As /info does, with the limits that apply."""
+    """The command info prints what /info answers, with the limits that apply."""
     assert 0 == main(["info", "--json"])
 
     info = json.loads(capsys.readouterr().out)
@@ -134,7 +134,7 @@ def test_info_says_what_the_model_is(tiny_model: Path, capsys: pytest.CaptureFix
 
 
 def test_the_command_itself_never_imports_torch() -> None:
-    """Not even to embed without a server: that is the device process's affair."""
+    """The command never imports torch, which only the device process needs."""
     import subprocess
 
     code = "import service.cli.main, service.cli.local, service.cli.remote, sys; print('torch' in sys.modules)"
@@ -155,7 +155,7 @@ def test_the_command_itself_never_imports_torch() -> None:
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before a model is loaded."""
+    """Wrong usage gives status 2 before a model is loaded."""
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
 
@@ -163,7 +163,7 @@ def test_wrong_usage_is_status_2(arguments: list[str], says: str, capsys: pytest
 
 
 def test_wrong_settings_are_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the server's own words; nothing is ignored."""
+    """Wrong settings give status 2 and the message of the server."""
     monkeypatch.setenv("VIM_MODLE", "demo")
 
     assert 2 == main(["info"])
@@ -172,7 +172,7 @@ def test_wrong_settings_are_status_2(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_full_disk_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No traceback when stdout cannot take the answer."""
+    """When stdout cannot be written, the command prints one message without a traceback."""
 
     def no_space(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_message(capsys: pytest.CaptureFixture[str], monkeypa
 
 
 def test_folders_are_searched_and_files_believed(folder: Path) -> None:
-    """Sorted by path, hidden things passed over; a named file needs no image's ending."""
+    """Files of a folder are sorted by path and hidden ones skipped; a file that is named may have any ending."""
     found = find([str(folder / "notes.txt"), str(folder), str(folder / "gone.jpg")])
 
     names = ["notes.txt", "a.jpeg", "b/y.png", "z.JPG", "gone.jpg"]
@@ -192,7 +192,7 @@ def test_folders_are_searched_and_files_believed(folder: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
-    """Somebody who mistypes a folder hears of it."""
+    """A folder without images is reported as an error."""
     (file,) = find([str(tmp_path)])
 
     assert file.error is not None
@@ -200,7 +200,7 @@ def test_an_empty_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
 
 
 def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
-    """A larger one is refused as the server would, a missing one is unreadable."""
+    """A file above the limit is refused as the server would, and a missing file is unreadable."""
     (tmp_path / "a").write_bytes(b"12345")
 
     assert b"12345" == read(File(str(tmp_path / "a")), 5)
@@ -209,7 +209,7 @@ def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
 
 
 def test_the_table_is_aligned_and_escapes_what_could_mislead() -> None:
-    """A name on its first line only; control characters of names and labels are shown, not obeyed."""
+    """The table shows a name on its first line only, and escapes control characters of names and labels."""
     lines: list[str] = []
     table = Table(["a.jpg", "evil\x1b[2J.jpg"], lines.append)
     two = [{"index": 3, "label": "cat", "score": 0.75}, {"index": 1, "label": "d\nog", "score": 0.25}]
@@ -226,7 +226,7 @@ def test_the_table_is_aligned_and_escapes_what_could_mislead() -> None:
 
 
 def test_json_lines_keep_names_that_are_no_text() -> None:
-    """A file name is bytes; JSON's escapes carry what UTF-8 cannot."""
+    """A file name that is not UTF-8 can be recovered from its JSON line."""
     lines: list[str] = []
     Lines(lines.append).add(os.fsdecode(b"\xff.jpg"), Failed("unreadable", "gone"))
 
@@ -234,7 +234,7 @@ def test_json_lines_keep_names_that_are_no_text() -> None:
 
 
 def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
-    """A server may be replaced while the command runs; what the first model gave is kept."""
+    """When the model changes during a run, the command stops and keeps the embeddings of the first model."""
     lines: list[str] = []
     sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=True)
     sink.add("a\nb.jpg", Embedded(TINY, ROW))
@@ -253,7 +253,7 @@ def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_when_every_image_failed(tmp_path: Path) -> None:
-    """An earlier file of that name stays as it is."""
+    """When every image failed, nothing is written and an existing file stays unchanged."""
     (tmp_path / "e.npy").write_bytes(b"earlier")
     lines: list[str] = []
     sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=False)
@@ -270,14 +270,14 @@ def test_nothing_is_written_when_every_image_failed(tmp_path: Path) -> None:
                                                 (3, 500, 500, 1000)]
 )  # fmt: skip
 def test_batches_suit_the_number_of_images(images: int, batch: int | None, max_batch: int | None, queue: int) -> None:
-    """One image does not wait for the warm-up of larger batches; --batch makes room in the queue."""
+    """With few images the batch is no larger than their number, and --batch enlarges the queue if needed."""
     settings = settings_for(Settings(), images, batch)
 
     assert (max_batch, queue) == (settings.max_batch, settings.queue_images)
 
 
 def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """Into a file or a pipe nothing is written but notes."""
+    """When stderr is not a terminal, only notes are written to it."""
     progress = Progress(10, sys.stderr)
     progress.busy("loading")
     progress.step(failed=False)
@@ -287,7 +287,7 @@ def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str
 
 
 def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Done, failed, rate and time left."""
+    """The progress line shows images done and failed, the rate and the time left."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     now = iter([0.0, 0.0, *[2.0] * 20])
     progress = Progress(4, sys.stderr, lambda: next(now))

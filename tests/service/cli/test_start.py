@@ -1,4 +1,4 @@
-"""The entry point, before anything else is imported."""
+"""What the entry point sets before it imports anything else."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ CODE = "import sys, os, service.__main__; print('numpy' in sys.modules, os.envir
 
 @pytest.mark.parametrize(("given", "expected"), [({}, "0"), ({"NUMPY_MADVISE_HUGEPAGE": "1"}, "1")])
 def test_numpy_asks_for_no_huge_pages_unless_told_to(given: dict[str, str], expected: str) -> None:
-    """Putting one together stops the event loop; numpy reads the variable once, when it is imported."""
+    """The entry point turns off huge pages before numpy is imported, since making one stops the event loop."""
     environment = {name: value for name, value in os.environ.items() if name != "NUMPY_MADVISE_HUGEPAGE"} | given
     told = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, timeout=60, check=True

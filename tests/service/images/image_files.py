@@ -1,4 +1,4 @@
-"""Image files for the tests: good ones of every format and mode, and hostile ones."""
+"""Image files for the tests: valid ones of every format and mode, and hostile ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def tiff(tags: dict[int, int], pixels: bytes) -> bytes:
-    """A little-endian TIFF of LONG tags; a value of -1 stands for the pixels' offset."""
+    """A little-endian TIFF of LONG tags; the value -1 is replaced by the offset of the pixels."""
     offset = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(
         struct.pack("<HHII", tag, 4, 1, offset if value == -1 else value) for tag, value in sorted(tags.items())

@@ -1,4 +1,4 @@
-"""Files within every size limit that would keep a decoder busy for long: the cases of `service.images.inspect_file`."""
+"""Files within every size limit that would keep a decoder busy for long, for `service.images.inspect_file`."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png_chunks(count: int) -> bytes:
-    """A PNG with so many chunks of text."""
+    """A PNG with `count` chunks of text."""
     data = encode(photo(), "PNG")
     return data[:33] + chunk(b"tEXt", b"a\0b") * count + data[33:]
 
 
 def webp_chunks(count: int) -> bytes:
-    """A WebP with so many unknown chunks after the picture."""
+    """A WebP with `count` unknown chunks after the picture."""
     data = encode(photo(), "WEBP") + b"JUNK\0\0\0\0" * count
     return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
 def jpeg_segments(count: int) -> bytes:
-    """A JPEG with so many empty segments."""
+    """A JPEG with `count` empty segments."""
     data = encode(photo(), "JPEG")
     return data[:2] + b"\xff\xe5\x00\x02" * count + data[2:]
 
 
 def jpeg_stray(count: int) -> bytes:
-    """A JPEG with so many bytes of fill before its first segment."""
+    """A JPEG with `count` fill bytes before its first segment."""
     data = encode(photo(), "JPEG")
     return data[:2] + b"\xff" * count + data[2:]
 
 
 def jpeg_exif(count: int) -> bytes:
-    """A JPEG whose EXIF is spread over so many segments of 64 kB."""
+    """A JPEG whose EXIF is split into `count` segments of 64 kB."""
     data = encode(photo(), "JPEG")
     return data[:2] + (b"\xff\xe1\xff\xff" + b"Exif\0\0" + bytes(0xFFFF - 8)) * count + data[2:]
 
 
 def jpeg_scans(count: int) -> bytes:
-    """A progressive JPEG of so many scans, the last one again and again."""
+    """A progressive JPEG of `count` scans, with the last one repeated."""
     data = encode(Image.new("RGB", (64, 48), "grey"), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last * (count - data.count(b"\xff\xda")) + b"\xff\xd9"
@@ -62,7 +62,7 @@ def resized_jpeg(data: bytes, width: int, height: int) -> bytes:
 
 
 def jpeg_hidden_scans(count: int) -> bytes:
-    """The same behind a comment that holds an end of image."""
+    """A JPEG of `count` scans after a comment that contains an end-of-image marker."""
     data = jpeg_scans(count)
     at = data.index(b"\xff\xda")
     at = data.index(b"\xff\xda", at + 2)
@@ -70,26 +70,26 @@ def jpeg_hidden_scans(count: int) -> bytes:
 
 
 def after_palette(data: bytes) -> int:
-    """Where a GIF's blocks begin."""
+    """The offset of a GIF's first block."""
     return 13 + (3 << (data[10] & 7) + 1)
 
 
 def gif_blocks(count: int) -> bytes:
-    """A GIF with so many blocks of comment before its picture."""
+    """A GIF with `count` comment blocks before its picture."""
     data = encode(photo("P"), "GIF")
     at = after_palette(data)
     return data[:at] + b"!\xfe" + b"\x01x" * count + b"\0" + data[at:]
 
 
 def gif_stray(count: int) -> bytes:
-    """A GIF with so many bytes of nothing before its picture."""
+    """A GIF with `count` stray bytes before its picture."""
     data = encode(photo("P"), "GIF")
     at = after_palette(data)
     return data[:at] + b"x" * count + data[at:]
 
 
 def bmp_runs(count: int, width: int = 4) -> bytes:
-    """A run-length encoded BMP of so many runs of one pixel."""
+    """A run-length encoded BMP of `count` runs of one pixel."""
     body = b"\x01\x05" * count + b"\x00\x01"
     start = 14 + 40 + 1024
     height = max(1, count // width)
@@ -110,19 +110,19 @@ def tiff_directory(tags: Mapping[int, tuple[int, ...]], tail: bytes = b"") -> by
 
 
 def tiff_strips(count: int) -> bytes:
-    """A TIFF of one pixel a strip, all strips the same byte."""
+    """A TIFF with `count` strips of one pixel, which all use the same byte."""
     strips = {273: (8,) * count, 279: (1,) * count}
     return tiff_directory({256: (1,), 257: (count,), 258: (8,), 259: (1,), 262: (1,), 277: (1,), 278: (1,)} | strips)
 
 
 def tiff_overlapping(count: int) -> bytes:
-    """A TIFF of which every strip is the whole of the same 4 kB."""
+    """A TIFF with `count` strips, which all use the same 4 kB."""
     strips = {273: (200 + 8 * count,) * count, 279: (4000,) * count}
     tags = {256: (1,), 257: (count,), 258: (8,), 259: (8,), 262: (1,), 277: (1,), 278: (1,)}
     return tiff_directory(tags | strips, bytes(4300))
 
 
 def bigtiff_tags(count: int) -> bytes:
-    """A BigTIFF with so many tags that nobody knows."""
+    """A BigTIFF with `count` unknown tags."""
     head = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, count)
     return head + struct.pack("<HHQQ", 65000, 1, 1, 0) * count + bytes(8)

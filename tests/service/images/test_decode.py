@@ -10,13 +10,17 @@ import pytest
 from PIL import Image
 
 from model.preprocessing.recipe import Preprocess
+from service.errors import DeadlineExceeded, TooManyPixels
 from service.images.decode import DecodeLimits, Decoder, DecodeTimes, Pixels
 from service.images.formats import sniff
+from service.images.jpeg import Jpegs
+from service.images.memory_budget import MemoryBudget
 from tests.service.images.image_files import FILES, encode, photo
 
 SIZE = 40
 LIMITS = DecodeLimits(max_pixels=1_000_000)
 FRIENDLY = Preprocess(size=SIZE, mode="friendly")
+JPEGS = Jpegs()
 
 
 def slot() -> Pixels:
@@ -85,6 +89,37 @@ def test_the_times_of_both_stages_are_told() -> None:
     assert isinstance(times, DecodeTimes)
     assert times.decode_s > 0
     assert times.preprocess_s >= 0.02
+
+
+def test_pixels_are_preprocessed_like_a_file() -> None:
+    """RGB pixels give the same slot as a file that holds them."""
+    out = slot()
+    Decoder(FRIENDLY, LIMITS).decode(np.asarray(photo()), out)
+
+    np.testing.assert_array_equal(out, run(encode(photo(), "PNG")))
+
+
+def test_too_many_pixels_are_refused_without_a_file() -> None:
+    """The limit of pixels holds for an image of pixels too, and leaves the slot untouched."""
+    out = slot()
+    with pytest.raises(TooManyPixels):
+        Decoder(FRIENDLY, DecodeLimits(100)).decode(np.asarray(photo()), out)
+
+    assert (out == 7).all()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_decoding_waits_for_the_memory_budget(form: str) -> None:
+    """A file is not decoded while other images hold the memory, and is decoded once they return it."""
+    budget = MemoryBudget(1 << 20, timeout_s=0.05)
+    decoder = Decoder(FRIENDLY, LIMITS, budget, JPEGS)
+    data = encode(photo(), form)
+    with budget.reserve(1 << 20), pytest.raises(DeadlineExceeded):
+        decoder.decode(data, slot())
+    out = slot()
+    decoder.decode(data, out)
+
+    np.testing.assert_array_equal(out, run(data))
 
 
 def test_a_strided_slot_is_filled() -> None:

@@ -32,7 +32,7 @@ def run(data: bytes, limits: DecodeLimits = LIMITS) -> np.ndarray:
 
 
 def refusal(data: bytes, kind: type[ServiceError] = ImageTooComplex, limits: DecodeLimits = LIMITS) -> str:
-    """Why `data` is refused."""
+    """The text with which decoding `data` is refused."""
     with pytest.raises(kind) as caught:
         run(data, limits)
     return caught.value.detail

@@ -70,7 +70,7 @@ def answer(data: bytes, jpegs: Jpegs | None) -> bytes | str:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_usual_files_are_plain(name: str) -> None:
-    """Usual files are plain, and their header is the one that reading the whole file gives."""
+    """Usual files are plain, and have the header that reading the whole file gives."""
     data = GOOD[name]
     header = inspect_jpeg.inspect_plain(data)
 

@@ -1,4 +1,4 @@
-"""The event loop's short slice of CPU time, and who has the usual one."""
+"""The short scheduler slice of the event loop, and the usual slice of other threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.system import sched_slice
 
 
 def in_fresh_thread(work: Callable[[], Any]) -> Any:
-    """The result of `work` in a thread of its own, so that the tests' thread keeps its slice."""
+    """The result of `work` in a new thread, so that the slice of the test's thread does not change."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(work()))
     thread.start()
@@ -23,20 +23,20 @@ def in_fresh_thread(work: Callable[[], Any]) -> Any:
 
 
 def shortened() -> int | None:
-    """What the system says of the slice, once a short one was asked for."""
+    """The slice of this thread after a short one was requested."""
     sched_slice.shorten()
     return sched_slice.slice_ns()
 
 
 def restored() -> int | None:
-    """The same, once it was given back."""
+    """The slice of this thread after the usual one was restored."""
     sched_slice.restore()
     return sched_slice.slice_ns()
 
 
 @pytest.fixture
 def usual_ns() -> int:
-    """The system's own; skips where it gives no other."""
+    """The usual slice; skips the test where the system has no others."""
     if in_fresh_thread(shortened) != sched_slice.SHORT_NS:
         pytest.skip("this system gives threads no slices of their own (Linux before 6.12, or forbidden)")
     usual: int = in_fresh_thread(restored)
@@ -44,7 +44,7 @@ def usual_ns() -> int:
 
 
 def test_the_slice_is_the_calling_threads_alone_and_can_be_given_back(usual_ns: int) -> None:
-    """Short after `shorten`, the usual one after `restore`, and never another thread's."""
+    """`shorten` and `restore` change the slice of the calling thread and of no other."""
     mine = sched_slice.slice_ns()
 
     assert usual_ns > sched_slice.SHORT_NS
@@ -53,7 +53,7 @@ def test_the_slice_is_the_calling_threads_alone_and_can_be_given_back(usual_ns: 
 
 
 def test_decode_threads_have_the_usual_slice(usual_ns: int) -> None:
-    """They are started by the loop, whose slice they would inherit, and then no longer wait behind it."""
+    """Decode threads restore the usual slice, although they inherit the short one from the event loop."""
 
     def loop_with_a_short_slice() -> int | None:
         import asyncio
@@ -69,7 +69,7 @@ def test_decode_threads_have_the_usual_slice(usual_ns: int) -> None:
 
 
 def test_a_system_without_slices_is_asked_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown machine has other numbers for its system calls: none is made."""
+    """On an unknown machine no system call is made, since its number is unknown."""
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
 
     assert not sched_slice.shorten()

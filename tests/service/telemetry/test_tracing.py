@@ -188,7 +188,7 @@ class Collector(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log of the test server."""
 
 
 async def test_spans_reach_a_collector_before_the_service_ends(

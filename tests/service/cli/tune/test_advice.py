@@ -1,4 +1,4 @@
-"""From figures to settings: what is recommended, and that the reason names what it follows from."""
+"""From measurements to settings: what is recommended, and the figures that its reason names."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ GPU = Measured(
 
 
 def settings(measured: Measured, wait_s: float = 1) -> dict[str, int]:
-    """What is recommended."""
+    """The recommended values by variable."""
     return {one.variable: one.value for one in advise(measured, wait_s)}
 
 
 def reason(measured: Measured, variable: str, wait_s: float = 1) -> str:
-    """Why."""
+    """The reason of one recommendation."""
     return next(one.reason for one in advise(measured, wait_s) if one.variable == variable)
 
 
 def test_the_largest_batch_is_the_smallest_that_is_nearly_as_fast() -> None:
-    """Sixteen are no faster than eight here, and everyone in the batch would wait twice as long."""
+    """The smallest batch with nearly the best rate is recommended, since each request waits for its whole batch."""
     assert 8 == settings(CPU)["VIM_MAX_BATCH"]
     assert "100 % of the best size's; a pass takes 240 ms" in reason(CPU, "VIM_MAX_BATCH", 10)
 
 
 def test_a_pass_takes_no_more_than_a_quarter_of_the_wait() -> None:
-    """For clients that wait half a second, passes of 140 ms are too long, however fast."""
+    """Passes that are too long for the clients' wait are not recommended, whatever their rate."""
     assert 2 == settings(CPU, 0.5)["VIM_MAX_BATCH"]
     assert "a pass of 4 takes 140 ms, too much of 500 ms" in reason(CPU, "VIM_MAX_BATCH", 0.5)
 
 
 def test_nobody_is_quick_enough_for_the_impatient() -> None:
-    """Then images go alone, with one more waiting."""
+    """When one image takes longer than clients wait, the batch is one and the queue two images."""
     assert {"VIM_MAX_BATCH": 1, "VIM_QUEUE_IMAGES": 2}.items() <= settings(CPU, 0.05).items()
 
 
 def test_the_queue_holds_what_can_be_answered_in_time() -> None:
-    """(1 s - 240 ms) at 28 images a second."""
+    """The queue holds as many images as are answered within the clients' wait."""
     assert 21 == settings(CPU)["VIM_QUEUE_IMAGES"]
     assert "28 images/s" in reason(CPU, "VIM_QUEUE_IMAGES")
 
 
 def test_the_queue_has_room_for_a_batch_to_wait_while_one_runs() -> None:
-    """Where that is longer than clients want to wait, the reason says how long."""
+    """The queue holds at least two batches, and the reason says how long the last image waits."""
     slow = replace(CPU, together=10.0)
 
     assert 16 == settings(slow)["VIM_QUEUE_IMAGES"]
@@ -76,14 +76,14 @@ def test_the_queue_has_room_for_a_batch_to_wait_while_one_runs() -> None:
 
 
 def test_threads_are_counted_only_where_the_model_does_not_need_them() -> None:
-    """On a GPU decoding stops growing at four; on a CPU the quota is right for both."""
+    """A number of threads is recommended only on a GPU, when more threads do not decode faster."""
     assert 4 == settings(GPU)["VIM_THREADS"]
     assert "VIM_THREADS" not in settings(CPU)
 
 
 @pytest.mark.parametrize(("measured", "bound"), [(CPU, "device"), (GPU, "decode")])
 def test_the_limit_is_named(measured: Measured, bound: str) -> None:
-    """With both rates."""
+    """The remark names what limits the rate, with both rates."""
     text = " ".join(notes(measured))
 
     assert bound == measured.bound
@@ -93,7 +93,7 @@ def test_the_limit_is_named(measured: Measured, bound: str) -> None:
 
 
 def test_what_is_recommended_is_accepted() -> None:
-    """The file that is written holds settings, and no others."""
+    """The written environment file loads as settings."""
     for measured in (CPU, GPU):
         lines = list(env_file(measured, advise(measured, 1)))
         given = dict(line.split("=") for line in lines if not line.startswith("#"))
@@ -103,7 +103,7 @@ def test_what_is_recommended_is_accepted() -> None:
 
 
 def test_the_simulation_takes_the_profile(tmp_path: Path) -> None:
-    """Passes are stretched to what decoding and model reach together, and end at the recommended batch."""
+    """Passes of the profile are as slow as decoding and model together, and end at the recommended batch."""
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile(CPU, advise(CPU, 1))))
     read = Profile.read(path)
@@ -114,7 +114,7 @@ def test_the_simulation_takes_the_profile(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_figures_and_reasons() -> None:
-    """Every measured number has its line, every setting its reason."""
+    """The report has a line for every measurement and a reason for every setting."""
     advice = [Advice("VIM_MAX_BATCH", 8, "because")]
     text = "\n".join(report(CPU, advice))
 

@@ -1,4 +1,4 @@
-"""tune: a real device process and real decoding, measured for a moment; and what the command does with it."""
+"""`tune`: short measurements of a real device process and decoder, and what the command prints and writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import photo
 
 @pytest.fixture(autouse=True)
 def _logging() -> Iterator[None]:
-    """As it was."""
+    """Restore logging after the test."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     yield
@@ -30,7 +30,7 @@ def _logging() -> Iterator[None]:
 
 @pytest.mark.anyio
 async def test_the_machine_is_measured_by_its_real_parts(tiny_model: Path) -> None:
-    """Every power of two up to the largest batch, every number of threads, one's own files; phases are told."""
+    """Batches and threads are measured in powers of two up to the largest, and phases are reported."""
     said: list[str] = []
     files = [photo(1), photo(2, kind="PNG"), photograph(0)]
     found = await measure(settings_for(tiny_model, max_batch=6, threads=3), files, 0.05, said.append)
@@ -45,19 +45,19 @@ async def test_the_machine_is_measured_by_its_real_parts(tiny_model: Path) -> No
 
 @pytest.mark.anyio
 async def test_an_image_that_is_none_ends_it(tiny_model: Path) -> None:
-    """In one sentence."""
+    """An image that cannot be decoded gives one message."""
     with pytest.raises(CommandError, match="cannot be decoded"):
         await measure(settings_for(tiny_model), [b"no image"], 0.05, lambda _: None)
 
 
 def test_made_up_photographs_differ() -> None:
-    """Identical ones would be computed once."""
+    """Made-up photographs differ, since identical ones would be computed once."""
     assert photograph(0) == photograph(0) != photograph(1)
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures without measuring."""
+    """Replace the measurement by fixed figures."""
 
     async def known(*_: object) -> Measured:
         return CPU
@@ -67,7 +67,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("measured")
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The report on stdout, the environment file where it was wanted."""
+    """The report is printed, and the environment file is written."""
     assert 0 == main(["tune", "--wait-ms", "500", "--write", str(tmp_path / "vim.env")])
 
     assert "VIM_MAX_BATCH=2" in capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("measured")
 def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """One object, with what the fleet simulation needs."""
+    """With --json one object is printed, with what the fleet simulation needs."""
     assert 0 == main(["tune", "--json"])
 
     found = json.loads(capsys.readouterr().out)
@@ -84,6 +84,6 @@ def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Before anything is measured."""
+    """Wrong usage is refused before anything is measured."""
     assert 1 == main(["tune", str(tmp_path / "missing.jpg")])
     assert "cannot be read" in capsys.readouterr().err
