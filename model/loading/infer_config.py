@@ -71,7 +71,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     `image_size` helps to distinguish stride from image size; if the tensors belong to another size, the result has the
     tensors' size. Raises WeightsError for tensors of another kind of model.
     """
-    fields = shown(tensors)
+    fields = visible_fields(tensors)
     size, stride, why = _geometry(tensors, fields, hints, image_size)
     certain = stride == hints.known.get("stride") and size == _square(hints.input_size or 0)
     unseen = _unseen(fields, hints)
@@ -85,7 +85,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     )
 
 
-def shown(tensors: Tensors) -> dict[str, Any]:
+def visible_fields(tensors: Tensors) -> dict[str, Any]:
     """Return the fields of VimConfig that names and shapes determine. Raises WeightsError for another kind of model."""
     width, channels, patch, across = _shape(tensors, "patch_embed.proj.weight", 4)
     if patch != across:

@@ -55,7 +55,7 @@ def project_tile(rows: int, dtype: torch.dtype) -> Tile:
 
 
 def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
-    """Return the tile of `finish` for `rows` rows of `width` columns, which one program holds in registers."""
+    """Return the tile of `out_project` for `rows` rows of `width` columns, which one program holds in registers."""
     few = rows < MANY_ROWS or dtype == torch.float32
     tokens = 16 if few else 64 if width <= 384 else 32
     channels = 64 if few and width <= 192 and dtype != torch.float32 else 32
@@ -187,7 +187,7 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
     return y
 
 
-def finish(
+def out_project(
     y: Tensor, xz: Tensor, weights: LayerWeights, residual: Tensor, norm: Tensor, epsilon: float, device: Device
 ) -> Tensor:
     """Gate, out_proj, addition to `residual` in place, and RMSNorm with the weight `norm`: (B, L, D) in the dtype

@@ -106,7 +106,7 @@ class CudaRunner:
         else:
             precision = Precision(in_precision(self.vim, name, self.dtype), self.dtype_why)
         self.vim, self.dtype_why = precision.vim, precision.why
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
 
     def attach(self, slots: Array) -> None:
         """Set the pixels of all later batches: uint8 (slots, H, W, 3), in memory that other processes write."""
@@ -121,7 +121,7 @@ class CudaRunner:
         """Find the largest batch, record a graph for every size, then run each: yields (size, seconds)."""
         self._sizes = sizes_that_fit(batch_sizes(self.max_batch), self._peak_of, self._accelerator.free)
         self._allocate(self._sizes[-1])
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
         self._record()
         self.max_batch = self._sizes[-1]
         self._buffers = [self._new_buffers() for _ in range(DEPTH)]
@@ -146,7 +146,7 @@ class CudaRunner:
         except Exception as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-            self._accelerator.settle()
+            self._accelerator.wait_and_free()
             return None
 
     def _record(self) -> None:
@@ -155,7 +155,7 @@ class CudaRunner:
             try:
                 self._graphs[size] = self._capture(size)
             except Exception as error:
-                self._accelerator.settle()
+                self._accelerator.wait_and_free()
                 if size > 1 and not self._graphs and is_out_of_memory(error):
                     log.warning("the graph of a batch of %d does not fit into memory", size)
                     self._sizes.remove(size)
@@ -230,7 +230,7 @@ class CudaRunner:
 
     def recover(self) -> None:
         """Recover from a failed batch. Raises if the device can no longer be used (a sticky CUDA error)."""
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
 
     def describe(self) -> dict[str, str]:
         """Return, for `/info`, the reason for the dtype, the graphs, and how pixels reach the device."""

@@ -109,7 +109,7 @@ class TorchCuda:
         unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return int(torch.cuda.mem_get_info(self._device)[0]) + unused
 
-    def settle(self) -> None:
+    def wait_and_free(self) -> None:
         """Wait and release cached memory. Raises after a sticky error, as every later call does."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()

@@ -154,7 +154,7 @@ def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype
     xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)
     residual, norm = normal(1, 19, width, seed=4), normal(width, seed=5)
     summed, normed = expected_end(y, xz, mixer, residual, norm)
-    found = launch.finish(y, xz, layer, residual, norm, 1e-5, H100)
+    found = launch.out_project(y, xz, layer, residual, norm, 1e-5, H100)
 
     assert dtype == found.dtype
     assert error(residual, summed) <= TOLERANCE[dtype]
@@ -182,7 +182,7 @@ def test_64_bit_offsets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         first = launch.first_norm(stream, norm, 1e-5)
         dbc = launch.project(xz, layer)
         y = launch.scan(xz, dbc, layer, 2)
-        return (*first, dbc, y, launch.finish(y, xz, layer, stream, norm, 1e-5, H100), stream)
+        return (*first, dbc, y, launch.out_project(y, xz, layer, stream, norm, 1e-5, H100), stream)
 
     narrow = run()
     monkeypatch.setattr(launch, "WIDE_FROM", 0)

@@ -44,7 +44,7 @@ def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: i
     with recorded(launch) as written:
         _, residual = launch.first_norm(meta(images, length, width), norm, 1e-5)
         y = launch.scan(xz, launch.project(xz, layer), layer, pieces)
-        launch.finish(y, xz, layer, residual, norm, 1e-5, launch.Device(108, SHARED[80]))
+        launch.out_project(y, xz, layer, residual, norm, 1e-5, launch.Device(108, SHARED[80]))
     yield from written
 
 

@@ -278,7 +278,7 @@ def test_a_device_beyond_use_is_told_by_recover(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     runner.recover()
-    monkeypatch.setattr(accelerator, "settle", broken)
+    monkeypatch.setattr(accelerator, "wait_and_free", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         runner.recover()
 
