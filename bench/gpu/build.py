@@ -42,9 +42,7 @@ def command(archive: Path, target: Path) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that compiles for sm_90 only, by the compiler wrapper, which torch uses only with
-    ninja.
-    """
+    """Return the environment that compiles for sm_90 only; torch uses the compiler wrapper only with ninja."""
     wrapper = ROOT / "deploy" / "docker" / "nvcc"
     return os.environ | {
         "CUDA_HOME": os.environ.get("CUDA_HOME", "/usr/local/cuda"),

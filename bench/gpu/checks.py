@@ -1,6 +1,4 @@
-"""Checks that the results are right on this device, before anything is timed. Each entry has what was found, and
-`ok`.
-"""
+"""Checks that the results are right on this device, before anything is timed. Each entry says whether it is `ok`."""
 
 from __future__ import annotations
 
@@ -102,9 +100,7 @@ def _golden(plan: Plan, scan: str, golden: Path | None, short: str) -> Entry:
 
 
 def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
-    """The graph equals the kernels bit for bit, padding changes nothing, and the batch size changes results only
-    slightly.
-    """
+    """The graph equals the kernels bit for bit, padding changes nothing, and the batch size changes little."""
     largest = 4 if plan.dry_run else 8
     pixels = slots(2 * largest, config.image_size[0])
     ours = runner(plan, random_model(config, plan.device), scan, dtype, pixels, largest)

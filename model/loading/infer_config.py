@@ -30,9 +30,7 @@ USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two have the same number
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """Hints from a training run's arguments, and what is `known` of a released model. A hint never overrides a
-    tensor.
-    """
+    """Hints from a training run's arguments, and what is `known` of a released model. Tensors override hints."""
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None

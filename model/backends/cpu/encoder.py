@@ -160,9 +160,7 @@ def _gemm(narrow: bool) -> Gemm | None:
 
 @contextlib.contextmanager
 def _bfloat16_matmul() -> Iterator[None]:
-    """Let oneDNN multiply float32 tensors in bfloat16, where the CPU has such instructions; otherwise nothing
-    changes.
-    """
+    """Let oneDNN multiply float32 tensors in bfloat16, if the CPU has such instructions."""
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:

@@ -64,9 +64,7 @@ class Gemm:
 
 
 class Layout:
-    """The buffers for a number of images in one block of memory, and the steps that use them; M = images x length
-    rows.
-    """
+    """The buffers for a number of images in one block of memory, and the steps that use them."""
 
     def __init__(self, config: VimConfig, images: int, length: int, threads: int, products: Gemm) -> None:
         self.config, self.images, self.length, self.threads = config, images, length, threads
@@ -95,9 +93,7 @@ class Layout:
         return norm_kernel(), jobs, (self.rows, self.config.embed_dim, hidden, RESIDUAL, weight, epsilon, out, narrow)
 
     def product(self, x: Address, weight: Tensor, bias: Tensor | None, out: Address) -> Step:
-        """A step of `model.backends.cpu.program.product_kernel`; the weight is (columns, inner) or (C, columns,
-        inner).
-        """
+        """A step of `model.backends.cpu.program.product_kernel`; the weight is (N, K) or (C, N, K)."""
         sides = len(weight) if weight.ndim == 3 else 1
         columns, inner = weight.shape[-2:]
         across = min(math.ceil(self.threads / sides), max(1, columns // LEAST_COLUMNS))

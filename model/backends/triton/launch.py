@@ -140,9 +140,7 @@ def project(xz: Tensor, weights: LayerWeights) -> Tensor:
 
 
 def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
-    """Both directions' <h, C> + D u (2, B, L, E), before the gate; the sequence is split into at most `pieces`
-    chunks.
-    """
+    """Both directions' <h, C> + D u (2, B, L, E), before the gate; `pieces` is the most chunks of the sequence."""
     images, length, both = xz.shape
     channels = both // 2
     chunk = SCAN_TILE * triton.cdiv(triton.cdiv(length, pieces), SCAN_TILE)
@@ -190,9 +188,7 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
 def out_project(
     y: Tensor, xz: Tensor, weights: LayerWeights, residual: Tensor, norm: Tensor, epsilon: float, device: Device
 ) -> Tensor:
-    """Gate, out_proj, addition to `residual` in place, and RMSNorm with the weight `norm`: (B, L, D) in the dtype
-    of y.
-    """
+    """Gate, out_proj, addition to `residual` in place, RMSNorm with the weight `norm`: (B, L, D) in y's dtype."""
     width, rows = residual.shape[-1], residual.numel() // residual.shape[-1]
     count, part = parts(width)
     tile = out_tile(rows, width, y.dtype, device)

@@ -130,9 +130,7 @@ class CudaRunner:
         self.handover_s = self._time_copy(self.max_batch)
 
     def _allocate(self, size: int) -> None:
-        """Allocate input and output for batches of up to `size`; graphs that were recorded earlier keep the old
-        ones.
-        """
+        """Allocate input and output for batches of up to `size`; graphs recorded earlier keep the old ones."""
         self._input = self._accelerator.device_buffer(size, *self._slots.shape[1:], dtype=torch.uint8)
         self._output = self._accelerator.device_buffer(size, sum(self._widths()), dtype=torch.float32)
 
@@ -254,9 +252,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
-        """Compute the first `size` rows of the output from those of the input: every part, and whether each is
-        finite.
-        """
+        """Compute the first `size` rows of the output from the input: every part, and whether each is finite."""
         images = normalised(self._input[:size], self._mean, self._std).to(self.dtype)
         tokens = self.vim.forward_tokens(images)
         features = self.vim.pool(tokens)

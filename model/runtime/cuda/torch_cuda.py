@@ -59,8 +59,9 @@ class TorchCuda:
             work()
 
     def capture(self, stream: Stream, work: Work) -> Graph:
-        """Record a graph. All graphs share one memory pool: they never run at once, and no result in it outlives a
-        run.
+        """Record a graph.
+
+        All graphs share one memory pool: they never run at once, and no result in the pool outlives a run.
         """
         graph = torch.cuda.CUDAGraph()
         try:

@@ -72,9 +72,7 @@ def test_scan_takes_pre_activations_of_dt_from_minus_30_to_30() -> None:
 
 
 def test_scan_is_exact_where_all_steps_are_small() -> None:
-    """Steps of dt near 1e-4, where log(1 + exp(x)) would lose digits, are exact; without D, so that only dt has an
-    effect.
-    """
+    """Steps of dt near 1e-4 are exact, where log(1 + exp(x)) would lose digits; without D only dt has an effect."""
     layer, mixer = prepared(ODD, torch.float32)
     for end in ("", "_b"):
         mixer.get_parameter(f"dt_proj{end}.bias").fill_(-9.2)
@@ -146,9 +144,7 @@ def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torc
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32, 16])
 def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype) -> None:
-    """Gate, halved out_proj, float32 residual and norm agree for three parts, one part, and an odd number of
-    channels.
-    """
+    """Gate, halved out_proj, residual and norm agree for three parts, one part, and an odd number of channels."""
     shape = ODD if width == 16 else config(width)
     layer, mixer = prepared(shape, dtype)
     xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)

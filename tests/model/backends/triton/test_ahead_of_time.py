@@ -70,9 +70,7 @@ def test_kernels_of_the_released_models_build_without_spills(size: str, capabili
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_scan_in_chunks_of_time_builds_without_spills(capability: int) -> None:
-    """The kernels of one image at 1248 px build without spills: chunk ends, carry, and the scan that starts from
-    them.
-    """
+    """The kernels of one image at 1248 px, whose scan runs in chunks, build without spills."""
     names = []
     for launch in launches(192, torch.float16, 1, 6085, pieces=44):
         check(launch, capability)
