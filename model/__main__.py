@@ -115,14 +115,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from model.commands.evaluate import as_text, check_classifier, evaluate
-    from model.commands.image_folder import find, spread
+    from model.commands.image_folder import evenly_spaced, find
     from model.loading.load import load
     from model.runtime.runner import Runner
 
     vim = load(options.source, device=options.device, **_reading(options))
     check_classifier(vim.config)
     found = find(options.folder, vim.labels)
-    samples = spread(found, options.limit)
+    samples = evenly_spaced(found, options.limit)
     runner = Runner(vim, max_batch=options.batch_size)
     runner.verify_scan("auto")
     with tqdm(total=len(samples), unit=" images", disable=None) as progress:

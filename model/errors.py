@@ -35,8 +35,7 @@ class ScanError(ModelError):
 
 
 def reject_unknown(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise ConfigError for the first name in `given` that is not in `known`; the message suggests the nearest known
-    name.
+    """Raise ConfigError for the first name in `given` that is not in `known`, with the nearest known name.
 
     `what` describes the names in the message, for example "configuration field".
     """

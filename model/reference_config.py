@@ -62,10 +62,10 @@ POOLS = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 
 
 def translate(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the VimConfig fields for the reference's constructor arguments; see
-    `model.config.VimConfig.from_reference`.
+    """Return the VimConfig fields for the reference's constructor arguments.
 
-    Raises ConfigError for unknown arguments and for values that the reference cannot run.
+    See `model.config.VimConfig.from_reference`. Raises ConfigError for unknown arguments and for values that the
+    reference cannot run.
     """
     reject_unknown(kwargs, set(DEFAULTS) | IGNORED, "argument of the reference's constructor")
     given = DEFAULTS | {name: value for name, value in kwargs.items() if name in DEFAULTS}

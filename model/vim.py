@@ -84,9 +84,7 @@ class Rope(nn.Module):
 
 
 def _rope_angles(config: VimConfig) -> Tensor:
-    """Angles (rows * rows, D): the patch row's angles in the first half of the columns, the patch column's in the
-    second.
-    """
+    """Angles (rows * rows, D): the patch row's in the first half of the columns, the patch column's in the second."""
     rows, half = config.image_size[0] // config.patch_size, config.embed_dim // 2
     frequencies = 10000.0 ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
     position = torch.arange(rows) / rows * config.rope_pretrained_grid
@@ -116,8 +114,7 @@ def _widened(x: Tensor) -> Tensor:
 
 
 class Vim(nn.Module):
-    """Vision Mamba. Images are float (B, C, H, W), already normalised. Parameters are uninitialised until weights are
-    loaded.
+    """Vision Mamba. Images are float (B, C, H, W), already normalised; parameters are uninitialised.
 
     `model.loading.load.load` also sets the attributes below; a bare `Vim(config, scan)` has the defaults.
     """
@@ -258,17 +255,13 @@ class Vim(nn.Module):
         return hidden, residual
 
     def use_scan(self, choice: ScanChoice) -> None:
-        """Use another scan and its convolution in every layer, composed. To fuse the layers, see
-        `model.backends.fusion`.
-        """
+        """Use another scan and its convolution in every layer, composed; `model.backends.fusion` fuses layers."""
         self.scan_choice, self.encoder = choice, None
         for layer in self.layers:
             layer.mixer.conv, layer.mixer.scan = choice.conv, choice.fn  # type: ignore[union-attr]
 
     def cast(self, dtype: torch.dtype) -> Vim:
-        """Convert to `dtype` in place and return self; the recurrence's and the norms' parameters stay at least
-        float32.
-        """
+        """Convert to `dtype` in place and return self; parameters of recurrence and norms stay at least float32."""
         wide = torch.promote_types(dtype, torch.float32)
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(wide if name.endswith(_KEEP_WIDE) else dtype)

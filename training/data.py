@@ -63,9 +63,7 @@ def serving_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, least: float = 0.3) -> Image.Image:
-    """Crop a random fraction of the area, from `least` to all, with an aspect of 3:4 to 4:3, and scale it to size x
-    size.
-    """
+    """Crop a fraction of the area, from `least` to all, at an aspect of 3:4 to 4:3, and scale it to size x size."""
     width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(least, 1.0)

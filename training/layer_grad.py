@@ -26,9 +26,7 @@ _NAMES = (
 
 
 class Settings(NamedTuple):
-    """Arguments that are not tensors: the norm's epsilon, whether the output is halved, the dtype of the matrix
-    products.
-    """
+    """Arguments that are not tensors: the norm's epsilon, whether to halve the output, the dtype of products."""
 
     epsilon: float
     halve: bool

@@ -30,9 +30,7 @@ _started = time.monotonic()
 
 
 def learn(rank: int, recipe: Recipe, paths: Paths) -> None:
-    """Run one worker process: train on its own batches, average weights with the others, log if it is the first
-    worker.
-    """
+    """Run one worker: train on its own batches, average weights with the others, log if it is the first."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", f"file://{paths.cache / 'meeting'}", rank=rank, world_size=recipe.workers)
     validation = read_photos(paths.archive, "validation")

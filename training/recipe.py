@@ -1,6 +1,4 @@
-"""The training recipe of the demo model: every setting that affects the result, and its description for the model
-card.
-"""
+"""The training recipe of the demo model: all settings that affect the result, and their text for the model card."""
 
 from __future__ import annotations
 
@@ -49,9 +47,7 @@ head for the half-way features. The whole was not run a second time from nothing
 
 @dataclass(frozen=True)
 class Style:
-    """How fresh views are cut: the least fraction of a photograph's area, and the fraction that mixes two
-    photographs.
-    """
+    """How fresh views are cut: the least fraction of a photograph's area, and the fraction of mixtures."""
 
     least: float
     mixtures: float

@@ -41,10 +41,9 @@ _LN2 = _F(0.6931471805599453)
 def scan_forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the scan's sum over the directions, before and after the gate: (B, L, E) each. Contiguous float32
-    throughout.
+    """Return the scan's sum over the directions, before and after the gate: (B, L, E) each.
 
-    Raises ValueError if the channels (last axis of u) are not a multiple of 16.
+    All tensors are contiguous float32. Raises ValueError if the channels (last axis of u) are not a multiple of 16.
     """
     if u.shape[-1] % LANES:
         raise ValueError(f"the training scan needs a multiple of {LANES} channels, got {u.shape[-1]}")

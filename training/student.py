@@ -74,9 +74,7 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def initialise(vim: Vim) -> None:
-    """Initialise a Vim as the reference does before training; dt_proj_b is initialised like dt_proj, unlike in the
-    reference.
-    """
+    """Initialise a Vim as the reference does before training; unlike there, dt_proj_b is initialised like dt_proj."""
     for name, parameter in vim.named_parameters():
         _fill(name.rsplit(".", 2)[-2:], parameter, vim.config)
 

@@ -1,1 +1,1 @@
-"""The model on a GPU beside the reference's wiring: one command that builds, checks and times. See bench/README.md."""
+"""The model on a GPU compared with the reference's wiring: build, check and time. See bench/README.md."""

@@ -3,7 +3,7 @@
     --only build,check,kernels,models    parts to run, in this order; each ends within --seconds
     --dry-run                            on a CPU, in miniature, with stand-ins for the compiled kernels
 
-What the file of results holds is not done again. Exit status: 0 done, 1 a check failed, 3 time was up.
+Entries that the result file already has are not computed again. Exit status: 0 done, 1 a check failed, 3 out of time.
 """
 
 from __future__ import annotations
@@ -81,4 +81,4 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # page-locked memory and graphs need no tidying up
+    os._exit(status)  # page-locked memory and graphs need no clean-up

@@ -1,6 +1,7 @@
-"""The baseline's kernels: built from the carried sources of mamba-ssm and causal-conv1d, for this GPU alone.
+"""The baseline's kernels, built from the source archives of mamba-ssm and causal-conv1d for this GPU only.
 
-Fetched beforehand with pip download --no-deps --no-binary :all: --no-build-isolation, see bench/README.md.
+The archives are downloaded beforehand with pip download --no-deps --no-binary :all: --no-build-isolation, see
+bench/README.md.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def run(plan: Plan, record: Record, sources: Path, target: Path) -> None:
 
 
 def command(archive: Path, target: Path) -> list[str]:
-    """pip on one source archive; nothing is fetched."""
+    """Return the pip command for one source archive; it downloads nothing."""
     pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation", "--no-cache-dir"]
     return [*pip, "--upgrade", "--target", str(target), str(archive)]
 
 
 def environment() -> dict[str, str]:
-    """sm_90 alone, by the compiler wrapper, which torch honours with ninja only."""
+    """Return the environment that compiles for sm_90 only; torch uses the compiler wrapper only with ninja."""
     wrapper = ROOT / "deploy" / "docker" / "nvcc"
     return os.environ | {
         "CUDA_HOME": os.environ.get("CUDA_HOME", "/usr/local/cuda"),

@@ -1,4 +1,4 @@
-"""What is checked and timed: the released configurations, seeded weights, images, and our runner around them."""
+"""What is checked and timed: the released configurations with seeded weights and images, on our runner."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from model.vim import Vim
 
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 BATCHES = (1, 8, 64, 128)
-# Plain torch in place of a kernel: right, and of no interest to a clock.
+# Plain torch and CPU scans are not timed.
 NOT_TIMED = ("torch", "reference", "numba")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run covers. A dry run covers everything that has another path, in miniature."""
+    """The cases of a run. A dry run covers every code path in miniature."""
 
     device: torch.device
     dry_run: bool
 
     @property
     def configs(self) -> dict[str, VimConfig]:
-        """By name: what the issue lists."""
+        """Configurations by name."""
         if self.dry_run:
             small = VimConfig(image_size=(48, 48), embed_dim=32, depth=2, num_classes=7)
             return {"tiny 48": small, "tiny 48 stride 8": small.replace(stride=8)}
@@ -49,12 +49,12 @@ class Plan:
 
     @property
     def deit_sizes(self) -> tuple[int, ...]:
-        """Where DeiT-tiny is timed."""
+        """Image sizes at which DeiT-tiny is timed."""
         return (48,) if self.dry_run else (224, 512, 1248)
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """Images in a batch."""
+        """Numbers of images in a batch."""
         return (1, 2) if self.dry_run else BATCHES
 
     @property
@@ -64,12 +64,12 @@ class Plan:
         return found or ["torch"]
 
     def accelerator(self) -> Accelerator:
-        """The device that our runner drives."""
+        """Return the device for our runner."""
         return Immediate() if self.device.type == "cpu" else TorchCuda(self.device)
 
 
 def random_model(config: VimConfig, device: torch.device) -> Vim:
-    """Seeded float32 weights that let every part count, with the recurrence initialised as the reference does."""
+    """Return a model with seeded float32 weights; the recurrence is initialised as in the reference."""
     vim = Vim(config, choose("torch", device).fn).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in vim.named_parameters():
@@ -85,9 +85,9 @@ def random_model(config: VimConfig, device: torch.device) -> Vim:
     return vim.to(device)
 
 
-@functools.cache  # page-locked memory must not go away, or be locked anew under the same address
+@functools.cache  # page-locked memory must not be freed, or locked again at the same address
 def slots(count: int, size: int) -> np.ndarray:
-    """Noise in an anonymous memory file, as the service has it: uint8 (count, size, size, 3)."""
+    """Return noise in an anonymous memory file, as the service uses: uint8 (count, size, size, 3)."""
     descriptor = os.memfd_create("bench-pixels")
     os.ftruncate(descriptor, count * size * size * 3)
     memory = np.frombuffer(mmap.mmap(descriptor, 0), np.uint8).reshape(count, size, size, 3)
@@ -97,7 +97,7 @@ def slots(count: int, size: int) -> np.ndarray:
 
 
 def runner(plan: Plan, vim: Vim, scan: str, dtype: torch.dtype, pixels: np.ndarray, max_batch: int) -> CudaRunner:
-    """Our runner, warm. Raises MemoryError where `max_batch` does not fit."""
+    """Return our runner after its warm-up. Raises OutOfMemoryError if `max_batch` does not fit."""
     found = CudaRunner(in_precision(vim, scan, dtype), plan.accelerator(), max_batch=max_batch)
     found.attach(pixels)
     list(found.warm_up())

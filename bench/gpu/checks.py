@@ -1,4 +1,4 @@
-"""Is it right on this device? Nothing is worth timing before that. Each entry says what was found, and if it is ok."""
+"""Checks that the results are right on this device, before anything is timed. Each entry says whether it is `ok`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMPANY = {torch.float32: 1e-5, torch.float16: 1e-2}  # of the largest value: al
 
 
 def run(plan: Plan, record: Record, golden: Path | None) -> None:
-    """All checks that are not in the record yet."""
+    """Run all checks that are not in the record yet."""
     name, config = next(iter(plan.configs.items()))
     for scan in plan.scans:
         checks: dict[str, Callable[[], Entry]] = {
@@ -53,12 +53,12 @@ def run(plan: Plan, record: Record, golden: Path | None) -> None:
 
 
 def failed(record: Record) -> list[str]:
-    """The checks that did not hold."""
+    """Return the checks that failed."""
     return [name for name, entry in record.data.get("check", {}).items() if not entry["ok"]]
 
 
 def _wiring(plan: Plan, scan: str, config: VimConfig) -> Entry:
-    """Ours and the baseline compute the same, so their times may be compared."""
+    """Ours and the baseline compute the same, so their times can be compared."""
     size = config.image_size
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(plan.device)
     expected = Reference(random_model(config, plan.device), autocast=False)(images)
@@ -74,7 +74,7 @@ def _golden_names(golden: Path | None) -> list[str]:
 
 
 def _golden(plan: Plan, scan: str, golden: Path | None, short: str) -> Entry:
-    """The reference's own numbers, with its generated weights: float32 logits, float16 cosine and first class."""
+    """Compare with the reference's numbers for its generated weights: float32 logits, float16 cosine and top class."""
     assert golden is not None
     make = _make_weights(golden)
     manifest = json.loads((golden / "manifest.json").read_text())["models"]
@@ -100,7 +100,7 @@ def _golden(plan: Plan, scan: str, golden: Path | None, short: str) -> Entry:
 
 
 def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
-    """The graph gives what the kernels give, bit for bit; padding changes nothing; company changes next to nothing."""
+    """The graph equals the kernels bit for bit, padding changes nothing, and the batch size changes little."""
     largest = 4 if plan.dry_run else 8
     pixels = slots(2 * largest, config.image_size[0])
     ours = runner(plan, random_model(config, plan.device), scan, dtype, pixels, largest)
@@ -130,7 +130,7 @@ def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> En
 
 
 def _scans(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
-    """Our kernel beside theirs, on the model's own widths."""
+    """Compare our kernel with mamba-ssm's, at the model's own widths."""
     inputs = [x.to(plan.device) for x in example_inputs(config, dtype)]
     expected = mamba_ssm.scan(*inputs).double()
     found = choose(scan, plan.device).fn(*inputs).double()
@@ -150,7 +150,7 @@ def _logits(vim: Vim, images: Tensor) -> Tensor:
 
 
 def _make_weights(golden: Path) -> ModuleType:
-    """The golden data's own generator."""
+    """Import the golden data's weight generator."""
     spec = importlib.util.spec_from_file_location("make_weights", golden / "make_weights.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""Each scan and convolution by itself, beside the two limits that the chip sets: bytes, and exponentials."""
+"""Each scan and convolution alone, compared with two limits of the chip: memory traffic and exponentials."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from model.backends import mamba_ssm
 from model.config import VimConfig
 from model.scan import choose
 
-# Exponentials a clock and multiprocessor (MUFU), sm_80 to sm_90.
+# Exponentials per clock and multiprocessor (MUFU), sm_80 to sm_90.
 EXP_PER_CLOCK = 16
 COPY_BYTES = 1 << 30
 
 
 def run(plan: Plan, record: Record, clock: Clock) -> None:
-    """Every backend at every configuration and the two ends of the batches, in float16."""
+    """Time every backend at every configuration, for the smallest and a large batch, in float16."""
     if not record.has("kernels", "copy"):
         record.put("kernels", "copy", _copy(plan, clock))
     bytes_per_s = record.data["kernels"]["copy"]["bytes_per_s"]
@@ -39,7 +39,7 @@ def run(plan: Plan, record: Record, clock: Clock) -> None:
 
 
 def _kernels(plan: Plan, config: VimConfig, images: int) -> list[tuple[str, Callable[[], object], int, int]]:
-    """Title, work, bytes that it must move, exponentials that it must compute."""
+    """Return title, work, bytes that it must move, and exponentials that it must compute."""
     inputs = _inputs(plan, config, images)
     u, _, A, _, _, _, z, _ = inputs
     scan_bytes = sum(x.nbytes for x in inputs) + z.nbytes
@@ -56,7 +56,7 @@ def _kernels(plan: Plan, config: VimConfig, images: int) -> list[tuple[str, Call
 
 
 def _unpadded(inputs: list[Tensor]) -> Tensor:
-    """The same at the length as it is: what padding gains."""
+    """Scan at the original length, to measure the effect of padding."""
     limit, mamba_ssm.PAD_AT_MOST = mamba_ssm.PAD_AT_MOST, 1.0
     try:
         return mamba_ssm.scan(*inputs)
@@ -77,7 +77,7 @@ def _inputs(plan: Plan, config: VimConfig, images: int) -> list[Tensor]:
 
 
 def _copy(plan: Plan, clock: Clock) -> Entry:
-    """What a copy reaches here, reading and writing counted: the limit that bytes set."""
+    """Measure a copy, counting reads and writes: the limit of memory traffic."""
     size = 1 << 20 if plan.dry_run else COPY_BYTES
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=plan.device)
     target = torch.empty_like(source)
@@ -86,7 +86,7 @@ def _copy(plan: Plan, clock: Clock) -> Entry:
 
 
 def _exp_ms(plan: Plan, exps: int) -> float | None:
-    """At the highest clock that the driver names; None where there is none to ask."""
+    """Return milliseconds at the highest clock that the driver reports; None without a driver."""
     if plan.device.type != "cuda":
         return None
     asked = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]

@@ -1,4 +1,4 @@
-"""Whole models: ours on each backend, the reference's wiring in float32 and under autocast, DeiT-tiny with SDPA."""
+"""Whole models: ours on each backend, the reference's wiring in float32 and under autocast, and DeiT-tiny with SDPA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.runtime.runner import PARTS
 
 
 def run(plan: Plan, record: Record, clock: Clock) -> None:
-    """Every combination that is not in the record yet; those that share a batch follow one another."""
+    """Measure every combination that is not in the record yet; those of the same batch size follow one another."""
     for title, measure in _all(plan, clock):
         if record.has("models", title):
             continue
@@ -46,7 +46,7 @@ def _all(plan: Plan, clock: Clock) -> Iterator[tuple[str, Callable[[], Entry]]]:
 
 
 def _ours(plan: Plan, clock: Clock, scan: str, config: VimConfig, images: int) -> Entry:
-    """Graph replays on random pixels; and the way from the slots to the rows and back, on the host's clock."""
+    """Time graph replays on random pixels, and the path from slots to rows on the host's clock."""
     pixels = slots(2 * images, config.image_size[0])
     ours = runner(plan, random_model(config, plan.device), scan, torch.float16, pixels, images)
     entry = clock.measure(lambda: ours.compute_again(images), ours.compute_stream)

@@ -1,4 +1,4 @@
-"""The file of results: what is in it stays, so that a run that was cut short goes on where it stopped."""
+"""The result file: entries are kept, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Entry = dict[str, Any]
 
 
 class OutOfTime(Exception):  # noqa: N818 - an event
-    """This part's time is over; the rest is for the next run."""
+    """The time for this part is over; the next run does the rest."""
 
 
 class Record:
-    """Results by part and name, written after each."""
+    """Results by part and name, written after each entry."""
 
     def __init__(self, path: Path, seconds: float, *, dry_run: bool) -> None:
         self.path = path
@@ -31,11 +31,11 @@ class Record:
         self.data: dict[str, Any] = written or {"about": about}
 
     def has(self, part: str, name: str) -> bool:
-        """Was this one done before?"""
+        """Return whether this entry exists."""
         return name in self.data.get(part, {})
 
     def put(self, part: str, name: str, entry: Entry) -> None:
-        """Keep one result, on disk at once."""
+        """Store one result and write the file."""
         self.data.setdefault(part, {})[name] = entry
         self.data["about"]["date"] = time.strftime("%Y-%m-%d")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ class Record:
         print(f"{part}: {name}: {json.dumps(entry)}", flush=True)
 
     def check_time(self) -> None:
-        """Raise OutOfTime when the next one should not begin."""
+        """Raise OutOfTime if no further entry should start."""
         if time.monotonic() > self._ends:
             raise OutOfTime
 
 
 def describe(*, dry_run: bool) -> Entry:
-    """Device and versions; results of different ones are never merged."""
+    """Return device and versions; results of different ones are never merged."""
     gpu = torch.cuda.is_available() and not dry_run
     return {
         "dry_run": dry_run,

@@ -1,9 +1,9 @@
-"""The reference's own way through a Vision Mamba on `selective_scan_cuda`, as the thing to be faster than.
+"""The reference's own computation of a Vision Mamba on `selective_scan_cuda`, as the baseline.
 
 Written from its formulas (golden README, "What the reference computes", and the layouts of mamba_simple.py v2 and
 MambaInnerFnNoOutProj): channels first, one call of the convolution and one of the scan for each direction, the second
-direction by flips, a division by two of its own, float32 or autocast. One thing differs: its Triton add + norm is here
-torch's add and rms_norm. No graph: the reference has none.
+direction by flips, a separate division by two, float32 or autocast. One thing differs: its Triton add + norm is torch's
+add and rms_norm here. It uses no CUDA graph, as the reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from model.vim import Vim
 
 
 class Reference:
-    """`vim` has float32 weights, v2 and RMSNorm, as all released models have."""
+    """The baseline. `vim` has float32 weights, v2 and RMSNorm, as all released models."""
 
     def __init__(self, vim: Vim, *, autocast: bool) -> None:
         assert (vim.config.bimamba, vim.config.norm) == ("v2", "rms")

@@ -1,4 +1,4 @@
-"""For a dry run on a machine without a GPU: the compiled modules and the device, replaced by plain torch at once."""
+"""Stand-ins for a dry run without a GPU: plain torch replaces the compiled modules and the device."""
 
 from __future__ import annotations
 
@@ -15,69 +15,69 @@ from model.runtime.cuda.accelerator import Array, Work
 
 
 class Immediate:
-    """`model.runtime.cuda.accelerator.Accelerator` on the CPU: everything runs when it is asked for."""
+    """A `model.runtime.cuda.accelerator.Accelerator` on the CPU that runs all work immediately."""
 
     device = torch.device("cpu")
 
     def stream(self) -> None:
-        """There is one."""
+        """Return nothing: there is one stream."""
 
     def record(self, stream: None) -> None:
-        """Everything has come."""
+        """Return nothing: all work is done."""
 
     def wait(self, stream: None, event: None) -> None:
-        """Nothing to wait for."""
+        """Do nothing: all work is done."""
 
     def synchronize(self, event: None) -> None:
-        """Nothing to wait for."""
+        """Do nothing: all work is done."""
 
     def copy(self, stream: None, target: Tensor, source: Tensor) -> None:
-        """At once."""
+        """Copy immediately."""
         target.copy_(source)
 
     def run(self, stream: None, work: Work) -> None:
-        """At once."""
+        """Run the work immediately."""
         work()
 
     def capture(self, stream: None, work: Work) -> Work:
-        """The work itself."""
+        """Return the work as its own graph."""
         return work
 
     def replay(self, stream: None, graph: Work) -> None:
-        """At once."""
+        """Run the work immediately."""
         graph()
 
     def page_lock(self, memory: Array) -> str | None:
-        """Nothing to lock."""
+        """Do nothing: a CPU needs no page-locked memory."""
         return None
 
     def host_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Zeros."""
+        """Allocate zeros."""
         return torch.zeros(shape, dtype=dtype)
 
     def device_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Zeros."""
+        """Allocate zeros."""
         return torch.zeros(shape, dtype=dtype)
 
     def peak_of(self, work: Work) -> int:
-        """Not measured."""
+        """Run the work; its memory is not measured."""
         work()
         return 1
 
     def free(self) -> int:
-        """Plenty."""
+        """Return more bytes than any run needs."""
         return 1 << 60
 
-    def settle(self) -> None:
-        """Nothing to settle."""
+    def wait_and_free(self) -> None:
+        """Do nothing: all work is done."""
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:
-        """None of its own."""
+        """Return nothing: a CPU has no memory of its own."""
         return {}
 
 
 def install() -> None:
-    """Importable modules with the signatures of mamba-ssm's and causal-conv1d's; the scan says it runs here."""
+    """Make modules with the signatures of mamba-ssm's and causal-conv1d's importable, and the scan available."""
     scan, conv = ModuleType("selective_scan_cuda"), ModuleType("causal_conv1d_cuda")
     scan.fwd, conv.causal_conv1d_fwd = _scan, _conv  # type: ignore[attr-defined]
     sys.modules |= {scan.__name__: scan, conv.__name__: conv}
@@ -85,7 +85,7 @@ def install() -> None:
 
 
 def _scan(*arguments: Any) -> list[Tensor]:
-    """`selective_scan_cuda.fwd` by the reference loop, group by group: [out, chunk states, out_z]."""
+    """`selective_scan_cuda.fwd` by the reference implementation, group by group: [out, chunk states, out_z]."""
     u, delta, A, B, C, D, z, bias, _ = arguments
     groups, channels = B.shape[1], u.shape[1] // B.shape[1]
     gate = torch.full_like(u, 50.0) if z is None else z  # silu(50) is 50 to the last digit
@@ -103,6 +103,6 @@ def _scan(*arguments: Any) -> list[Tensor]:
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> None:
     """`causal_conv1d_cuda.causal_conv1d_fwd` with SiLU, into `out`."""
-    out, taps = rest[2], weight.shape[1]
-    y = F.conv1d(F.pad(x.to(weight.dtype), (taps - 1, 0)), weight[:, None], bias, groups=len(weight))
+    out, width = rest[2], weight.shape[1]
+    y = F.conv1d(F.pad(x.to(weight.dtype), (width - 1, 0)), weight[:, None], bias, groups=len(weight))
     out.copy_(F.silu(y))

@@ -1,4 +1,4 @@
-"""A record -> a table in Markdown. Nothing stands in it that is not in the record."""
+"""Format a record as a Markdown table, with figures of the record only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BASELINE = "reference autocast"
 
 
 def table(data: dict[str, Any]) -> str:
-    """One line for each model and batch: images a second of every variant, and ours against the baseline."""
+    """Return one line per model and batch: images per second of every variant, and ours relative to the baseline."""
     models: dict[str, dict[str, Any]] = data.get("models", {})
     if not models:
         return ""

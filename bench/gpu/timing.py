@@ -17,16 +17,16 @@ WARM_UPS, LEAST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How long to measure; a dry run measures hardly at all."""
+    """How long to measure; a dry run measures only briefly."""
 
     device: torch.device
     least_runs: int = LEAST_RUNS
     enough_s: float = ENOUGH_S
 
     def measure(self, work: Callable[[], object], stream: Any = None) -> Entry:
-        """Median, quartiles in milliseconds and peak memory in bytes, or that it ran out of memory.
+        """Return median and quartiles in milliseconds and peak memory in bytes, or that memory ran out.
 
-        `stream` is where the work runs, if not on torch's current one.
+        `stream` is the stream of the work, if it is not torch's current one.
         """
         try:
             return self._measure(work, stream)

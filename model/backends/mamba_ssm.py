@@ -1,5 +1,4 @@
-"""The scan on the CUDA kernels of the packages mamba-ssm and causal-conv1d (`scan="mamba_ssm"`), one call for both
-directions.
+"""The scan on the CUDA kernels of mamba-ssm and causal-conv1d (`scan="mamba_ssm"`), one call for both directions.
 
 Only their compiled modules are imported. The package `mamba_ssm` itself imports about fifty others, fails on many
 machines, and is not needed. The kernels run from the first token to the last, so the second direction is reversed and

@@ -74,9 +74,7 @@ def largest_conv_error(causal_conv: conv.ConvFn, config: VimConfig, device: torc
 
 
 def largest_error(scan: ScanFn, config: VimConfig, device: torch.device, dtype: torch.dtype) -> float:
-    """Largest |scan - reference in float64| divided by the largest reference value; infinite for values that are not
-    finite.
-    """
+    """Largest |scan - reference in float64| divided by the largest reference value; infinite if not finite."""
     inputs = example_inputs(config, dtype)
     expected = reference.scan(*(x.double() for x in inputs))
     return relative_error(scan(*(x.to(device) for x in inputs)), expected)

@@ -67,11 +67,10 @@ class Tally:
 
 
 def evaluate(runner: Runner, samples: Iterable[Sample], seen: Callable[[int], Any] = lambda count: None) -> Tally:
-    """Score all samples in order; `seen` is called with the number of images done. Ctrl-C stops early and keeps the
-    results.
+    """Score all samples in order. Ctrl-C stops early and keeps the results.
 
-    Images that cannot be read are counted. Raises ModelError for a model that does not classify photographs, and if no
-    image could be read.
+    `seen` is called with the number of images done. Images that cannot be read are counted. Raises ModelError for a
+    model that does not classify photographs, and if no image could be read.
     """
     check_classifier(runner.vim.config)
     tally = Tally(min(5, runner.vim.config.num_classes))

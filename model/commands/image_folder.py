@@ -45,7 +45,7 @@ def find(folder: Path, labels: Labels) -> list[Sample]:
     return samples
 
 
-def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+def evenly_spaced(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
     """Return at most `limit` samples, evenly spaced, so that every class keeps its share."""
     if limit is None or limit >= len(samples):
         return list(samples)

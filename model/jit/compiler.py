@@ -106,9 +106,7 @@ def _cache_directory(cache_dir: Path | None) -> Iterator[None]:
 
 @cache
 def cache_key() -> str:
-    """Return twelve hexadecimal digits of the files in KERNEL_PACKAGES and of the versions that decide the machine
-    code.
-    """
+    """Return twelve hexadecimal digits of the files in KERNEL_PACKAGES and the versions that affect compiled code."""
     versions = (platform.python_version(), numba.__version__, llvmlite.__version__, np.__version__)
     digest = hashlib.sha256(" ".join(versions).encode())
     for path in kernel_sources():

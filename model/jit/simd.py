@@ -283,9 +283,7 @@ def reciprocal_generic(x: Any) -> Any:
 
 
 def reciprocal_avx512(x: Any) -> Any:
-    """1 / x for x of 1 to 2**126, to the last bit but one: an estimate and a Newton step. A division takes 16
-    cycles.
-    """
+    """1 / x for x of 1 to 2**126, to the last bit but one: an estimate and a Newton step, faster than a division."""
     guess = _guess_avx512(x)
     return fma(guess, fma(x, negate(guess), splat(_F(1.0))), guess)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.errors import WeightsError
-from model.loading.infer_config import class_tokens, patches, shown
+from model.loading.infer_config import class_tokens, patches, visible_fields
 
 _FEW = 4
 _REMARKS = {
@@ -48,7 +48,7 @@ def _few(names: list[str]) -> str:
 def _cause(config: VimConfig, found: Mapping[str, Tensor]) -> str:
     """Describe where the file contradicts the configuration."""
     try:
-        differences = [*_field_differences(config, shown(found)), *_position_differences(config, found)]
+        differences = [*_field_differences(config, visible_fields(found)), *_position_differences(config, found)]
     except WeightsError as error:
         return str(error)
     return "; ".join(differences) or "an incomplete or edited file"

@@ -37,8 +37,9 @@ class Hub:
         return self.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
 
     def download(self, reference: Reference, file: str) -> Path:
-        """Return the file in the cache; download it if necessary, with a progress bar on a terminal. Raises
-        WeightsError.
+        """Return the file in the cache; download it if necessary, with a progress bar on a terminal.
+
+        Raises WeightsError.
         """
         with self._explained(reference, file):
             from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -57,8 +58,9 @@ class Hub:
         return Path(path)
 
     def files(self, reference: Reference) -> list[str]:
-        """Return the paths of the repository's files, or of those in the cache if the hub cannot be reached. Raises
-        WeightsError.
+        """Return the paths of the repository's files; if the hub cannot be reached, of those in the cache.
+
+        Raises WeightsError.
         """
         with self._explained(reference):
             from httpx2 import TransportError
@@ -157,8 +159,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _verify(path: Path) -> None:
-    """Compare with the sha256 under which large files are stored. On a difference, delete the file and raise
-    WeightsError.
+    """Compare with the sha256 under which large files are stored.
+
+    On a difference, delete the file and raise WeightsError.
     """
     blob = path.resolve()
     if not _SHA256.fullmatch(blob.name):

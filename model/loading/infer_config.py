@@ -30,9 +30,7 @@ USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two have the same number
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """Hints from a training run's arguments, and what is `known` of a released model. A hint never overrides a
-    tensor.
-    """
+    """Hints from a training run's arguments, and what is `known` of a released model. Tensors override hints."""
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None
@@ -71,7 +69,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     `image_size` helps to distinguish stride from image size; if the tensors belong to another size, the result has the
     tensors' size. Raises WeightsError for tensors of another kind of model.
     """
-    fields = shown(tensors)
+    fields = visible_fields(tensors)
     size, stride, why = _geometry(tensors, fields, hints, image_size)
     certain = stride == hints.known.get("stride") and size == _square(hints.input_size or 0)
     unseen = _unseen(fields, hints)
@@ -85,7 +83,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     )
 
 
-def shown(tensors: Tensors) -> dict[str, Any]:
+def visible_fields(tensors: Tensors) -> dict[str, Any]:
     """Return the fields of VimConfig that names and shapes determine. Raises WeightsError for another kind of model."""
     width, channels, patch, across = _shape(tensors, "patch_embed.proj.weight", 4)
     if patch != across:

@@ -135,9 +135,7 @@ def read(
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """Return the device; `auto` is CUDA if available. Raises ModelError for a device that this machine does not
-    have.
-    """
+    """Return the device; `auto` is CUDA if available. Raises ModelError for a device that does not exist."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

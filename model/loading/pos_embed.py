@@ -49,9 +49,7 @@ def resample(positions: Tensor, old: VimConfig, new: VimConfig) -> Tensor:
 
 
 def check_size(config: VimConfig, size: Size) -> None:
-    """Raise ConfigError unless whole patches at the model's stride fill `size`; the message names the nearest sizes
-    that do.
-    """
+    """Raise ConfigError, with the nearest sizes that fit, unless whole patches at the model's stride fill `size`."""
     if _is_whole(config, size) and _reason(config, size) is None:
         return
     near = " or ".join(f"{height}x{width}" for height, width in _nearest(config, size))

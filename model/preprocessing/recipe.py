@@ -85,9 +85,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a `resize` that contradicts the
-        others.
-        """
+        """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a contradictory `resize`."""
         fields = {field.name for field in dataclasses.fields(cls)}
         reject_unknown(values, fields | {"resize"}, "preprocessing field")
         recipe = cls(**{name: value for name, value in values.items() if name in fields})
@@ -191,9 +189,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _white_level(image: Image.Image) -> float:
-    """Return the value of white: 65535, or where the mode has no fixed range the smallest usual one that is large
-    enough.
-    """
+    """Return the value of white: 65535, or without a fixed range the smallest usual one that is large enough."""
     if image.mode not in ("I", "F"):
         return 65535.0
     high = cast(tuple[float, float], image.getextrema())[1]

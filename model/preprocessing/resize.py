@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 PRECISION_BITS = 32 - 8 - 2  # Pillow's fixed point: 8 bits of result, 2 of headroom
 BICUBIC_SUPPORT = 2.0
-OUTGROWN = 4  # up to this ratio Pillow is faster, although it computes pixels that are discarded (measured)
+MAX_DISCARD_RATIO = 4  # up to this ratio Pillow is faster, although it computes pixels that are discarded (measured)
 BAND_BYTES = 2 << 20
 CHUNK_VALUES = 1 << 17  # int32 sums that fit into the cache
 
@@ -40,9 +40,9 @@ class Axis:
         return self.last - self.first
 
     @property
-    def outgrown(self) -> bool:
+    def mostly_discarded(self) -> bool:
         """Whether most of the resized axis would be discarded."""
-        return self.target > OUTGROWN * self.wanted
+        return self.target > MAX_DISCARD_RATIO * self.wanted
 
     def reach(self) -> tuple[int, int]:
         """Return the source pixels that the window depends on, as [start, stop)."""
@@ -100,7 +100,7 @@ UPRIGHT = Turn(None)
 def resize_window(read: Callable[[Box], Image.Image], across: Axis, down: Axis) -> Pixels:
     """Return the wanted (rows, columns, 3) of a resized image; `read` returns a box of the source as RGB."""
     strips = _horizontal(read, across, down.reach())
-    if down.outgrown:
+    if down.mostly_discarded:
         return resample(np.concatenate([np.asarray(strip) for _, strip in strips]), down)
     # Rows that no wanted row depends on stay black; Pillow's coefficients require the full height.
     canvas = Image.new("RGB", (across.wanted, down.source))
@@ -114,7 +114,7 @@ def _horizontal(
     read: Callable[[Box], Image.Image], across: Axis, rows: tuple[int, int]
 ) -> Iterator[tuple[int, Image.Image]]:
     """The horizontal pass over some rows, in bands: yields (top row, its wanted columns)."""
-    left, right = across.reach() if across.outgrown else (0, across.source)
+    left, right = across.reach() if across.mostly_discarded else (0, across.source)
     step = max(1, BAND_BYTES // (4 * (right - left)))
     for top in range(rows[0], rows[1], step):
         band = read((left, top, right, min(top + step, rows[1])))
@@ -122,7 +122,7 @@ def _horizontal(
 
 
 def _narrow(band: Image.Image, across: Axis) -> Image.Image:
-    if across.outgrown:
+    if across.mostly_discarded:
         columns = np.asarray(band).transpose(1, 0, 2)
         return Image.fromarray(np.ascontiguousarray(resample(columns, across).transpose(1, 0, 2)))
     wide = band.resize((across.target, band.height), Image.Resampling.BICUBIC)

@@ -72,9 +72,7 @@ class BatchRunner(Protocol):
         """Run every batch size, yielding (size, seconds); may lower `max_batch` if memory is short."""
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Any:
-        """Start a batch of attached slots, which must not change before `collect`; returns the argument of
-        `collect`.
-        """
+        """Start a batch of attached slots, which must not change before `collect`; returns its handle."""
 
     def collect(self, batch: Any, /) -> Rows:
         """Wait for a batch and return its rows. Batches are collected in order, by one thread at a time."""
@@ -115,9 +113,7 @@ class Runner:
         self._slots = slots
 
     def warm_up(self) -> Iterator[tuple[int, float]]:
-        """Run every batch size once, yielding (size, seconds); the first size that runs out of memory lowers
-        `max_batch`.
-        """
+        """Run every batch size once, yielding (size, seconds); running out of memory lowers `max_batch`."""
         for size in batch_sizes(self.max_batch):
             start = time.perf_counter()
             try:

@@ -1,7 +1,6 @@
-"""Write a checkpoint as large as a released one: weights, EMA and AdamW's two moments, in the dict that vim/main.py
-saves.
+"""Write a checkpoint as large as a released one: weights, EMA and AdamW's moments, as vim/main.py saves them.
 
-python -m tests.model.full_size vim_base /tmp/vim_base.pth
+python -m tests.model.full_size vim_base vim_base.pth
 """
 
 from __future__ import annotations

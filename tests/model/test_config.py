@@ -122,9 +122,7 @@ CRASHES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CRASHES)
 def test_what_crashes_the_reference_is_refused_at_construction(name: str) -> None:
-    """Configurations that fail in the reference are refused, and so are a random flip, an unknown bimamba_type and
-    the slow path.
-    """
+    """Configurations that fail or mislead in the reference, such as a random flip, raise ConfigError."""
     with pytest.raises(ConfigError):
         VimConfig.from_reference(**SMALL | CRASHES[name])
 

@@ -32,9 +32,7 @@ print(vim.fingerprint, 1024 * (peak() - before))
 @needs_shared
 @pytest.mark.slow
 def test_a_released_model_in_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A released model by name from the stand-in hub gives the golden logits, with a memory peak below the file's
-    size.
-    """
+    """A released model by name gives the golden logits, with a memory peak below the file's size."""
     path, cache, released = tmp_path / "vim_tiny.pth", tmp_path / "cache", RELEASED["vim-tiny"]
     entry = write("vim_tiny", path)
     with serve() as hub:

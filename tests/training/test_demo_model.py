@@ -1,6 +1,4 @@
-"""The shipped demo model: its identity, and its predictions for the samples and for photographs it was not trained
-on.
-"""
+"""The shipped demo model: its identity, and its predictions for samples and validation photographs."""
 
 from pathlib import Path
 

@@ -88,9 +88,7 @@ def test_no_view_is_seen_twice_unless_the_seed_is_the_same(teacher: _Teacher, tm
 
 
 def test_a_mixture_shows_at_least_half_of_the_first() -> None:
-    """A mixture of a white and a black photograph is grey everywhere or keeps both colours, and is at least half
-    white.
-    """
+    """A mixture of white and black is grey everywhere or keeps both colours, and is about half white or more."""
     white, black = np.full((60, 60, 3), 255, np.uint8), np.zeros((60, 60, 3), np.uint8)
     rng = np.random.default_rng(4)
     for _ in range(20):

@@ -23,9 +23,7 @@ CLASSES = 3
 
 
 def test_the_interval_is_wilsons() -> None:
-    """The interval equals the published example 10 of 20, and is valid at the edge where the plain interval has no
-    width.
-    """
+    """The interval equals the published example 10 of 20, and has a width at the edge, 5 of 5."""
     assert report.wilson(10, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
     assert report.wilson(5, 5) == pytest.approx((0.5655, 1.0), abs=1e-4)
 

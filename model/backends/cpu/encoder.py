@@ -29,8 +29,7 @@ from model.vim import Vim
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from model.backends.cpu.forward_pass import Pass
-    from model.backends.cpu.steps import Gemm
+    from model.backends.cpu.forward_pass import Gemm, Pass
 
 WIDTH = 16  # model.jit.simd.LANES
 
@@ -152,7 +151,7 @@ class _Encoder:
 
 def _gemm(narrow: bool) -> Gemm | None:
     """Return the BLAS function for a pass as one list of steps, or None if torch's BLAS cannot be called."""
-    from model.backends.cpu.steps import Gemm
+    from model.backends.cpu.forward_pass import Gemm
 
     if narrow and (gemm := threads.bfloat16_gemm()) is not None:
         return Gemm(gemm, torch.bfloat16)
@@ -161,9 +160,7 @@ def _gemm(narrow: bool) -> Gemm | None:
 
 @contextlib.contextmanager
 def _bfloat16_matmul() -> Iterator[None]:
-    """Let oneDNN multiply float32 tensors in bfloat16, where the CPU has such instructions; otherwise nothing
-    changes.
-    """
+    """Let oneDNN multiply float32 tensors in bfloat16, if the CPU has such instructions."""
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before, products.fp32_precision = products.fp32_precision, "bf16"
     try:

@@ -63,8 +63,9 @@ def product_kernel() -> Kernel:
 
 @cache
 def shared_program_kernel() -> Kernel:
-    """All threads execute every step. Fields: steps; address of the first; address of a barrier, or 0 for one
-    thread.
+    """All threads execute every step.
+
+    Fields: steps; address of the first; address of a barrier, or 0 for one thread.
     """
 
     def together(table: Any) -> None:
@@ -79,7 +80,11 @@ def shared_program_kernel() -> Kernel:
 
 @cache
 def separate_programs_kernel() -> Kernel:
-    """Each thread executes whole programs. Fields: steps of a program; address of the first; 0. Jobs: programs."""
+    """Each thread executes whole programs.
+
+    Fields: steps of a program; address of the first; 0.
+    Jobs: programs.
+    """
 
     def apart(table: Any) -> None:
         jobs, steps, first, _ = _program_fields(table)

@@ -95,9 +95,7 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def _directions(x: Tensor) -> tuple[Tensor, int]:
-    """Return (S, B, L, K) as contiguous float32, and the stride between its directions: 0 if they are the same
-    array.
-    """
+    """Return (S, B, L, K) as contiguous float32, and the stride between its directions, 0 if they are one array."""
     if x.stride(0) == 0:
         return x[0].float().contiguous(), 0
     x = x.float().contiguous()

@@ -34,9 +34,7 @@ class Kernel:
         return int(self._code.address)
 
     def __call__(self, jobs: int, *fields: Field) -> None:
-        """Run all jobs. A tensor stands for its address, None for 0; the caller is responsible for shapes and
-        layouts.
-        """
+        """Run all jobs. A tensor stands for its address, None for 0. Shapes and layouts are not checked."""
         if jobs == 0:
             return
         words = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]
@@ -56,9 +54,7 @@ class Kernel:
 
 @cache
 def barrier() -> int | None:
-    """Return the address of `void GOMP_barrier(void)`, which waits for all threads of a parallel region; None
-    without OpenMP.
-    """
+    """Return the address of `void GOMP_barrier(void)`, which waits for all threads of a parallel region, or None."""
     return None if _openmp_parallel() is None else ctypes.cast(ctypes.CDLL(None).GOMP_barrier, ctypes.c_void_p).value
 
 
@@ -73,9 +69,7 @@ def sgemm() -> int | None:
 
 @cache
 def bfloat16_gemm() -> int | None:
-    """Return the address of MKL's bfloat16 product with float32 sums, or None on a CPU without AMX, where it is not
-    faster.
-    """
+    """Return the address of MKL's bfloat16 product with float32 sums; None without AMX, where it is slower."""
     if sgemm() is None or not llvm.get_host_cpu_features().get("amx-bf16"):
         return None
     return _blas("gemm_bf16bf16f32_")

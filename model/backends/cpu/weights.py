@@ -17,11 +17,9 @@ LOG2E = 1.4426950408889634
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Contiguous float32; the weights of matrix products may be bfloat16. Large tensors share the module's memory if
-    possible.
+    """Contiguous float32; the weights of products may be bfloat16. Large tensors share the module's memory if possible.
 
-    S directions of the scan, C of the convolution, D tokens' width, E inner channels, K convolution width, R rank, N
-    states.
+    S directions of the scan, C of the convolution, D tokens' width, E inner channels, K kernel width, R rank, N states.
     """
 
     norm: Tensor  # (D)

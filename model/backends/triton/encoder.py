@@ -82,4 +82,4 @@ def layer_forward(
     dbc = launch.project(xz, layer)
     pieces = launch.chunks(normed.shape[1], launch.programs(xz), device.processors)
     y = launch.scan(xz, dbc, layer, pieces)
-    return launch.finish(y, xz, layer, residual, norm, epsilon, device)
+    return launch.out_project(y, xz, layer, residual, norm, epsilon, device)

@@ -55,7 +55,7 @@ def project_tile(rows: int, dtype: torch.dtype) -> Tile:
 
 
 def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
-    """Return the tile of `finish` for `rows` rows of `width` columns, which one program holds in registers."""
+    """Return the tile of `out_project` for `rows` rows of `width` columns, which one program holds in registers."""
     few = rows < MANY_ROWS or dtype == torch.float32
     tokens = 16 if few else 64 if width <= 384 else 32
     channels = 64 if few and width <= 192 and dtype != torch.float32 else 32
@@ -140,9 +140,7 @@ def project(xz: Tensor, weights: LayerWeights) -> Tensor:
 
 
 def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
-    """Both directions' <h, C> + D u (2, B, L, E), before the gate; the sequence is split into at most `pieces`
-    chunks.
-    """
+    """Both directions' <h, C> + D u (2, B, L, E), before the gate; `pieces` is the most chunks of the sequence."""
     images, length, both = xz.shape
     channels = both // 2
     chunk = SCAN_TILE * triton.cdiv(triton.cdiv(length, pieces), SCAN_TILE)
@@ -187,12 +185,10 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
     return y
 
 
-def finish(
+def out_project(
     y: Tensor, xz: Tensor, weights: LayerWeights, residual: Tensor, norm: Tensor, epsilon: float, device: Device
 ) -> Tensor:
-    """Gate, out_proj, addition to `residual` in place, and RMSNorm with the weight `norm`: (B, L, D) in the dtype
-    of y.
-    """
+    """Gate, out_proj, addition to `residual` in place, RMSNorm with the weight `norm`: (B, L, D) in y's dtype."""
     width, rows = residual.shape[-1], residual.numel() // residual.shape[-1]
     count, part = parts(width)
     tile = out_tile(rows, width, y.dtype, device)

@@ -40,9 +40,7 @@ def _unusable() -> str | None:
 
 
 def device_of(x: torch.Tensor) -> torch.device | int:
-    """Return the device of x for `torch.cuda.device`, because Triton launches on the current device; -1 (none) on a
-    CPU.
-    """
+    """Return x's device for `torch.cuda.device`, or -1 (none) on a CPU. Triton launches on the current device."""
     return x.device if x.is_cuda else -1
 
 

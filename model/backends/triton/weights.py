@@ -33,9 +33,7 @@ class LayerWeights:
 
 @torch.no_grad()
 def prepare(mixer: Mixer) -> LayerWeights:
-    """Return the weights of a bidirectional (v2) mixer with 16 states and convolution width 4, in its projections'
-    dtype.
-    """
+    """Return the weights of a v2 mixer with 16 states and convolution width 4, in its projections' dtype."""
     ends = ("", "_b")
     rank = padded_rank(mixer.dt_rank)
     return LayerWeights(

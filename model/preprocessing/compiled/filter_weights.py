@@ -1,5 +1,4 @@
-"""Pillow's filter weights of an axis (`model.preprocessing.resize`) in the order in which the compiled resize reads
-them.
+"""Pillow's filter weights of an axis (`model.preprocessing.resize`) in the order that the compiled resize reads.
 
 With `digits` a weight is three signed bytes, its digits in base 256, for CPUs that multiply bytes.
 """
@@ -82,9 +81,7 @@ def grouped_weights(axis: Axis, digits: bool, mirrored: bool = False) -> Grouped
 
 
 def _packed(weights: Weights, digits: bool) -> Weights:
-    """(wanted, groups, 4): the weights, or the first digits of four weights, then their second and their third
-    digits.
-    """
+    """(wanted, groups, 4): the weights, or the first digits of four weights, then their second and third ones."""
     if digits:
         # Add 128 to every digit so that none is negative, then subtract it again by flipping each byte's highest bit.
         signed = ((weights + _DIGITS_OF_128) ^ _DIGITS_OF_128).view(np.int8)

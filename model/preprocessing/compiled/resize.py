@@ -59,7 +59,7 @@ class _Plan:
 
 @lru_cache(maxsize=512)
 def _plan(across: Axis, down: Axis, turn: Turn, digits: bool) -> _Plan | None:
-    if any(axis.outgrown or axis.source < pixel_weights(axis).per_pixel for axis in (across, down)):
+    if any(axis.mostly_discarded or axis.source < pixel_weights(axis).per_pixel for axis in (across, down)):
         return None
     by_x, by_y = (turn.from_bottom, turn.from_right) if turn.swaps else (turn.from_right, turn.from_bottom)
     wide, tall = grouped_weights(across, digits, by_x), grouped_weights(down, digits, by_y)

@@ -69,9 +69,7 @@ def load_pixels(typing_context: Any, place: Any) -> Any:
 
 
 def _transposed(order: list[int]) -> Any:
-    """Return a function that loads four pixels from each of four lines, `stride` bytes apart, and stores their
-    bytes in `order`.
-    """
+    """Return a function that stores four pixels of each of four lines, `stride` bytes apart, in this order of bytes."""
 
     @llvm_intrinsic
     def arrange(typing_context: Any, to: Any, place: Any, stride: Any) -> Any:
@@ -178,9 +176,7 @@ def _byte(which: int, lane: int) -> int:
 def _store(places: list[tuple[int, int]]) -> Any:
     @llvm_intrinsic
     def put(typing_context: Any, place: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        """Store four times 16 levels at an address; `places` has, for each byte, which of the four vectors and its
-        lane.
-        """
+        """Store four times 16 levels; `places` has, for each byte, one of the four vectors and its lane."""
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             chosen = shuffle(builder, _clipped(builder, args[1:]), [_byte(*place) for place in places])

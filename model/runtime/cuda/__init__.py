@@ -1,3 +1,1 @@
-"""The model on a CUDA device: graphs, page-locked memory, two batches in flight, and a precision chosen by
-measurement.
-"""
+"""The model on a CUDA device: graphs, page-locked memory, two batches in flight, and a measured precision."""

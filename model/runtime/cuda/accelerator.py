@@ -1,7 +1,7 @@
 """The operations that the runner needs of a CUDA device: streams, events, graphs, memory.
 
 Work on one stream runs in order. Two streams run concurrently unless one waits for an event of the other. No method
-waits for the device except `synchronize`, `settle`, `capture` and `peak_of`.
+waits for the device except `synchronize`, `wait_and_free`, `capture` and `peak_of`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Accelerator(Protocol):
     def free(self) -> int:
         """Return the bytes of device memory that are available."""
 
-    def settle(self) -> None:
+    def wait_and_free(self) -> None:
         """Wait for all work and release cached memory. Raises if the device can no longer be used."""
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:

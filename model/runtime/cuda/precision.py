@@ -104,9 +104,7 @@ def example(config: VimConfig) -> Tensor:
 
 @torch.inference_mode()
 def _outputs(vim: Vim, images: Tensor) -> list[Tensor]:
-    """Return features (n, D) and, with a head, logits (n, classes), float32 on the CPU; one image at a time to save
-    memory.
-    """
+    """Return features (n, D) and, with a head, logits (n, classes), float32 on the CPU; one image at a time."""
     dtype = vim.patch_embed.proj.weight.dtype
     features = [vim.forward_features(image[None].to(dtype)) for image in images]
     parts = [features, [vim.forward_head(f) for f in features]] if vim.config.num_classes else [features]

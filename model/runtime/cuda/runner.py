@@ -106,7 +106,7 @@ class CudaRunner:
         else:
             precision = Precision(in_precision(self.vim, name, self.dtype), self.dtype_why)
         self.vim, self.dtype_why = precision.vim, precision.why
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
 
     def attach(self, slots: Array) -> None:
         """Set the pixels of all later batches: uint8 (slots, H, W, 3), in memory that other processes write."""
@@ -121,7 +121,7 @@ class CudaRunner:
         """Find the largest batch, record a graph for every size, then run each: yields (size, seconds)."""
         self._sizes = sizes_that_fit(batch_sizes(self.max_batch), self._peak_of, self._accelerator.free)
         self._allocate(self._sizes[-1])
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
         self._record()
         self.max_batch = self._sizes[-1]
         self._buffers = [self._new_buffers() for _ in range(DEPTH)]
@@ -130,9 +130,7 @@ class CudaRunner:
         self.handover_s = self._time_copy(self.max_batch)
 
     def _allocate(self, size: int) -> None:
-        """Allocate input and output for batches of up to `size`; graphs that were recorded earlier keep the old
-        ones.
-        """
+        """Allocate input and output for batches of up to `size`; graphs recorded earlier keep the old ones."""
         self._input = self._accelerator.device_buffer(size, *self._slots.shape[1:], dtype=torch.uint8)
         self._output = self._accelerator.device_buffer(size, sum(self._widths()), dtype=torch.float32)
 
@@ -146,7 +144,7 @@ class CudaRunner:
         except Exception as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-            self._accelerator.settle()
+            self._accelerator.wait_and_free()
             return None
 
     def _record(self) -> None:
@@ -155,7 +153,7 @@ class CudaRunner:
             try:
                 self._graphs[size] = self._capture(size)
             except Exception as error:
-                self._accelerator.settle()
+                self._accelerator.wait_and_free()
                 if size > 1 and not self._graphs and is_out_of_memory(error):
                     log.warning("the graph of a batch of %d does not fit into memory", size)
                     self._sizes.remove(size)
@@ -230,7 +228,7 @@ class CudaRunner:
 
     def recover(self) -> None:
         """Recover from a failed batch. Raises if the device can no longer be used (a sticky CUDA error)."""
-        self._accelerator.settle()
+        self._accelerator.wait_and_free()
 
     def describe(self) -> dict[str, str]:
         """Return, for `/info`, the reason for the dtype, the graphs, and how pixels reach the device."""
@@ -254,9 +252,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
-        """Compute the first `size` rows of the output from those of the input: every part, and whether each is
-        finite.
-        """
+        """Compute the first `size` rows of the output from the input: every part, and whether each is finite."""
         images = normalised(self._input[:size], self._mean, self._std).to(self.dtype)
         tokens = self.vim.forward_tokens(images)
         features = self.vim.pool(tokens)

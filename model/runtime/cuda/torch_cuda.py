@@ -59,8 +59,9 @@ class TorchCuda:
             work()
 
     def capture(self, stream: Stream, work: Work) -> Graph:
-        """Record a graph. All graphs share one memory pool: they never run at once, and no result in it outlives a
-        run.
+        """Record a graph.
+
+        All graphs share one memory pool: they never run at once, and no result in the pool outlives a run.
         """
         graph = torch.cuda.CUDAGraph()
         try:
@@ -109,7 +110,7 @@ class TorchCuda:
         unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
         return int(torch.cuda.mem_get_info(self._device)[0]) + unused
 
-    def settle(self) -> None:
+    def wait_and_free(self) -> None:
         """Wait and release cached memory. Raises after a sticky error, as every later call does."""
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()

@@ -80,9 +80,7 @@ def test_both_directions_are_one_call(calls: Calls) -> None:
 
 @pytest.mark.parametrize(("length", "runs_at"), [(197, 256), (730, 1024), (6085, 6144), (65, 65), (1025, 1025)])
 def test_lengths_are_padded_to_the_aligned_path_unless_that_is_far(length: int, runs_at: int) -> None:
-    """The released models' 197 and 730 tokens and those of 1,248 px are padded; two that would nearly double are
-    not.
-    """
+    """Lengths are padded to the kernel's blocks, as 197, 730 and 6,085 tokens, unless that nearly doubles them."""
     assert runs_at == mamba_ssm.padded(length)
 
 

@@ -42,9 +42,7 @@ def test_the_fingerprint_stays(checkpoint: Path, tmp_path: Path, options: list[s
 
 
 def test_what_is_written(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Weights and configuration are written, labels if the classes have names, and the recipe if it is not the
-    default.
-    """
+    """Weights and configuration are written, labels if classes have names, and a recipe that is not the default."""
     target = tmp_path / "out"
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\ndog\neel\n")
 

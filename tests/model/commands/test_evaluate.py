@@ -1,6 +1,4 @@
-"""`python -m model evaluate` gives the right figures on a generated folder, whatever is wrong with some of its
-files.
-"""
+"""`python -m model evaluate` gives the right figures on a generated folder, also with damaged files in it."""
 
 from __future__ import annotations
 
@@ -198,9 +196,7 @@ def test_wilson_interval(right: int, count: int, low: float, high: float) -> Non
 
 
 def test_calibration_error_is_that_of_the_definition() -> None:
-    """The error is the mean difference between confidence and accuracy in ten bins of equal width, weighted by
-    count.
-    """
+    """The error is the weighted mean difference of confidence and accuracy in ten bins of equal width."""
     generator = np.random.default_rng(0)
     confidence = np.concatenate((generator.uniform(0.1, 1, 500), [0.0, 1.0]))
     right = generator.random(502) < confidence**2

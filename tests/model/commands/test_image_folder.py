@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.commands.image_folder import Sample, find, spread
+from model.commands.image_folder import Sample, evenly_spaced, find
 from model.errors import LabelsError
 from model.labels import Labels
 
@@ -92,6 +92,6 @@ def test_a_limit_keeps_every_class(tmp_path: Path) -> None:
     """A limited selection is evenly spaced and in order, and never larger than the folder."""
     samples = [Sample(Path(str(i)), i // 10) for i in range(50)]
 
-    assert [sample.label for sample in spread(samples, 5)] == [0, 1, 2, 3, 4]
-    assert spread(samples, 50) == spread(samples, None) == spread(samples, 99) == samples
-    assert len(spread(samples, 7)) == 7
+    assert [sample.label for sample in evenly_spaced(samples, 5)] == [0, 1, 2, 3, 4]
+    assert evenly_spaced(samples, 50) == evenly_spaced(samples, None) == evenly_spaced(samples, 99) == samples
+    assert len(evenly_spaced(samples, 7)) == 7

@@ -80,9 +80,7 @@ def test_training_checkpoint_gives_the_chosen_weights(
 @pytest.mark.parametrize("trail", [("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, trail: tuple[str, ...], prefix: str) -> None:
-    """Wrappers of common training programs are removed, and the prefixes of DistributedDataParallel and
-    torch.compile.
-    """
+    """Wrappers of common training programs and prefixes of DistributedDataParallel and torch.compile are removed."""
     content: dict[str, Any] = {prefix + name: tensor for name, tensor in STATE.items()}
     for name in reversed(trail):
         content = {name: content, "epoch": 3}

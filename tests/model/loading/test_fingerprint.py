@@ -27,9 +27,7 @@ def test_twelve_hex_digits() -> None:
 
 
 def test_formats_names_and_wrappers_do_not_matter(tmp_path: Path) -> None:
-    """The same weights have the same fingerprint as .safetensors, .pth, training checkpoint, renamed, or in a
-    directory.
-    """
+    """The same weights have one fingerprint as .safetensors, .pth, training checkpoint, renamed, or in a directory."""
     save_file(STATE, tmp_path / "a.safetensors")
     torch.save(dict(reversed(STATE.items())), tmp_path / "b.pth")
     torch.save({"model": {f"module.{k}": v for k, v in STATE.items()}, "args": argparse.Namespace()}, tmp_path / "c.pt")

@@ -1,6 +1,4 @@
-"""Weights by name, from a stand-in for the hub on 127.0.0.1: downloaded once, completely or not at all, errors
-explained.
-"""
+"""Weights by name, from a stand-in for the hub on 127.0.0.1: downloaded once, completely or not at all."""
 
 from __future__ import annotations
 
@@ -69,9 +67,7 @@ def test_a_reference_is_fetched_once(hub: FakeHub, cache: Path) -> None:
 
 
 def test_offline_reads_the_cache_and_asks_nobody(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, by argument or HF_HUB_OFFLINE, cached files are used without requests, and missing files are an
-    error.
-    """
+    """Offline, by argument or HF_HUB_OFFLINE, cached files load without requests, and missing ones are an error."""
     hub.add(REPO, weights_pth=BODY)
     for source in (REPO, f"{REPO}:weights.pth"):
         with pytest.raises(WeightsError, match=r"of someone/tiny \(revision main\) is not in the cache .* is off"):
@@ -236,9 +232,7 @@ def loadable(cache: Path) -> list[Path]:
 
 
 def test_half_a_download_is_never_loaded(hub: FakeHub, cache: Path) -> None:
-    """If the connection fails half-way, the error says so and no file is kept; a later attempt downloads the
-    complete file.
-    """
+    """A download that fails half-way is an error and leaves no file; a later attempt downloads the whole file."""
     hub.add(REPO, weights_pth=BODY)
     hub.cut_after = len(BODY) // 2
     with pytest.raises(WeightsError, match=r"download of weights\.pth .*failed.*no part of it was kept; try again"):

@@ -1,6 +1,4 @@
-"""Other image sizes: positions move with their patches, class tokens keep their values, sizes that do not fit are
-refused.
-"""
+"""Other image sizes: positions move with their patches, class tokens stay, sizes that do not fit are refused."""
 
 from __future__ import annotations
 

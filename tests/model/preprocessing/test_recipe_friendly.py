@@ -1,6 +1,4 @@
-"""Friendly mode corrects orientation, transparency and bit depth; everything else equals the reference, pixel for
-pixel.
-"""
+"""Friendly mode corrects orientation, transparency and bit depth; other pixels equal the reference's."""
 
 from __future__ import annotations
 

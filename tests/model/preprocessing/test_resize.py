@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.preprocessing.resize import OUTGROWN, Axis, Box, Pixels, resample, resize_window
+from model.preprocessing.resize import MAX_DISCARD_RATIO, Axis, Box, Pixels, resample, resize_window
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> Pixels:
@@ -54,7 +54,7 @@ def test_extreme_scales_equal_pillow(source: int, target: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_two_axes_equal_pillow(seed: int) -> None:
-    """A window equals two plain Pillow passes over the whole image, whichever axis is outgrown."""
+    """A window equals two plain Pillow passes over the whole image, also where most of an axis is discarded."""
     rng = np.random.default_rng(100 + seed)
     for _ in range(10):
         across, down = _random_axis(rng, longest=250, stretch=3), _random_axis(rng, longest=250, stretch=3)
@@ -91,5 +91,5 @@ def test_only_the_needed_pixels_are_read() -> None:
 
     resize_window(read, Axis(30_000, 192_000, 95_888, 96_112), Axis(40, 256, 16, 240))
 
-    assert OUTGROWN * 224 < 192_000
+    assert MAX_DISCARD_RATIO * 224 < 192_000
     assert sum((right - left) * (bottom - top) for left, top, right, bottom in boxes) < 50 * 50

@@ -31,7 +31,7 @@ def scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z
     rates = (A * LOG2E.value).transpose(1, 2).contiguous()
     given = [x.contiguous() for x in (u, delta, rates, B, C, D, delta_bias)]
     for group in range(0, states, GROUP):
-        scan_given[(triton.cdiv(channels, CHANNELS) * directions * images,)](
+        scan_kernel[(triton.cdiv(channels, CHANNELS) * directions * images,)](
             *given,
             y,
             images,
@@ -57,7 +57,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     biases = padded.new_zeros(directions, channels) if bias is None else bias.float()
     out = x.new_empty(directions, images, length, channels)
     rows = images * length
-    conv_given[(triton.cdiv(rows, CONV_TOKENS), triton.cdiv(channels, CONV_CHANNELS), directions)](
+    conv_kernel[(triton.cdiv(rows, CONV_TOKENS), triton.cdiv(channels, CONV_CHANNELS), directions)](
         x,
         row,
         torch.cat((padded, biases[:, None]), dim=1).contiguous(),
@@ -74,7 +74,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @triton.jit
-def scan_given(
+def scan_kernel(
     U: tl.tensor,
     DELTA: tl.tensor,
     RATES: tl.tensor,
@@ -128,7 +128,7 @@ def scan_given(
 
 
 @triton.jit
-def conv_given(
+def conv_kernel(
     X: tl.tensor,
     stride: tl.tensor,
     W: tl.tensor,

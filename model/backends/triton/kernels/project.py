@@ -130,9 +130,7 @@ def widen_norm(
     WIDTH: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Before the first layer: tokens (M, D) -> the residual in float32, and its RMSNorm. WIDTH >= D is a power of
-    two.
-    """
+    """Before the first layer: tokens (M, D) -> float32 residual, and its RMSNorm. WIDTH >= D is a power of two."""
     m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
     if WIDE:
         m = m.to(tl.int64)

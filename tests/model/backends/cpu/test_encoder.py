@@ -168,8 +168,9 @@ def _by_amx(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bfloat16_is_for_the_products_alone(
     monkeypatch: pytest.MonkeyPatch, way: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """Features of a bfloat16 model agree with float32's on every kind of CPU, and other float32 products stay
-    float32.
+    """Features of a bfloat16 model agree with float32's on every kind of CPU.
+
+    Products of float32 tensors outside the encoder stay float32.
     """
     way(monkeypatch)
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -199,8 +200,9 @@ def test_bfloat16_is_for_the_products_alone(
 def test_bfloat16_in_one_list_of_steps_is_as_near_to_float32_as_its_weights(
     monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], changes: dict[str, Any], count: int
 ) -> None:
-    """Rounding the factors of products to bfloat16 moves no token by more than 2 percent, compared with float32
-    products of the same rounded weights.
+    """Rounding the factors of products to bfloat16 moves no token by more than 2 percent.
+
+    The comparison is with float32 products of the same rounded weights.
     """
     _by_amx(monkeypatch)
     threads(count)

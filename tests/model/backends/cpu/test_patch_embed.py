@@ -21,9 +21,7 @@ def projection(side: int, stride: int, *, bias: bool = True) -> nn.Conv2d:
 @pytest.mark.parametrize(("side", "stride"), [(16, 16), (16, 8), (4, 4), (7, 5)])
 @pytest.mark.parametrize("images", [1, 3])
 def test_tokens_are_those_of_the_reference(side: int, stride: int, images: int) -> None:
-    """Tokens equal ToTensor, Normalize and the convolution in float64, also for overlapping patches and unused edge
-    pixels.
-    """
+    """Tokens equal ToTensor, Normalize and the convolution in float64, also for overlapping patches."""
     proj, recipe = projection(side, stride), Preprocess(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     pixels = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (images, 39, 50, 3), np.uint8))
     found = PixelPatchEmbed(proj, recipe)(pixels)

@@ -1,6 +1,4 @@
-"""The compiled scan and convolution: any width, length and memory layout, NaN is kept, and a missing compiler is
-reported.
-"""
+"""The compiled scan and convolution: any width, length and layout, NaN is kept, a missing compiler is reported."""
 
 from __future__ import annotations
 

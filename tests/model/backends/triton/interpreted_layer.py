@@ -72,9 +72,7 @@ def test_scan_takes_pre_activations_of_dt_from_minus_30_to_30() -> None:
 
 
 def test_scan_is_exact_where_all_steps_are_small() -> None:
-    """Steps of dt near 1e-4, where log(1 + exp(x)) would lose digits, are exact; without D, so that only dt has an
-    effect.
-    """
+    """Steps of dt near 1e-4 are exact, where log(1 + exp(x)) would lose digits; without D only dt has an effect."""
     layer, mixer = prepared(ODD, torch.float32)
     for end in ("", "_b"):
         mixer.get_parameter(f"dt_proj{end}.bias").fill_(-9.2)
@@ -146,15 +144,13 @@ def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torc
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32, 16])
 def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype) -> None:
-    """Gate, halved out_proj, float32 residual and norm agree for three parts, one part, and an odd number of
-    channels.
-    """
+    """Gate, halved out_proj, residual and norm agree for three parts, one part, and an odd number of channels."""
     shape = ODD if width == 16 else config(width)
     layer, mixer = prepared(shape, dtype)
     xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)
     residual, norm = normal(1, 19, width, seed=4), normal(width, seed=5)
     summed, normed = expected_end(y, xz, mixer, residual, norm)
-    found = launch.finish(y, xz, layer, residual, norm, 1e-5, H100)
+    found = launch.out_project(y, xz, layer, residual, norm, 1e-5, H100)
 
     assert dtype == found.dtype
     assert error(residual, summed) <= TOLERANCE[dtype]
@@ -182,7 +178,7 @@ def test_64_bit_offsets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         first = launch.first_norm(stream, norm, 1e-5)
         dbc = launch.project(xz, layer)
         y = launch.scan(xz, dbc, layer, 2)
-        return (*first, dbc, y, launch.finish(y, xz, layer, stream, norm, 1e-5, H100), stream)
+        return (*first, dbc, y, launch.out_project(y, xz, layer, stream, norm, 1e-5, H100), stream)
 
     narrow = run()
     monkeypatch.setattr(launch, "WIDE_FROM", 0)

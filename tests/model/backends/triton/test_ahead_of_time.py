@@ -44,7 +44,7 @@ def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: i
     with recorded(launch) as written:
         _, residual = launch.first_norm(meta(images, length, width), norm, 1e-5)
         y = launch.scan(xz, launch.project(xz, layer), layer, pieces)
-        launch.finish(y, xz, layer, residual, norm, 1e-5, launch.Device(108, SHARED[80]))
+        launch.out_project(y, xz, layer, residual, norm, 1e-5, launch.Device(108, SHARED[80]))
     yield from written
 
 
@@ -70,9 +70,7 @@ def test_kernels_of_the_released_models_build_without_spills(size: str, capabili
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_scan_in_chunks_of_time_builds_without_spills(capability: int) -> None:
-    """The kernels of one image at 1248 px build without spills: chunk ends, carry, and the scan that starts from
-    them.
-    """
+    """The kernels of one image at 1248 px, whose scan runs in chunks, build without spills."""
     names = []
     for launch in launches(192, torch.float16, 1, 6085, pieces=44):
         check(launch, capability)

@@ -12,8 +12,9 @@ CONVERT = CmykToRgb()
 
 
 def test_every_ink_with_every_black_is_as_pillow_has_it() -> None:
-    """All 65,536 pairs of ink and black agree in each of the three channels; a file stores the light that is
-    transmitted.
+    """All 65,536 pairs of ink and black agree in each of the three channels.
+
+    A file stores the light that an ink transmits.
     """
     values = np.arange(256, dtype=np.uint8)
     stored = np.empty((256, 256, 4), np.uint8)

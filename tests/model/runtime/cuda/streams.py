@@ -121,10 +121,10 @@ class Shuffled:
 
     def peak_of(self, work: Work) -> int:
         """Run the work to completion and return the bytes that it used."""
-        self.settle()
+        self.wait_and_free()
         try:
             work()
-            self.settle()
+            self.wait_and_free()
         finally:
             self.tried.append(self._images)
         self._warm.add(self._images)
@@ -134,7 +134,7 @@ class Shuffled:
         """Return all of the memory: a run frees what it used."""
         return self.capacity
 
-    def settle(self) -> None:
+    def wait_and_free(self) -> None:
         """Run all work."""
         while any(stream.work for stream in self._streams):
             self._step()

@@ -79,9 +79,7 @@ def test_a_batch_gives_the_plain_runners_rows(images: int, locked: bool) -> None
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_two_batches_in_flight_do_not_mix(seed: int) -> None:
-    """Two batches in flight stay separate in any order of streams, also if slots are reused once their batch is
-    collected.
-    """
+    """Two batches in flight stay separate in any order of streams, also if slots of a collected batch are reused."""
     slots = arena()
     runner, order = warm(Shuffled(seed), slots), np.random.default_rng(seed)
     in_flight: list[tuple[list[int], SubmittedBatch, Rows]] = []
@@ -278,7 +276,7 @@ def test_a_device_beyond_use_is_told_by_recover(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     runner.recover()
-    monkeypatch.setattr(accelerator, "settle", broken)
+    monkeypatch.setattr(accelerator, "wait_and_free", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         runner.recover()
 
