@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import bulk, demo_page, errors, health, huggingface, openai, openapi, v1, weaviate
+from service.api import bulk, demo_page, errors, health, openapi, v1
 from service.api.auth import PROBES, Authenticate, known_keys
+from service.api.compat import huggingface, openai, weaviate
 from service.api.middleware import Head, Observe, RouteLabels
 from service.api.oip import routes as oip
 from service.api.oip import statistics

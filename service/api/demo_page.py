@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 
 from model.shipped import shipped
 from service import __version__
-from service.api.compat_schemas import FILE
+from service.api.compat.schemas import FILE
 from service.api.dependencies import engine_of
 from service.api.responses import JsonResponse
 from service.api.schemas import problems

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
-from service.api import openai
+from service.api.compat import openai
 from service.api.record import record_of
 from service.api.responses import JsonResponse
 from service.errors import (

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from service.api import openai
+from service.api.compat import openai
 from service.errors import NotFound
 
 router = APIRouter(include_in_schema=False)

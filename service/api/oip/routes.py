@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import dependencies, health
-from service.api.compat_schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
+from service.api.compat.schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
 from service.api.oip import tensors
 from service.api.oip.statistics import Statistics
 from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor

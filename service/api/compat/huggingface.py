@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from service.api import dependencies, responses
-from service.api.compat_schemas import FILE, HUGGINGFACE_BODY, Scored, body_of
+from service.api.compat.schemas import FILE, HUGGINGFACE_BODY, Scored, body_of
 from service.api.record import labelled
 from service.api.request.body import Inputs, check_count, needs_parsing, parse, read_body, validate
 from service.api.request.image_fields import from_text, whole

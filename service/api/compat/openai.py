@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.api import dependencies, responses
-from service.api.compat_schemas import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
+from service.api.compat.schemas import OPENAI_BODY, OpenAIEmbeddings, OpenAIModel, OpenAIModels, OpenAIProblem, body_of
 from service.api.record import labelled
 from service.api.request.body import check_count, read_body, validate
 from service.api.request.image_fields import from_any, from_message, whole

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import dependencies, health, responses
-from service.api.compat_schemas import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
+from service.api.compat.schemas import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, WeaviateVector, WeaviateVectors, body_of
 from service.api.record import labelled
 from service.api.request.body import check_count, read_body
 from service.api.request.image_fields import from_text, whole

@@ -1,0 +1,1 @@
+"""HTTP contracts of other services, so that their clients work here: OpenAI, Hugging Face, Weaviate."""
