@@ -181,7 +181,7 @@ class _Stream(Response):
         if isinstance(line, ServiceError):
             return None, line
         try:
-            return await self._engine.in_thread(_parse, line, request_class="bulk")
+            return await self._engine.decode_pool.run("bulk", _parse, line)
         except ServiceError as error:
             return None, bare(error)
 

@@ -40,7 +40,7 @@ def model_headers(model: ModelInfo) -> dict[str, str]:
 async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -> T:
     """Run something that would block the event loop, such as parsing a body, in the turn of its request class."""
     record: RequestRecord = request.scope[KEY]
-    return await engine_of(request).in_thread(work, *arguments, request_class=record.request_class or "interactive")
+    return await engine_of(request).decode_pool.run(record.request_class or "interactive", work, *arguments)
 
 
 async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s: float | None = None) -> Answer:

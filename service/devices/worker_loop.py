@@ -38,12 +38,9 @@ class _Begun:
 class WorkerLoop:
     """The batches between `submit` and `collect` of the runner, in order."""
 
-    def __init__(
-        self, runner: BatchRunner, send: Callable[[Answer], None], end_process: Callable[[int], None] = os._exit
-    ) -> None:
+    def __init__(self, runner: BatchRunner, send: Callable[[Answer], None]) -> None:
         self._runner = runner
         self._send = send
-        self._end_process = end_process
         self._ended_at = 0.0  # the last batch; the next one's time begins there at the earliest
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -100,7 +97,7 @@ class WorkerLoop:
         except Exception:
             log.critical("the device cannot be used any more; this process ends", exc_info=True)
             logging.shutdown()
-            self._end_process(BROKEN)
+            os._exit(BROKEN)
         kind: Literal["error", "out_of_memory"] = "out_of_memory" if is_out_of_memory(error) else "error"
         return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
 

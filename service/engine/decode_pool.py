@@ -120,23 +120,20 @@ class DecodePool:
 
     def _serve(self, inbox: _Inbox) -> None:
         sched_slice.restore()
+        thread = threading.get_ident()
         while (piece := inbox.get()) is not None:
-            result, error = self._timed(piece.work)
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                piece.loop.call_soon_threadsafe(piece.settle, result, error)
-            del piece, result, error  # otherwise they would live until the next piece
-
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-        thread, start = threading.get_ident(), time.monotonic()
-        self._since[thread] = start
-        try:
-            return work(), None
-        except BaseException as error:  # raised in the caller; the thread goes on
-            return None, error
-        finally:
+            result, error = None, None
+            self._since[thread] = start = time.monotonic()
+            try:
+                result = piece.work()
+            except BaseException as raised:  # raised in the caller; the thread goes on
+                error = raised
             del self._since[thread]
             if (seconds := time.monotonic() - start) > self._patience_s:
                 log.warning("a thread was busy with one task for %.1f s, longer than a request may last", seconds)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                piece.loop.call_soon_threadsafe(piece.settle, result, error)
+            del piece, result, error  # otherwise they would live until the next piece
 
 
 class InlineBudget:
@@ -175,14 +172,12 @@ class InlineBudget:
         self._counting, self._spent_s = False, 0.0
         while self.waiting and self._spent_s < self._share_s:
             work, done = self.waiting.popleft()
-            if not done.done():  # its caller may have been cancelled
-                self._settle(work, done)
-
-    def _settle(self, work: Callable[[], Any], done: asyncio.Future[Any]) -> None:
-        try:
-            done.set_result(self._timed(work))
-        except Exception as error:  # raised in the caller
-            done.set_exception(error)
+            if done.done():  # its caller may have been cancelled
+                continue
+            try:
+                done.set_result(self._timed(work))
+            except Exception as error:  # raised in the caller
+                done.set_exception(error)
 
 
 class Gate:

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -147,12 +147,6 @@ class Engine:
             raise Draining(state.reason, retry_after_s=1)
         if task.op == "classify" and state.model and not state.model.classes:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
-
-    async def in_thread(
-        self, work: Callable[..., T], *arguments: Any, request_class: RequestClass = "interactive"
-    ) -> T:
-        """Run something that would block the event loop in the decode threads."""
-        return await self.decode_pool.run(request_class, work, *arguments)
 
     async def infer(
         self, items: Sequence[Item], task: Task, deadline: float, request_class: RequestClass = "interactive"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Collection, Sequence
@@ -60,26 +61,26 @@ def values(row: bytes | None) -> list[float]:
     return [float(one) for one in np.frombuffer(row, np.float32)]
 
 
-def started(runner: FakeRunner) -> tuple[WorkerLoop, list[Answer], list[int]]:
-    """What is under test, the answers that it sends, and the exit statuses that it asks for."""
+def started(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> tuple[WorkerLoop, list[Answer], list[int]]:
+    """A loop under test, the answers that it sends, and the exit statuses with which it ends the process."""
     answers: list[Answer] = []
     statuses: list[int] = []
-    loop = WorkerLoop(cast(BatchRunner, cast(Any, runner)), answers.append, statuses.append)
-    return loop, answers, statuses
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    return WorkerLoop(cast(BatchRunner, cast(Any, runner)), answers.append), answers, statuses
 
 
-def test_one_batch_at_a_time_is_answered_before_the_next_is_taken() -> None:
+def test_one_batch_at_a_time_is_answered_before_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread that reads."""
-    loop, answers, _ = started(FakeRunner(depth=1))
+    loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(batch(0, 5))
 
     assert [0] == [answer.id for answer in answers]
 
 
-def test_the_next_batch_is_taken_in_while_one_runs() -> None:
+def test_the_next_batch_is_taken_in_while_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """And both are answered in order."""
     runner = FakeRunner(depth=2)
-    loop, answers, _ = started(runner)
+    loop, answers, _ = started(runner, monkeypatch)
     loop.begin(batch(0, 5, 6))
     loop.begin(batch(1, 7))
 
@@ -91,10 +92,10 @@ def test_the_next_batch_is_taken_in_while_one_runs() -> None:
     assert [[5.0], [6.0], [7.0]] == [values(row) for a in answers for row in cast(BatchDone, a).rows]
 
 
-def test_a_batch_is_timed_from_the_end_of_the_one_before() -> None:
+def test_a_batch_is_timed_from_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting behind another is not its own time."""
     runner = FakeRunner(depth=2)
-    loop, answers, _ = started(runner)
+    loop, answers, _ = started(runner, monkeypatch)
     loop.begin(batch(0, 5))
     loop.begin(batch(1, 6))
     threading.Event().wait(0.2)
@@ -108,11 +109,13 @@ def test_a_batch_is_timed_from_the_end_of_the_one_before() -> None:
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize(("bad", "kind"), [(66, "error"), (77, "out_of_memory")])
-def test_a_batch_that_fails_is_answered_with_its_failure_alone(depth: int, bad: int, kind: str) -> None:
+def test_a_batch_that_fails_is_answered_with_its_failure_alone(
+    depth: int, bad: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At once or on the device; those before and after it are answered with rows."""
     runner = FakeRunner(depth)
     runner.gate.set()
-    loop, answers, statuses = started(runner)
+    loop, answers, statuses = started(runner, monkeypatch)
     for number, slot in enumerate((5, bad, 6)):
         loop.begin(batch(number, slot))
     loop.close()
@@ -126,21 +129,21 @@ def test_a_batch_that_fails_is_answered_with_its_failure_alone(depth: int, bad: 
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_device_beyond_use_ends_the_process(depth: int) -> None:
+def test_a_device_beyond_use_ends_the_process(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent then starts another and runs the batch there."""
     runner = FakeRunner(depth)
     runner.beyond_use = True
     runner.gate.set()
-    loop, _, statuses = started(runner)
+    loop, _, statuses = started(runner, monkeypatch)
     loop.begin(batch(0, 77))
     loop.close()
 
     assert [BROKEN] == statuses
 
 
-def test_a_row_that_is_not_finite_is_none() -> None:
+def test_a_row_that_is_not_finite_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """No NaN leaves the device process."""
-    loop, answers, _ = started(FakeRunner(depth=1))
+    loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(batch(0, 5, 88))
     (done,) = answers
 
@@ -148,9 +151,9 @@ def test_a_row_that_is_not_finite_is_none() -> None:
     assert [True, False] == [row is not None for row in done.rows]
 
 
-def test_parts_of_one_task_come_end_to_end() -> None:
+def test_parts_of_one_task_come_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the task orders them; tasks of one batch may differ."""
-    loop, answers, _ = started(FakeRunner(depth=1))
+    loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(RunBatch(0, (5, 6), (Task("embed"), Task("embed", "mean"))))
     (done,) = answers
 
