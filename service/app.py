@@ -58,7 +58,8 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext | None = None) -> FastAPI:
-    """The application, with its own engine and metrics. Any ASGI host that runs the lifespan can serve it.
+    """The application, with its own engine and metrics. Any ASGI host that runs the lifespan can serve it;
+    VIM_METRICS_PORT is served by `service.server`.
 
     `worker` is the module that runs as the device process. With a `context` it is one of several HTTP processes that
     share the devices of their parent. Raises SettingsError.
@@ -96,8 +97,8 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     counters = context.counters if context else SharedCounters.of_one(statistics.numbers(settings.queue_images))
     app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counters, settings.queue_images)
     app.state.created = context.created if context else int(time.time())
-    for router in CONTRACTS:
-        app.include_router(router)
+    for router in CONTRACTS:  # include_router would make every request match twice
+        app.router.routes.extend(router.routes)
     for kind in errors.HANDLED:
         app.add_exception_handler(kind, errors.handle)
     _add_middleware(app, settings, engine, tracer)

@@ -21,6 +21,7 @@ from ray.serve.config import AutoscalingConfig
 from service import log
 from service.app import create_app
 from service.engine.engine import Engine
+from service.server.metrics_port import metrics_port
 from service.settings import Settings
 
 POLL_S = 0.05
@@ -50,7 +51,7 @@ def application() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with inner(app):
+        async with metrics_port(settings, app.state.engine.metrics), inner(app):
             await _warm(app.state.engine)
             yield
 

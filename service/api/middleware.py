@@ -34,7 +34,7 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RouteLabels:
-    """The labels of the endpoints that answer images, by path. All of those are POST."""
+    """The labels of the endpoints that answer images, by path."""
 
     def __init__(self, routers: Iterable[APIRouter]) -> None:
         self.exact: dict[str, Labels] = {}
@@ -114,9 +114,9 @@ class Observe:
 
     def _labels_of(self, scope: Scope) -> Labels | None:
         """None for endpoints that answer no images."""
-        if scope["method"] != "POST":
-            return None
         path, labels = scope["path"], self._labels
+        if path == "/" and scope["method"] != "POST":  # the demo page
+            return None
         if found := labels.exact.get(path):
             return found
         return next((found for pattern, found in labels.patterns if pattern.match(path)), None)

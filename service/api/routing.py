@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
 from typing import Any, get_type_hints
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+from starlette.types import Receive, Scope, Send
 
 
 class DirectRoute(APIRoute):
     """A route whose endpoint is called with the request alone where that is all it takes.
 
-    FastAPI would resolve dependencies and validate the response, which takes longer than all of our own code for a
-    small image. The route is documented as any other.
+    FastAPI would open exit stacks, resolve dependencies and validate the response, which takes longer than all of our
+    own code for a small image. The route is documented as any other; errors are handled by the application.
     """
 
-    def get_route_handler(self) -> Handler:
-        """The endpoint itself if it maps a request to a response, else FastAPI's handler around it."""
-        endpoint: Any = self.endpoint
+    def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
         takes_request = list(inspect.signature(endpoint).parameters) == ["request"]
         if takes_request and get_type_hints(endpoint).get("return") is Response:
-            handler: Handler = endpoint
-            return handler
-        return super().get_route_handler()
+
+            async def direct(scope: Scope, receive: Receive, send: Send) -> None:
+                response: Response = await endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+
+            self.app = direct

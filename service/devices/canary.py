@@ -25,12 +25,19 @@ class Canary:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._tolerance: float | None = None  # None: no model was loaded yet
+        self.model: ModelInfo | None = None  # the first that was loaded: the model that is served
+        self._tolerance = 0.0
         self._reference: np.ndarray | None = None
 
     def prepare(self, model: ModelInfo) -> None:
-        """Map the slots and draw the image, when the first device process has loaded its model."""
-        if self._tolerance is None:
+        """Map the slots and draw the image, when the first device process has loaded its model.
+
+        Raises DeviceLost when a later one has loaded another model, for example because its file was replaced.
+        """
+        if self.model is not None and self.model.fingerprint != model.fingerprint:
+            raise DeviceLost(f"it loaded model {model.fingerprint}; the service serves {self.model.fingerprint}")
+        if self.model is None:
+            self.model = model
             self._tolerance = TOLERANCE[model.dtype]
             self._slots.map(model.image_size)
             pixels = self._slots.views[self._slots.canary_slot]
@@ -38,7 +45,6 @@ class Canary:
 
     async def check(self, process: DeviceProcess) -> None:
         """Run the image. Raises DeviceLost when the result is not the reference result."""
-        assert self._tolerance is not None
         done = asyncio.get_running_loop().create_future()
         job = Job(self._slots.canary_slot, Task("embed"), 0.0, done)
         (row,) = (await process.run([job])).rows

@@ -157,12 +157,11 @@ class Pool:
         newly_ready = up and not self._has_been_ready
         self._has_been_ready |= up
         devices = tuple(one.status for one in self._supervisors)
-        loaded = next((one.loaded for one in self._supervisors if one.loaded), None)
         state = BackendState(
             phase=self._phase(up=up),
             failure=self._failure,
             has_been_ready=self._has_been_ready,
-            model=loaded.model if loaded else None,
+            model=self._canary.model,
             devices=devices,
             max_batch=max(one.limit for one in devices),
         )

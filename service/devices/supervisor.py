@@ -86,9 +86,11 @@ class Supervisor:
         start, context = time.monotonic(), self._context
         process = DeviceProcess(context.settings, self.name, context.slots.descriptor, context.worker, context.wake)
         self._process = process
-        self.loaded = await process.start()
-        self._canary.prepare(self.loaded.model)
-        context.changed.set()
+        loaded = await process.start()
+        self._canary.prepare(loaded.model)
+        if self.loaded is None:
+            self.loaded = loaded
+            context.changed.set()
         ready = await process.warm_up(context.slots.total)
         await self._canary.check(process)
         process.watchdog_s = self._watchdog_s(ready)

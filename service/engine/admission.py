@@ -87,10 +87,12 @@ class Admission:
             raise self._refusal(QueueFull, f"queue too long: {before}; {allowed}")
         return self._slots.acquire(count, request_class)
 
-    def leave(self, slots: Sequence[int], decode_s: Sequence[float] = (), *, answered: bool) -> None:
-        """A request has ended: release its slots, and learn from the time that it took."""
-        for seconds in decode_s:
-            self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+    def decoded(self, seconds: float) -> None:
+        """An image was decoded: learn what that costs."""
+        self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+
+    def leave(self, slots: Sequence[int], *, answered: bool) -> None:
+        """A request has ended: release its slots, and learn from the pace of the answers."""
         if answered:
             self.pace.answered(len(slots), self._slots.in_use)
         self._slots.release(*slots)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import dataclasses
 import functools
 import time
 from collections.abc import Coroutine, Sequence
@@ -170,8 +169,7 @@ class Engine:
             setting = f"X-Request-Timeout-Ms, or {self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
             raise DeadlineExceeded(f"no answer within the time allowed: {setting}") from None
         finally:
-            decode_s = [times.decode_s + times.preprocess_s for _, times in done if times.decode_s]
-            self.admission.leave(slots, decode_s, answered=bool(done))
+            self.admission.leave(slots, answered=bool(done))
             self._requests -= 1
             if not self._requests:
                 self._idle.set()
@@ -190,14 +188,17 @@ class Engine:
 
     async def _image(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Done:
         """One image of a request: start its work, or join that of an identical image."""
-        if isinstance(item, ServiceError):
-            return item, Timings()
         start = time.monotonic()
+        if isinstance(item, ServiceError):
+            if self._tracer.enabled:
+                self._tracer.image(ImageTrace(start, error=item.code))
+            return item, Timings()
         flight = await self._coalescing.enter(item, task, request_class)
         joined = flight.task is not None
         if flight.task is None:
             self._slots.hold(slot)  # the request may leave before the work ends
             flight.task = asyncio.create_task(self._work(item, slot, task, flight))
+            flight.task.add_done_callback(lambda _: self._slots.release(slot))
         elif flight.job is not None and flight.job.request_class != flight.request_class:
             self.backend.promote(flight.job)
         try:
@@ -229,7 +230,6 @@ class Engine:
             trace.error = "cancelled"
             raise
         finally:
-            self._slots.release(slot)
             if self._tracer.enabled:
                 self._tracer.image(trace)
 
@@ -248,6 +248,7 @@ class Engine:
             trace.decode_ended = time.monotonic()
         trace.decode_s, trace.preprocess_s = times.decode_s, times.preprocess_s
         self.metrics.decoded(times.decode_s, times.preprocess_s)
+        self.admission.decoded(times.decode_s + times.preprocess_s)
         return times
 
     def _decode_in_thread(self, image: Image, out: Any) -> DecodeTimes:
@@ -292,6 +293,6 @@ async def _gather(work: list[Coroutine[Any, Any, Done]]) -> list[Done]:
 
 
 def _timings(done: list[Done], total_s: float) -> Timings:
-    first, *others = [times for _, times in done]
-    slowest = functools.reduce(Timings.slowest, others, first)
-    return dataclasses.replace(slowest, total_s=total_s)
+    slowest = functools.reduce(Timings.slowest, [times for _, times in done[1:]], done[0][1])
+    stages = slowest.decode_s, slowest.preprocess_s, slowest.queue_s, slowest.infer_s
+    return Timings(*stages, total_s, slowest.batch_size)

@@ -82,6 +82,7 @@ class RemotePool:
     def abandon(self, error: Exception) -> None:
         """Fail every job that is not settled."""
         for job in tuple(self._jobs.values()):
+            self.cancel(job)
             job.fail(error)
 
     def _waits(self, job: Job) -> bool:
@@ -95,7 +96,7 @@ class RemotePool:
         for message in self._early:
             self._connection.send(message)
         await self._connection.ended
-        self._replace(BackendState("failed", "the parent process is gone"))
+        self._replace(dataclasses.replace(self.state, phase="failed", failure="the parent process is gone"))
 
     def drain(self) -> None:
         """Readiness is false from now on."""

@@ -146,7 +146,7 @@ def test_retry_after_follows_the_queue_and_the_slowest_stage(
     """Whole seconds until the eight images that are admitted will be answered; at least 1, at most 30."""
     backend.seconds_per_image = device_s
     control = admission(backend, threads)
-    control.leave([], [decode_s], answered=False)
+    control.decoded(decode_s)
     control.admit("interactive", 8)
 
     with pytest.raises(QueueFull) as refusal:
