@@ -1,4 +1,4 @@
-"""The route class of the API: FastAPI's, without its parsing for endpoints that read the request themselves."""
+"""The route class of the API: it calls endpoints that read the request themselves directly."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class DirectRoute(APIRoute):
-    """A route whose endpoint is called with the request alone where that is all it takes.
+    """A route that calls its endpoint directly if the endpoint takes only the request.
 
-    FastAPI would resolve dependencies and validate the response, which takes longer than all of our own code for a
-    small image. The route is documented as any other.
+    FastAPI would resolve dependencies and validate the response, which takes longer than all our own code for a small
+    image. The route appears in the OpenAPI document like any other.
     """
 
     def get_route_handler(self) -> Handler:
-        """The endpoint itself if it maps a request to a response, else FastAPI's handler around it."""
+        """The endpoint itself if it takes a request and returns a response, else FastAPI's handler."""
         endpoint: Any = self.endpoint
         takes_request = list(inspect.signature(endpoint).parameters) == ["request"]
         if takes_request and get_type_hints(endpoint).get("return") is Response:
