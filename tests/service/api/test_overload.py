@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.engine.admission import BodyAccount
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
 
@@ -67,7 +68,7 @@ async def test_refusals_are_counted_by_reason(tiny_model: Path) -> None:
     async with running(app) as client:
         with full(app):
             refused = await client.post("/v1/classify", content=photo())
-        app.state.engine.admission.body("interactive").receive(8999)
+        BodyAccount(app.state.engine.admission, "interactive").receive(8999)
         squeezed = await client.post("/v1/classify", content=photo())
         page = (await client.get("/metrics")).text
 
