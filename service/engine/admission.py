@@ -145,7 +145,7 @@ class Admission:
         self._refused += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
-            log.warning("overloaded: %s; %d requests refused since the last such message", detail, self._refused)
+            log.warning("overloaded: %s; requests refused since the last such message: %d", detail, self._refused)
             self._logged_at, self._refused = now, 0
         refusal = kind(detail, retry_after_s=self.retry_after_s)
         refusal.status = int(self._settings.overload_status)
