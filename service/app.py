@@ -1,4 +1,4 @@
-"""Assemble the FastAPI application: engine, metrics, routes, middleware, lifespan."""
+"""Builds the FastAPI application: engine, metrics, routes, middleware, lifespan."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from service.telemetry.tracer import NoTracer, Tracer
 
 CONTRACTS = tuple(one.router for one in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi))
 LABELS = RouteLabels(CONTRACTS)
-REPORT_S = 0.25  # how often the parent hears how busy one of several HTTP processes is
+REPORT_S = 0.25  # how often one of several HTTP processes reports its load to the parent
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessContext:
-    """What one of several HTTP processes has in common with the others."""
+    """What one of several HTTP processes receives from its parent."""
 
     backend: Backend
     share: Settings  # its part of the limits
@@ -46,20 +46,21 @@ class ProcessContext:
 
 
 class Application(FastAPI):
-    """FastAPI with an OpenAPI document that describes what is really sent."""
+    """FastAPI with a corrected OpenAPI document (`service.api.openapi`)."""
 
     with_keys = False
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made once."""
+        """The OpenAPI document; it is made once."""
         if self.openapi_schema is None:
             self.openapi_schema = openapi.corrected(super().openapi(), PROBES, with_keys=self.with_keys)
         return self.openapi_schema
 
 
 def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext | None = None) -> FastAPI:
-    """The application, with its own engine and metrics. Any ASGI host that runs the lifespan can serve it;
-    VIM_METRICS_PORT is served by `service.server`.
+    """Create the application with its own engine and metrics. Any ASGI server that runs the lifespan can serve it.
+
+    VIM_METRICS_PORT is not served here; `service.server.metrics_port` does that.
 
     `worker` is the module that runs as the device process. With a `context` it is one of several HTTP processes that
     share the devices of their parent. Raises SettingsError.
@@ -90,7 +91,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
         docs_url=None,
         redoc_url=None,
         telemetry=tracer.fastapi(),
-        redirect_slashes=False,  # Starlette would build the address from whatever Host the client claims
+        redirect_slashes=False,  # Starlette would redirect to the host that the client sent
     )
     app.state.engine = engine
     app.state.tracer = tracer
@@ -106,7 +107,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
 
 
 def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer: Tracer) -> None:
-    """The last one that is added runs first."""
+    """Add the middleware; the last one that is added runs first."""
     app.add_middleware(Head)
     if known := known_keys(settings):
         app.with_keys = True
@@ -124,7 +125,7 @@ def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer
 
 
 def make_metrics(settings: Settings, slots: int, shared: MultiprocessDirectory | None = None) -> Metrics:
-    """The metrics of one process of the service, which admits as many images as it has `slots`."""
+    """The metrics of one process of the service; it admits as many images as it has `slots`."""
     return Metrics(
         model=settings.served_name,
         queue_capacity=slots,
@@ -135,7 +136,7 @@ def make_metrics(settings: Settings, slots: int, shared: MultiprocessDirectory |
 
 
 async def _report(engine: Engine) -> None:
-    """Tell the other HTTP processes, again and again, how this one fares."""
+    """Report the load of this HTTP process to the others, every `REPORT_S`."""
     while True:
         await asyncio.sleep(REPORT_S)
         engine.metrics.sample()
@@ -143,7 +144,7 @@ async def _report(engine: Engine) -> None:
 
 
 def _tracer(settings: Settings) -> Tracer:
-    """The OpenTelemetry libraries are an extra, imported only here. Raises SettingsError."""
+    """The tracer that VIM_TRACING selects; OpenTelemetry is optional and imported only here. Raises SettingsError."""
     if not settings.tracing:
         return NoTracer()
     try:
@@ -154,7 +155,7 @@ def _tracer(settings: Settings) -> Tracer:
 
 
 def _cors(origins: str) -> dict[str, Any]:
-    """Without credentials: the page's own script sends a key, the browser never does by itself."""
+    """The CORS settings, without credentials: scripts send the API key themselves, the browser adds nothing."""
     return {
         "allow_origins": [origin.strip() for origin in origins.split(",")],
         "allow_methods": ["GET", "POST"],

@@ -1,7 +1,7 @@
-"""Messages between two processes of this program over a socket pair.
+"""Sends messages between two processes of this program over a socket pair.
 
-A frame is a 4-byte little-endian length and a pickle; both ends are this program, started together. Messages that go
-with every batch are named tuples: pickle handles them without calls into Python code.
+A frame is a 4-byte little-endian length and a pickle. Pickle is safe here, because both ends are this program. Messages
+that are sent with every batch are named tuples: pickle handles them without calls into Python code.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LENGTH = struct.Struct("<I")
 
 
 def pack(message: object) -> bytes:
-    """One frame."""
+    """Encode a message as one frame."""
     body = pickle.dumps(message, protocol=5)
     return LENGTH.pack(len(body)) + body
 
 
 def read(stream: BinaryIO) -> Any:
-    """The next message of a blocking stream; None when the other end is closed."""
+    """Read the next message of a blocking stream; None when the other end is closed."""
     header = _exactly(stream, LENGTH.size)
     if header is None:
         return None
@@ -32,7 +32,7 @@ def read(stream: BinaryIO) -> Any:
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes | None:
-    """`size` bytes, also from a stream without a buffer; None at its end."""
+    """Read `size` bytes, also from a stream without a buffer; None at its end."""
     parts = b""
     while len(parts) < size:
         if not (part := stream.read(size - len(parts))):
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, end: socket.socket, on_message: Callable[[Any], None]) -> Connection:
-        """The connection over one end of a socket pair."""
+        """Open the connection over one end of a socket pair."""
         make = asyncio.get_running_loop().create_unix_connection
         _, connection = await make(lambda: cls(on_message), sock=end)
         return connection

@@ -1,1 +1,1 @@
-"""One module for each contract the service speaks: parse, run the same jobs, render."""
+"""The HTTP API: one module for each contract; all contracts run the same jobs."""

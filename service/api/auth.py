@@ -1,4 +1,4 @@
-"""API-key authentication of every route but the probes."""
+"""API-key authentication of all routes except the probes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from service.api import errors
 from service.errors import SettingsError, Unauthorized
 from service.settings import Settings, variable
 
-# Requested by orchestrators, without a key; they reveal only whether the service is alive or ready, and why not.
+# Orchestrators request these without a key. They reveal only whether the service is alive or ready, and why not.
 PROBES = frozenset(
     {"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/.well-known/live", "/.well-known/ready"}
 )
 
 
 def known_keys(settings: Settings) -> tuple[str, ...]:
-    """Digests of the keys of VIM_API_KEYS and VIM_API_KEYS_FILE; none where neither is set.
+    """The digests of the keys in VIM_API_KEYS and VIM_API_KEYS_FILE; empty if neither is set.
 
     Raises SettingsError for a file that cannot be read or holds no key.
     """
@@ -39,26 +39,26 @@ def _in_file(path: Path) -> tuple[str, ...]:
 
 
 class Authenticate:
-    """Pure ASGI: passes requests with a known API key, and those to probes; refuses all others."""
+    """ASGI middleware: passes on requests with a known API key and requests to probes; refuses all others."""
 
     def __init__(self, app: ASGIApp, known: Collection[str]) -> None:
         self._app = app
         self._known = known
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
+        """Handle one ASGI scope."""
         if scope["type"] == "lifespan" or scope["path"] in PROBES or api_keys.admits(self._known, key_in(scope)):
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # none is served; one that is added needs a key
+        if scope["type"] == "websocket":  # the service has no WebSocket routes
             await send({"type": "websocket.close", "code": 1008})
             return
-        error = Unauthorized("this server wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
+        error = Unauthorized("this server requires an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         await errors.respond(Request(scope), error)(scope, receive, send)
 
 
 def key_in(scope: Scope) -> bytes:
-    """The key of a request; empty when it has none."""
+    """Return the API key of a request; empty if it has none."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()

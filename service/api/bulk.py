@@ -1,7 +1,8 @@
-"""Many images through one connection: NDJSON in, NDJSON out, in order, each image with its own result or error.
+"""/v1/bulk: many images in one request. NDJSON in, NDJSON out, in order, a result or an error for each image.
 
-Nothing is collected: a few images are in flight at once, and a full queue, or memory full of bodies, makes the stream
-wait instead of refusing it. The request class is bulk. A client must read while it sends, or keep its requests short.
+The stream is processed as it arrives: at most `IN_FLIGHT` images are in flight. When the queue or the memory for bodies
+is full, the stream waits and is not refused. The request class is bulk. A client must read the answers while it sends,
+or send short requests.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from service.jobs import Item, Outcome, Task
 router = APIRouter(tags=["native"], route_class=DirectRoute)
 
 NDJSON = "application/x-ndjson"
-IN_FLIGHT = 16  # images of one stream at once
+IN_FLIGHT = 16  # images of one stream that are computed at the same time
 LONGEST_PAUSE_S, SHORT_PAUSE_S = 1.0, 0.1
 
-Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers in flight, in order; None is the end
+Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers in order, finished or not; None marks the end
 
 
 class BulkOptions(EmbedOptions):
-    """Options of /v1/bulk, in the query; those of both operations."""
+    """Options of /v1/bulk, for both operations; given in the query."""
 
-    op: Literal["classify", "embed"] = Field("embed", description="What is wanted of each image.")
+    op: Literal["classify", "embed"] = Field("embed", description="What to compute for each image.")
     top_k: int = Field(5, ge=1, description="With `classify`: how many classes; clamped to the number of classes.")
 
     @property
     def task(self) -> Task:
-        """For the device."""
+        """The task of each image."""
         return Task("classify") if self.op == "classify" else Task("embed", self.pooling)
 
 
@@ -64,12 +65,12 @@ _EXTRA = {
 )
 @labelled("native", "embed")
 async def bulk(request: Request) -> Response:
-    """A stream of images, one JSON object a line: `{"id", "image": base64}`; a line comes back for each, in order."""
+    """A stream of images, one JSON object per line: `{"id", "image": base64}`. Each gets one line back, in order."""
     options = validate(BulkOptions, request.query_params, {})
     engine = dependencies.engine_of(request)
     engine.check(options.task)
     if request.headers.get("content-encoding", "").strip().lower() not in content_encoding.IDENTITY:
-        raise UnsupportedEncoding("this stream is read line by line as it comes; send it without Content-Encoding")
+        raise UnsupportedEncoding("this stream is read line by line as it arrives; send it without Content-Encoding")
     record = record_of(request.scope)
     record.labels, record.request_class = Labels("native", options.op), "bulk"
     record.body = BodyAccount(engine.admission, "bulk")
@@ -79,7 +80,7 @@ async def bulk(request: Request) -> Response:
 class _Stream(Response):
     """Sends each line as soon as it and all earlier lines are complete.
 
-    Starlette's streams read the request's body to see the client leave; here that body is the work.
+    Starlette's own streaming response reads the request's body to notice a disconnect. Here the body holds the images.
     """
 
     media_type = NDJSON
@@ -95,7 +96,7 @@ class _Stream(Response):
         self._account = account
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. When the client leaves, everything in flight is cancelled."""
+        """Send the response. When the client disconnects, everything in flight is cancelled."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async with asyncio.TaskGroup() as group:
@@ -108,7 +109,7 @@ class _Stream(Response):
             self._record.outcome = "client_gone"
 
     async def _read(self, group: asyncio.TaskGroup, waiting: Waiting) -> None:
-        """Start the work of each line; waits while as many as allowed are in flight."""
+        """Start the work of each line; wait while `IN_FLIGHT` images are in flight."""
         images = self._record.images = 0
         async for line in self._lines():
             if isinstance(line, bytes) and not line.strip():
@@ -119,7 +120,7 @@ class _Stream(Response):
         await waiting.put(None)
 
     async def _lines(self) -> AsyncIterator[bytes | ServiceError]:
-        """The body's lines, each within VIM_MAX_BODY_BYTES; one that exceeds them before it ends is the last."""
+        """Yield the lines of the body. A line over VIM_MAX_BODY_BYTES is an error, and the last if it has no end."""
         limit = self._engine.settings.max_body_bytes
         pieces: list[bytes] = []
         size = total = 0
@@ -139,7 +140,7 @@ class _Stream(Response):
         yield _line(pieces, limit)
 
     async def _parts(self) -> AsyncIterator[bytes | ServiceError]:
-        """The body as it arrives; a client that is silent for VIM_BODY_TIMEOUT_MS ends it with an error."""
+        """Yield the body as it arrives. If nothing arrives for VIM_BODY_TIMEOUT_MS, the last item is an error."""
         stream = self._request.stream()
         longest_ms = self._engine.settings.body_timeout_ms
         while True:
@@ -149,15 +150,15 @@ class _Stream(Response):
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                yield BodyTimeout(f"nothing came for {longest_ms} ms (VIM_BODY_TIMEOUT_MS)")
+                yield BodyTimeout(f"no data arrived for {longest_ms} ms (VIM_BODY_TIMEOUT_MS)")
                 return
-            if full := await self._no_room(len(part)):
-                yield full
+            if refusal := await self._wait_for_memory(len(part)):
+                yield refusal
                 return
             yield part
 
-    async def _no_room(self, size: int) -> ServiceError | None:
-        """None once there is memory for so much; the refusal, when there is none for as long as a request may take."""
+    async def _wait_for_memory(self, size: int) -> ServiceError | None:
+        """Wait until `size` bytes fit into memory. Return the refusal if VIM_REQUEST_TIMEOUT_MS passes before that."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._engine.settings.request_timeout_ms / 1000
         while True:
@@ -186,7 +187,7 @@ class _Stream(Response):
             return None, bare(error)
 
     async def _infer(self, item: Item) -> Outcome:
-        """One image; a full queue is waited for, as long as one request may take."""
+        """Run one image; wait while the queue is full, at most VIM_REQUEST_TIMEOUT_MS."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._engine.settings.request_timeout_ms / 1000
         while True:
@@ -210,11 +211,11 @@ class _Stream(Response):
 
 def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:
     line = b"".join(pieces)
-    return line if len(line) <= limit else BodyTooLarge(f"a line of more than {limit} bytes (VIM_MAX_BODY_BYTES)")
+    return line if len(line) <= limit else BodyTooLarge(f"the line has more than {limit} bytes (VIM_MAX_BODY_BYTES)")
 
 
 def _parse(line: bytes) -> tuple[Any, Item]:
     content = load_texts(line, 1)
     if not isinstance(content, dict) or "image" not in content:
-        return None, MalformedBody('a line must be {"image": base64}, with an "id" if you like')
+        return None, MalformedBody('a line must be {"image": base64}, optionally with an "id"')
     return content.get("id"), from_text(content["image"])

@@ -1,4 +1,4 @@
-"""The demo page for browsers, its files, and the sample pictures; other clients get an index in JSON from `/`."""
+"""Serves the demo page, its files and the sample images; clients that are no browsers get a JSON index from `/`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _INDEX = {
     "/", response_model=dict[str, str], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
 )
 async def index(request: Request) -> Response:
-    """For a browser the demo page (`VIM_PAGE`), for others where things are, as JSON."""
+    """The demo page for browsers (`VIM_PAGE`); for other clients a JSON index of the paths."""
     engine = engine_of(request)
     if engine.settings.page and "text/html" in request.headers.get("accept", ""):
         return _file(PAGE, "index.html", {"Content-Security-Policy": _POLICY, "Vary": "Accept"})
@@ -53,14 +53,14 @@ async def index(request: Request) -> Response:
 
 @router.get("/page/{name}", **_FILES)
 async def page_file(request: Request, name: str) -> Response:
-    """The demo page's script, styles and icon."""
+    """A file of the demo page: script, styles or icon."""
     _check_on(request)
     return _file(PAGE, name)
 
 
 @router.get("/samples", responses=problems(404))
 async def samples(request: Request) -> list[dict[str, Any]]:
-    """The shipped sample pictures: file, expected label, source and licence."""
+    """The list of sample images: file, expected label, source and licence."""
     _check_on(request)
     manifest = SAMPLES / "manifest.json"
     return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else []
@@ -68,7 +68,7 @@ async def samples(request: Request) -> list[dict[str, Any]]:
 
 @router.get("/samples/{name}", **_FILES)
 async def sample(request: Request, name: str) -> Response:
-    """One of the sample pictures."""
+    """One sample image."""
     _check_on(request)
     return _file(SAMPLES, name)
 
@@ -82,7 +82,7 @@ def _check_on(request: Request) -> None:
 
 
 def _file(folder: Path, name: str, headers: dict[str, str] | None = None) -> Response:
-    """A file directly in `folder`. Raises NotFound; a name cannot lead out of it, because it is looked up."""
+    """Respond with a file of `folder`. The name is looked up in a listing, so it cannot leave the folder."""
     found = {path.name: path for path in folder.glob("*.*")}.get(name)
     if found is None:
         raise NotFound(f"no such file: {name[:100]}")

@@ -1,6 +1,6 @@
-"""What every contract needs of the application: the engine, the model, threads, and one way to run images.
+"""Helpers that all contracts share: find the engine and the model, run work in threads, run images.
 
-Limits, deadlines, batching, leaving clients and errors are the same for every contract.
+Limits, deadlines, batching, disconnects and errors are therefore the same for every contract.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ def model_of(request: Request) -> ModelInfo:
 
 
 def model_headers(model: ModelInfo) -> dict[str, str]:
-    """Which model answered, for contracts whose bodies have no place for it."""
+    """Headers that identify the model, for contracts whose bodies do not."""
     return {"X-Model-Name": model.name, "X-Model-Fingerprint": model.fingerprint}
 
 
 async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -> T:
-    """Run something that would block the event loop, such as parsing a body, in the turn of its request class."""
+    """Run blocking work, such as parsing a body, in a decoding thread, with the priority of its request class."""
     record: RequestRecord = request.scope[KEY]
     return await engine_of(request).decode_pool.run(record.request_class or "interactive", work, *arguments)
 
 
 async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s: float | None = None) -> Answer:
-    """Run the images. `timeout_s` is the deadline in the request's body, if the contract has one; the shortest counts.
+    """Run the images. `timeout_s` is the time limit in the request's body, if the contract has one.
 
-    Raises ServiceError for the request as a whole, ClientDisconnect when the client leaves.
+    The shortest limit counts. Raises ServiceError for the whole request, ClientDisconnect when the client disconnects.
     """
     engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
     allowed_s = _timeout_s(request, engine.settings.request_timeout_ms)
     deadline = record.started + min(allowed_s, timeout_s or allowed_s)
     work = engine.infer(images, task, deadline, record.request_class or "interactive")
-    answer = await _unless_gone(request, work)
+    answer = await _cancel_on_disconnect(request, work)
     record.timings = answer.timings
     record.images, record.failed_images = len(images), answer.failed
     return answer
 
 
 def _timeout_s(request: Request, longest_ms: int) -> float:
-    """Seconds for an answer: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
+    """The time limit in seconds: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
     given = request.headers.get("x-request-timeout-ms")
     if given is None:
         return longest_ms / 1000
@@ -71,26 +71,26 @@ def _timeout_s(request: Request, longest_ms: int) -> float:
     return min(int(given[:12]), longest_ms) / 1000
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The work's result; when the client leaves before that, the work is cancelled and ClientDisconnect raised.
+async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work. When the client disconnects first, cancel the work and raise ClientDisconnect.
 
-    Only after the body has been read: until then the same messages are the body.
+    Call this only after the body has been read, because it consumes the request's messages.
     """
     serving = asyncio.current_task()
     assert serving is not None
-    gone = asyncio.create_task(_cancel_when_gone(request, serving))
+    watch = asyncio.create_task(_watch_disconnect(request, serving))
     try:
         return await work
     except asyncio.CancelledError:
-        if not gone.done():  # cancelled by somebody else
+        if not watch.done():  # something else cancelled this task
             raise
         serving.uncancel()
         raise ClientDisconnect from None
     finally:
-        gone.cancel()
+        watch.cancel()
 
 
-async def _cancel_when_gone(request: Request, serving: asyncio.Task[Any]) -> None:
+async def _watch_disconnect(request: Request, serving: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     serving.cancel()

@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP responses."""
+"""Turns errors into HTTP responses, for all contracts."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ HANDLED = (ServiceError, RequestValidationError, HTTPException, ClientDisconnect
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """An exception handler of the application. A coroutine, because a plain function would run in a thread."""
+    """Handle an exception of the application. A coroutine, because a plain function would run in a thread."""
     return client_gone(request) if isinstance(error, ClientDisconnect) else respond(request, error)
 
 
 def client_gone(request: Request) -> Response:
-    """Nobody reads this response; its status is for log and metrics (nginx uses the same number)."""
+    """The response after a disconnect. No client reads it; the status 499, as in nginx, is for log and metrics."""
     request.app.state.engine.metrics.rejected("client_gone")
     record_of(request.scope).outcome = "client_gone"
     return Response(status_code=499)
 
 
 def respond(request: Request, error: Exception) -> Response:
-    """The response for an error, in the shape of the contract that was asked."""
+    """The response for an error, in the format of the contract that the path belongs to."""
     known, record, path = _translate(error), record_of(request.scope), request.scope["path"]
     bare(error)
-    if record.labels:  # a probe that answers "not ready" rejects nothing
+    if record.labels:  # a probe that answers "not ready" is no rejected request
         request.app.state.engine.metrics.refused(known)
     record.outcome = known.code
     render = openai.problem if openai.speaks(path) else problem
@@ -55,13 +55,13 @@ def respond(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> str:
-    """For `Allow`: the methods of a path, whichever routes they belong to."""
+    """The value of `Allow`: all methods of the path, of all its routes."""
 
-    def taken(method: str) -> bool:
+    def allows(method: str) -> bool:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
 
-    return ", ".join((["GET", "HEAD"] if taken("GET") else []) + (["POST"] if taken("POST") else []))
+    return ", ".join((["GET", "HEAD"] if allows("GET") else []) + (["POST"] if allows("POST") else []))
 
 
 def _translate(error: Exception) -> ServiceError:
@@ -86,7 +86,7 @@ def _message(error: dict[str, object]) -> str:
 
 def _from_http(error: HTTPException) -> ServiceError:
     if error.status_code == 404:
-        return NotFound("no such path; /docs lists them")
+        return NotFound("no such path; /docs lists the paths")
     if error.status_code == 405:
-        return MethodNotAllowed("this path does not take that method; /docs lists them")
+        return MethodNotAllowed("this path does not accept this method; /docs lists the paths and methods")
     return InternalError(str(error.detail))

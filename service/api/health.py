@@ -1,4 +1,4 @@
-"""For operators and orchestrators: liveness, readiness, information, metrics."""
+"""Routes for operators and orchestrators: liveness, readiness, information, metrics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/livez", responses=problems(503))
 async def livez(request: Request) -> dict[str, str]:
-    """200 while the event loop answers, whatever the load, also while a device process is replaced; 503 when that
-    has failed for good.
+    """200 while the event loop answers, under any load, also while a device process is replaced; 503 once the service
+    has given up its devices.
     """
     state = engine_of(request).backend.state
     if state.phase == "failed":
@@ -31,8 +31,8 @@ async def livez(request: Request) -> dict[str, str]:
 @router.get("/readyz", responses=problems(503))
 @router.get("/health", responses=problems(503))
 async def readyz(request: Request) -> dict[str, str]:
-    """200 once the model is loaded, self-tested and warm; 503 before that, while draining, while a device process is
-    being replaced, and while every decoding thread is overdue.
+    """200 once the model is loaded, tested and warmed up; 503 before that, while draining, while too few devices are
+    up, and while every decoding thread is overdue.
     """
     engine = engine_of(request)
     state = engine.backend.state
@@ -41,13 +41,13 @@ async def readyz(request: Request) -> dict[str, str]:
     if state.phase != "ready":
         raise NotReady(state.reason, retry_after_s=1)
     if engine.total_load.overdue:
-        raise NotReady("every decoding thread is busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
+        raise NotReady("every decoding thread has been busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
     return {"status": "ready"}
 
 
 @router.get("/info", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
-    """Model, fingerprint, preprocessing, device, scan in use and why, limits, versions."""
+    """Model, fingerprint, preprocessing, devices, the selected scan and why, limits, versions."""
     engine = engine_of(request)
     state = engine.backend.state
     if state.model is None:
@@ -59,10 +59,10 @@ async def info(request: Request) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=problems(404))
 async def metrics(request: Request) -> Response:
-    """Prometheus metrics, in the format that the Accept header asks for."""
+    """Prometheus metrics, in the format that the Accept header selects."""
     engine = engine_of(request)
     if engine.settings.metrics_port is not None:
-        raise NotFound("metrics have a port of their own (VIM_METRICS_PORT)")
+        raise NotFound("metrics are served on a separate port (VIM_METRICS_PORT)")
     body, content_type = engine.metrics.render(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
 

@@ -1,7 +1,7 @@
-"""Around every request: its id and record, its metrics and log line, `Server-Timing`, security headers.
+"""ASGI middleware around every request: id and request record, metrics, log line, `Server-Timing`, security headers.
 
-Never reads a body: the log knows sizes and times, not contents. When a request has ended, however it ended, the memory
-of its body is counted as free.
+It never reads a body: the log has sizes and times, no contents. When a request ends, for any reason, the memory of its
+body is counted as free.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RouteLabels:
 
 
 class Observe:
-    """Pure ASGI: buffers no body and adds no task. Every request gets an answer, whatever happens to it."""
+    """ASGI middleware that observes requests without buffering bodies or adding tasks. Every request gets an answer."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Observe:
         self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -91,7 +91,7 @@ class Observe:
                 self._open.tasks.discard(task)
                 if self._tracer.enabled and record.labels:  # the span ends with the answer
                     self._tracer.annotate(log_fields(record, record.labels, status, time.monotonic() - start))
-                message["headers"] = _with_ours(message.get("headers", ()), record, scope.get("scheme", "http"))
+                message["headers"] = _add_headers(message.get("headers", ()), record, scope.get("scheme", "http"))
             await send(message)
 
         try:
@@ -126,29 +126,29 @@ class Observe:
         self._metrics.request(labels.api, labels.op, model, status, seconds)
         if log.isEnabledFor(logging.INFO):
             fields = log_fields(record, labels, status, seconds)
-            log.info("%s %d", quote(path[:200]), status, extra={"fields": fields})  # a name may hold a line break
+            log.info("%s %d", quote(path[:200]), status, extra={"fields": fields})  # a path may contain a line break
 
 
 class Head:
-    """Pure ASGI: HEAD is GET without the body (RFC 9110)."""
+    """ASGI middleware that answers HEAD as GET without the body (RFC 9110)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
+        """Handle one ASGI scope."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
 
-        async def bodiless(message: Message) -> None:
+        async def send_without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        await self._app({**scope, "method": "GET"}, receive, bodiless)
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: float) -> dict[str, object]:
-    """What the request's log line says: id, sizes, every stage's milliseconds, batch size, outcome."""
+    """The fields of a request's log line: id, sizes, milliseconds of every stage, batch size, outcome."""
     times = record.timings
     stages = {} if times is None else {f"{name}_ms": value for name, value in _stages_ms(times) if name != "total"}
     fields = {
@@ -170,7 +170,7 @@ def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: floa
 
 
 def trace_id(headers: Headers) -> str | None:
-    """The trace id of a W3C `traceparent` header, else of Amazon's, for joining our log with other systems' traces."""
+    """The trace id of a W3C `traceparent` header, else of Amazon's; it connects our log with other traces."""
     if found := _TRACE.fullmatch(headers.get("traceparent", "").strip()):
         return found.group(1)
     amazon = _AMAZON.fullmatch(headers.get("x-amzn-trace-id", ""))
@@ -178,9 +178,9 @@ def trace_id(headers: Headers) -> str | None:
 
 
 def request_id(headers: Headers) -> str:
-    """The client's own X-Request-ID when it is well formed, else a new one."""
+    """The client's X-Request-ID if it is well formed, else a new id."""
     given = headers.get("x-request-id", "")
-    # Not a secret, so the system need not be asked for random bits.
+    # The id is no secret, so cheap random bits are enough.
     return given if _VALID_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
@@ -201,7 +201,7 @@ def _stages_ms(timings: Timings) -> list[tuple[str, float]]:
     ]
 
 
-# No answer may be framed, sniffed or cached; a page that needs more sends headers of its own.
+# No answer may be framed, sniffed or cached. A page that needs other values sets these headers itself.
 _SAFE = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
@@ -212,8 +212,8 @@ _SAFE = {
 _HTTPS = (b"strict-transport-security", b"max-age=31536000")
 
 
-def _with_ours(given: Iterable[tuple[bytes, bytes]], record: RequestRecord, scheme: str) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer and ours, as bytes, because every answer passes here."""
+def _add_headers(given: Iterable[tuple[bytes, bytes]], record: RequestRecord, scheme: str) -> list[tuple[bytes, bytes]]:
+    """Add the security, id and timing headers to those of an answer; as bytes, because every answer needs them."""
     headers = list(given)
     names = {name for name, _ in headers}
     headers += [(name, value) for name, value in _SAFE.items() if name not in names]

@@ -1,4 +1,4 @@
-"""The OpenAPI document made truthful; /docs and /redoc, which come with the server: nothing is loaded from a CDN."""
+"""Corrects the OpenAPI document and serves /docs and /redoc; their scripts come from this server, not from a CDN."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 
-_PACKAGE = importlib.util.find_spec("fastapi_offline")  # only its files are used
+_PACKAGE = importlib.util.find_spec("fastapi_offline")  # used for its files only
 _LIBRARIES = Path(str(_PACKAGE.origin)).parent / "static" if _PACKAGE else None
 _FILES = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "redoc.standalone.js": "text/javascript",
 }
-# Both libraries write styles into the page, and ReDoc searches in a worker of its own making.
+# Both libraries add inline styles, and ReDoc runs its search in a worker from a blob.
 _POLICY = (
     "default-src 'none'; connect-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; worker-src blob:; base-uri 'none'; frame-ancestors 'none'"
@@ -43,13 +43,13 @@ _SCHEMES = {
 
 
 def corrected(document: dict[str, Any], probes: Collection[str], *, with_keys: bool) -> dict[str, Any]:
-    """FastAPI's document without the answers that it invents, and with the keys, where there are any."""
+    """Remove the answers that FastAPI adds but that never occur; add the API keys if there are any."""
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     for path, operation in _operations(document):
-        _drop_invented(operation["responses"])
+        _drop_validation_error(operation["responses"])
         if with_keys and path not in probes:
-            _want_key(operation, "OpenAIProblem" if openai.speaks(path) else "Problem")
+            _require_key(operation, "OpenAIProblem" if openai.speaks(path) else "Problem")
     if with_keys:
         document["components"]["securitySchemes"] = _SCHEMES
     return document
@@ -60,36 +60,36 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
         yield from ((path, operation) for operation in methods.values())
 
 
-def _drop_invented(responses: dict[str, Any]) -> None:
-    """A parameter of a path is any text, so nothing is wrong with it."""
+def _drop_validation_error(responses: dict[str, Any]) -> None:
+    """Remove FastAPI's own 422. It stands for wrong path parameters, but every text is a valid one."""
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
 
 
-def _want_key(operation: dict[str, Any], body: str) -> None:
+def _require_key(operation: dict[str, Any], body: str) -> None:
     schema = {"$ref": f"#/components/schemas/{body}"}
     operation["security"] = [{name: []} for name in _SCHEMES]
     operation["responses"]["401"] = {
-        "description": "No key, or an unknown one.",
+        "description": "The API key is missing or unknown.",
         "content": {"application/json": {"schema": schema}},
     }
 
 
 @router.get("/docs", response_class=Response)
 async def swagger() -> Response:
-    """Interactive documentation (Swagger UI), served from here."""
+    """The interactive documentation (Swagger UI)."""
     return HTMLResponse(_SWAGGER, headers={"Content-Security-Policy": _POLICY})
 
 
 @router.get("/redoc", response_class=Response)
 async def redoc() -> Response:
-    """The same as one page (ReDoc), served from here."""
+    """The documentation as one page (ReDoc)."""
     return HTMLResponse(_REDOC, headers={"Content-Security-Policy": _POLICY})
 
 
 @router.get("/docs/{name}", response_class=Response)
 async def library(name: str) -> Response:
-    """The libraries of both pages."""
+    """A script or style sheet of these two pages."""
     if name == "start.js":
         return Response(_START, media_type="text/javascript")
     if _LIBRARIES is None or name not in _FILES:

@@ -1,4 +1,4 @@
-"""What middleware and endpoints share about one HTTP request: labels, sizes, times, outcome."""
+"""The request record: what middleware and endpoints share about one HTTP request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class Labels(NamedTuple):
-    """The labels of an endpoint that answers images, for metrics, log and traces."""
+    """The labels of an endpoint that processes images, for metrics, log and traces."""
 
     api: str
     op: Op
@@ -24,12 +24,12 @@ class Labels(NamedTuple):
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request; the middleware creates it, endpoints fill it in."""
+    """The record of one request. The middleware creates it; endpoints fill it in."""
 
     request_id: str
     trace_id: str | None
     started: float  # monotonic clock
-    labels: Labels | None = None  # None: the endpoint answers no images
+    labels: Labels | None = None  # None: the endpoint does not process images
     request_class: RequestClass | None = None
     body: BodyAccount | None = None
     bytes: int | None = None
@@ -46,7 +46,7 @@ def record_of(scope: Any) -> RequestRecord:
 
 
 def labelled(api: str, op: Op) -> Callable[[Endpoint], Endpoint]:
-    """Decorate an endpoint that answers images. A contract in which requests choose the op sets it in their record."""
+    """Decorate an endpoint that processes images. If the request selects the op, the endpoint sets it in the record."""
 
     def mark(endpoint: Endpoint) -> Endpoint:
         endpoint.labels = Labels(api, op)  # type: ignore[attr-defined]

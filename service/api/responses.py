@@ -1,4 +1,4 @@
-"""Response bodies of the native API, and what other contracts share: JSON, top-k, normalisation, base64."""
+"""Builds the responses of the native API; has helpers for all contracts: JSON, top-k, normalisation, base64."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ OCTETS = "application/octet-stream"
 
 
 def to_json(content: Any) -> bytes:
-    """JSON, numpy arrays included."""
+    """Encode as JSON; numpy arrays are allowed."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 class JsonResponse(Response):
-    """JSON by orjson, which writes numpy arrays without a Python object for every float."""
+    """A JSON response by orjson, which encodes numpy arrays without a Python object for every float."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Encode; NaN and infinity would become null, so results are checked to be finite before."""
+        """Encode the content. NaN and infinity would become null; results were checked to be finite before."""
         return to_json(content)
 
 
 def top_k(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The k best classes, best first; ties by index. `k` is clamped to the number of classes."""
+    """The k best classes, best first; equal scores by index. At most as many as there are classes."""
     best = np.argsort(-scores, kind="stable")[:k]
     return [{"index": int(i), "label": labels[i], "score": float(scores[i])} for i in best]
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
-    """Scaled to unit length (L2); a zero vector stays zero."""
+    """Scale to unit length (L2); a zero vector stays zero."""
     length = float(np.linalg.norm(values.astype(np.float64)))
     unit: np.ndarray = (values / length).astype(np.float32) if length else values
     return unit
@@ -80,9 +80,9 @@ def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, 
 
 
 def raw_embeddings(answer: Answer, normalize: bool) -> Response:
-    """All embeddings as little-endian float32, row after row; `X-Shape` says N,D.
+    """All embeddings as little-endian float32, row after row; the header `X-Shape` has N,D.
 
-    The format has no place for an error, so any bad image fails the request; the error names its index.
+    The format cannot hold errors, so one bad image fails the whole request; the error has the index of the image.
     """
     found = [normalised(row) if normalize else row for row in rows(answer)]
     body = np.stack(found).astype("<f4")
@@ -92,7 +92,7 @@ def raw_embeddings(answer: Answer, normalize: bool) -> Response:
 
 
 def rows(answer: Answer) -> list[np.ndarray]:
-    """Every image's values, for contracts with no place for an error: raises the first one, naming its image."""
+    """The values of every image, for contracts without errors per image: raises the first error, with its index."""
     return [_row(index, outcome, len(answer.outcomes)) for index, outcome in enumerate(answer.outcomes)]
 
 
@@ -103,7 +103,7 @@ def _row(index: int, outcome: Outcome, count: int) -> np.ndarray:
 
 
 def as_base64(values: np.ndarray) -> str:
-    """Little-endian float32 as base64."""
+    """Encode the values as little-endian float32 in base64."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
 
@@ -120,7 +120,7 @@ def timings_ms(timings: Timings) -> dict[str, float]:
 
 
 def _respond(answer: Answer, results: list[dict[str, Any]]) -> Response:
-    """The native response. When every image failed, raises the first error, with those of all images in it."""
+    """The native response. If every image failed, raises the first error, which contains the errors of all images."""
     errors = [outcome for outcome in answer.outcomes if isinstance(outcome, ServiceError)]
     if len(errors) == len(answer.outcomes):
         raise errors[0].with_items(results) if len(errors) > 1 else errors[0]

@@ -1,4 +1,4 @@
-"""The route class of the API: FastAPI's, without its parsing for endpoints that read the request themselves."""
+"""The route class of the API: it calls endpoints that read the request themselves directly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class DirectRoute(APIRoute):
-    """A route whose endpoint is called with the request alone where that is all it takes.
+    """A route that calls its endpoint directly if the endpoint takes only the request.
 
     FastAPI would open exit stacks, resolve dependencies and validate the response, which takes longer than all of our
     own code for a small image. The route is documented as any other; errors are handled by the application.

@@ -1,4 +1,4 @@
-"""The native API's options and response bodies, as the OpenAPI document shows them. Only options are validated."""
+"""The options and response bodies of the native API, for the OpenAPI document; only options are validated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EmbedOptions(BaseModel):
     normalize: bool = Field(True, description="Scale the embedding to unit length (L2).")
     pooling: Literal["cls", "mean"] = Field(
         "cls",
-        description="`cls`: what the classifier head sees. `mean`: the mean of the patch tokens after the final norm.",
+        description="`cls`: input of the classifier head. `mean`: mean of the patch tokens after the final norm.",
     )
     encoding: Literal["float", "base64"] = Field(
         "float", description="`base64`: the embedding as base64 of little-endian float32, less than half the size."
@@ -33,10 +33,10 @@ class EmbedOptions(BaseModel):
 
 
 class ModelIdentity(BaseModel):
-    """Which weights, configuration and preprocessing made this answer."""
+    """Identifies the weights, configuration and preprocessing that computed this answer."""
 
     name: str
-    fingerprint: str = Field(description="12 hex digits; anything that moves an embedding changes them.")
+    fingerprint: str = Field(description="12 hex digits; they change with everything that changes an embedding.")
 
 
 class Prediction(BaseModel):
@@ -52,11 +52,11 @@ class ItemError(BaseModel):
 
     code: str
     message: str
-    status: int = Field(description="What a request for this image alone would have been answered with.")
+    status: int = Field(description="The status that a request for this image alone would have.")
 
 
 class Classified(BaseModel):
-    """One image's classes, best first, or its error."""
+    """The classes of one image, best first, or its error."""
 
     index: int
     predictions: list[Prediction] | None = None
@@ -64,7 +64,7 @@ class Classified(BaseModel):
 
 
 class Embedded(BaseModel):
-    """One image's embedding, or its error."""
+    """The embedding of one image, or its error."""
 
     index: int
     embedding: list[float] | str | None = Field(None, description="Floats, or base64 with encoding=base64.")
@@ -93,7 +93,7 @@ class EmbedResponse(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every error's body (RFC 9457 with a few more members)."""
+    """The body of every error (RFC 9457 with a few more members)."""
 
     type: str
     title: str
@@ -106,7 +106,7 @@ class Problem(BaseModel):
     retry_after_s: float | None = None
     message: str
     errors: list[dict[str, Any]] | None = None
-    results: list[dict[str, Any]] | None = Field(None, description="Every image's error, when all of several failed.")
+    results: list[dict[str, Any]] | None = Field(None, description="The errors of all images, if all have failed.")
 
 
 _BINARY = {"type": "string", "format": "binary"}
@@ -142,14 +142,14 @@ HEADERS: list[dict[str, Any]] = [
         "in": "header",
         "required": False,
         "schema": {"type": "string", "enum": list(get_args(RequestClass)), "default": "interactive"},
-        "description": "`bulk` for work that nobody is waiting for: it fills what interactive requests leave.",
+        "description": "`bulk` for work that nobody waits for: it uses the capacity that interactive requests leave.",
     },
     {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
         "schema": {"type": "integer", "minimum": 1},
-        "description": "Milliseconds for an answer, at most the server's own limit; then 504.",
+        "description": "Time limit for the answer in milliseconds, at most the server's own limit; then 504.",
     },
 ]
 
@@ -163,7 +163,7 @@ def query(options: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def operation(options: type[BaseModel]) -> dict[str, Any]:
-    """The OpenAPI description of what goes in: query options, and the three forms of a body."""
+    """The OpenAPI description of a request: options in the query, and the forms of a body."""
     content = {
         "image/*": {"schema": _BINARY},
         "application/octet-stream": {"schema": _BINARY},
@@ -171,8 +171,8 @@ def operation(options: type[BaseModel]) -> dict[str, Any]:
         "application/json": {"schema": _json_body(options), "example": {"images": [PIXEL]}},
     }
     text = (
-        "One image as it is (JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the Content-Type says), a form with one or "
-        "more files, or JSON with base64. Options stand in the query, in form fields or beside `images`."
+        "One image file (JPEG, PNG, WebP, GIF, BMP or TIFF, with any Content-Type), a form with one or more files, or "
+        "JSON with base64. Pass options as query parameters, form fields or JSON members."
     )
     return {
         "parameters": query(options) + HEADERS,
@@ -186,5 +186,5 @@ INFERENCE = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 def problems(*statuses: int, model: type[BaseModel] = Problem) -> Responses:
-    """What an operation answers instead of a result. 401 is added to all but the probes where there are keys."""
+    """The error responses of an operation. With API keys, `service.api.openapi` adds 401 to all except the probes."""
     return {status: {"model": model} for status in statuses}

@@ -1,1 +1,1 @@
-"""Device processes: their queue, supervision, retries, and the pixel slots they share with the HTTP process."""
+"""Runs device processes: their queue, supervision, retries, and the slots that they share with the HTTP process."""

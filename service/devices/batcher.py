@@ -1,17 +1,17 @@
-"""The queue of decoded images, and which of them form the next batch. Plain Python: no clock, no processes, no torch.
+"""The queue of jobs; it decides which jobs form the next batch. Plain Python: no clock, no processes, no torch.
 
-A device pulls: whenever it is free it takes what waits, up to its largest batch. While it is busy jobs accumulate, so
-there is no timer by default. With `max_wait_s` a batch that is not full is held back until its oldest job has waited
-that long. While small images wait to be decoded (`more`), a batch is held back until it has `GATHERED` jobs, for at
-most `GATHERING_S`: sending one job to a device costs as much as all other work for a small image.
+A device that is free takes the waiting jobs, up to its largest batch. While it is busy, jobs accumulate. So by default
+no timer is needed. With `max_wait_s` a batch that is not full is held back until its oldest job has waited that long.
+While small images wait to be decoded (`more`), a batch is held back until it has `GATHERED` jobs, for at most
+`GATHERING_S`: sending one job to a device costs as much as all other work for a small image.
 
 Two request classes, each oldest first, by three rules:
 
-1. Bulk fills what interactive leaves: a batch takes interactive jobs first, then bulk jobs.
-2. Bulk never delays interactive by more than one batch: before and beside a waiting interactive job no more bulk jobs
-   are taken than one full batch holds. Those of the batch taken before the job came are counted too.
+1. Interactive goes first: a batch takes interactive jobs, then bulk jobs if there is room.
+2. Bulk never delays interactive by more than one batch: while an interactive job waits, and in its own batch, no more
+   bulk jobs run than one full batch holds. The bulk jobs of the batch that ran when the job arrived are counted too.
 3. Bulk is not starved: once its oldest job has waited `BULK_PATIENCE_S`, one place in `BULK_SHARE` of every batch, at
-   least one, is kept for bulk, as far as rule 2 allows.
+   least one, is reserved for bulk, if rule 2 allows it.
 
 Jobs of a failed batch return in groups. Each group runs as a batch of its own, before the other jobs of its class. A
 group is interactive if one of its jobs is.
@@ -26,8 +26,8 @@ from itertools import islice
 from service.jobs import Job
 
 RATE_SMOOTHING = 0.2  # weight of the newest batch in the running rate
-BULK_PATIENCE_S = 2.0
-BULK_SHARE = 8
+BULK_PATIENCE_S = 2.0  # see rule 3
+BULK_SHARE = 8  # see rule 3
 GATHERED, GATHERING_S = 8, 0.003
 
 Group = tuple[Job, ...]
@@ -37,23 +37,23 @@ class Batcher:
     """Waiting jobs by class, oldest first."""
 
     def __init__(self, max_wait_s: float = 0.0) -> None:
-        self.seconds_per_image = 0.0  # what an image costs a device at the measured rate; 0 before anything ran
+        self.seconds_per_image = 0.0  # device time for one image, measured; 0 before the first batch
         self._max_wait_s = max_wait_s
-        self._more = False  # jobs are about to come
-        # Insertion-ordered, and any job leaves in constant time. The number is `_before_last` at the job's arrival.
+        self._more = False  # more jobs will follow soon
+        # Dicts keep the order and remove any job in constant time. The value is `_before_last` when the job arrived.
         self._interactive: dict[Job, int] = {}
         self._bulk: dict[Job, int] = {}
         self._again: deque[Group] = deque()  # interactive groups
         self._bulk_again: deque[Group] = deque()
         self._bulk_taken = 0  # bulk jobs taken so far
-        self._before_last = 0  # the same before the last batch was taken: that one may still be running
+        self._before_last = 0  # `_bulk_taken` before the last batch was taken, which may still run
 
     def __len__(self) -> int:
         groups = sum(len(group) for group in (*self._again, *self._bulk_again))
         return len(self._interactive) + len(self._bulk) + groups
 
     def put(self, job: Job, *, more: bool = False, limit: int = GATHERED) -> bool:
-        """Queue a job. `more`: others are about to come. True if a device that waits should look at the queue now."""
+        """Queue a job. `more`: others will follow soon. Returns whether to wake a device that waits for jobs."""
         self._more = more
         self._queue_of(job)[job] = self._before_last
         return len(self) == 1 or not self._gathering(limit)
@@ -64,7 +64,7 @@ class Batcher:
             (self._bulk_again if _is_bulk(group) else self._again).append(group)
 
     def promote(self, job: Job) -> None:
-        """Make a bulk job interactive: it goes where an interactive job that came now would go."""
+        """Make a bulk job interactive: it is queued like an interactive job that arrives now."""
         waited = self._bulk.pop(job, None) is not None
         job.request_class = "interactive"
         if waited:
@@ -74,7 +74,7 @@ class Batcher:
             self._again.append(group)
 
     def discard(self, job: Job) -> bool:
-        """Remove a job whose requests have left; False if it does not wait here."""
+        """Remove a job that no request waits for; False if it is not in the queue."""
         return self._queue_of(job).pop(job, None) is not None
 
     def due_in(self, limit: int, now: float) -> float | None:
@@ -104,7 +104,7 @@ class Batcher:
         return len(self) < min(GATHERED, limit) and self._more
 
     def take(self, limit: int, now: float) -> list[Job]:
-        """Remove and return the next batch, at most `limit` jobs; empty only if all requests have left."""
+        """Remove and return the next batch, at most `limit` jobs; empty only if no job has a waiting request."""
         batch = self._take_group(limit, now) or self._take_waiting(limit, now)
         self._before_last = self._bulk_taken
         self._bulk_taken += sum(job.request_class == "bulk" for job in batch)
@@ -134,11 +134,11 @@ class Batcher:
         return batch + _pop(self._bulk, min(room, limit - len(batch)))
 
     def _room_for_bulk(self, limit: int) -> int:
-        """Rule 2: how many bulk jobs may run before or beside the interactive job that has waited longest."""
+        """Rule 2: how many bulk jobs may still run before or with the oldest interactive job."""
         if not self._interactive:
             return limit
-        seen = self._bulk_taken - next(iter(self._interactive.values()))
-        return max(0, limit - seen)
+        passed = self._bulk_taken - next(iter(self._interactive.values()))
+        return max(0, limit - passed)
 
     def _take_group(self, limit: int, now: float) -> list[Job]:
         while self._again:
@@ -150,7 +150,7 @@ class Batcher:
         return []
 
     def _may_run_bulk_group(self, limit: int, now: float) -> bool:
-        """A bulk group waits for interactive jobs until it has waited long enough and rule 2 has room for it."""
+        """A bulk group goes after interactive jobs, unless it has waited `BULK_PATIENCE_S` and rule 2 allows it."""
         group = self._bulk_again[0]
         fits = min(limit, len(group)) <= self._room_for_bulk(limit)
         return not self._interactive or (fits and self._impatient(group, now))
@@ -173,7 +173,7 @@ def _pop(queue: dict[Job, int], count: int) -> list[Job]:
 
 
 def _pop_group(groups: deque[Group], limit: int) -> list[Job]:
-    """The first group without jobs that are settled; what exceeds the limit stays a group."""
+    """Remove the first group and drop its settled jobs; the jobs beyond the limit stay a group."""
     group = [job for job in groups.popleft() if not job.done.done()]
     if group[limit:]:
         groups.appendleft(tuple(group[limit:]))

@@ -1,4 +1,4 @@
-"""One image with a known result: a device process that gives another result is broken and must not serve.
+"""The canary: an image with a known result, which a device process must reproduce before it serves.
 
 The reference result is recorded at the first load, after the scan's self-test. Every later device process, on this or
 another device, must reproduce it before it serves.
@@ -49,10 +49,10 @@ class Canary:
         job = Job(self._slots.canary_slot, Task("embed"), 0.0, done)
         (row,) = (await process.run([job])).rows
         if row is None:
-            raise DeviceLost("the canary image's answer is not finite")
+            raise DeviceLost("the result of the canary image is not finite")
         values = np.frombuffer(row, np.float32)
         if self._reference is None:
             self._reference = values
         error = float(np.abs(values - self._reference).max() / np.abs(self._reference).max())
         if not error <= self._tolerance:
-            raise DeviceLost(f"the canary image's answer is off by {error:.1e} of its largest value")
+            raise DeviceLost(f"the result of the canary image differs by {error:.1e} of its largest value")

@@ -34,12 +34,12 @@ class Batch:
     """A batch that a device process has."""
 
     jobs: tuple[Job, ...]
-    began_at: float  # when it was sent, or when the one before it ended, whichever is later
+    began_at: float  # when it was sent, or when the batch before it ended, if that was later
     shared: bool = False  # another batch was with the device at some time
 
     @property
     def alone(self) -> bool:
-        """Must no other batch be with the device?"""
+        """Return whether the device must have no other batch at the same time."""
         return any(job.suspect for job in self.jobs)
 
 
@@ -58,7 +58,7 @@ class Pipeline:
 
     @property
     def blocked(self) -> bool:
-        """Must a batch end before the next one may be sent?"""
+        """Return whether a batch must end before the next one may be sent."""
         return len(self.batches) >= self._depth or any(batch.alone for batch in self.batches)
 
     def hold_s(self, now: float) -> float:
@@ -77,7 +77,7 @@ class Pipeline:
         return batch
 
     def end(self, batch: Batch, now: float) -> None:
-        """Remove a batch that is answered or has failed: the next one's time begins."""
+        """Remove a batch that is answered or has failed; the time of the next batch begins."""
         self.batches.remove(batch)
         for waiting in self.batches[:1]:
             waiting.began_at = max(waiting.began_at, now)
@@ -100,13 +100,13 @@ class Dispatcher:
 
     def __init__(self, context: Context, process: DeviceProcess, name: str, ready: Ready) -> None:
         self.limit = ready.max_batch  # images in a batch; falls when memory runs out
-        self.ran = False  # a batch has run
+        self.ran = False  # true once a batch has run
         self.pipeline = Pipeline(ready.depth, ready.handover_s, ready.batch_seconds)
         self._context = context
         self._process = process
         self._name = name
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lost: DeviceLost | None = None  # found by a batch
+        self._lost: DeviceLost | None = None  # set when a batch has failed with it
 
     @property
     def running(self) -> list[Job]:
@@ -131,7 +131,7 @@ class Dispatcher:
                 self._end(batch)
 
     async def _take(self) -> Batch:
-        """The next batch, as soon as the device may have it. The device holds the batch's slots while it may read."""
+        """Wait for the next batch and take it. Its slots are held until the device no longer reads them."""
         while True:
             self._check()
             if self.pipeline.blocked:
@@ -155,7 +155,7 @@ class Dispatcher:
                 await wake.wait()
 
     def _check(self) -> None:
-        """Raise DeviceLost once the process has ended, or a batch has shown that it is of no use."""
+        """Raise DeviceLost if the process has ended, or if a batch has failed with DeviceLost."""
         if lost := self._process.lost or self._lost:
             raise lost
 
@@ -172,7 +172,7 @@ class Dispatcher:
     async def _forward(self, batch: Batch) -> None:
         try:
             self._check()
-        except DeviceLost:  # while it waited for its turn: it was never with the device
+        except DeviceLost:  # while the batch waited for its turn; it never ran
             self._context.queue.give_back((batch.jobs,))
             raise
         try:

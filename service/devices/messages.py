@@ -16,7 +16,7 @@ from service.status import ModelInfo
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Load this model on this device. Sent as a message because every user of the machine can read arguments."""
+    """Load this model on this device. A message, because every user of the machine can read command arguments."""
 
     settings_json: str
     device: str
@@ -32,14 +32,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
-    """Map the slots; their memory file's descriptor was inherited."""
+    """Map the slots. The process has inherited the descriptor of their memory file."""
 
     slots: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The device process is self-tested and warm."""
+    """The device process has passed its self-test and has warmed up."""
 
     max_batch: int
     batch_seconds: Mapping[int, float]  # of the warm-up, by each batch size that fits into memory
@@ -52,7 +52,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class StartFailed:
-    """The device process cannot serve; the reason is for the person who configured it."""
+    """The device process cannot serve; the reason is for the operator."""
 
     reason: str
 
@@ -74,7 +74,7 @@ class BatchDone(NamedTuple):
 
 
 class BatchFailed(NamedTuple):
-    """The forward pass raised an exception; the process goes on."""
+    """The forward pass raised an exception; the process continues."""
 
     id: int
     kind: Literal["error", "out_of_memory"]

@@ -1,6 +1,6 @@
-"""All device processes of one service and the queue in front of them: what they serve, and whether enough are up.
+"""The pool: all device processes of one service, their queue, and whether enough devices are up.
 
-Keeping a single device process running is `service.devices.supervisor`; requests are `service.engine`.
+`service.devices.supervisor` keeps a single device process running; `service.engine` handles requests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pool:
     """The device processes of this service (a `service.engine.backend.Backend`)."""
 
     def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER, slots: Slots | None = None) -> None:
-        """`worker` is the module that runs as the device process. `slots`: by default VIM_QUEUE_IMAGES of its own."""
+        """`worker` is the module that runs as the device process. `slots`: None makes VIM_QUEUE_IMAGES new slots."""
         self.slots = slots or Slots(settings.queue_images)
         self.state = BackendState()
         self.failed = asyncio.Event()  # the model can no longer be served
@@ -54,11 +54,11 @@ class Pool:
 
     @property
     def seconds_per_image(self) -> float:
-        """What an image costs the whole pool at the measured rate; 0 before anything ran."""
+        """The measured time of the whole pool for one image; 0 before the first batch."""
         return self._queue.seconds_per_image / len(self._supervisors)
 
     def submit(self, job: Job, *, more: bool = False) -> None:
-        """Queue a job, whose future is settled later. `more`: others are about to come."""
+        """Queue a job; its future is settled later. `more`: others will follow soon."""
         context = self._context
         if self._failure:
             job.fail(NotReady(self.state.reason))
@@ -68,7 +68,7 @@ class Pool:
             context.wake.set()
 
     def cancel(self, job: Job) -> None:
-        """Remove a job whose requests have left. One that a device has runs on; its result is dropped."""
+        """Remove a job that no request waits for. If a device already has it, its result is dropped."""
         self._queue.discard(job)
 
     def promote(self, job: Job) -> None:
@@ -82,7 +82,7 @@ class Pool:
             job.fail(error)
 
     def report(self, load: ProcessLoad) -> None:
-        """No other HTTP process shares these devices."""
+        """Do nothing: no other HTTP process shares these devices."""
 
     def _quarantined(self, job: Job) -> InferenceFailed | None:
         return self._context.quarantine.check(self.slots.views[job.slot], time.monotonic())
@@ -114,7 +114,7 @@ class Pool:
         self.slots.close()
 
     async def _keep(self, supervisor: Supervisor) -> None:
-        """With VIM_READY_DEVICES=any the service goes on without a device while another one is left."""
+        """Run a supervisor. With VIM_READY_DEVICES=any the service continues without a device while others are left."""
         try:
             await supervisor.run()
         except (DeviceLost, RestartsExhausted) as lost:
@@ -127,7 +127,7 @@ class Pool:
             await supervisor.close()
 
     async def _watch(self, group: asyncio.TaskGroup) -> None:
-        """Replace `state` whenever a device has changed; start the further devices that the first one reports."""
+        """Replace `state` whenever a device has changed; start the other devices that the first one reports."""
         while True:
             await self._context.changed.wait()
             self._context.changed.clear()
@@ -137,7 +137,7 @@ class Pool:
                 self._add_siblings(group)
 
     def _add_siblings(self, group: asyncio.TaskGroup) -> None:
-        """Start a process for every further device, where VIM_DEVICE does not say how many."""
+        """Start a process for every other device, if VIM_DEVICE does not select devices by number."""
         loaded = self._supervisors[0].loaded
         if loaded is None or not loaded.siblings:
             return

@@ -1,6 +1,6 @@
-"""One device process, seen from its parent: start it, send it batches, notice its end.
+"""The parent's side of one device process: starts it, sends it batches, notices its end.
 
-When to start and restart it is `service.devices.supervisor`; which batches it receives is `service.devices.dispatcher`.
+`service.devices.supervisor` decides when to start it, `service.devices.dispatcher` which batches it receives.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _ABOVE_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 def python_command(module: str, *arguments: object) -> list[str]:
-    """How to run a module as a program. -P: a file of the same name in the current folder is not imported."""
+    """The command that runs a module as a program. -P: no file of the current folder is imported instead."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
 def python_environment() -> dict[str, str]:
-    """Our environment, with our own packages first on the path of such a program."""
+    """The environment of such a program: our own, with the folder of our packages first on PYTHONPATH."""
     path = filter(None, (str(_ABOVE_PACKAGES), os.environ.get("PYTHONPATH")))
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
@@ -51,7 +51,7 @@ class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error
 
 
 class BatchError(Exception):
-    """The forward pass of a batch failed, the process goes on."""
+    """The forward pass of a batch failed; the process continues."""
 
     def __init__(self, kind: Literal["error", "out_of_memory"], reason: str) -> None:
         super().__init__(reason)
@@ -64,7 +64,7 @@ class DeviceProcess:
     def __init__(
         self, settings: Settings, name: str, slots_descriptor: int, module: str, wake: asyncio.Event | None = None
     ) -> None:
-        """`wake` is set when the process is lost, `module` is the program that runs in it."""
+        """`module` is the program that runs in the process. `wake` is set when the process is lost."""
         self.lost: DeviceLost | None = None
         self.watchdog_s: float | None = None  # a batch that takes longer means that the process hangs
         self._settings = settings
@@ -92,14 +92,14 @@ class DeviceProcess:
         return loaded
 
     async def warm_up(self, slots: int) -> Ready:
-        """Attach the mapped slots and wait until the process is self-tested and warm. Raises DeviceLost."""
+        """Attach the mapped slots and wait until the process has tested itself and warmed up. Raises DeviceLost."""
         self._connection.send(Attach(slots))
         ready = await self._receive()
         assert isinstance(ready, Ready)
         return ready
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
-        """One forward pass. Raises BatchError when it failed there, DeviceLost when the process ended or hangs."""
+        """Run one forward pass. Raises BatchError if it failed, DeviceLost if the process ended or hangs."""
         self.check()
         order = RunBatch(next(self._ids), tuple([job.slot for job in batch]), tuple([job.task for job in batch]))
         ahead = list(self._answers.values())
@@ -121,7 +121,7 @@ class DeviceProcess:
         return answer
 
     async def close(self) -> None:
-        """End the process: at once if it is lost or at work, else by closing its connection."""
+        """End the process: kill it if it is lost or runs a batch, else close its connection."""
         if self._process is None:
             return
         if self._watch is not None:
@@ -136,7 +136,7 @@ class DeviceProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, once started."""
+        """The process id, once started."""
         return self._process.pid if self._process else None
 
     def check(self) -> None:
@@ -154,11 +154,11 @@ class DeviceProcess:
             | cpus.heap_environment(),
             pass_fds=(descriptor, self._slots_descriptor),
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
+            start_new_session=True,  # a terminal's Ctrl-C goes to the parent only
         )
 
     def _compiled_code(self) -> dict[str, str]:
-        """Where numba keeps compiled code, unless the environment says otherwise: the next start need not compile."""
+        """Where numba keeps compiled code, so that the next start need not compile; the environment overrides it."""
         return {"NUMBA_CACHE_DIR": str(self._settings.cache_dir / "numba")}
 
     async def _receive(self) -> FromDevice:
@@ -180,7 +180,7 @@ class DeviceProcess:
             answer.set_result(message)
 
     def _lose(self, reason: str) -> DeviceLost:
-        """Fail everything that waits for the process, now and later; the first reason counts."""
+        """Mark the process as lost and fail everything that waits for it; the first reason is kept."""
         self.lost = self.lost or DeviceLost(reason)
         for answer in self._answers.values():
             if not answer.done():

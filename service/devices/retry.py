@@ -1,4 +1,4 @@
-"""Decide what happens to a batch that failed. Plain Python. Inference has no side effects, so it can be repeated.
+"""Decides what happens to a batch that failed. Plain Python. Inference has no side effects, so it can be repeated.
 
 A batch of several images runs again in halves, until the image that causes the failure fails alone and the others are
 answered. An image is blamed for the end of a device process only when that happened twice while it was alone in flight,
@@ -19,7 +19,7 @@ from service.jobs import Job
 
 Failure = Literal["error", "out_of_memory", "device_lost"]
 
-FATAL_DEATHS = 2
+FATAL_DEATHS = 2  # an image that has ended this many device processes while alone is quarantined
 QUARANTINE_S = 600.0
 
 _EXPLAINED: dict[Failure, str] = {
@@ -31,7 +31,7 @@ _EXPLAINED: dict[Failure, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Groups of jobs to run again, each as a batch of its own, and the job that is to blame, if it is known."""
+    """Groups of jobs to run again, each as a batch of its own, and the job that caused the failure, if known."""
 
     again: tuple[tuple[Job, ...], ...] = ()
     culprit: Job | None = None
@@ -41,7 +41,7 @@ class Verdict:
 def judge(batch: Sequence[Job], failure: Failure, *, company: bool = False) -> Verdict:
     """Decide about a batch that failed. Jobs that nobody waits for any more are left out.
 
-    `company`: another batch was with the device at the same time, so that its death says nothing about this one.
+    `company`: the device had another batch at the same time, so the failure may not come from this one.
     """
     waiting = tuple(job for job in batch if not job.done.done())
     for job in waiting:
@@ -65,7 +65,7 @@ def halves(jobs: tuple[Job, ...]) -> tuple[tuple[Job, ...], ...]:
 
 
 class Quarantine:
-    """Hashes of pixels that ended a device process; they are refused for some time."""
+    """Hashes of pixels that have ended a device process twice; they are refused for some time."""
 
     def __init__(self, seconds: float = QUARANTINE_S) -> None:
         self.until: dict[bytes, float] = {}  # hash -> when its quarantine ends; empty most of the time

@@ -1,4 +1,4 @@
-"""Slots of decoded pixels in memory that the device processes share: one slot an image, uint8 (size, size, 3).
+"""Slots: decoded pixels in memory that the device processes share. One slot per image, uint8 (size, size, 3).
 
 The memory is an anonymous file (memfd): no name to leak, no /dev/shm limit, and a restarted device process maps the
 same pixels. Slots are also the admission limit: a request takes one for each image before any byte is decoded (see
@@ -17,7 +17,7 @@ from service.jobs import RequestClass
 
 
 def map_slots(descriptor: int, slots: int, size: int, first: int = 0) -> np.ndarray:
-    """The slots of a memory file from `first` on: writable uint8 (slots - first, size, size, 3)."""
+    """Map the slots of a memory file from `first` on: writable uint8 (slots - first, size, size, 3)."""
     memory = mmap.mmap(descriptor, slots * size * size * 3)
     views: np.ndarray = np.frombuffer(memory, np.uint8).reshape(slots, size, size, 3)[first:]
     return views
@@ -57,7 +57,7 @@ class Slots:
         self.views = map_slots(self.descriptor, self.total, size)
 
     def acquire(self, count: int, request_class: RequestClass = "interactive") -> list[int]:
-        """Take `count` free slots; the caller has checked that there are as many."""
+        """Take `count` free slots; the caller has checked that there are enough."""
         assert count <= len(self._free)
         taken = [self._free.pop() for _ in range(count)]
         self.in_use += count

@@ -1,6 +1,6 @@
-"""Keeps one device process running: start it, check it, let it serve; when it is lost, start another.
+"""Keeps one device process running: starts it, checks it, lets it serve, and starts another when it is lost.
 
-The batches that it runs meanwhile are the business of `service.devices.dispatcher`.
+`service.devices.dispatcher` gives the process its batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger("vim.device")
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row; the last one repeats
 STABLE_S = 60.0  # a process that was up for longer does not count as a failed restart
-HANG_S, HANG_FACTOR = 10.0, 10.0  # the watchdog: at least so long, and so many times the slowest batch of the warm-up
+HANG_S, HANG_FACTOR = 10.0, 10.0  # the watchdog: seconds, or times the slowest warm-up batch if more
 RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the first start has failed
 
 
@@ -30,20 +30,20 @@ class RestartsExhausted(Exception):  # noqa: N818 - an event
 
 
 class Supervisor:
-    """One configured device, through all the processes that serve it. `canary` is shared by all devices."""
+    """One configured device and all the processes that serve it in turn. `canary` is shared by all devices."""
 
     def __init__(self, context: Context, name: str, canary: Canary) -> None:
         self.name = name
         self.up = False
         self.restarts = 0
         self.last_reason = ""
-        self.loaded: Loaded | None = None  # what the first process said
+        self.loaded: Loaded | None = None  # what the latest process reported
         self._context = context
         self._canary = canary
         self._process: DeviceProcess | None = None
         self._dispatcher: Dispatcher | None = None
         self._ready: Ready | None = None
-        self._limit: int | None = None  # the smallest that any process has learned
+        self._limit: int | None = None  # the smallest batch limit that any process had
         self._in_a_row = 0  # restarts since a batch last ran, or a process last stayed up for a while
         self._up_since = 0.0
         self._first_start_s = 0.0

@@ -1,7 +1,7 @@
 """The program of a device process: owns torch and one device, and runs the batches that its parent sends.
 
-A fresh interpreter, never a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends when the
-parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs and reads no socket.
+The process is a new interpreter, not a fork. It ignores SIGINT and SIGTERM (the parent decides when to stop) and ends
+when the parent's end of the socket closes. The kernel kills it when its parent dies, even if it hangs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Worker:
         vim = _load_model(settings, device)
         check_servable(vim.config)
         runner = runner_for(vim, settings)
-        runner.verify_scan(settings.scan)  # before anything is told of the model: it may choose the dtype
+        runner.verify_scan(settings.scan)  # before `describe`, because it may choose the dtype
         self.send(Loaded(describe(runner, settings), _siblings(runner, device)))
         return runner
 
@@ -96,7 +96,7 @@ class Worker:
 
 
 def check_servable(config: VimConfig) -> None:
-    """Raise ModelError for a model that answers no photograph with one row."""
+    """Raise ModelError for a model that cannot give one row for a photograph."""
     height, width = config.image_size
     if config.channels != 3:
         raise ModelError(f"the service decodes RGB images; this model takes {config.channels} channels")
@@ -109,7 +109,7 @@ def check_servable(config: VimConfig) -> None:
 
 
 def runner_for(vim: Vim, settings: Settings) -> BatchRunner:
-    """What runs this model on its device. On a GPU VIM_DTYPE=auto is decided by agreement with float32."""
+    """The runner of this model on its device. On a GPU, VIM_DTYPE=auto selects a dtype that agrees with float32."""
     if vim.patch_embed.proj.weight.device.type == "cpu":
         return Runner(vim, max_batch=settings.max_batch)
     from model.runtime.cuda.runner import CudaRunner
@@ -120,7 +120,7 @@ def runner_for(vim: Vim, settings: Settings) -> BatchRunner:
 
 
 def _siblings(runner: BatchRunner, device: str) -> tuple[str, ...]:
-    """The other devices that there are, where none was named."""
+    """The other devices of the machine, if no device was selected by number."""
     import torch
 
     if runner.device.type == "cpu" or device not in ("auto", "cuda"):
@@ -129,7 +129,7 @@ def _siblings(runner: BatchRunner, device: str) -> tuple[str, ...]:
 
 
 def served_fingerprint(vim: Vim, settings: Settings) -> str:
-    """The model's; another one where photographs are scaled while they are decoded, since that moves embeddings."""
+    """The model's fingerprint; another one with VIM_DECODE=fast, because that changes embeddings a little."""
     if settings.decode != "fast":
         return vim.fingerprint
     return hashlib.sha256(f"{vim.fingerprint} decode=fast".encode()).hexdigest()[: len(vim.fingerprint)]

@@ -1,6 +1,6 @@
-"""In the device process: submit batches to the runner and send their results to the parent.
+"""In the device process: submits batches to the runner and sends their results to the parent.
 
-Where the runner takes several batches at a time, a second thread collects and sends results. A batch that fails is
+If the runner takes several batches at a time, a second thread collects and sends results. A batch that fails is
 answered with its failure; a device that cannot be used any more ends the process, and the parent starts another.
 """
 
@@ -41,7 +41,7 @@ class WorkerLoop:
     def __init__(self, runner: BatchRunner, send: Callable[[Answer], None]) -> None:
         self._runner = runner
         self._send = send
-        self._ended_at = 0.0  # the last batch; the next one's time begins there at the earliest
+        self._ended_at = 0.0  # when the last batch ended; the time of the next one begins no earlier
         self._begun: queue.SimpleQueue[_Begun | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         if runner.depth > 1:
@@ -49,7 +49,7 @@ class WorkerLoop:
             self._thread.start()
 
     def begin(self, batch: RunBatch) -> None:
-        """Submit a batch to the runner; its result is sent to the parent when it is there."""
+        """Submit a batch to the runner; its result is sent to the parent when it is ready."""
         begun = self._submit(batch)
         if self._thread is None:
             self._answer(begun)
@@ -57,7 +57,7 @@ class WorkerLoop:
             self._begun.put(begun)
 
     def close(self) -> None:
-        """Answer what has begun, then return."""
+        """Answer all submitted batches, then return."""
         if self._thread is not None:
             self._begun.put(None)
             self._thread.join()
@@ -67,7 +67,7 @@ class WorkerLoop:
         try:
             parts = {part for task in batch.tasks for part in task.parts}
             return _Begun(batch, started, self._runner.submit(batch.slots, parts))
-        except Exception as error:  # the service goes on: this batch alone is answered with the failure
+        except Exception as error:  # only this batch is answered with the failure
             return _Begun(batch, started, None, self._failed(batch, error))
 
     def _answer_all(self) -> None:
@@ -77,7 +77,7 @@ class WorkerLoop:
     def _answer(self, begun: _Begun) -> None:
         try:
             self._send(self._collect(begun))
-        except (BrokenPipeError, ConnectionResetError):  # the thread that reads notices, too
+        except (BrokenPipeError, ConnectionResetError):  # the thread that reads notices this and ends the process
             log.info("the parent is gone")
 
     def _collect(self, begun: _Begun) -> Answer:

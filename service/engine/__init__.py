@@ -1,1 +1,1 @@
-"""One request from admission to its result."""
+"""Takes requests from admission to their results."""

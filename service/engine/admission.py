@@ -1,8 +1,8 @@
-"""Admission control: images and bytes of bodies, counted before anything is decoded, and what a refusal says.
+"""Admission control: decides, before decoding, whether a request may enter: by images, bytes and expected wait.
 
-An image counts while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request has
-ended. Bulk may fill a part of both, so that interactive requests always find room. Nothing here waits: what does not
-fit is refused at once, with the time after which to come back.
+An image is counted while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request
+has ended. Bulk may use only a part of both, so that there is room for interactive requests. Nothing waits here: a
+request that does not fit is refused at once, and `Retry-After` says when to try again.
 """
 
 from __future__ import annotations
@@ -22,36 +22,35 @@ log = logging.getLogger("vim.admission")
 
 LONGEST_RETRY_S = 30
 SMOOTHING = 0.1  # weight of the newest image in the running cost of decoding
-LOG_EVERY_S = 10.0
-CAUTION = 1.25  # the answer has to be sent as well, and the queue may become slower
-
-RELIABLE_IMAGES = 16
+LOG_EVERY_S = 10.0  # at most one log line about overload in this time
+CAUTION = 1.25  # factor on the expected wait: the answer must be sent too, and the queue may become slower
+RELIABLE_IMAGES = 16  # see `Pace`
 PACE_SMOOTHING = 0.02  # weight of one answered image; the images of a batch are answered at the same moment
-LONGEST_GAP = 10.0  # in units of the known pace: the replacement of a device process is not the pace
+LONGEST_GAP = 10.0  # times the known pace: a longer gap, such as a restart of a device process, counts as this much
 
 
 class Pace:
-    """Seconds for each image of those that wait together, measured from how fast they are answered. Plain Python.
+    """The measured time per image of a long queue, from how fast its images are answered. Plain Python.
 
     With fewer than `RELIABLE_IMAGES` admitted images the estimate is unreliable: a single image takes longer than its
-    share of a batch, and between single images nothing works. Nothing is learned or predicted then.
+    share of a batch, and between single images the device is idle. Then nothing is measured or predicted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seconds = 0.0
         self._at = 0.0
-        self._many = False  # were there enough, when the last one was answered?
+        self._many = False  # at the last answer, RELIABLE_IMAGES or more were admitted
 
     def answered(self, images: int, waiting: int) -> None:
-        """So many images were answered, of so many that were admitted until then."""
+        """Record that `images` images were answered while `waiting` images were admitted."""
         now, many = self._clock(), waiting >= RELIABLE_IMAGES
         if many and self._many:
             self._learn(images, (now - self._at) / images)
         self._at, self._many = now, many
 
     def wait_s(self, waiting: int) -> float:
-        """Seconds until so many images are answered; 0 while the estimate is unreliable."""
+        """Seconds until `waiting` images are answered; 0 while the estimate is unreliable."""
         return waiting * self._seconds if waiting >= RELIABLE_IMAGES else 0.0
 
     def _learn(self, images: int, seconds: float) -> None:
@@ -61,7 +60,7 @@ class Pace:
 
 
 class Admission:
-    """Counts images and bytes by class. `settings` are the limits of this process, `threads` those that decode."""
+    """Counts images and bytes by class. `settings`: the limits of this process; `threads`: its decoding threads."""
 
     def __init__(self, settings: Settings, backend: Backend, threads: int) -> None:
         self.body_bytes: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}  # of bodies in memory
@@ -75,13 +74,13 @@ class Admission:
         self._logged_at = -math.inf
 
     def admit(self, request_class: RequestClass, count: int, allowed_s: float = math.inf) -> list[int]:
-        """Slots for the images of a request, all or none, if they can be answered in the time that it allows.
+        """Take slots for all images of a request, if they can be answered within `allowed_s`.
 
-        Raises TooManyImages if that can never be, QueueFull if not now.
+        Raises TooManyImages if the request can never be admitted, QueueFull if it cannot be admitted now.
         """
         self._check_images(request_class, count)
         wait_s = self.pace.wait_s(self._slots.in_use)
-        if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline that has passed is answered as such
+        if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline in the past counts as 0
             before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
             raise self._refusal(QueueFull, f"queue too long: {before}; {allowed}")
@@ -98,7 +97,7 @@ class Admission:
         self._slots.release(*slots)
 
     def expect(self, request_class: RequestClass, size: int) -> None:
-        """Before a body is read: refuse one that could not be admitted, or no image of it. Reserves nothing."""
+        """Before a body is read: refuse it if the body or one image could not be admitted. Reserves nothing."""
         self._check_images(request_class, 1)
         self._check_bytes(request_class, size, size)
 
@@ -109,7 +108,7 @@ class Admission:
 
     @property
     def retry_after_s(self) -> int:
-        """Whole seconds until all admitted images are answered, at the pace of the slowest stage; 1 to 30."""
+        """Whole seconds until all admitted images are answered, by the slowest stage; 1 to 30."""
         pace_s = max(self._backend.seconds_per_image, self._decode_s / self._threads)
         return min(LONGEST_RETRY_S, max(1, math.ceil(self._slots.in_use * pace_s)))
 
@@ -148,7 +147,7 @@ class Admission:
         self._refused += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_EVERY_S:
-            log.warning("overloaded: %s; %d refused since this was last said", detail, self._refused)
+            log.warning("overloaded: %s; requests refused since the last such message: %d", detail, self._refused)
             self._logged_at, self._refused = now, 0
         refusal = kind(detail, retry_after_s=self.retry_after_s)
         refusal.status = int(self._settings.overload_status)
@@ -168,18 +167,18 @@ class BodyAccount:
         self.admission.expect(self.request_class, size)
 
     def receive(self, size: int) -> None:
-        """So many bytes arrived. Raises BodyTooLarge or MemoryFull."""
+        """Count `size` bytes that have arrived. Raises BodyTooLarge or MemoryFull."""
         self.admission.receive(self.request_class, size, self.size + size)
         self.size += size
 
     def release(self, size: int) -> None:
-        """So many bytes are no longer needed, or as many as there are."""
+        """Count `size` bytes as free, at most all of them."""
         size = min(size, self.size)
         self.admission.body_bytes[self.request_class] -= size
         self.size -= size
 
     def close(self) -> None:
-        """The request has ended."""
+        """Count all bytes as free: the request has ended."""
         self.release(self.size)
 
 

@@ -1,4 +1,4 @@
-"""What the engine needs of whatever runs its jobs: the local `service.devices.pool`, or the parent's over a socket."""
+"""The interface between the engine and what runs its jobs: the local pool, or the parent's pool over a socket."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from service.status import BackendState, ProcessLoad
 class Backend(Protocol):
     """Runs jobs. Every method returns at once; only `run` and `close` wait."""
 
-    slots: Slots  # its capacity: where decoded pixels go
+    slots: Slots  # for decoded pixels; their number is the capacity
     state: BackendState  # replaced as a whole when something changes
     failed: asyncio.Event  # set when the model can no longer be served
     elsewhere: ProcessLoad  # of the other HTTP processes that share the devices
 
     @property
     def seconds_per_image(self) -> float:
-        """What an image of this process costs the devices at the measured rate; 0 before anything ran."""
+        """The measured time of the devices for one image of this process; 0 before the first batch."""
 
     def submit(self, job: Job, *, more: bool = False) -> None:
-        """Queue a job, whose future is settled later. `more`: others are about to come."""
+        """Queue a job; its future is settled later. `more`: others will follow soon."""
 
     def cancel(self, job: Job) -> None:
-        """Remove a job whose requests have left."""
+        """Remove a job that no request waits for."""
 
     def promote(self, job: Job) -> None:
         """Make a bulk job interactive."""
@@ -35,7 +35,7 @@ class Backend(Protocol):
         """Fail every job that is not settled."""
 
     def report(self, load: ProcessLoad) -> None:
-        """Say how busy this process is, for the other HTTP processes."""
+        """Report the load of this process to the other HTTP processes."""
 
     def drain(self) -> None:
         """Readiness is false from now on."""

@@ -1,7 +1,7 @@
 """Coalescing: identical images that are in flight at the same time are computed once.
 
-The work belongs to no request: it goes on as long as any request waits for it. So a request is not affected when
-another one leaves or reaches its deadline, not even the one that came first.
+The work does not belong to one request: it continues while any request waits for it. So a request is not affected when
+another request disconnects or reaches its deadline, not even when that was the first one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from service.jobs import Image, Job, RequestClass, Task
 
-SMALL = 1 << 16  # bytes; smaller images are their own keys
-LARGE = 1 << 20  # bytes; hashing as many takes half a millisecond
+SMALL = 1 << 16  # bytes; smaller files are used as keys without hashing
+LARGE = 1 << 20  # bytes; hashing this many takes half a millisecond, so it runs in a thread
 
 T = TypeVar("T")
 
@@ -42,10 +42,10 @@ class Coalescing(Generic[T]):
         return len(self._flights)
 
     async def enter(self, image: Image, task: Task, request_class: RequestClass) -> Flight[T]:
-        """The flight that the request waits for. It is new if it has no `task`: then the caller starts the work.
+        """Return the flight that the request waits for. If it has no `task`, it is new, and the caller starts the work.
 
-        An interactive request joins the flight of a bulk one if that has a job, which the caller then promotes: its
-        class differs from the flight's. Before there is a job it starts anew, so that it does not wait with bulk.
+        An interactive request joins a bulk flight only if that has a job. The flight then becomes interactive, and the
+        caller promotes the job. A bulk flight without a job would wait with bulk for decoding, so a new one starts.
         """
         key = (await content_key(image), task)
         flight = self._flights.get(key)
@@ -58,7 +58,7 @@ class Coalescing(Generic[T]):
         return flight
 
     def leave(self, flight: Flight[T]) -> None:
-        """A request no longer waits: the last one to leave ends the work."""
+        """A request no longer waits. When no other request waits, the work is cancelled."""
         flight.waiting -= 1
         if flight.waiting or flight.task is None:
             return
@@ -69,7 +69,7 @@ class Coalescing(Generic[T]):
 
 
 async def content_key(image: Image) -> Hashable:
-    """Distinguishes images: the encoded bytes or a hash of them, or of pixels and their shape."""
+    """A key for the content of an image: the file or its hash; for pixels, their shape and hash."""
     if isinstance(image, bytes):
         return image if len(image) < SMALL else ("bytes", await _hashed(memoryview(image)))
     return image.shape, await _hashed(np.ascontiguousarray(image).reshape(-1).data)

@@ -1,7 +1,7 @@
-"""Where decoding and parsing run: in threads, interactive before bulk, or, if short, on the event loop itself.
+"""Runs decoding and parsing in threads, interactive before bulk, or on the event loop if the work is short.
 
-The queue of an ordinary thread pool is first come, first served: behind a hundred bulk images an interactive one would
-wait until all of them are decoded.
+An ordinary thread pool has one queue in order of arrival: an interactive image would wait until a hundred bulk images
+before it are decoded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from service.jobs import RequestClass
 from service.system import sched_slice
 
-BULK_SHARE = 8  # of so many places that are given while both classes wait, bulk gets one
-INLINE_S = 0.0005  # of an iteration of the event loop, in which inline work may begin; it ends a little later
+BULK_SHARE = 8  # while both classes wait, bulk gets one of this many places
+INLINE_S = 0.0005  # per iteration of the event loop; inline work begins within this time and may end a little later
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ log = logging.getLogger("vim.threads")
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Some work, and how its caller receives the result."""
+    """One piece of work, and the function that receives its result."""
 
     work: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
@@ -41,10 +41,10 @@ _Inbox = queue.SimpleQueue[_Piece | None]
 
 
 class DecodePool:
-    """Runs work that would block the event loop in `count` threads; `patience_s` is how long one piece may take.
+    """Runs blocking work in `count` threads. A piece of work that takes longer than `patience_s` is overdue.
 
-    The threads are our own because a piece may be as short as a small image: `concurrent.futures` wakes the loop twice
-    for each, takes several locks, and wakes idle threads for nothing.
+    It does not use `concurrent.futures`, which is slow for short work such as a small image: it wakes the loop twice,
+    takes several locks, and wakes idle threads without need.
     """
 
     def __init__(self, count: int, patience_s: float) -> None:
@@ -54,7 +54,7 @@ class DecodePool:
         self._patience_s = patience_s
         self._started = self._closed = False
         self._idle: list[_Inbox] = []  # one for each thread that has nothing to do
-        self._since: dict[int, float] = {}  # thread -> when it began its present piece
+        self._since: dict[int, float] = {}  # thread -> when it began its current piece of work
 
     async def run(
         self,
@@ -63,7 +63,7 @@ class DecodePool:
         *arguments: Any,
         ended: Callable[[], None] | None = None,
     ) -> T:
-        """The result of `work(*arguments)` in a thread, once its class has its turn.
+        """Run `work(*arguments)` in a thread when it is the turn of its class; return the result.
 
         A thread cannot be interrupted: when the caller is cancelled, the work runs to its end. `ended` is called on the
         event loop when it has ended, or when the caller was cancelled before it began.
@@ -90,13 +90,13 @@ class DecodePool:
 
     @property
     def overdue(self) -> bool:
-        """Is every thread busy with one piece of work for longer than it may take?"""
+        """Return whether every thread has been busy with one piece of work for longer than `patience_s`."""
         latest = time.monotonic() - self._patience_s
         began = list(self._since.values())
         return len(began) == self.count and all(one < latest for one in began)
 
     def close(self) -> None:
-        """Start nothing more; work that runs is not waited for."""
+        """Start no more work; do not wait for running work."""
         self._closed = True
         for inbox in self._idle:
             inbox.put(None)
@@ -106,14 +106,14 @@ class DecodePool:
         inbox.put(None) if self._closed else self._idle.append(inbox)
 
     def _idle_inbox(self) -> _Inbox:
-        """Of an idle thread; the gate ensures that there is one. The last one to rest has warm caches."""
+        """The inbox of an idle thread; the gate ensures that there is one. The one used last has warm caches."""
         if not self._started:
             self._started = True
             self._idle = [self._start(number) for number in range(self.count)]
         return self._idle.pop()
 
     def _start(self, number: int) -> _Inbox:
-        """A daemon thread: the process does not wait for its work when it ends."""
+        """Start a daemon thread: the process does not wait for its work at the end."""
         inbox: _Inbox = queue.SimpleQueue()
         threading.Thread(target=self._serve, args=[inbox], name=f"decode_{number}", daemon=True).start()
         return inbox
@@ -126,21 +126,21 @@ class DecodePool:
             self._since[thread] = start = time.monotonic()
             try:
                 result = piece.work()
-            except BaseException as raised:  # raised in the caller; the thread goes on
+            except BaseException as raised:  # raised again in the caller; the thread continues
                 error = raised
             del self._since[thread]
             if (seconds := time.monotonic() - start) > self._patience_s:
-                log.warning("a thread was busy with one task for %.1f s, longer than a request may last", seconds)
+                log.warning("a thread worked on one item for %.1f s, longer than a request may last", seconds)
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 piece.loop.call_soon_threadsafe(piece.settle, result, error)
-            del piece, result, error  # otherwise they would live until the next piece
+            del piece, result, error  # otherwise they would stay in memory until the next piece
 
 
 class InlineBudget:
     """Runs short work on the event loop, in order, at most `share_s` per iteration; the rest in the next iterations.
 
-    Handing work to a thread and its result back costs about half a millisecond, since both wait for Python's lock.
-    Between two iterations the loop reads from sockets and answers probes.
+    Using a thread costs about half a millisecond, because both sides wait for Python's lock. Between two iterations the
+    loop reads from sockets and answers probes.
     """
 
     def __init__(self, share_s: float = INLINE_S, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -151,7 +151,7 @@ class InlineBudget:
         self.waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()  # for the next iterations
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """The result of `work(*arguments)`: now, or in a later iteration when this one has no time left."""
+        """Run `work(*arguments)` now, or in a later iteration if this one has no time left; return the result."""
         if not self.waiting and self._spent_s < self._share_s:
             return self._timed(lambda: work(*arguments))
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -172,7 +172,7 @@ class InlineBudget:
         self._counting, self._spent_s = False, 0.0
         while self.waiting and self._spent_s < self._share_s:
             work, done = self.waiting.popleft()
-            if done.done():  # its caller may have been cancelled
+            if done.done():  # the caller was cancelled
                 continue
             try:
                 done.set_result(self._timed(work))
@@ -181,7 +181,7 @@ class InlineBudget:
 
 
 class Gate:
-    """A semaphore with two classes: interactive first, but bulk is not starved. Used on the event loop only."""
+    """A semaphore with two classes: interactive first, but bulk gets some places. For use on the event loop only."""
 
     def __init__(self, places: int) -> None:
         self._free = places
@@ -203,10 +203,10 @@ class Gate:
             raise
 
     def leave(self) -> None:
-        """Give the place to the next that waits."""
-        for line in self._waiting.values():
-            while line and line[0].done():
-                line.popleft()
+        """Give the place to the next caller that waits."""
+        for turns in self._waiting.values():
+            while turns and turns[0].done():
+                turns.popleft()
         interactive, bulk = self._waiting["interactive"], self._waiting["bulk"]
         if not (interactive or bulk):
             self._free += 1

@@ -1,6 +1,6 @@
-"""One request through the service: admit → decode → queue → await → settle.
+"""The engine: takes each request through admission, decoding, the queue, and the wait for its results.
 
-The engine knows nothing of HTTP, and of devices only what `service.engine.backend` says.
+The engine is independent of HTTP. It uses devices only through `service.engine.backend`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Done = tuple[Outcome, Timings]  # of one image
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One outcome for each image of a request, in order, and where the time went."""
+    """The outcome of each image of a request, in order, and the time of each stage."""
 
     outcomes: list[Outcome]
     timings: Timings
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Engine:
-    """The requests of one HTTP process. `share`: its part of the limits, where several processes share the devices."""
+    """Handles the requests of one HTTP process. `share`: its part of the limits, if processes share the devices."""
 
     def __init__(
         self,
@@ -82,19 +82,19 @@ class Engine:
     # --- life cycle -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin loading in the background; `backend.state` tells when requests are served."""
+        """Start the backend in the background; `backend.state` shows when requests can be served."""
         if self.settings.decode != "pillow":
             self._jpegs = Jpegs(self.settings.cache_dir, scale=self.settings.decode == "fast")
         self._main = asyncio.create_task(self.backend.run(), name="backend")
 
     def abandon(self) -> None:
-        """Answer everything that is not finished with 503: the time for finishing is over."""
+        """Answer all unfinished requests with 503."""
         self._closed = True
         self.open_requests.end(self._ended())
         self.backend.abandon(self._ended())
 
     async def close(self) -> None:
-        """Finish what was admitted, within the drain time-out, then end the backend."""
+        """Finish admitted requests within the drain time-out, then close the backend."""
         self.backend.drain()
         self._closed = True
         with contextlib.suppress(TimeoutError):
@@ -109,7 +109,7 @@ class Engine:
     def _ended(self) -> ServiceError:
         if self.backend.state.failure:
             return NotReady(self.backend.state.reason)
-        return Draining("the service shut down before this request had its turn", retry_after_s=1)
+        return Draining("the service shut down before this request was finished", retry_after_s=1)
 
     # --- state ------------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Engine:
     # --- requests ---------------------------------------------------------------------------------------------
 
     def check(self, task: Task) -> None:
-        """Raise the error that such a request would meet at once: NotReady, Draining, NoClassifier."""
+        """Raise the error of a request that cannot be served now: NotReady, Draining, NoClassifier."""
         state = self.backend.state
         if state.failure or not state.has_been_ready:
             raise NotReady(state.reason, retry_after_s=1)
@@ -150,7 +150,7 @@ class Engine:
     async def infer(
         self, items: Sequence[Item], task: Task, deadline: float, request_class: RequestClass = "interactive"
     ) -> Answer:
-        """Decode and run every image. Raises ServiceError for the request; an image's own error is its outcome.
+        """Decode and run every image. Raises ServiceError for the whole request; the error of one image is its outcome.
 
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, the request's images that
         still wait are dropped.
@@ -196,7 +196,7 @@ class Engine:
         flight = await self._coalescing.enter(item, task, request_class)
         joined = flight.task is not None
         if flight.task is None:
-            self._slots.hold(slot)  # the request may leave before the work ends
+            self._slots.hold(slot)  # the request may end before the work ends
             flight.task = asyncio.create_task(self._work(item, slot, task, flight))
             flight.task.add_done_callback(lambda _: self._slots.release(slot))
         elif flight.job is not None and flight.job.request_class != flight.request_class:
@@ -208,7 +208,7 @@ class Engine:
         return self._joined(*done, start) if joined else done
 
     async def _work(self, image: Image, slot: int, task: Task, flight: Flight[Done]) -> Done:
-        """Decode, queue, await, for every request that waits for this image."""
+        """Decode one image, queue its job and await the result, for every request that waits for it."""
         trace = ImageTrace(time.monotonic())
         try:
             times = await self._decode(image, slot, flight.request_class, trace)
@@ -256,7 +256,7 @@ class Engine:
             return self._decoder.decode(image, out)
 
     def _queue(self, slot: int, task: Task, flight: Flight[Done], trace: ImageTrace) -> Job:
-        if self.open_requests.verdict is not None:  # the service has ended meanwhile
+        if self.open_requests.verdict is not None:  # the service has ended during decoding
             raise self._ended()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         trace.queued = time.monotonic()
@@ -265,7 +265,7 @@ class Engine:
         return job
 
     def _joined(self, outcome: Outcome, _: Timings, start: float) -> Done:
-        """A copy of another request's outcome; of its time only what this request waited."""
+        """A copy of the outcome of another request; the times are only those that this request waited."""
         self.metrics.joined()
         now = time.monotonic()
         if self._tracer.enabled:
@@ -277,14 +277,14 @@ class Engine:
         return outcome, Timings(queue_s=now - start - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
 
     def _count_errors(self, done: list[Done]) -> None:
-        """Count the error of every image. A request in which all images fail is counted once, by its answer."""
+        """Count the errors of images. If all images fail, `service.api.errors` counts the request once instead."""
         for outcome, _ in done:
             if isinstance(outcome, ServiceError):
                 self.metrics.refused(outcome)
 
 
 async def _gather(work: list[Coroutine[Any, Any, Done]]) -> list[Done]:
-    """A single image needs no task of its own. Cancelling the request cancels what it still waits for."""
+    """Await all images; a single image needs no task. If the request is cancelled, the unfinished ones are too."""
     if len(work) == 1:
         return [await work[0]]
     async with asyncio.TaskGroup() as group:

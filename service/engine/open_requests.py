@@ -1,4 +1,4 @@
-"""Requests whose answer has not begun: each is answered with an error when the service ends before its work is done."""
+"""Open requests: their answer has not begun. At the end of the service each of them is answered with an error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service.errors import ServiceError
 
 
 class OpenRequests:
-    """The tasks of such requests; the middleware adds and removes them.
+    """The tasks of open requests; the middleware adds and removes them.
 
-    A task that is cancelled from here is answered with `verdict`.
+    A request whose task is cancelled by `end` is answered with `verdict`.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class OpenRequests:
         self.verdict: ServiceError | None = None
 
     def end(self, verdict: ServiceError) -> None:
-        """Interrupt all of them, wherever they are: reading a body, decoding, waiting for the device."""
+        """Cancel all of them in any state: reading a body, decoding, waiting for the device."""
         self.verdict = verdict
         for task in self.tasks:
             task.cancel()

@@ -1,1 +1,1 @@
-"""The HTTP server process: uvicorn, signals, graceful shutdown, and several HTTP processes behind one port."""
+"""Runs the HTTP server: uvicorn, signals, graceful shutdown, and several HTTP processes behind one port."""

@@ -1,6 +1,6 @@
-"""The container's health check: exit status 0 while `/readyz` of the server beside it answers 200, else 1.
+"""The health check of the container: exit status 0 if `/readyz` of the local server answers 200, else 1.
 
-Reads the settings that the server reads, so that it asks where the server listens; needs no curl and uses no proxy.
+It reads the same settings as the server to find the server's address. It needs no curl and uses no proxy.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from service.errors import SettingsError
 from service.settings import Settings
 
 TIMEOUT_S = 4.0
-_LONGEST = 2000  # bytes of the answer that `docker inspect` will show
+_LONGEST = 2000  # bytes of the answer that are printed, for `docker inspect`
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def main() -> int:
-    """Ask once; prints the answer or why there is none, returns the exit status."""
+    """Send one request; print the answer or the reason why there is none; return the exit status."""
     try:
         settings = Settings.load()
     except SettingsError as error:
         return _unhealthy(str(error))
     if settings.port == 0:
-        return _unhealthy("VIM_PORT=0 takes a free port, which only the log tells; give it a number")
+        return _unhealthy("VIM_PORT=0 selects a free port, which only the log shows; set VIM_PORT to a port number")
     return _ask(_REACHABLE.get(settings.host, settings.host), settings.port, encrypted=settings.tls_cert is not None)
 
 
 def _ask(host: str, port: int, *, encrypted: bool) -> int:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    if encrypted:  # the certificate names the server as others call it, not this address
+    if encrypted:  # the certificate is for the public name of the server, not for this address
         unchecked = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=unchecked)
     try:

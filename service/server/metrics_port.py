@@ -1,4 +1,4 @@
-"""/metrics on a port of its own (VIM_METRICS_PORT), with the connection limits of the main port."""
+"""Serves /metrics on a separate port (VIM_METRICS_PORT), with the connection limits of the main port."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from service.server.protocol import Protocol, protocol
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-EXIT_STATUS = 3  # the port cannot be used
+EXIT_STATUS = 3  # the exit status if the port cannot be used
 
 
 @asynccontextmanager
 async def metrics_port(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:
-    """Serve the metrics there, if there is such a port. Raises OSError."""
+    """Serve the metrics on their port, if it is set. Raises OSError if the port cannot be used."""
     if settings.metrics_port is None:
         yield
         return

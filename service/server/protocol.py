@@ -1,11 +1,15 @@
-"""uvicorn's HTTP/1.1 protocol with the timers that it lacks, so that no connection is held for nothing.
+"""uvicorn's HTTP/1.1 protocol with more time and size limits for slow or hostile clients.
 
-uvicorn closes a connection that is idle after an answer, and no other. Here one is closed as well when a request's
-header is not complete in time (nothing at all included), when what is not body grows too large, when the rest of a
-request that has already been answered does not end, and when a client does not read its answer.
+uvicorn closes a connection only when it is idle after an answer. This class also closes a connection in these cases:
 
-An offer to upgrade (`curl --http2` and Java's client make one) is ignored, as RFC 9110 allows. httptools would take
-what follows the header for another protocol, so that uvicorn answers without the body and reads it as the next request.
+- The header of a request is not complete in time, or no request arrives at all.
+- The bytes of a request that are not its body, such as headers, exceed `MOST_HEADER_BYTES`.
+- A request was answered before its end, and the rest of it does not arrive in time.
+- The client does not read its answer.
+
+An offer to upgrade (`curl --http2` and Java's client send one) is ignored, as RFC 9110 allows. httptools would treat
+the bytes after the header as another protocol. uvicorn would then answer without the body, and read the body as the
+next request.
 """
 
 from __future__ import annotations
@@ -18,13 +22,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEADER_BYTES = 65_536
-_SAYS = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_REFUSAL = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class WholeAnswers:
-    """A transport that writes an answer's head together with its body: one system call and one packet less.
+    """A transport that writes the head of an answer together with its body: one system call and one packet less.
 
-    Only where the head announces the body's length: then the body is there already. Answers in pieces go as they come.
+    It does so if the head has a Content-Length, because then the body follows at once. Other data is written at once.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -35,7 +39,7 @@ class WholeAnswers:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """At once, or with what is written next."""
+        """Write the data at once; keep the head of an answer for the next write."""
         if self._head:
             head, self._head = self._head, b""
             self._transport.writelines([head, data])
@@ -45,19 +49,19 @@ class WholeAnswers:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """The answer is complete, with a body or without."""
+        """Write a head that is still kept: the answer is complete."""
         if self._head:
             self.write(b"")
 
     def close(self) -> None:
-        """What was written before arrives."""
+        """Write a head that is still kept, then close the transport."""
         self.flush()
         self._transport.close()
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. `header_timeout_s` is for each request's header, `write_timeout_s` for a client that stops
-    reading its answer.
+    """One connection. `header_timeout_s` limits the time for each request's header, `write_timeout_s` the time that a
+    client may stop reading its answer.
     """
 
     header_timeout_s = 10.0
@@ -74,19 +78,19 @@ class Protocol(HttpToolsProtocol):
         self._header_end = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """The first header is awaited from here on."""
+        """Start the timer for the first header."""
         super().connection_made(transport)
         self.transport = WholeAnswers(transport)  # type: ignore[assignment]
         self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No timer outlives its connection."""
+        """Stop the timers."""
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; then see that a request is under way, or time runs."""
+        """Pass the data to the parser. Then check the size, and start the timer if no request is being processed."""
         self._overhead += len(data)
         super().data_received(data)
         while self._offered:
@@ -101,13 +105,13 @@ class Protocol(HttpToolsProtocol):
             self._await_header()
 
     def on_message_begin(self) -> None:
-        """A request line begins."""
+        """A request begins: start the timer for its header."""
         super().on_message_begin()
         self._in_header = True
         self._await_header()
 
     def on_headers_complete(self) -> None:
-        """From here on the application has its own limits of time."""
+        """Stop the timer: from here on the time limits of the application apply."""
         self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._offered:
             return
@@ -116,25 +120,25 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Counted apart: the application limits it."""
+        """Do not count the body as overhead: the application limits it."""
         self._overhead -= len(body)
         self._body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next request is counted anew."""
+        """Reset the counters for the next request."""
         if self._offered:
             return
         self._overhead = self._body = 0
         super().on_message_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Called by uvicorn when the parser stops at the end of such a header, and says where that was."""
+        """Note where the header ends. uvicorn calls this when the parser stops after a header with an upgrade."""
         stopped = sys.exception()
         self._header_end = stopped.args[0] if stopped else 0
 
     def _plain_header(self) -> bytes:
-        """The same header, as if it had offered nothing."""
+        """The header without the offer to upgrade."""
         version = self.parser.get_http_version().encode("ascii")
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
@@ -145,7 +149,7 @@ class Protocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
-        """Of a request that was answered before its end the rest is read for a while, so that the answer arrives."""
+        """Finish the answer. If the request has not ended, read the rest for a while, so that the answer arrives."""
         self.transport.flush()  # type: ignore[attr-defined]
         answered_early = self.cycle.more_body
         super().on_response_complete()
@@ -153,12 +157,12 @@ class Protocol(HttpToolsProtocol):
             self._await_header()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than the answer is written."""
+        """The client reads too slowly: start the timer for it."""
         super().pause_writing()
         self._unread = self.loop.call_later(self.write_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client reads again: stop the timer."""
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
@@ -181,12 +185,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: str) -> None:
-        """Without a body: nobody who sends such a request reads it."""
+        """Answer without a body, because such clients do not read it, and close the connection."""
         if self._in_header:
-            self.transport.write(_SAYS.format(status=status).encode("ascii"))
+            self.transport.write(_REFUSAL.format(status=status).encode("ascii"))
         self.transport.close()
 
 
 def protocol(header_timeout_s: float) -> type[Protocol]:
-    """The class with this time-out: uvicorn creates the connections itself, without arguments of ours."""
+    """Return a class with this time-out, because uvicorn creates the connections without extra arguments."""
     return type("Protocol", (Protocol,), {"header_timeout_s": header_timeout_s})

@@ -1,11 +1,11 @@
-"""uvicorn with a graceful shutdown.
+"""Runs uvicorn with a graceful shutdown.
 
 uvicorn closes its listener at the first signal and then ends with that signal. Here SIGTERM (or SIGINT) first turns
-readiness off while connections are still accepted, for VIM_DRAIN_DELAY_MS, so that load balancers notice. Then the
-listener closes, admitted work is finished, and the exit status is 0. A second signal ends the process at once.
+readiness off. Connections are still accepted for VIM_DRAIN_DELAY_MS, so that load balancers notice. Then the listener
+closes, admitted work is finished, and the exit status is 0. A second signal ends the process at once.
 
-From the signal on every answer says `Connection: close`, so that clients look for another server; a request that is on
-its way over an open connection when the listener closes is still served for a moment.
+After the signal every answer has `Connection: close`, so that clients connect to another server. A request that arrives
+over an open connection directly after the listener has closed is still served.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from service.server.protocol import protocol
 from service.settings import Settings
 from service.system import sched_slice
 
-LISTENERS = 16  # for each address; as many connections are accepted in one iteration of the event loop
-LINGER_S = 0.25  # how long open connections may bring another request after the listener has closed
+LISTENERS = 16  # for each address; one iteration of the event loop accepts one connection from each listener
+LINGER_S = 0.25  # how long open connections may send another request after the listener has closed
 SWITCH_S = 1e-4  # Python's switch interval; its default of 5 ms is longer than a request takes
-ABANDON_S = 3  # what is left of the shutdown once unfinished work has been answered 503
+ABANDON_S = 3  # time for the rest of the shutdown, after unfinished work was answered with 503
 
 log = logging.getLogger("vim.server")
 
 
 class Server(uvicorn.Server):
-    """Handles the signals; `failed` tells after the end whether the model could no longer be served.
+    """Handles the signals. `failed` is true after the end if the model could no longer be served.
 
     `parent` connects one of several HTTP processes to their parent; without it this process serves the metrics port.
     """
@@ -61,21 +61,21 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Replaces uvicorn's, which re-raises the signal when it is done."""
+        """Replace uvicorn's handler, which raises the signal again at the end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, with settings that suit an event loop and decode threads which share one interpreter lock."""
+        """Start, with settings for an event loop and decoding threads that share one interpreter lock."""
         if self._parent is None:
             await self._serve_metrics()
         await super().startup(sockets)
         self._failure = asyncio.create_task(self._watch_failure())
         if self.started:
             await self._listen_more()
-        gc.freeze()  # the collector then ignores everything that was imported
+        gc.freeze()  # the collector then ignores all objects that exist now
         sys.setswitchinterval(SWITCH_S)
         sched_slice.shorten()
         if self._parent is not None:
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
         self._give_up()
 
     async def _listen_more(self) -> None:
-        """The loop accepts one connection from a listener per iteration, which is too slow under load."""
+        """Add listeners: the loop accepts one connection from each per iteration, which is too slow under load."""
         loop, config = asyncio.get_running_loop(), self.config
 
         def connection() -> asyncio.Protocol:
@@ -119,16 +119,17 @@ class Server(uvicorn.Server):
         self._signalled = True
         log.info("%s: draining", signal.Signals(number).name)
         self._engine.backend.drain()
-        self._say_goodbye()
+        self._close_after_answers()
         asyncio.get_running_loop().call_later(self._engine.settings.drain_delay_ms / 1000, self._stop)
 
-    def _say_goodbye(self) -> None:
-        goodbye = (b"connection", b"close")
-        self.config.encoded_headers.append(goodbye)  # uvicorn makes the default headers anew every second
-        self.server_state.default_headers.append(goodbye)
+    def _close_after_answers(self) -> None:
+        """Add `Connection: close` to every answer from now on."""
+        header = (b"connection", b"close")
+        self.config.encoded_headers.append(header)  # uvicorn makes the default headers from these every second
+        self.server_state.default_headers.append(header)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listener, and a moment later idle connections; uvicorn does both at once."""
+        """Close the listener, and idle connections `LINGER_S` later; uvicorn closes both at the same time."""
         for server in self.servers:
             server.close()
         await asyncio.sleep(LINGER_S)
@@ -138,13 +139,13 @@ class Server(uvicorn.Server):
         await self._resources.aclose()
 
     def _stop(self) -> None:
-        """uvicorn now waits for its connections; when the time for that is over they are answered with 503."""
+        """Let uvicorn wait for its connections. Answer those left after VIM_DRAIN_TIMEOUT_MS with 503."""
         self.should_exit = True
         asyncio.get_running_loop().call_later(self._engine.settings.drain_timeout_ms / 1000, self._engine.abandon)
 
     def _give_up(self) -> None:
         self.failed = True
-        self._say_goodbye()
+        self._close_after_answers()
         self._stop()
         self._engine.abandon()
 
@@ -153,14 +154,14 @@ def _check_certificate(settings: Settings) -> None:
     if settings.tls_cert is None or settings.tls_key is None:
         return
     try:
-        # Without a password of ours OpenSSL would ask for one on the terminal.
+        # Without this password OpenSSL would ask for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
     except OSError as error:
         raise SettingsError(f"VIM_TLS_CERT and VIM_TLS_KEY cannot be used: {error.strerror or error}") from None
 
 
 def serve(settings: Settings, worker: str = WORKER) -> int:
-    """Serve until told to stop; returns the exit status. Raises SettingsError before that."""
+    """Serve until a signal; returns the exit status. Raises SettingsError at the start."""
     _check_certificate(settings)
     if settings.http_workers > 1:
         return parent.serve(settings, worker)
@@ -168,7 +169,7 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
 
 
 def serve_child(settings: Settings, context: ProcessContext, pool: RemotePool, sockets: list[socket.socket]) -> int:
-    """The same for one of several HTTP processes, which accept connections from these sockets."""
+    """Serve as one of several HTTP processes, which accept connections from these sockets; returns the exit status."""
     return _run(create_app(settings, context=context), settings, sockets, pool)
 
 
@@ -185,7 +186,7 @@ def _run(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # longer than the usual idle time-out of a load balancer in front
+        timeout_keep_alive=75,  # longer than the usual idle time-out of load balancers
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,

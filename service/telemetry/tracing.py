@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry, where VIM_TRACING is on; the only user of opentelemetry, and not imported otherwise.
+"""Records traces with OpenTelemetry. This module is imported only if VIM_TRACING is on.
 
-FastAPI makes the span of a request. Here are those below it: `image` for each image, in it `decode`, `queue` and
-`device`. When identical images are computed once, the work is in the trace of the request that came first; the spans of
-the others have the attribute `vim.joined`. The standard OTEL_ variables say where spans are sent, and how many.
+FastAPI makes the span of a request. This module makes the spans below it: `image` for each image, and below that
+`decode`, `queue` and `device`. When identical images are computed once, the work is in the trace of the first request;
+the spans of the others have the attribute `vim.joined`. The standard OTEL_ variables select the exporter and sampling.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from service import __version__
 from service.errors import SettingsError
 from service.telemetry.tracer import ImageTrace
 
-FLUSH_S = 5  # how long the end of the service may wait for a collector that does not answer
+FLUSH_S = 5  # at the end, the longest wait for a collector that does not answer
 UNTRACED = frozenset({"/livez", "/readyz", "/health", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 class OpenTelemetryTracer:
-    """The spans of one application, and where they are sent."""
+    """Records the spans of one application and sends them to the exporter."""
 
     enabled = True
 
@@ -40,12 +40,12 @@ class OpenTelemetryTracer:
             self.provider.add_span_processor(BatchSpanProcessor(exporter))
 
     def fastapi(self) -> Any:
-        """FastAPI's own telemetry: a span for each request, nothing of its content, none for probes."""
+        """The settings of FastAPI's telemetry: one span for each request, without contents; none for probes."""
         spans = {"tracing": True, "tracer_provider": self.provider, "operation_spans": False, "exclude": _untraced}
         return {**spans, "metrics": False, "logs": False, "auto_configure": False}
 
     def trace_id(self) -> str | None:
-        """The trace of the current request."""
+        """The trace id of the current request."""
         context = get_current_span().get_span_context()
         return format_trace_id(context.trace_id) if context.is_valid else None
 
@@ -57,13 +57,13 @@ class OpenTelemetryTracer:
                 span.set_attribute(f"vim.{name}", value)
 
     def image(self, trace: ImageTrace) -> None:
-        """Record the spans of an image of the current request, which ends now."""
+        """Record the spans of an image of the current request; the image ends now."""
         now, to_wall = time.monotonic(), time.time_ns() - time.monotonic_ns()
         image = self._tracer.start_span("image", start_time=to_wall + int(1e9 * trace.began))
         context = set_span_in_context(image)
 
         def stage(name: str, began: float, ended: float | None) -> Span:
-            """A span below the image's. A stage that the image did not leave has the image's error."""
+            """Start a span below that of the image. The stage in which the image failed has the error of the image."""
             span = self._tracer.start_span(name, context, start_time=to_wall + int(1e9 * began))
             if ended is None and trace.error:
                 _fail(span, trace.error)
@@ -91,7 +91,7 @@ class OpenTelemetryTracer:
         image.end(to_wall + int(1e9 * now))
 
     def close(self) -> None:
-        """Send what is left, if a collector accepts it soon. Blocks."""
+        """Send the remaining spans; wait at most `FLUSH_S`. Blocks."""
         last = threading.Thread(target=self.provider.shutdown, daemon=True)
         last.start()
         last.join(FLUSH_S)
@@ -102,7 +102,7 @@ def _untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 def _resource() -> Resource:
-    """Who we are, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
+    """The name and version of the service; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override them."""
     ours = Resource.create({"service.name": "vim-server", "service.version": __version__})
     return ours.merge(OTELResourceDetector().detect())
 
@@ -118,7 +118,7 @@ def _exporter() -> SpanExporter | None:
     if kind == "none":
         return None
     if kind == "otlp":
-        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not spoken here: http/protobuf (port 4318) is")
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} is not supported; use http/protobuf (port 4318)")
     raise SettingsError(f"OTEL_TRACES_EXPORTER must be otlp, console or none, got {kind!r}")
 
 

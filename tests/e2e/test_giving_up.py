@@ -83,7 +83,7 @@ def test_a_device_that_comes_back_wrong_never_serves(tmp_path: Path, tiny: Path)
         assert 503 == answer.status_code, (answer.json(), expected)
         assert 1 == server.exit_status()
         assert 1 == server.log.count("is up after")
-        assert 2 == server.log.count("the canary image's answer is off by")
+        assert 2 == server.log.count("the result of the canary image differs by")
 
 
 def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) ->
         expected = client.post("/v1/embed", content=photo()).json()["results"]
         wrong.touch()
         server.signal_device(signal.SIGKILL)
-        server.wait_for(lambda: "the canary image's answer is off by" in server.log)
+        server.wait_for(lambda: "the result of the canary image differs by" in server.log)
         assert 503 == client.get("/readyz").status_code
         wrong.unlink()
 
@@ -107,7 +107,7 @@ def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: 
     server = Server(tmp_path / "server.log", faults={NAN_CANARY: broken}, model=tiny)
 
     assert 1 == server.exit_status()
-    assert "the canary image's answer is not finite" in server.log
+    assert "the result of the canary image is not finite" in server.log
     assert "is up after" not in server.log
     assert "Traceback" not in server.log
 

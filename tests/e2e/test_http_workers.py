@@ -88,7 +88,7 @@ def test_a_killed_process_takes_nothing_with_it_but_its_own_requests(server: Ser
     load = asyncio.run(scenario())
 
     assert 2 == len(server.http_processes())
-    assert "http-1 was killed by signal 9; another takes its place" in server.log
+    assert "http-1 was killed by signal 9; starting another" in server.log
     assert not load.ledger.unexpected + load.ledger.wrong, load.ledger.complaints
     assert load.ledger.lost <= CLIENTS, load.ledger.complaints  # one each, under way when it happened
     assert load.ledger.good > CLIENTS

@@ -1,4 +1,4 @@
-"""What the application keeps of a request that it has answered: nothing."""
+"""The application keeps nothing of a request that it has answered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def texts(*images: bytes) -> bytes:
 
 @contextmanager
 def cycles() -> Iterator[list[bytes]]:
-    """What only the search for cycles would free, when the block has ended: the large objects of frames."""
+    """Yields a list; after the block it has the large bytes that only a search for cycles would have freed."""
     found: list[bytes] = []
     gc.collect()
     gc.disable()
@@ -63,7 +63,7 @@ def cycles() -> Iterator[list[bytes]]:
 async def test_a_refused_body_is_free_at_once(
     client: httpx.AsyncClient, path: str, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    """Not when Python next looks for cycles: by then a client that sends junk has filled the memory."""
+    """The body of a refused request is freed at once, without a search for reference cycles."""
     with cycles() as held:
         answer = await client.post(path, content=body, headers=headers)
         await asyncio.sleep(0.05)
@@ -72,7 +72,7 @@ async def test_a_refused_body_is_free_at_once(
 
 
 async def test_the_body_of_a_client_that_left_is_free_at_once(client: httpx.AsyncClient) -> None:
-    """Its image was being decoded."""
+    """The body is freed at once when the client disconnects during decoding."""
     body = photo(size=(3000, 2000)) + bytes(SIZE)
     with cycles() as held:
         with pytest.raises(TimeoutError):

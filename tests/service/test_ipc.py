@@ -1,4 +1,4 @@
-"""Messages over a socket pair, however the bytes arrive."""
+"""Messages over a socket pair arrive whole, in any pieces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_messages_arrive_whole_and_in_order() -> None:
-    """Frames are put together from pieces and taken apart; the closed other end is noticed."""
+    """Messages arrive complete and in order, in any pieces, and the closed other end is noticed."""
     ours, theirs = socket.socketpair()
     received: list[Any] = []
     connection = await Connection.open(ours, received.append)
@@ -39,7 +39,7 @@ async def test_messages_arrive_whole_and_in_order() -> None:
 
 
 async def test_both_ends_speak() -> None:
-    """A socket pair, a connection at each end."""
+    """Two connections over one socket pair exchange messages in both directions."""
     ours, theirs = socket.socketpair()
     received: list[Any] = []
     one, two = await Connection.open(ours, received.append), await Connection.open(theirs, received.append)

@@ -1,1 +1,1 @@
-"""HTTP contracts of other services, so that their clients work here: OpenAI, Hugging Face, Weaviate."""
+"""The contracts of OpenAI, Hugging Face and Weaviate, so that their clients can use this service."""

@@ -1,7 +1,7 @@
-"""Hugging Face's image classification: `POST /` and `/predict`, as huggingface_hub and @huggingface/inference send it.
+"""Hugging Face's image classification: `POST /` and `/predict`, for huggingface_hub and @huggingface/inference.
 
-The body is the image itself, mostly without a Content-Type, or JSON with base64 as soon as there are parameters.
-JavaScript's client drops the parameters, so they may stand in the query as well.
+The body is the image itself, usually without a Content-Type. A request with parameters is JSON with base64. The
+JavaScript client does not send parameters in the body, so the query is accepted as well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    top_k: int | None = Field(None, ge=1, description="How many classes to return; unset: five.")
+    top_k: int | None = Field(None, ge=1, description="How many classes to return; 5 by default.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         None, description="`softmax` only.", json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]}
     )
@@ -66,7 +66,7 @@ async def predict(request: Request) -> Response:
 
 
 def _parse(body: bytes, content_type: str, max_images: int) -> tuple[Inputs, bool]:
-    """The images, their parameters, and whether a list is wanted for each image."""
+    """Return the images with their parameters, and whether the answer has a list for each image."""
     if not needs_parsing(body, content_type):
         return Inputs([body], {}), False
     if content_type.strip().lower().startswith("multipart/"):

@@ -1,7 +1,7 @@
-"""OpenAI's embeddings, for images: /v1/embeddings, /v1/models, and errors in the shape that its clients read.
+"""OpenAI's embeddings for images: /v1/embeddings, /v1/models, and errors in OpenAI's format.
 
-Images come in every spelling that OpenAI-like clients use (infinity, Jina, vLLM); `service.api.request.image_fields`
-reads them.
+`service.api.request.image_fields` reads images in every format that OpenAI-compatible clients use (infinity, Jina,
+vLLM).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from service.jobs import Item, Task
 router = APIRouter(route_class=DirectRoute, tags=["openai"])
 
 _ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
-_UNNAMED = (None, "", "default/not-specified")  # the last is infinity-client's
+_UNNAMED = (None, "", "default/not-specified")  # infinity-client sends the last one
 _UNSIZED = (None, 0)  # infinity-client sends 0 unless told otherwise
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -37,7 +37,7 @@ Encoding = Literal["float", "base64"]
 
 
 class EmbeddingsRequest(BaseModel):
-    """What is understood of a request; clients send more, which is ignored. Aliases are Jina's words."""
+    """The members of a request that are used; others are ignored. `embedding_type` and `normalized` are Jina's."""
 
     model: str | None = None
     input: Any = None
@@ -51,7 +51,7 @@ class EmbeddingsRequest(BaseModel):
 
     @property
     def encoding(self) -> Encoding:
-        """However it was spelt."""
+        """The encoding, from any of its three members."""
         return self.encoding_format or self.embedding_type or self.encoding_type or "float"
 
 
@@ -63,7 +63,7 @@ _PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 @router.post("/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
 @labelled("openai", "embed")
 async def embeddings(request: Request) -> Response:
-    """OpenAI's embeddings: `input` is an image, or a list, as data URIs, base64 or `{"image": ...}`; no text."""
+    """OpenAI's embeddings: `input` is one image or a list: data URIs, base64 or `{"image": ...}`, but no text."""
     engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
     body = await read_body(request)
@@ -76,24 +76,24 @@ async def embeddings(request: Request) -> Response:
 
 @router.get("/v1/models", response_model=OpenAIModels)
 async def models(request: Request) -> Response:
-    """The one model that is served, in OpenAI's list."""
+    """OpenAI's list of models: the one model that is served."""
     return JsonResponse({"object": "list", "data": [_model(request)]})
 
 
 @router.get("/v1/models/{model}", response_model=OpenAIModel, responses=problems(404, model=OpenAIProblem))
 async def one_model(request: Request, model: str) -> Response:
-    """The same model by its id."""
+    """The served model, by its id."""
     _check_model(request, model)
     return JsonResponse(_model(request))
 
 
 def speaks(path: str) -> bool:
-    """Does this path answer errors in OpenAI's shape?"""
+    """Return whether errors of this path have OpenAI's format."""
     return any(path == root or path.startswith(root + "/") for root in _ROOTS)
 
 
 def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str, Any]:
-    """The error's body: OpenAI's object, and `detail` beside it, where Jina's clients look."""
+    """The body of an error: OpenAI's `error` object, and `detail` for Jina's clients."""
     kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     body: dict[str, Any] = {
         "error": {"message": error.detail, "type": kind, "param": None, "code": error.code},
@@ -122,7 +122,7 @@ def _images(wanted: EmbeddingsRequest) -> list[Item]:
 
 
 def _contents(messages: Sequence[dict[str, Any]]) -> list[Any]:
-    """All parts of a conversation: it has one embedding, so it may hold one image."""
+    """All parts of a conversation. It has one embedding, so it may have one image only."""
     contents = [message.get("content") for message in messages]
     return [part for content in contents for part in (content if isinstance(content, list) else [content])]
 
@@ -154,7 +154,7 @@ def _render(answer: Answer, wanted: EmbeddingsRequest) -> Response:
         }
         for index, one in enumerate(vectors)
     ]
-    usage = {"prompt_tokens": len(data), "total_tokens": len(data)}  # images; clients want whole numbers here
+    usage = {"prompt_tokens": len(data), "total_tokens": len(data)}  # images, not tokens; clients expect integers
     content = {"object": "list", "data": data, "model": answer.model.name, "usage": usage}
     return JsonResponse(content, headers=dependencies.model_headers(answer.model))
 

@@ -1,6 +1,6 @@
-"""Bodies of the other contracts, as the OpenAPI document shows them. Nothing is validated by them.
+"""The request and response bodies of the compatible contracts, for the OpenAPI document; they validate nothing.
 
-The native ones are in `service.api.schemas`; what a contract understands of a request is in its own module.
+`service.api.schemas` has the native bodies. The models that validate requests are in the module of each contract.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FILE: Json = {"type": "string", "format": "binary"}
 
 
 def body_of(schemas: Mapping[str, Json], parameters: Sequence[Json] = ()) -> Json:
-    """What goes into an operation: a body, by media type, and the headers that all of them understand."""
+    """The OpenAPI description of a request: its body by media type, its parameters and the common headers."""
     content = {name: {"schema": one} for name, one in schemas.items()}
     return {"parameters": [*parameters, *HEADERS], "requestBody": {"required": True, "content": content}}
 
 
 class OpenAIError(BaseModel):
-    """OpenAI's error."""
+    """The `error` object of OpenAI."""
 
     message: str
     type: str
@@ -38,7 +38,7 @@ class OpenAIError(BaseModel):
 
 
 class OpenAIProblem(BaseModel):
-    """Every error's body on OpenAI's paths."""
+    """The body of every error on OpenAI's paths."""
 
     error: OpenAIError
     detail: str
@@ -49,7 +49,7 @@ class OpenAIProblem(BaseModel):
 
 
 class OpenAIEmbedding(BaseModel):
-    """One image's embedding."""
+    """The embedding of one image."""
 
     object: Literal["embedding"]
     index: int
@@ -57,7 +57,7 @@ class OpenAIEmbedding(BaseModel):
 
 
 class OpenAIUsage(BaseModel):
-    """Counts images, where OpenAI counts tokens."""
+    """The number of images; OpenAI counts tokens here."""
 
     prompt_tokens: int
     total_tokens: int
@@ -92,20 +92,20 @@ OPENAI_BODY: Json = {
     "type": "object",
     "required": ["input"],
     "properties": {
-        "model": {"type": "string", "description": "The served name, or nothing."},
+        "model": {"type": "string", "description": "The served name; optional."},
         "input": {
-            "description": "An image, or several.",
+            "description": "One image or a list of images.",
             "anyOf": [IMAGE_TEXT, {"type": "array", "minItems": 1, "items": IMAGE_TEXT}],
         },
         "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
-        "dimensions": {"type": "integer", "description": "Of the model; no other can be had."},
+        "dimensions": {"type": "integer", "description": "Must be the embedding dimension of the model."},
         "normalized": {"type": "boolean", "default": True},
     },
 }
 
 
 class Scored(BaseModel):
-    """One class, in Hugging Face's words."""
+    """One class, in Hugging Face's format."""
 
     label: str
     score: float
@@ -116,7 +116,7 @@ HUGGINGFACE_BODY: Json = {
     "required": ["inputs"],
     "properties": {
         "inputs": {
-            "description": "An image, or several; then a list comes back for each.",
+            "description": "One image, or a list of images; the answer then has a list for each image.",
             "anyOf": [IMAGE_TEXT, {"type": "array", "minItems": 1, "items": IMAGE_TEXT}],
         },
         "parameters": {
@@ -134,7 +134,7 @@ HUGGINGFACE_BODY: Json = {
 class WeaviateVector(BaseModel):
     """Response of /vectors."""
 
-    id: Any = Field(description="As it was sent.")
+    id: Any = Field(description="The id of the request.")
     vector: list[float]
     dim: int
 
@@ -164,13 +164,13 @@ VECTORS_BODY: Json = {
     "required": ["images"],
     "properties": {
         "images": {"type": "array", "minItems": 1, "items": IMAGE_TEXT},
-        "texts": {"type": "array", "maxItems": 0, "description": "There is no text tower."},
+        "texts": {"type": "array", "maxItems": 0, "description": "Must be empty: the model has no text encoder."},
     },
 }
 
 
 class OipTensor(BaseModel):
-    """One output; with `binary_data` its numbers follow the JSON."""
+    """One output; with `binary_data` its values follow the JSON."""
 
     name: str
     datatype: Literal["FP32", "BYTES"]
@@ -190,7 +190,7 @@ class OipAnswer(BaseModel):
 
 
 class OipMetadataTensor(BaseModel):
-    """An input or output; -1 stands for any size."""
+    """One input or output; -1 means any size."""
 
     name: str
     datatype: str
@@ -198,7 +198,7 @@ class OipMetadataTensor(BaseModel):
 
 
 class OipMetadata(BaseModel):
-    """A model's inputs and outputs."""
+    """The inputs and outputs of a model."""
 
     name: str
     versions: list[str]
@@ -207,7 +207,7 @@ class OipMetadata(BaseModel):
     outputs: list[OipMetadataTensor]
 
 
-_PARAMETERS: Json = {"type": "object", "description": "What is not understood is ignored."}
+_PARAMETERS: Json = {"type": "object", "description": "Unknown parameters are ignored."}
 _OUTPUT: Json = {
     "type": "object",
     "required": ["name"],
@@ -221,11 +221,11 @@ _INPUT: Json = {
     "required": ["name", "datatype", "shape", "data"],
     "properties": {
         "name": {"type": "string", "enum": ["image"]},
-        "datatype": {"type": "string", "enum": ["BYTES", "UINT8"], "description": "UINT8 for NAME-tensor."},
+        "datatype": {"type": "string", "enum": ["BYTES", "UINT8"], "description": "UINT8: for NAME-tensor only."},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 8},
         "parameters": _PARAMETERS,
         "data": {
-            "description": "Base64 texts, or pixels.",
+            "description": "Base64 strings, or pixels.",
             "anyOf": [{"type": "array", "items": IMAGE_TEXT}, {"type": "array"}],
         },
     },

@@ -1,6 +1,6 @@
-"""What Weaviate asks of its vectorizer containers: /vectorize (multi2vec-clip) and /vectors (img2vec-neural).
+"""Weaviate's API for vectorizer containers: /vectorize (multi2vec-clip) and /vectors (img2vec-neural).
 
-Weaviate's img2vec-neural sends no Content-Type; bodies are read as JSON whatever the header says.
+Weaviate's img2vec-neural sends no Content-Type, so bodies are always read as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PROBLEMS = problems(*INFERENCE)
 )
 @labelled("weaviate", "embed")
 async def vectorize(request: Request) -> Response:
-    """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`; there is no text tower, so `texts` are refused."""
+    """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`. `texts` are refused: there is no text encoder."""
     content = await _content(request)
     if content.get("texts"):
         raise UnsupportedInput("texts are not supported: this is a vision-only model; configure imageFields only")
@@ -65,7 +65,7 @@ async def vectors(request: Request) -> Response:
 
 @router.get("/meta", response_model=WeaviateMeta, responses=problems(503))
 async def meta(request: Request) -> Response:
-    """What Weaviate shows of its module: the model, its fingerprint and dimension."""
+    """The metadata that Weaviate shows for its module: the model, its fingerprint and dimension."""
     model = dependencies.model_of(request)
     known = {"name": model.name, "fingerprint": model.fingerprint, "embedding_dim": model.embedding_dim}
     return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
@@ -73,14 +73,14 @@ async def meta(request: Request) -> Response:
 
 @router.get("/.well-known/live", status_code=204, response_class=Response, responses=problems(503))
 async def live(request: Request) -> Response:
-    """As `/livez`, with 204."""
+    """Liveness, as `/livez`, but with status 204."""
     await health.livez(request)
     return Response(status_code=204)
 
 
 @router.get("/.well-known/ready", status_code=204, response_class=Response, responses=problems(503))
 async def ready(request: Request) -> Response:
-    """As `/readyz`, with 204."""
+    """Readiness, as `/readyz`, but with status 204."""
     await health.readyz(request)
     return Response(status_code=204)
 
@@ -93,7 +93,7 @@ async def _content(request: Request) -> dict[str, Any]:
 
 
 async def _vectors(request: Request, texts: Sequence[Any]) -> tuple[list[np.ndarray], dict[str, str]]:
-    """The vectors of images in base64, and the headers that name the model."""
+    """Return the vectors of base64 images, and the headers that identify the model."""
     engine = dependencies.engine_of(request)
     check_count(len(texts), engine.settings.max_images)
     images = await dependencies.in_thread(request, _images, texts)

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (KServe, Triton) under /v2."""
+"""The Open Inference Protocol (KServe, Triton): routes, tensors and statistics under /v2."""

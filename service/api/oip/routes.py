@@ -1,8 +1,8 @@
-"""Open Inference Protocol v2 (KServe, Triton): health, metadata, config, statistics and infer under /v2.
+"""The routes of the Open Inference Protocol v2 (KServe, Triton): health, metadata, config, statistics and infer.
 
-One model goes by two names, because an input has one type here: NAME takes encoded images (BYTES), NAME-tensor takes
-pixels (UINT8 NHWC of any size, preprocessed like a decoded image). What the tensors look like is in
-`service.api.oip.tensors`.
+The model has two names, because the protocol allows one data type for an input. NAME takes encoded images (BYTES).
+NAME-tensor takes pixels (UINT8 NHWC of any size), which are preprocessed like a decoded image. The format of tensors is
+in `service.api.oip.tensors`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=D
 
 HEADER = "Inference-Header-Content-Length"
 VERSION = "1"
-HIGHEST = 1  # of a request's priority; larger numbers are less urgent, 0 is the default
+HIGHEST_PRIORITY = 1  # larger numbers are less urgent; 0 means the default
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 _MODEL = "/models/{model}"
 _VERSIONED = "/models/{model}/versions/{version}"
@@ -50,42 +50,42 @@ _BINARY: Responses = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One of the two names, and its input."""
+    """One of the two names of the model, and its input."""
 
     name: str
     datatype: str
-    shape: tuple[int, ...]  # the batch's first
+    shape: tuple[int, ...]  # the batch dimension is the first
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The input as the metadata show it."""
+        """The description of the input in the metadata."""
         return {"name": "image", "datatype": self.datatype, "shape": self.shape}
 
 
 @router.get("")
 @router.get("/", include_in_schema=False)
 async def server_metadata() -> dict[str, Any]:
-    """Name, version and the extensions of the protocol that work here."""
+    """The server's name, its version, and the supported extensions of the protocol."""
     return {"name": "vim-server", "version": __version__, "extensions": EXTENSIONS}
 
 
 @router.get("/health/live", responses=problems(503))
 async def live(request: Request) -> dict[str, bool]:
-    """As `/livez`, in the protocol's words."""
+    """Liveness, as `/livez`, in the format of the protocol."""
     await health.livez(request)
     return {"live": True}
 
 
 @router.get("/health/ready", responses=problems(503))
 async def ready(request: Request) -> dict[str, bool]:
-    """As `/readyz`, in the protocol's words."""
+    """Readiness, as `/readyz`, in the format of the protocol."""
     await health.readyz(request)
     return {"ready": True, "live": True}
 
 
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> dict[str, Any]:
-    """What both names were asked by this protocol since the start: counts, and nanoseconds by stage."""
+    """Statistics of both names since the start, for requests of this protocol: counts, and nanoseconds by stage."""
     return {"model_stats": [_statistics(request, one.name).as_dict(one.name, VERSION) for one in _names(request)]}
 
 
@@ -108,7 +108,7 @@ async def model_metadata(request: Request, model: str) -> Response:
 @router.get(_MODEL + "/ready", responses=_UNREADY)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
-    """As `/readyz`, for one of the two names."""
+    """Readiness, as `/readyz`, for one of the two names."""
     served = _served(request, model)
     await health.readyz(request)
     return {"name": served.name, "ready": True}
@@ -117,7 +117,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
 @router.get(_MODEL + "/config", response_model=dict[str, Any], responses=_UNREADY)
 @router.get(_VERSIONED + "/config", include_in_schema=False)
 async def model_config(request: Request, model: str) -> Response:
-    """What Triton's clients and perf_analyzer ask for before they begin."""
+    """The model configuration that Triton's clients and perf_analyzer request first."""
     served = _served(request, model)
     settings = dependencies.engine_of(request).settings
     fingerprint = dependencies.model_of(request).fingerprint
@@ -139,7 +139,7 @@ async def model_config(request: Request, model: str) -> Response:
 @router.get(_MODEL + "/stats", responses=_UNKNOWN)
 @router.get(_VERSIONED + "/stats", include_in_schema=False)
 async def statistics(request: Request, model: str) -> dict[str, Any]:
-    """The same for one of the two names."""
+    """The statistics of one of the two names."""
     served = _served(request, model)
     return {"model_stats": [_statistics(request, served.name).as_dict(served.name, VERSION)]}
 
@@ -150,7 +150,7 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
 @router.post(_VERSIONED + "/infer", response_class=Response, include_in_schema=False)
 @labelled("oip", "classify")
 async def infer(request: Request, model: str) -> Response:
-    """Scores, embedding and label of each image; tensors as JSON or as raw bytes."""
+    """Scores, embedding and label of each image, as JSON or as raw tensors."""
     served = _served(request, model)
     counts = _statistics(request, served.name)
     try:
@@ -170,7 +170,7 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     task = _task(wanted, [one["name"] for one in _outputs(request)])
     record = record_of(request.scope)
     record.labels = Labels("oip", task.op)
-    if header.parameters.priority > HIGHEST:
+    if header.parameters.priority > HIGHEST_PRIORITY:
         record.request_class = "bulk"
     answer = await dependencies.infer(request, images, task, header.parameters.timeout / 1e6 or None)
     start = time.monotonic()
@@ -205,9 +205,9 @@ def _check_type(tensor: Tensor, served: Served) -> None:
 def _task(wanted: Sequence[OutputHeader], known: Sequence[str]) -> Task:
     names = {one.name for one in wanted}
     if unknown := sorted(names - set(known)):
-        raise MalformedBody(f"no output {unknown[0][:100]!r}; there are {', '.join(known)}")
+        raise MalformedBody(f"there is no output {unknown[0][:100]!r}; the outputs are {', '.join(known)}")
     if any(one.parameters.classification and one.name != "scores" for one in wanted):
-        raise UnsupportedInput("classification is for the output scores")
+        raise UnsupportedInput("the parameter classification is allowed for the output scores only")
     return Task("embed") if names == {"embedding"} else Task("classify", embedding_too="embedding" in names)
 
 
@@ -234,7 +234,7 @@ def _tensor(
 
 
 def _classified(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[str]:
-    """The classification extension: `value:index:label` of the k best, best first."""
+    """The classification extension: `value:index:label` of the k best classes, best first."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(scores, best, strict=True) for i in order]
 
@@ -266,7 +266,7 @@ def _names(request: Request) -> tuple[Served, Served]:
 
 
 def both(name: str) -> tuple[str, str]:
-    """The names of a model: for encoded images, and for pixels."""
+    """Return the two names of the model: for encoded images, and for pixels."""
     return name, name + _TENSOR
 
 
@@ -276,14 +276,16 @@ def _served(request: Request, model: str) -> Served:
     found = next((one for one in names if one.name == model), None)
     if found is None:
         known = " and ".join(one.name for one in names)
-        raise UnknownModel(f"Request for unknown model: '{model[:100]}' is not found; there are {known}")
+        raise UnknownModel(f"Request for unknown model: '{model[:100]}' is not found; this server has {known}")
     if version != VERSION:
-        raise UnknownModel(f"Request for unknown model: '{model}' version '{version[:20]}' is not found; there is 1")
+        raise UnknownModel(
+            f"Request for unknown model: '{model}' version '{version[:20]}' is not found; the only version is {VERSION}"
+        )
     return found
 
 
 def _outputs(request: Request) -> list[dict[str, Any]]:
-    """What the model can say; without a head only the embedding. Raises NotReady before it is loaded."""
+    """The outputs of the model; without a classifier head only the embedding. Raises NotReady before it is loaded."""
     model = dependencies.model_of(request)
     scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model.classes)}
     embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model.embedding_dim)}
@@ -292,11 +294,11 @@ def _outputs(request: Request) -> list[dict[str, Any]]:
 
 
 def _configured(one: dict[str, Any]) -> dict[str, Any]:
-    """Metadata -> config: Triton's names of types, and no batch dimension."""
+    """Convert metadata to config: Triton's names of types, and no batch dimension."""
     kind = {"BYTES": "STRING"}.get(one["datatype"], one["datatype"])
     return {"name": one["name"], "data_type": f"TYPE_{kind}", "dims": one["shape"][1:]}
 
 
 def _statistics(request: Request, name: str) -> Statistics:
-    every: dict[str, Statistics] = request.app.state.statistics
-    return every[name]
+    by_name: dict[str, Statistics] = request.app.state.statistics
+    return by_name[name]

@@ -1,4 +1,4 @@
-"""The `statistics` extension of the Open Inference Protocol: counts and nanoseconds of one model since the start."""
+"""The `statistics` extension of the Open Inference Protocol: counts and nanoseconds since the start, by model name."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from service.telemetry.shared_counters import SharedCounters
 
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 _KINDS = ("success", "fail", *_STAGES, "cache_hit", "cache_miss")
-
-
-NAMES = 2  # of one model
+NAMES = 2  # names of one model; see `service.api.oip.routes`
 
 
 def numbers(largest_batch: int) -> int:
-    """Number of counters for the statistics of all names."""
+    """The number of counters that the statistics of all names need."""
     return NAMES * _numbers(largest_batch)
 
 
 def statistics_of(names: Sequence[str], counters: SharedCounters, largest_batch: int) -> dict[str, Statistics]:
-    """The statistics of each name, in as many counters as `numbers` says."""
+    """Make the statistics of each name; `counters` has `numbers(largest_batch)` counters."""
     assert len(names) == NAMES
     each = _numbers(largest_batch)
     return {name: Statistics(counters.part(n * each, each), largest_batch) for n, name in enumerate(names)}
@@ -34,7 +32,7 @@ def _numbers(largest_batch: int) -> int:
 
 
 class Statistics:
-    """Counts the requests that one model received by this protocol."""
+    """Counts the requests for one name of the model by this protocol."""
 
     def __init__(self, counters: SharedCounters, largest_batch: int) -> None:
         kinds, sizes = len(_KINDS), largest_batch + 1
@@ -45,7 +43,7 @@ class Statistics:
         self._infer_ns_in = counters.part(2 * kinds + 1 + sizes, sizes)
 
     def succeeded(self, answer: Answer, request_s: float, render_s: float) -> None:
-        """A request was answered; of its images the slowest counts, stage by stage."""
+        """Count a request that was answered. Each stage has the time of the slowest image."""
         times = answer.timings
         self._add("success", request_s)
         for stage, seconds in zip(
@@ -56,11 +54,11 @@ class Statistics:
         self._last_ms.put(0, time.time_ns() // 1_000_000)
 
     def failed(self, request_s: float) -> None:
-        """A request was refused, or failed."""
+        """Count a request that was refused or has failed."""
         self._add("fail", request_s)
 
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
-        """One entry of `model_stats`. A forward pass shared with others counts by this model's part of it."""
+        """One entry of `model_stats`. A forward pass shared with other requests counts by its share of the batch."""
         counts, ns, images_in = self._count.totals(), self._ns.totals(), self._images_in.totals()
         executions = {size: images / size for size, images in enumerate(images_in) if images}
         return {
@@ -85,7 +83,7 @@ class Statistics:
             self._infer_ns_in.add(one.batch_size, _ns(one.infer_s / one.batch_size))
 
     def _batch(self, size: int, executions: int) -> dict[str, Any]:
-        """Only the device works on batches; images are decoded and answers written one by one."""
+        """One entry of `batch_stats`. It has one stage: only the device works on batches."""
         return {"batch_size": size, "compute_infer": {"count": executions, "ns": self._infer_ns_in.total(size)}}
 
 

@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol on the wire: a JSON header, then raw tensors. Knows the format, not the model.
+"""Parses and encodes tensors of the Open Inference Protocol: a JSON header, then raw tensors.
 
-In JSON data may be nested or flat, row-major. In binary a number is little-endian without padding, and a BYTES element
-is its length as uint32 followed by its bytes.
+This module knows the format, not the model. In JSON, data is nested or flat, in row-major order. In a raw tensor,
+numbers are little-endian without padding, and a BYTES element is its length as uint32, then its bytes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from service.jobs import Item
 
 _LENGTH = struct.Struct("<I")
 
-
 Name = Annotated[str, Field(max_length=200)]
 
 
 class InputParameters(BaseModel):
-    """Parameters of an input that are understood; the rest are ignored, as the protocol wants."""
+    """The supported parameters of an input; others are ignored, as the protocol requires."""
 
     binary_data_size: int | None = Field(None, ge=0)
     shared_memory_region: str | None = None
 
 
 class InputHeader(BaseModel):
-    """One input of a request's JSON; `data` is in it, or as raw bytes behind the JSON."""
+    """One input in the JSON of a request. `data` is None if the tensor follows the JSON as raw bytes."""
 
     name: Name
     datatype: Name
@@ -46,7 +45,7 @@ class InputHeader(BaseModel):
 
 
 class OutputParameters(BaseModel):
-    """Parameters of an output that are understood."""
+    """The supported parameters of an output."""
 
     binary_data: bool | None = None
     classification: int = Field(0, ge=0)
@@ -54,14 +53,14 @@ class OutputParameters(BaseModel):
 
 
 class OutputHeader(BaseModel):
-    """One output that is wanted."""
+    """One requested output."""
 
     name: Name
     parameters: OutputParameters = OutputParameters()
 
 
 class RequestParameters(BaseModel):
-    """Parameters of a request that are understood; `timeout` is in microseconds, 0 for none."""
+    """The supported parameters of a request. `timeout` is in microseconds; 0 means none."""
 
     timeout: int = Field(0, ge=0)
     priority: int = Field(0, ge=0)
@@ -77,14 +76,14 @@ class RequestHeader(BaseModel):
     parameters: RequestParameters = RequestParameters()
 
     def is_binary(self, output: OutputHeader) -> bool:
-        """Is this output wanted as raw bytes? Its own parameter wins over the request's."""
+        """Return whether to send this output as raw bytes. Its own parameter overrides that of the request."""
         own = output.parameters.binary_data
         return self.parameters.binary_data_output if own is None else own
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input, not yet looked into: a JSON value, or raw bytes."""
+    """One input, not yet validated: `data` is a JSON value or raw bytes."""
 
     name: str
     datatype: str
@@ -94,7 +93,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output: float32 numbers, or texts (BYTES), row-major, with their shape."""
+    """One output: float32 numbers or strings (BYTES), in row-major order, with their shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -103,14 +102,14 @@ class Output:
 
     @property
     def datatype(self) -> str:
-        """The protocol's name of the type."""
+        """The name of the data type in the protocol."""
         return "FP32" if isinstance(self.values, np.ndarray) else "BYTES"
 
 
 def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestHeader, list[Tensor]]:
-    """A request's header and inputs. `json_size` is Inference-Header-Content-Length, None when it was not sent.
+    """Parse the header and the inputs of a request. `json_size` is Inference-Header-Content-Length, None if not sent.
 
-    0 means that the body is one BYTES element of the only input, and that outputs are wanted as raw bytes. Raises
+    0 means that the body is the only BYTES element of the only input, and that outputs are sent as raw bytes. Raises
     MalformedBody.
     """
     if json_size == 0:
@@ -122,7 +121,7 @@ def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestH
 
 
 def images_of(tensor: Tensor, max_images: int) -> list[Item]:
-    """The images of a BYTES tensor (encoded; base64 in JSON) or of a UINT8 one (N, H, W, 3).
+    """The images of a BYTES tensor (encoded images; base64 in JSON) or of a UINT8 tensor (N, H, W, 3).
 
     Raises MalformedBody, EmptyBody, TooManyImages.
     """
@@ -131,7 +130,7 @@ def images_of(tensor: Tensor, max_images: int) -> list[Item]:
 
 
 def encode(head: dict[str, Any], outputs: Sequence[Output]) -> tuple[dict[str, Any], bytes]:
-    """The response's JSON (`head` and the outputs) and the raw tensors that go behind it."""
+    """Return the JSON of the response (`head` and the outputs), and the raw tensors that follow it."""
     raw = [_to_bytes(one.values) if one.binary else b"" for one in outputs]
     described = [_described(one, len(data)) for one, data in zip(outputs, raw, strict=True)]
     return head | {"outputs": described}, b"".join(raw)
@@ -156,7 +155,7 @@ def _tensors(header: RequestHeader, rest: memoryview) -> list[Tensor]:
         if (size is None) == (one.data is None):
             raise MalformedBody(f"input {one.name!r} needs either data or parameters.binary_data_size")
         if size is not None and size > len(rest):
-            raise MalformedBody(f"input {one.name!r} should have {size} raw bytes; {len(rest)} are there")
+            raise MalformedBody(f"input {one.name!r} should have {size} raw bytes; the body has {len(rest)} left")
         data = one.data if size is None else rest[:size]
         rest = rest if size is None else rest[size:]
         tensors.append(Tensor(one.name, one.datatype, tuple(one.shape), data))
@@ -180,14 +179,14 @@ def _split(tensor: Tensor) -> Iterator[bytes]:
         if not rest:
             return
         if len(rest) < _LENGTH.size or len(rest) - _LENGTH.size < _LENGTH.unpack_from(rest)[0]:
-            raise MalformedBody(f"input {tensor.name!r}: element {number} is longer than what is left")
+            raise MalformedBody(f"input {tensor.name!r}: element {number} is longer than the rest of the tensor")
         end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
         yield bytes(rest[_LENGTH.size : end])
         rest = rest[end:]
 
 
 def _flat(tensor: Tensor) -> list[Any]:
-    """JSON data as one list; nested no deeper than the shape says."""
+    """Flatten JSON data into one list; it may be nested as deep as the shape."""
     data = tensor.data
     for _ in tensor.shape[1:]:
         if isinstance(data, list) and data and all(isinstance(row, list) for row in data):
@@ -211,8 +210,8 @@ def _pixels(tensor: Tensor) -> np.ndarray:
 def _from_json(tensor: Tensor) -> np.ndarray:
     try:
         values = np.asarray(tensor.data)
-    except (ValueError, OverflowError) as error:  # ragged, or too deep
-        raise MalformedBody(f"input {tensor.name!r}: data is no array") from error
+    except (ValueError, OverflowError) as error:  # rows of different lengths, or nested too deep
+        raise MalformedBody(f"input {tensor.name!r}: data is not an array") from error
     if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
         raise MalformedBody(f"input {tensor.name!r}: UINT8 data must be whole numbers from 0 to 255")
     return values.astype(np.uint8)

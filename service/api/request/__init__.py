@@ -1,1 +1,1 @@
-"""HTTP request bodies to images and options."""
+"""Reads HTTP request bodies and finds their images and options."""

@@ -1,7 +1,7 @@
-"""The body of a request: read it within the limits, and find its images and options. Does not decode images.
+"""Reads the body of a request within the limits and finds its images and options. It does not decode images.
 
-The form of a body is decided by its header if that says multipart, else by the first bytes if they are an image's, else
-it must be JSON. The same image bytes are used whichever way they are sent.
+A body is multipart if its Content-Type says so. Otherwise it is an image if its first bytes are those of an image
+format; else it must be JSON. The form of the body does not change the result for an image.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from service.jobs import Item, RequestClass, Task
 
 Options = TypeVar("Options", bound=BaseModel)
 
-LARGE = 1 << 20  # bytes of a body; copying as many takes milliseconds, more where the memory is new
-MOST_FIELD_BYTES = 1000  # of an option in a form
-_LONGEST_NAME = 100  # of an option, in an answer
-_MOST_ERRORS = 20  # in an answer
+LARGE = 1 << 20  # bytes; copying a body of this size takes milliseconds, longer into new memory
+MOST_FIELD_BYTES = 1000  # the longest option in a form
+_LONGEST_NAME = 100  # an error shows this many characters of an option's name
+_MOST_ERRORS = 20  # an error lists this many wrong options
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
 
@@ -51,10 +51,9 @@ class Inputs:
 
 
 async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[list[Item], Options]:
-    """The images of a request of the native API, and its options.
+    """Read a request of the native API: its images and its options.
 
-    Raises the error that such a request meets at once (`Engine.check`), and what `read_body`, `parse` and `validate`
-    raise.
+    Raises what `Engine.check`, `read_body`, `parse` and `validate` raise.
     """
     engine: Engine = request.app.state.engine
     engine.check(task)
@@ -68,10 +67,10 @@ async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[
 
 
 async def read_body(request: Request) -> bytes:
-    """The whole body, decompressed if it is compressed, within VIM_MAX_BODY_BYTES before and after.
+    """Read and decompress the whole body. VIM_MAX_BODY_BYTES limits it before and after decompression.
 
-    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; QueueFull and MemoryFull where
-    there is no room for it; InvalidOptions (request class); ClientDisconnect when the client leaves in the middle.
+    Raises BodyTooLarge, BodyTimeout, EmptyBody, UnsupportedEncoding, MalformedBody; QueueFull and MemoryFull if there
+    is no room for it; InvalidOptions (request class); ClientDisconnect if the client disconnects before the end.
     """
     engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
@@ -89,7 +88,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def request_class(request: Request) -> RequestClass:
-    """The class in `X-Request-Class`; interactive without that header. Raises InvalidOptions."""
+    """The request class in `X-Request-Class`; interactive without that header. Raises InvalidOptions."""
     given = request.headers.get("x-request-class", "interactive").strip().lower()
     if given not in get_args(RequestClass):
         raise InvalidOptions(f"X-Request-Class must be one of {', '.join(get_args(RequestClass))}; got {given[:100]!r}")
@@ -97,9 +96,9 @@ def request_class(request: Request) -> RequestClass:
 
 
 async def read_limited(request: Request, max_bytes: int, account: BodyAccount, timeout_s: float) -> bytes:
-    """The whole body, counted while it arrives, so that neither a missing nor a false length defeats the limit.
+    """Read the whole body. Bytes are counted as they arrive, so a missing or false Content-Length is harmless.
 
-    Raises BodyTooLarge, EmptyBody, BodyTimeout; before the first byte, and while they arrive, what `account` raises.
+    Raises BodyTooLarge, EmptyBody, BodyTimeout, and what `account` raises before and while the bytes arrive.
     """
     declared = request.headers.get("content-length", "")
     declared = declared if declared.isascii() and declared.isdigit() else ""
@@ -125,12 +124,12 @@ async def _streamed(request: Request, max_bytes: int, account: BodyAccount) -> b
             if account.size > max_bytes:
                 raise _too_large(f"more than {max_bytes} bytes", max_bytes)
             parts.append(part)
-    # Large bodies in a thread: CPython releases its lock while it copies megabytes.
+    # Join large bodies in a thread: CPython releases its lock while it copies megabytes.
     return b"".join(parts) if account.size < LARGE else await asyncio.to_thread(b"".join, parts)
 
 
 def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
-    """Find the images in a body. A bad image is an error in its place; a bad body raises ServiceError."""
+    """Find the images in a body. A bad image becomes an error in its place; a bad body raises ServiceError."""
     if content_type.strip().lower().startswith("multipart/form-data"):
         found = _from_multipart(body, content_type, max_images)
     elif sniff(body) is not None:
@@ -142,7 +141,7 @@ def parse(body: bytes, content_type: str, max_images: int) -> Inputs:
 
 
 def check_count(images: int, max_images: int) -> None:
-    """Raise EmptyBody or TooManyImages for a request of so many images."""
+    """Raise EmptyBody or TooManyImages if the number of images is not allowed."""
     if not images:
         raise EmptyBody("the request holds no image")
     if images > max_images:
@@ -150,14 +149,14 @@ def check_count(images: int, max_images: int) -> None:
 
 
 def needs_parsing(body: bytes, content_type: str) -> bool:
-    """False for a bare image; parsing anything else belongs in a thread."""
+    """Return False if the body is one image. Other bodies are parsed in a thread."""
     return content_type.strip().lower().startswith("multipart/") or sniff(body) is None
 
 
 def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
-    """Options from the query and the body. Raises InvalidOptions naming each wrong one; no option is ignored."""
-    if twice := sorted(query.keys() & fields.keys()):
-        names = ", ".join(name[:_LONGEST_NAME] for name in twice)
+    """Validate the options of query and body. Raises InvalidOptions, which names each wrong or unknown option."""
+    if duplicates := sorted(query.keys() & fields.keys()):
+        names = ", ".join(name[:_LONGEST_NAME] for name in duplicates)
         raise InvalidOptions(f"given in the query and in the body: {names}")
     try:
         return schema.model_validate({**query, **fields})

@@ -1,7 +1,7 @@
-"""A JSON text -> the value that it stands for, within bounds that are checked before or at once after parsing.
+"""Parses JSON bodies within limits, which are checked before parsing or directly after it.
 
-A value of 20 MB costs 20 MB as one text, and gigabytes and minutes as ten million small ones. What a contract makes of
-the value is its own business.
+20 MB of JSON take 20 MB of memory as one string, but gigabytes and minutes as ten million small values. The contracts
+interpret the parsed value.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import orjson
 
 from service.errors import MalformedBody, UnsupportedImage
 
-MOST_LISTS = 2_000_000  # pixels written as nested lists have one for each
-MOST_OBJECTS = 1000  # that describe tensors
-MOST_NUMBERS = 4_000_000  # pixels as numbers; larger images are sent as files or as binary tensors
-MOST_VALUES = 1000  # of a body whose images are texts
-VALUES_OF_AN_IMAGE = 10  # beside them: in OpenAI's spellings an image is an object of several
-DEEPEST = 50  # JSON's libraries give up at a few hundred, each elsewhere
+MOST_LISTS = 2_000_000  # nested lists of pixels have one list for each pixel
+MOST_OBJECTS = 1000  # objects that describe tensors
+MOST_NUMBERS = 4_000_000  # pixel values; larger images are sent as files or as binary tensors
+MOST_VALUES = 1000  # in a body whose images are strings, without the images
+VALUES_OF_AN_IMAGE = 10  # in OpenAI's formats an image is an object with several values
+DEEPEST = 50  # JSON libraries fail at a few hundred levels, each at another one
 
 
 def load_tensors(body: bytes) -> Any:
-    """Of a body with pixels as numbers. Raises MalformedBody."""
+    """Parse a body whose pixels are numbers. Raises MalformedBody."""
     if body.count(b",") > MOST_NUMBERS:
         raise MalformedBody(f"the JSON body holds more than {MOST_NUMBERS} values; send a binary tensor")
     if body.count(b"[") > MOST_LISTS or body.count(b"{") > MOST_OBJECTS:
@@ -31,8 +31,8 @@ def load_tensors(body: bytes) -> Any:
 
 
 def load_texts(body: bytes, max_images: int) -> Any:
-    """Of a body whose images are texts, so that it holds few values. Raises MalformedBody."""
-    if body.count(b",") > MOST_VALUES + VALUES_OF_AN_IMAGE * max_images:  # base64 has none, a data URI has one
+    """Parse a body whose images are strings, so that it holds few values. Raises MalformedBody."""
+    if body.count(b",") > MOST_VALUES + VALUES_OF_AN_IMAGE * max_images:  # base64 has no comma, a data URI has one
         raise MalformedBody(
             f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options"
         )
@@ -42,10 +42,10 @@ def load_texts(body: bytes, max_images: int) -> Any:
 
 
 def load_object(body: bytes, max_images: int) -> dict[str, Any]:
-    """The same where it must be an object, whatever its Content-Type says. Raises UnsupportedImage, MalformedBody."""
+    """Parse a body that must be an object; its Content-Type is ignored. Raises UnsupportedImage, MalformedBody."""
     if body.lstrip()[:1] not in (b"{", b"["):
         raise UnsupportedImage(
-            "the body is no image of a known format, no multipart form and no JSON; "
+            "the body is not an image of a known format, not a multipart form and not JSON; "
             'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
         )
     content = load_texts(body, max_images)
@@ -67,7 +67,7 @@ def _check_depth(content: Any) -> None:
         level = [child for one in level for child in _children(one)]
         if not level:
             return
-    raise MalformedBody(f"the JSON body is nested more than {DEEPEST} deep")
+    raise MalformedBody(f"the JSON body is nested more than {DEEPEST} levels deep")
 
 
 def _children(value: Any) -> Iterable[Any]:

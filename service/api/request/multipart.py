@@ -1,4 +1,4 @@
-"""multipart/form-data -> its parts, in order. The only module that knows python_multipart; streams nothing."""
+"""Splits multipart/form-data into its parts, in order. Only this module uses python_multipart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.errors import MalformedBody, TooManyImages
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_FIELDS = 20  # options are few; a form of ten thousand parts is an attack
+MAX_FIELDS = 20  # there are few options; a form with ten thousand parts is an attack
 
 
 @dataclass(slots=True)
@@ -26,10 +26,10 @@ class Part:
 
 
 def parts(body: bytes, content_type: str, max_images: int) -> list[Part]:
-    """Split a body by its boundary. Raises MalformedBody, or TooManyImages as soon as one part too many begins."""
+    """Split a body at its boundary. Raises MalformedBody, or TooManyImages as soon as there is one part too many."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise MalformedBody("multipart/form-data without a boundary; let your HTTP client write the Content-Type")
+        raise MalformedBody("multipart/form-data without a boundary; let your HTTP client set the Content-Type")
     collector = _Collector(max_images)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
@@ -43,7 +43,7 @@ def parts(body: bytes, content_type: str, max_images: int) -> list[Part]:
 
 
 class _Collector:
-    """Receives the parser's events; a header comes in pieces, so it is put together until it ends."""
+    """Receives the events of the parser. A header arrives in pieces, which are collected until it ends."""
 
     def __init__(self, max_images: int) -> None:
         self.parts: list[Part] = []
@@ -53,7 +53,7 @@ class _Collector:
         self._value = bytearray()
 
     def callbacks(self) -> MultipartCallbacks:
-        """What the parser calls."""
+        """The functions that the parser calls."""
         return {
             "on_part_begin": self._part_begin,
             "on_part_data": self._part_data,

@@ -1,1 +1,1 @@
-"""Several HTTP processes behind one port (VIM_HTTP_WORKERS), which share the device processes of their parent."""
+"""Runs several HTTP processes behind one port (VIM_HTTP_WORKERS); they share the device processes of their parent."""

@@ -1,7 +1,7 @@
-"""In the parent: the jobs of all HTTP processes in one queue for all devices, and the results back.
+"""In the parent: puts the jobs of all HTTP processes into one queue for all devices, and sends the results back.
 
-A job is identified by its slot. The HTTP process owns the slot again when no device reads it any more, whether or not
-it still waits for the result. The other end is `service.server.prefork.remote_pool`.
+A job is identified by its slot. The HTTP process may use the slot again when no device reads it any more, even if it no
+longer waits for the result. The other end of the socket is `service.server.prefork.remote_pool`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class LeasedSlots(Slots):
-    """All slots, each leased to an HTTP process for good; `freed` lists those that only their lessee holds again."""
+    """All slots, each leased to one HTTP process. `freed` lists the slots that only their HTTP process still holds."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -64,19 +64,19 @@ class Broker:
             group.create_task(self._forward_state())
 
     def open(self, number: int, connection: Connection) -> Channel:
-        """A channel for the HTTP process of this number; it receives the present state at once."""
+        """Open a channel for the HTTP process with this number, and send it the current state."""
         self._channels[number] = channel = Channel(self.pool, self.slots, connection)
         channel.send_state(self._state())
         return channel
 
     def close(self, number: int) -> None:
-        """The HTTP process has ended: its jobs are cancelled."""
+        """Cancel the jobs of an HTTP process that has ended."""
         if channel := self._channels.pop(number, None):
             channel.close()
         self.send_state()
 
     def send_state(self) -> None:
-        """Send the state to every HTTP process that does not know it yet."""
+        """Send the state to every HTTP process that has not received it yet."""
         state = self._state()
         for channel in self._channels.values():
             channel.send_state(state)
@@ -131,13 +131,13 @@ class Channel:
                 self._cancel(slot)
 
     def send_state(self, state: ServiceState) -> None:
-        """Send the state, unless the process knows it."""
+        """Send the state, unless the process has received it already."""
         if state != self._sent:
             self._sent = state
             self._connection.send(state)
 
     def free(self, slot: int) -> None:
-        """No device reads this slot any more."""
+        """Tell the HTTP process that no device reads this slot any more."""
         self._send_soon(self._freed, slot)
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class Channel:
     def _on_done(self, job: Job, done: asyncio.Future[Result]) -> None:
         if self._jobs.get(job.slot) is job:
             del self._jobs[job.slot]
-        self._slots.release(job.slot)  # first, so that result and slot go in one message
+        self._slots.release(job.slot)  # before the result is queued, so that both are sent in one message
         if not done.cancelled():
             if (error := done.exception()) is None:
                 self._send_soon(self._rows, _row(job.slot, done.result()))
@@ -172,7 +172,7 @@ class Channel:
                 self._send_soon(self._errors, (job.slot, error))
 
     def _send_soon(self, values: list[T], value: T) -> None:
-        """Everything that comes up in one iteration of the event loop is sent in one message."""
+        """Queue a value for sending; all values of one iteration of the event loop are sent in one message."""
         if not self._closed:
             if not (self._rows or self._errors or self._freed):
                 asyncio.get_running_loop().call_soon(self._flush)

@@ -1,4 +1,4 @@
-"""The program of one of several HTTP processes; `parent` starts it and talks to it over a socket.
+"""The program of one of several HTTP processes. `service.server.prefork.parent` starts it and connects by a socket.
 
 The kernel kills it when its parent ends.
 """
@@ -33,7 +33,7 @@ def main(socket_descriptor: int, slots_descriptor: int, counters_descriptor: int
     """Entry point of the process; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         return 1
     connection = socket.socket(fileno=socket_descriptor)
     with connection.makefile("rb", buffering=0) as stream:  # unbuffered: the event loop reads what follows

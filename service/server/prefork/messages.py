@@ -1,4 +1,4 @@
-"""Messages between the HTTP processes and their parent. Pixels are never sent: they are in slots.
+"""The messages between the HTTP processes and their parent. Pixels are not sent: they are in slots.
 
     parent to HTTP process   ChildStart, ServiceState, Outcomes
     HTTP process to parent   Listening, Submissions, ProcessLoad
@@ -18,10 +18,10 @@ from service.status import BackendState, ProcessLoad
 
 @dataclass(frozen=True, slots=True)
 class ChildStart:
-    """What one HTTP process needs to know before it starts."""
+    """The settings of one HTTP process; the first message that it receives."""
 
     settings_json: str
-    name: str  # in the log and among the files of the metrics
+    name: str  # in the log and in the names of the metrics' files
     number: int  # counted from 0
     addresses: tuple[tuple[int, Any], ...]  # family and address of each listener
     metrics: str  # directory
@@ -38,12 +38,12 @@ class Submission(NamedTuple):
 
     slot: int
     task: Task
-    enqueued_at: float  # the monotonic clock is one for all processes
+    enqueued_at: float  # all processes share the monotonic clock
     request_class: RequestClass
 
 
 class Submissions(NamedTuple):
-    """What has come up since the last message: new jobs, then slots of jobs to promote, then of jobs to cancel."""
+    """Changes since the last message: new jobs, slots of jobs to promote, slots of jobs to cancel."""
 
     new: tuple[Submission, ...] = ()
     promoted: tuple[int, ...] = ()

@@ -1,7 +1,7 @@
 """The parent of several HTTP processes (VIM_HTTP_WORKERS): starts them, replaces those that end, owns the devices.
 
-The children accept connections on one port and decode; their jobs meet here, in one queue (`broker`). With one HTTP
-process there is no parent: `service.server.server` does everything.
+The HTTP processes accept connections on one port and decode images. Their jobs are in one queue, in the parent
+(`service.server.prefork.broker`). With one HTTP process there is no parent, only `service.server.server`.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from service.telemetry.multiprocess import MultiprocessDirectory, shared_directo
 
 log = logging.getLogger("vim.parent")
 
-STATE_S = 0.25  # how often the HTTP processes receive what changes all the time
-BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before a process is replaced that ended soon after it had begun, again
-STABLE_S = 60.0
-EXIT_S = 5.0
-MARGIN_S = 10.0  # what a shutdown may take beyond what the settings allow
-NO_PORT = 1  # exit status, as of a single process
+STATE_S = 0.25  # how often the HTTP processes receive values that change all the time
+BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... replacement in a row; the last one repeats
+STABLE_S = 60.0  # a process that ran for longer ends the row
+EXIT_S = 5.0  # a process that has closed its connection is killed after this time
+MARGIN_S = 10.0  # a shutdown may take this much longer than the settings allow
+NO_PORT = 1  # exit status; a single process has the same
 
 
 class NoStart(Exception):  # noqa: N818 - an event
-    """An HTTP process ended before it had ever listened; its exit status."""
+    """An HTTP process ended before it first accepted connections; the argument is its exit status."""
 
 
 class Child:
-    """One HTTP process, through all those that take its place."""
+    """One HTTP process and its replacements."""
 
     def __init__(
         self, broker: Broker, start: ChildStart, shared: MultiprocessDirectory, counters_descriptor: int
@@ -60,7 +60,7 @@ class Child:
         self._ending = False
 
     async def run(self) -> None:
-        """Run it, and replace it when it ends, until told to end. Raises NoStart."""
+        """Run the process and replace it when it ends, until `end` is called. Raises NoStart."""
         in_a_row = 0
         while not self._ending:
             began = time.monotonic()
@@ -70,17 +70,17 @@ class Child:
             if not self.listening.is_set():
                 raise NoStart(status)
             in_a_row = 1 if time.monotonic() - began > STABLE_S else in_a_row + 1
-            log.error("%s %s; another takes its place", self._start.name, _fate(status))
+            log.error("%s %s; starting another", self._start.name, _fate(status))
             await asyncio.sleep(BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Let it finish its requests, and do not replace it."""
+        """Let the process finish its requests; do not replace it."""
         self._ending = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     async def _live(self) -> int:
-        """One process from start to end; its exit status."""
+        """Run one process from start to end; return its exit status."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = process = self._spawn(theirs.fileno())
@@ -108,12 +108,12 @@ class Child:
             env=python_environment(),
             pass_fds=inherited,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent to act on
+            start_new_session=True,  # a terminal's Ctrl-C goes to the parent only
         )
 
 
 class Parent:
-    """One service: its devices, its HTTP processes, its signals."""
+    """The whole service: its devices, its HTTP processes, its signals."""
 
     def __init__(self, settings: Settings, worker: str, addresses: tuple[sockets.Address, ...], directory: str) -> None:
         self._settings = settings
@@ -136,7 +136,7 @@ class Parent:
         self._signalled = False
 
     async def run(self) -> int:
-        """Until a signal, or until the devices are given up; the exit status."""
+        """Serve until a signal, or until the devices are given up; return the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -163,7 +163,7 @@ class Parent:
         return 1 if self._broker.pool.state.failure else status
 
     async def _run_children(self) -> None:
-        """The first shows whether the settings are right; then all the others at once."""
+        """Start the first process; when it accepts connections, the settings are valid, and all others are started."""
         try:
             async with asyncio.TaskGroup() as group:
                 first, *others = self._children
@@ -172,12 +172,12 @@ class Parent:
                 if not running[0].done():
                     running += [group.create_task(child.run()) for child in others]
                     await _first_of(_all_listen(others), *running)
-                    self._say_where()
+                    self._log_addresses()
         finally:
             for child in self._children:
                 child.end(signal.SIGKILL)
 
-    def _say_where(self) -> None:
+    def _log_addresses(self) -> None:
         scheme = "https" if self._settings.tls_cert else "http"
         for _, (host, number, *_) in self._addresses:
             address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{number}"
@@ -215,7 +215,7 @@ class Parent:
 
 
 def serve(settings: Settings, worker: str) -> int:
-    """Serve until told to stop; returns the exit status. Raises SettingsError before that."""
+    """Serve until a signal; returns the exit status. Raises SettingsError at the start."""
     with contextlib.ExitStack() as kept:
         try:
             addresses = kept.enter_context(sockets.kept(settings.host, settings.port))
@@ -238,7 +238,7 @@ async def _first_of(*awaitables: object) -> None:
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> int:
-    """It has closed its connection; if it does not end as well, it is ended."""
+    """Wait for the end of a process that has closed its connection; kill it after `EXIT_S`. Return its exit status."""
     try:
         return await asyncio.to_thread(process.wait, EXIT_S)
     except subprocess.TimeoutExpired:

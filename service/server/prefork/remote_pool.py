@@ -1,7 +1,7 @@
-"""In an HTTP process: the parent's pool of devices, reached over a socket (a `service.engine.backend.Backend`).
+"""In an HTTP process: submits jobs to the parent's pool over a socket (a `service.engine.backend.Backend`).
 
-The parent sends the state of devices and HTTP processes whenever it changes, so every HTTP process gives the same
-answer about the whole service, and at once. The other end is `service.server.prefork.broker`.
+The parent sends the state of devices and HTTP processes whenever it changes. So every HTTP process can answer at once
+for the whole service, and all answers are the same. The other end of the socket is `service.server.prefork.broker`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RemotePool:
     """The parent's queue and devices."""
 
     def __init__(self, lease: Lease, slots: int, processes: int, socket_end: socket.socket) -> None:
-        """`slots` of this process, which is one of so many `processes`."""
+        """`slots`: the number of slots of this process. `processes`: the number of HTTP processes."""
         self.slots = Slots(slots, lease)
         self.state = BackendState()
         self.failed = asyncio.Event()
@@ -47,7 +47,7 @@ class RemotePool:
         self._load = ProcessLoad()
         self._draining = False
         self._jobs: dict[int, Job] = {}  # by slot, counted over all HTTP processes
-        self._lent: set[int] = set()  # slots that the parent has not freed
+        self._unfreed: set[int] = set()  # slots that the parent has not freed
         self._new: list[Submission] = []
         self._promoted: list[int] = []
         self._cancelled: list[int] = []
@@ -61,12 +61,12 @@ class RemotePool:
         self.slots.hold(job.slot)
         slot = self._first + job.slot
         self._jobs[slot] = job
-        self._lent.add(slot)
+        self._unfreed.add(slot)
         self._new.append(Submission(slot, job.task, job.enqueued_at, job.request_class))
         self._flush_soon(urgent=len(self._new) >= GATHERED or not more)
 
     def cancel(self, job: Job) -> None:
-        """Remove a job whose requests have left."""
+        """Remove a job that no request waits for."""
         if self._waits(job):
             del self._jobs[self._first + job.slot]
             self._cancelled.append(self._first + job.slot)
@@ -114,7 +114,7 @@ class RemotePool:
         self._send(Listening())
 
     def report(self, load: ProcessLoad) -> None:
-        """Say how busy this process is, for the other HTTP processes."""
+        """Report the load of this process to the other HTTP processes."""
         if load != self._load:
             self._load = load
             self._send(load)
@@ -140,8 +140,8 @@ class RemotePool:
         for slot, error in message.errors:
             if job := self._jobs.pop(slot, None):
                 job.fail(error)
-        freed = [slot for slot in message.freed if slot in self._lent]  # others belonged to an earlier process
-        self._lent.difference_update(freed)
+        freed = [slot for slot in message.freed if slot in self._unfreed]  # others belonged to an earlier process
+        self._unfreed.difference_update(freed)
         self.slots.release(*[slot - self._first for slot in freed])
 
     def _replace(self, state: BackendState) -> None:
@@ -152,7 +152,7 @@ class RemotePool:
             self.failed.set()
 
     def _flush_soon(self, *, urgent: bool = True) -> None:
-        """Everything that comes up in one iteration is sent in one message; new jobs are gathered as in `Batcher`."""
+        """Send all changes of one iteration in one message; gather new jobs as `Batcher` does."""
         loop = asyncio.get_running_loop()
         if urgent and not self._urgent:
             if self._flushing:

@@ -1,4 +1,4 @@
-"""One port for several processes: found free, kept, and listened to by each with a socket of its own."""
+"""Reserves one port for several processes; each process listens on it with its own socket."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Address = tuple[int, Any]  # family, and what `bind` takes
 
 @contextmanager
 def kept(host: str, port: int) -> Iterator[tuple[Address, ...]]:
-    """The addresses, which stay ours for so long. Raises OSError where somebody listens already."""
+    """Reserve the addresses of a host and port. Raises OSError if another process listens there already."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     with ExitStack() as sockets:
         addresses: list[Address] = []
         for family, *_, address in dict.fromkeys(found):
             wanted = (address[0], port or (addresses[0][1][1] if addresses else 0), *address[2:])
             with bound(family, wanted, shared=False):
-                pass  # another service that shares its port would share it with us, unnoticed
+                pass  # fails if another service listens, also one that allows others to share its port
             keeper = sockets.enter_context(bound(family, wanted, shared=True))
             addresses.append((family, keeper.getsockname()))
         yield tuple(addresses)
 
 
 def bound(family: int, address: Any, *, shared: bool) -> socket.socket:
-    """A socket at this address. The kernel shares out connections among all that listen there and are `shared`."""
+    """A socket bound to this address. The kernel distributes connections among all `shared` sockets that listen."""
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""With API keys set every route but the probes wants one; nothing of a key is kept or shown."""
+"""With API keys every route except the probes requires one, and no key is logged or shown."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ KEY, OTHER = "first-key-of-the-test", "second-key-of-the-test"
 
 @pytest.fixture(scope="module")
 def closed(tiny_model: Path) -> FastAPI:
-    """An application with two keys, not started."""
+    """An application with two API keys; it is not started."""
     return create_app(settings_for(tiny_model, api_keys=f"{KEY},{OTHER}"))
 
 
 def asking(app: FastAPI, **headers: str) -> httpx.AsyncClient:
-    """A client that calls the application in-process."""
+    """A client that calls the application in this process."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://vim", headers=headers)
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
-    """(method, path) of everything that the application answers."""
+    """(method, path) of every route of the application."""
     for route in iter_route_contexts(app.routes):
         for method in route.methods or {"GET"}:
             yield method, str(route.path).replace("{", "").replace("}", "")
@@ -44,7 +44,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.anyio
 async def test_every_route_but_the_probes_is_denied_without_a_key(closed: FastAPI) -> None:
-    """Also with a wrong one, and where there is no route: a new route is closed until somebody opens it."""
+    """Without a valid key every path except the probes answers 401, also unknown paths."""
     every = [*routes(closed), ("GET", "/nowhere"), ("OPTIONS", "/v1/classify"), ("PUT", "/livez/"), ("GET", "//livez")]
     assert len(every) > 20
     for headers in ({}, {"Authorization": f"Bearer {KEY}x"}, {"X-API-Key": KEY[:-1]}, {"Authorization": KEY}):
@@ -63,14 +63,14 @@ async def test_every_route_but_the_probes_is_denied_without_a_key(closed: FastAP
     ["/v1//info", "/%69nfo", "/info/", "/./info", "/livez/../info", "/livez%2f..%2finfo", "/livez;/info", "/INFO"],
 )
 async def test_no_spelling_of_a_path_gets_past_the_gate(closed: FastAPI, path: str) -> None:
-    """What is no probe to the letter is closed, whatever it would have led to."""
+    """A path that is not exactly that of a probe needs a key."""
     async with asking(closed) as client:
         assert 401 == (await client.get(httpx.URL("http://vim", raw_path=path.encode()))).status_code
 
 
 @pytest.mark.anyio
 async def test_a_websocket_is_closed_without_a_key(closed: FastAPI) -> None:
-    """Other ASGI hosts may bring one."""
+    """A WebSocket connection is closed without a key; other ASGI servers may open one."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -85,7 +85,7 @@ async def test_a_websocket_is_closed_without_a_key(closed: FastAPI) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("key", [KEY, OTHER])
 async def test_either_key_opens_by_either_header(closed: FastAPI, key: str) -> None:
-    """As OpenAI's clients send it, or as others do."""
+    """Each key is accepted in `Authorization: Bearer` and in `X-API-Key`."""
     for headers in ({"Authorization": f"Bearer {key}"}, {"authorization": f"bearer  {key}"}, {"X-API-Key": key}):
         async with asking(closed, **headers) as client:
             assert 200 == (await client.get("/metrics")).status_code
@@ -95,7 +95,7 @@ async def test_either_key_opens_by_either_header(closed: FastAPI, key: str) -> N
 async def test_an_image_is_answered_with_a_key_and_not_without(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Refusals are counted and logged, and no log line holds a key, right or wrong."""
+    """Refused keys are counted, and no log line contains a key, valid or not."""
     app = create_app(settings_for(tiny_model, api_keys=KEY))
     with caplog.at_level(logging.DEBUG):
         async with running(app) as client:
@@ -111,13 +111,13 @@ async def test_an_image_is_answered_with_a_key_and_not_without(
 
 @pytest.mark.anyio
 async def test_without_keys_the_door_is_open(tiny_model: Path) -> None:
-    """Keys are optional."""
+    """Without configured keys no key is required."""
     async with asking(create_app(settings_for(tiny_model))) as client:
         assert 200 == (await client.get("/metrics")).status_code
 
 
 def test_keys_come_from_a_file_as_well(tmp_path: Path) -> None:
-    """One a line, with comments and empty lines; together with those of the variable."""
+    """Keys come from a file, one per line with comments and empty lines, and from VIM_API_KEYS as well."""
     path = tmp_path / "keys"
     path.write_text(f"# of the web shop\n{KEY}\n\n")
     known = known_keys(Settings.load({"VIM_API_KEYS_FILE": str(path), "VIM_API_KEYS": OTHER}))
@@ -129,7 +129,7 @@ def test_keys_come_from_a_file_as_well(tmp_path: Path) -> None:
     "content", [None, "", "# nothing but a comment\n", "short\n", f"{KEY} {OTHER}\n", "schlüssel" * 3]
 )
 def test_a_file_without_keys_ends_the_start_up(tmp_path: Path, content: str | None) -> None:
-    """It would leave the door open; the message names file and setting, and shows nothing of its content."""
+    """A missing or invalid key file ends the start-up; the error names setting and file, not its content."""
     path = tmp_path / "keys"
     if content is not None:
         path.write_text(content)
@@ -141,13 +141,13 @@ def test_a_file_without_keys_ends_the_start_up(tmp_path: Path, content: str | No
 
 @pytest.mark.parametrize("value", [b"Basic Zm9vOmJhcg==", b"", b"Bearer", b"\xff\xfe"])
 def test_another_scheme_is_no_key(value: bytes) -> None:
-    """And no unforeseen exception either."""
+    """An Authorization header with another scheme, or a malformed one, gives no valid key."""
     assert not api_keys.admits(api_keys.digests([KEY]), key_in({"headers": [(b"authorization", value)]}))
 
 
 @pytest.mark.anyio
 async def test_metrics_with_a_port_of_their_own_leave_the_main_port(tiny_model: Path, unused_port: int) -> None:
-    """With VIM_METRICS_PORT the path on the main port is answered with 404, also with a key."""
+    """With VIM_METRICS_PORT, /metrics on the main port answers 404, also with a key."""
     app = create_app(settings_for(tiny_model, api_keys=KEY, metrics_port=unused_port))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://vim") as client:
         moved = await client.get("/metrics", headers={"X-API-Key": KEY})
@@ -157,7 +157,7 @@ async def test_metrics_with_a_port_of_their_own_leave_the_main_port(tiny_model: 
 
 @pytest.mark.anyio
 async def test_pages_of_other_origins_may_ask_only_where_allowed(tiny_model: Path) -> None:
-    """Off by default; the browser's question beforehand needs no key, the request itself does."""
+    """CORS is off by default; where it is on, a preflight needs no key, but the request does."""
     asks = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
     given = {"api_keys": KEY, "cors_origins": "https://shop.example, https://other.example"}
     async with asking(create_app(settings_for(tiny_model, **given)), **asks) as client:
@@ -175,7 +175,7 @@ async def test_pages_of_other_origins_may_ask_only_where_allowed(tiny_model: Pat
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/livez", "/v1/classify", "/nowhere", "/", "/docs", "/docs/start.js"])
 async def test_every_answer_has_the_headers_that_browsers_heed(closed: FastAPI, path: str) -> None:
-    """No guessing of types, no frames, no scripts from elsewhere, nothing kept but where a page says so."""
+    """Every answer has the security headers for browsers: no sniffing, no frames, a content policy."""
     async with asking(closed, **{"X-API-Key": KEY, "Accept": "text/html"}) as client:
         headers = (await client.get(path)).headers
 
@@ -191,7 +191,7 @@ async def test_every_answer_has_the_headers_that_browsers_heed(closed: FastAPI, 
 
 @pytest.mark.anyio
 async def test_the_documentation_loads_nothing_from_elsewhere(closed: FastAPI) -> None:
-    """Its libraries come with the server; the policy would stop anything else."""
+    """The documentation pages load their libraries from this server only."""
     async with asking(closed, **{"X-API-Key": KEY}) as client:
         for page, libraries in (("/docs", 3), ("/redoc", 1)):
             text = (await client.get(page)).text

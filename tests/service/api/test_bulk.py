@@ -1,4 +1,4 @@
-"""/v1/bulk: many images through one connection, in order, in bounded memory, waiting where others are refused."""
+"""/v1/bulk: many images in one request, in order, in bounded memory; it waits where other requests are refused."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TEXTS = [base64.b64encode(photo(seed)).decode() for seed in range(3)]
 
 
 def lines(*items: Any) -> bytes:
-    """NDJSON."""
+    """Encode items as NDJSON."""
     return b"".join(json.dumps(item).encode() + b"\n" for item in items)
 
 
 def scope() -> dict[str, Any]:
-    """A request as uvicorn hands it over, for tests that play the client message by message."""
+    """The ASGI scope of a request, for tests that send the messages of the client one by one."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -50,14 +50,14 @@ def scope() -> dict[str, Any]:
 
 
 def found(response: httpx.Response) -> list[dict[str, Any]]:
-    """The lines of an answer."""
+    """The lines of an answer, as JSON."""
     assert 200 == response.status_code, response.text
     assert "application/x-ndjson" == response.headers["Content-Type"]
     return [json.loads(line) for line in response.text.splitlines()]
 
 
 async def test_every_line_gets_its_own_in_order(client: httpx.AsyncClient) -> None:
-    """More images than a request may hold; ids come back; numbers are the native ones; bad lines harm no other."""
+    """Each line gets its own result or error, in order, with its id; results equal the native ones."""
     items: list[Any] = [{"id": f"n{index}", "image": TEXTS[index % 3]} for index in range(80)]
     items[10] = {"id": 10, "image": "AAAA"}
     items[20] = {"image": "https://example.org/a.png"}
@@ -75,7 +75,7 @@ async def test_every_line_gets_its_own_in_order(client: httpx.AsyncClient) -> No
 
 
 async def test_lines_wait_for_memory(tiny_model: Path) -> None:
-    """A stream holds no more bytes than bulk may, whatever its length, and none when it is over."""
+    """A stream waits for memory and never holds more bytes than bulk may have."""
     app = create_app(settings_for(tiny_model, queue_bytes=20_000))
     body = b"\n\n" + lines(*({"id": index, "image": TEXTS[index % 3]} for index in range(40))).rstrip()
     most, admission = 0, app.state.engine.admission
@@ -98,7 +98,7 @@ async def test_lines_wait_for_memory(tiny_model: Path) -> None:
 
 
 async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Path) -> None:
-    """After the time that one request may take, with an error in its place."""
+    """A line that never fits into memory ends the stream with an error after the request time-out."""
     app = create_app(settings_for(tiny_model, queue_bytes=6_000, request_timeout_ms=500))
     body = lines({"id": 0, "image": "A" * 4_000})
     async with running(app) as client:
@@ -109,14 +109,14 @@ async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Pa
 
 
 async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
-    """A body that comes in so many bytes at a time."""
+    """Yield a body in pieces of `size` bytes."""
     for start in range(0, len(body), size):
         yield body[start : start + size]
         await asyncio.sleep(0)
 
 
 async def test_hostile_lines_harm_only_themselves(client: httpx.AsyncClient) -> None:
-    """An id that is nested deeply, far too many values, half a text: each its own error, and the stream goes on."""
+    """Deep nesting, too many values and broken JSON fail their own line, and the stream continues."""
     good = json.dumps({"id": "good", "image": TEXTS[0]}).encode()
     deep = b'{"id": ' + b"[" * 300 + b"]" * 300 + b', "image": "AAAA"}'
     many = b'{"id": 1, "x": [' + b"1," * 5000 + b'1], "image": "AAAA"}'
@@ -127,14 +127,14 @@ async def test_hostile_lines_harm_only_themselves(client: httpx.AsyncClient) -> 
 
 
 async def test_a_compressed_stream_is_refused(client: httpx.AsyncClient) -> None:
-    """Before it begins."""
+    """A stream with Content-Encoding is refused with 415 before it begins."""
     response = await client.post("/v1/bulk", content=b"x", headers={"Content-Encoding": "gzip"})
 
     assert (415, "unsupported_encoding") == (response.status_code, response.json()["code"])
 
 
 async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
-    """Of both operations; a wrong one is refused before the stream begins."""
+    """Options of both operations are taken from the query; a wrong one is refused before the stream begins."""
     body = lines({"image": TEXTS[0]})
     (classified,) = found(await client.post("/v1/bulk?op=classify&top_k=2", content=body))
     (encoded,) = found(await client.post("/v1/bulk?encoding=base64&pooling=mean", content=body))
@@ -146,7 +146,7 @@ async def test_options_stand_in_the_query(client: httpx.AsyncClient) -> None:
 
 
 async def test_blank_lines_and_a_missing_newline(client: httpx.AsyncClient) -> None:
-    """The first are skipped, the second is no fault; an empty body has no lines."""
+    """Blank lines are skipped, the last line needs no newline, and an empty body has no results."""
     body = b"\n \r\n" + lines({"image": TEXTS[0]}) + b"\n" + lines({"image": TEXTS[1]}).strip()
 
     assert [0, 1] == [one["index"] for one in found(await client.post("/v1/bulk", content=body))]
@@ -154,7 +154,7 @@ async def test_blank_lines_and_a_missing_newline(client: httpx.AsyncClient) -> N
 
 
 async def test_chunks_may_end_anywhere(client: httpx.AsyncClient) -> None:
-    """A line over many chunks, and many lines in one."""
+    """A line may arrive in many chunks, and a chunk may hold many lines."""
     body = lines(*({"image": text} for text in TEXTS))
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -167,7 +167,7 @@ async def test_chunks_may_end_anywhere(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_line_that_is_too_long_has_its_error(tiny_model: Path) -> None:
-    """In its place; one that has not ended by then is the last."""
+    """A line that is too long gets an error in its place; if its end has not arrived, the stream ends."""
     app = create_app(settings_for(tiny_model, max_body_bytes=20_000))
     items = [{"image": TEXTS[0]}, {"image": "A" * 30_000}, {"image": TEXTS[1]}]
 
@@ -187,7 +187,7 @@ async def test_a_line_that_is_too_long_has_its_error(tiny_model: Path) -> None:
 
 
 async def test_a_full_queue_is_waited_for(tiny_model: Path) -> None:
-    """Where single requests would get 429 the stream goes slower: every image is answered."""
+    """With a full queue the stream waits, and every image is answered."""
     app = create_app(settings_for(tiny_model, queue_images=2, max_batch=2))
     async with running(app) as client:
         answers = found(await client.post("/v1/bulk", content=lines(*({"image": text} for text in TEXTS * 5))))
@@ -196,7 +196,7 @@ async def test_a_full_queue_is_waited_for(tiny_model: Path) -> None:
 
 
 async def test_no_more_is_read_than_is_on_its_way(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """A client that sends for ever fills no memory: lines are taken as answers are."""
+    """A stream reads at most a few lines more than it has answered, so it takes little memory."""
     taken = 0
     most = 0
     answered = 0
@@ -218,7 +218,7 @@ async def test_no_more_is_read_than_is_on_its_way(app: FastAPI, client: httpx.As
 
 
 async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """Its images are dropped."""
+    """When the client disconnects, all slots of its images are freed."""
     sent = 0
 
     async def receive() -> dict[str, Any]:
@@ -241,7 +241,7 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
 async def test_an_image_that_is_being_decoded_when_the_drain_time_ends_is_refused(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would wait for a device that nobody feeds any more; the stream has its proper end."""
+    """An image that is still being decoded at the end of the drain time gets `draining` as its line."""
     app, decode = create_app(settings_for(tiny_model)), Decoder.decode
     begun, go = threading.Event(), threading.Event()
 
@@ -262,7 +262,7 @@ async def test_an_image_that_is_being_decoded_when_the_drain_time_ends_is_refuse
 
 
 async def test_a_client_that_goes_silent_is_given_up(tiny_model: Path) -> None:
-    """With an error as the last line, after the answers to what it sent."""
+    """When a client stops sending, its images are answered and the last line is a body_timeout error."""
     app = create_app(settings_for(tiny_model, body_timeout_ms=300))
 
     async def pieces() -> AsyncIterator[bytes]:

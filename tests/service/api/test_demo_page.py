@@ -1,4 +1,4 @@
-"""The demo page's routes: who gets what from `/`, and that nothing else can be read through them."""
+"""The routes of the demo page: who gets which answer from `/`, and that no other files can be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 async def test_a_browser_gets_the_page_and_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
-    """With a policy that lets it load from this server alone."""
+    """A browser gets the page, with a policy that allows content from this server only."""
     answer = await client.get("/", headers=HTML)
 
     assert answer.headers["content-type"].startswith("text/html")
@@ -28,7 +28,7 @@ async def test_a_browser_gets_the_page_and_nothing_from_elsewhere(client: httpx.
 
 
 async def test_every_file_that_the_page_names_is_served(client: httpx.AsyncClient) -> None:
-    """Scripts with a type that browsers run as modules."""
+    """Every file that the page refers to is served, and scripts have a JavaScript type."""
     named = re.findall(r'(?:src|href)="(page/[^"]+)"', (PAGE / "index.html").read_text())
     imported = [
         f"page/{name}" for file in PAGE.glob("*.js") for name in re.findall(r'from "\./(.+)"', file.read_text())
@@ -41,7 +41,7 @@ async def test_every_file_that_the_page_names_is_served(client: httpx.AsyncClien
 
 
 async def test_the_page_names_no_other_host_and_no_inline_code() -> None:
-    """What the policy would block is not there in the first place."""
+    """The page refers to no other host and has no inline scripts or styles, which its policy would block."""
     for file in PAGE.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"""(src|href|from|fetch\()\s*=?\s*["']https?://""", text), file.name
@@ -50,7 +50,7 @@ async def test_the_page_names_no_other_host_and_no_inline_code() -> None:
 
 
 async def test_other_clients_get_json(client: httpx.AsyncClient) -> None:
-    """curl's */* is no browser."""
+    """A client that does not ask for HTML, such as curl, gets the JSON index."""
     answer = await client.get("/", headers={"Accept": "*/*"})
 
     assert "/v1/classify" == answer.json()["classify"]
@@ -59,13 +59,13 @@ async def test_other_clients_get_json(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("name", ["../app.py", "..%2fapp.py", "%2e%2e/settings.py", "missing.js", ".hidden"])
 async def test_only_the_pages_own_files_are_served(client: httpx.AsyncClient, name: str) -> None:
-    """A name is looked up, never joined to a path."""
+    """Paths that point outside the folders of page and samples answer 404."""
     for folder in ("page", "samples"):
         assert 404 == (await client.get(f"/{folder}/{name}")).status_code
 
 
 async def test_samples_are_listed_with_label_source_and_licence(client: httpx.AsyncClient) -> None:
-    """And each can be fetched."""
+    """Every sample is listed with its label, source and licence, and can be downloaded."""
     samples = (await client.get("/samples")).json()
 
     assert 6 <= len(samples) <= 10
@@ -75,7 +75,7 @@ async def test_samples_are_listed_with_label_source_and_licence(client: httpx.As
 
 
 async def test_it_can_be_switched_off(tiny_model: Path) -> None:
-    """Then browsers get JSON too, and its files are gone."""
+    """With VIM_PAGE off, browsers get the JSON index, and the files of the page answer 404."""
     app: FastAPI = create_app(settings_for(tiny_model, page=False))
     async with running(app) as client:
         assert "application/json" == (await client.get("/", headers=HTML)).headers["content-type"]

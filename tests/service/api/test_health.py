@@ -1,4 +1,4 @@
-"""Probes, /info and /metrics, and what they say before the model is ready."""
+"""Probes, /info and /metrics, and their answers before the model is ready."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_probes_are_200_when_ready(client: httpx.AsyncClient) -> None:
-    """/health is /readyz."""
+    """/livez, /readyz and /health answer 200 when the service is ready."""
     for path in ("/livez", "/readyz", "/health"):
         assert 200 == (await client.get(path)).status_code
 
 
 async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
-    """Model, preprocessing, device, scan and why, limits, versions."""
+    """/info shows the model, its preprocessing, the device, the scan and why, and the limits."""
     info = (await client.get("/info")).json()
 
     assert ("tiny", 7, 32) == (info["model"]["name"], info["model"]["classes"], info["model"]["embedding_dim"])
@@ -40,7 +40,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
 
 
 async def test_metrics_count_requests_and_batches(client: httpx.AsyncClient) -> None:
-    """The page holds what just happened."""
+    """/metrics shows a request and its batch directly afterwards."""
     await client.post("/v1/classify", content=photo())
     page = (await client.get("/metrics")).text
 
@@ -50,7 +50,7 @@ async def test_metrics_count_requests_and_batches(client: httpx.AsyncClient) -> 
 
 
 async def test_unknown_paths_and_methods_have_the_same_error_shape(client: httpx.AsyncClient) -> None:
-    """404 and 405 are problems like any other."""
+    """404 and 405 of the router have the format of all other errors."""
     missing, wrong = await client.get("/v1/clasify"), await client.get("/v1/classify")
 
     assert (404, "not_found") == (missing.status_code, missing.json()["code"])
@@ -58,14 +58,14 @@ async def test_unknown_paths_and_methods_have_the_same_error_shape(client: httpx
 
 
 async def test_a_wrong_method_is_told_the_right_ones(client: httpx.AsyncClient) -> None:
-    """All that the path takes, whichever functions answer them (RFC 9110)."""
+    """A 405 has all methods of the path in `Allow` (RFC 9110)."""
     allowed = {path: (await client.put(path)).headers["Allow"] for path in ("/", "/v1/embed", "/livez", "/v2")}
 
     assert {"/": "GET, HEAD, POST", "/v1/embed": "POST", "/livez": "GET, HEAD", "/v2": "GET, HEAD"} == allowed
 
 
 async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
-    """On every path that GET reads, as load balancers and `curl --head` ask; not where images are sent."""
+    """HEAD is answered like GET without a body on paths with GET; elsewhere with 405."""
     got, asked = await client.get("/info"), await client.head("/info")
 
     assert (200, b"") == (asked.status_code, asked.content)
@@ -74,21 +74,21 @@ async def test_head_is_get_without_the_body(client: httpx.AsyncClient) -> None:
 
 
 async def test_nothing_is_redirected(client: httpx.AsyncClient) -> None:
-    """A redirection would go to whatever host the client claims to have asked."""
+    """A path with a trailing slash answers 404 and is not redirected to the host that the client sent."""
     response = await client.get("/info/", headers={"Host": "elsewhere.example"})
 
     assert (404, "not_found") == (response.status_code, response.json()["code"])
 
 
 async def test_server_timing_names_the_stages(client: httpx.AsyncClient) -> None:
-    """Browsers draw it."""
+    """The Server-Timing header has the time of every stage."""
     response = await client.post("/v1/classify", content=photo())
 
     assert all(f"{stage};dur=" in response.headers["Server-Timing"] for stage in ("decode", "queue", "infer", "total"))
 
 
 async def test_openapi_declares_the_raw_body_and_the_errors(client: httpx.AsyncClient) -> None:
-    """A client generator learns how to send an image."""
+    """The OpenAPI document describes the image body and the errors of an operation."""
     operation = (await client.get("/openapi.json")).json()["paths"]["/v1/classify"]["post"]
 
     assert "image/*" in operation["requestBody"]["content"]
@@ -96,7 +96,7 @@ async def test_openapi_declares_the_raw_body_and_the_errors(client: httpx.AsyncC
 
 
 async def test_openapi_knows_of_keys_where_there_are_any(tiny_model: Path) -> None:
-    """All operations but the probes want one, and then may answer 401, in their own shape of error."""
+    """With API keys the OpenAPI document has a 401, in the format of the contract, except for probes."""
     with_keys = create_app(settings_for(tiny_model, api_keys="a-key-of-the-tests")).openapi()["paths"]
     without = create_app(settings_for(tiny_model)).openapi()
 
@@ -112,7 +112,7 @@ async def test_openapi_knows_of_keys_where_there_are_any(tiny_model: Path) -> No
 
 
 async def test_not_ready_until_loaded_and_while_draining(tiny_model: Path) -> None:
-    """503 with the reason; alive all the while; requests are served until the listener closes."""
+    """Readiness is 503 before the model is loaded and while draining; liveness is 200, and requests are served."""
     app = create_app(settings_for(tiny_model))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://vim") as early:
@@ -128,7 +128,7 @@ async def test_not_ready_until_loaded_and_while_draining(tiny_model: Path) -> No
 
 
 async def test_a_deadline_is_answered_504_and_frees_the_slot(tiny_model: Path) -> None:
-    """Even when the device is busy for longer than the client is willing to wait."""
+    """A request beyond its deadline is answered with 504, and its slot is freed."""
     app = create_app(settings_for(tiny_model, request_timeout_ms=1))
     async with running(app) as client:
         response = await client.post("/v1/classify", content=photo(size=(2000, 2000)))
@@ -138,7 +138,7 @@ async def test_a_deadline_is_answered_504_and_frees_the_slot(tiny_model: Path) -
 
 
 async def test_decodes_past_their_deadline(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """504 at once; while every thread is overdue the server is alive but not ready, and afterwards it is again."""
+    """While every decoding thread is overdue the service is live but not ready; afterwards it is ready again."""
     release = threading.Event()
 
     def endless(*_: object) -> None:
@@ -171,7 +171,7 @@ async def _drained(app: FastAPI) -> None:
 
 
 async def test_limits_on_bytes_and_pixels_name_setting_and_value(tiny_model: Path) -> None:
-    """With a declared length, with none, and before a pixel is decoded."""
+    """Bodies and images beyond the limits get 413, in every contract, with the setting and its value."""
     app = create_app(settings_for(tiny_model, max_body_bytes=5000, max_pixels=6000))
 
     async def stream() -> AsyncIterator[bytes]:
@@ -208,7 +208,7 @@ async def test_limits_on_bytes_and_pixels_name_setting_and_value(tiny_model: Pat
 
 
 async def test_a_body_that_does_not_arrive_is_answered_408(tiny_model: Path) -> None:
-    """Whoever sends a byte now and then holds nothing but his connection, and that not for long."""
+    """A body that does not arrive within VIM_BODY_TIMEOUT_MS is answered with 408."""
     app = create_app(settings_for(tiny_model, body_timeout_ms=100))
     over = asyncio.Event()
 
@@ -225,7 +225,7 @@ async def test_a_body_that_does_not_arrive_is_answered_408(tiny_model: Path) -> 
 
 
 async def test_a_model_without_a_head_embeds_only(tmp_path: Path) -> None:
-    """classify is 404 no_classifier."""
+    """Without a classifier head /v1/classify answers 404 no_classifier, and /v1/embed works."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "headless", num_classes=0)))
     async with running(app) as client:
         classified = await client.post("/v1/classify", content=photo())
@@ -247,7 +247,7 @@ async def test_a_model_without_a_head_embeds_only(tmp_path: Path) -> None:
 async def test_what_cannot_be_served_is_refused_with_the_reason(
     tmp_path: Path, changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At start-up: the engine fails; the log says why, with paths, and clients are told to look there."""
+    """A model that cannot be served is logged with the reason, and clients get 503."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "odd", **changes)))
     async with running(app) as client:
         answers = [await client.get("/readyz"), await client.post("/v1/classify", content=photo())]

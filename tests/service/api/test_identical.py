@@ -1,4 +1,4 @@
-"""The same image many times at once: one forward pass, and everyone has the answer."""
+"""Identical images that are sent at the same time are computed once, and every request gets the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNT = 12
 
 
 async def test_identical_images_at_once_are_computed_once(client: httpx.AsyncClient) -> None:
-    """Each image either ran or joined one that did; the answers are those of the image alone."""
+    """Each identical image either ran or joined another one, and all answers equal that of the image alone."""
     alone = (await client.post("/v1/classify", content=photo(31))).json()["results"]
     before = await samples(client)
     answers = await asyncio.gather(*(client.post("/v1/classify", content=photo(31)) for _ in range(COUNT)))
@@ -34,7 +34,7 @@ async def test_identical_images_at_once_are_computed_once(client: httpx.AsyncCli
 
 
 async def test_what_differs_is_computed_apart(client: httpx.AsyncClient) -> None:
-    """The same image for scores, for an embedding and for another pooling; another image."""
+    """Different images, and one image for different tasks, are computed separately."""
     calls = [
         client.post("/v1/classify", content=photo(32)),
         client.post("/v1/embed?normalize=false", content=photo(32)),
@@ -51,7 +51,7 @@ async def test_what_differs_is_computed_apart(client: httpx.AsyncClient) -> None
 
 
 async def test_an_error_is_everyones_own(client: httpx.AsyncClient) -> None:
-    """The same damaged file twice in one request and again beside it."""
+    """A damaged image that is sent several times at once gets its error in each place."""
     bad = photo(34)[:400]
     both = client.post("/v1/classify", files=[("image", bad), ("image", bad), ("image", photo(34))])
     one, several = await asyncio.gather(client.post("/v1/classify", content=bad), both)

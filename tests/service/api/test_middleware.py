@@ -16,7 +16,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_a_well_formed_id_is_kept_and_any_other_replaced() -> None:
-    """Nothing that a client sends can forge a log line."""
+    """A well-formed X-Request-ID is kept; any other is replaced, so that it cannot forge log lines."""
     assert "a.B-1_" == request_id(Headers({"x-request-id": "a.B-1_"}))
     for bad in ("", "a b", "x" * 129, 'a"b'):
         made = request_id(Headers({"x-request-id": bad}))
@@ -25,14 +25,14 @@ def test_a_well_formed_id_is_kept_and_any_other_replaced() -> None:
 
 
 def test_the_trace_id_of_a_traceparent_is_found() -> None:
-    """And nothing else is believed."""
+    """The trace id is taken from a valid `traceparent` header only."""
     assert TRACE == trace_id(Headers({"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
     assert trace_id(Headers({"traceparent": "00-zz-b7ad6b7169203331-01"})) is None
     assert trace_id(Headers({})) is None
 
 
 def test_the_trace_id_that_hugging_face_sends_is_taken_too() -> None:
-    """A UUID in Amazon's header; the standard one wins."""
+    """A trace id in Amazon's header is used if there is no `traceparent`."""
     amazon = {"x-amzn-trace-id": "0af76519-16cd-43dd-8448-eb211c80319c"}
 
     assert amazon["x-amzn-trace-id"] == trace_id(Headers(amazon))
@@ -41,7 +41,7 @@ def test_the_trace_id_that_hugging_face_sends_is_taken_too() -> None:
 
 
 def test_server_timing_is_in_milliseconds() -> None:
-    """The header that browsers draw."""
+    """The Server-Timing header has milliseconds by stage and the batch size."""
     header = server_timing(Timings(0.002, 0.001, 0.0005, 0.02, 0.024, 8))
 
     assert 'decode;dur=2, preprocess;dur=1, queue;dur=0.5, infer;dur=20, total;dur=24, batch;desc="8"' == header
@@ -49,7 +49,7 @@ def test_server_timing_is_in_milliseconds() -> None:
 
 @pytest.mark.anyio
 async def test_a_path_forges_no_line_of_the_log(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
-    """A model's name may hold whatever a URL can say."""
+    """A line break in a path does not start a new line in the log."""
     with caplog.at_level(logging.INFO):
         await client.post("/v2/models/a%0A12:00:00 info forged%E2%80%AE/infer")
 
@@ -61,7 +61,7 @@ async def test_a_path_forges_no_line_of_the_log(client: httpx.AsyncClient, caplo
 async def test_one_log_line_a_request_with_sizes_stages_and_outcome(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A good one and a bad one; probes are not logged; contents never are."""
+    """Each image request has one log line with sizes, stages and outcome but no contents; probes have none."""
     with caplog.at_level(logging.INFO, "vim.request"):
         headers = {"X-Request-ID": "good", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
         await client.post("/v1/classify", content=photo(), headers=headers)

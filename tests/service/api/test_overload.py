@@ -1,4 +1,4 @@
-"""What a client sees when there is no room: refused before its body is read, with a status, a code and a time."""
+"""Overload: a request is refused before its body is read, with a status, a code and a Retry-After."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.engine.admission import BodyAccount
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
 
@@ -22,7 +23,7 @@ BULK = {"X-Request-Class": "bulk"}
 
 @contextmanager
 def full(app: FastAPI) -> Iterator[None]:
-    """Every slot is taken meanwhile."""
+    """All free slots are taken inside this context."""
     slots = app.state.engine.backend.slots
     taken = slots.acquire(slots.count - slots.in_use)
     try:
@@ -32,7 +33,7 @@ def full(app: FastAPI) -> Iterator[None]:
 
 
 async def status(app: FastAPI, messages: list[dict[str, Any]], length: int = 5_000_000) -> int:
-    """The status of a POST that declares such a length and sends these messages; no more of them may be asked for."""
+    """The status of a POST that declares `length` bytes and sends only these messages."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -48,7 +49,7 @@ async def status(app: FastAPI, messages: list[dict[str, Any]], length: int = 5_0
 
 
 async def test_a_full_queue_refuses_before_the_body_is_read(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """429 at once, whatever was still to come; when there is room again the same request is answered."""
+    """With a full queue a request gets 429 before its body is read; with free slots it is answered."""
     with full(app):
         assert 429 == await status(app, messages=[])
         refused = await client.post("/v1/classify", content=photo())
@@ -62,12 +63,12 @@ async def test_a_full_queue_refuses_before_the_body_is_read(app: FastAPI, client
 
 
 async def test_refusals_are_counted_by_reason(tiny_model: Path) -> None:
-    """Of images and of bytes; the status is the one that was set, the code stays."""
+    """Refusals by images and by bytes are counted apart and have the status VIM_OVERLOAD_STATUS."""
     app = create_app(settings_for(tiny_model, queue_images=8, max_batch=8, queue_bytes=9000, overload_status="503"))
     async with running(app) as client:
         with full(app):
             refused = await client.post("/v1/classify", content=photo())
-        app.state.engine.admission.body("interactive").receive(8999)
+        BodyAccount(app.state.engine.admission, "interactive").receive(8999)
         squeezed = await client.post("/v1/classify", content=photo())
         page = (await client.get("/metrics")).text
 
@@ -80,7 +81,7 @@ async def test_refusals_are_counted_by_reason(tiny_model: Path) -> None:
 
 
 async def test_what_can_never_fit_is_413(tiny_model: Path) -> None:
-    """More images, or more bytes, than the class may ever have: coming back would not help."""
+    """More images or bytes than the request class may ever have are refused with 413."""
     app = create_app(settings_for(tiny_model, queue_images=4, max_batch=4, queue_bytes=40_000))
     photos = [("image", photo(seed)) for seed in range(3)]
     async with running(app) as client:
@@ -95,7 +96,7 @@ async def test_what_can_never_fit_is_413(tiny_model: Path) -> None:
 
 
 async def test_the_memory_of_a_body_is_free_when_its_request_has_ended(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """Answered, refused or broken off."""
+    """The bytes of a body are free after its request was answered, refused or broken off."""
     begun = {"type": "http.request", "body": photo()[:100], "more_body": True}
     await client.post("/v1/classify", content=photo())
     await client.post("/v1/classify", content=b"no image")

@@ -1,4 +1,4 @@
-"""Results become the documented bodies."""
+"""Results are rendered as the documented response bodies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = ("a", "b", "c")
 
 
 def result(*values: float) -> Result:
-    """A row of a forward pass."""
+    """A result with these values."""
     return Result(np.array(values, np.float32), 0.001, 0.002, 1)
 
 
@@ -31,7 +31,7 @@ def answer_of(*outcomes: Outcome) -> Answer:
 
 
 def test_top_k_is_sorted_and_clamped() -> None:
-    """Best first; asking for more than there are gives all."""
+    """The best classes come first, and a `k` above the number of classes gives all of them."""
     found = responses.top_k(np.array([0.2, 0.5, 0.3], np.float32), 9, LABELS)
 
     assert ["b", "c", "a"] == [one["label"] for one in found]
@@ -39,18 +39,18 @@ def test_top_k_is_sorted_and_clamped() -> None:
 
 
 def test_ties_are_broken_by_index() -> None:
-    """So that the same image always gives the same order."""
+    """Classes with equal scores are in the order of their index."""
     assert [0, 1, 2] == [one["index"] for one in responses.top_k(np.ones(3, np.float32), 3, LABELS)]
 
 
 def test_normalised_has_unit_length_and_leaves_zero_alone() -> None:
-    """No division by zero for a model that answers zeros."""
+    """A normalised vector has length 1, and a zero vector stays zero."""
     assert 1 == pytest.approx(float(np.linalg.norm(responses.normalised(np.array([3, 4], np.float32)))))
     np.testing.assert_array_equal(responses.normalised(np.zeros(2, np.float32)), np.zeros(2))
 
 
 def test_an_embedding_says_what_it_is() -> None:
-    """Dimension, pooling and normalisation travel with it; floats are float32's shortest."""
+    """An embedding has its dimension, pooling and normalisation, and its numbers are short float32."""
     item = responses.embedding(0, result(0.1, 0.2), EmbedOptions(pooling="mean", normalize=False))
     body = json.loads(bytes(responses.JsonResponse(item).body))
 
@@ -59,12 +59,12 @@ def test_an_embedding_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("form", ["float", "base64", "octets"])
 def test_no_work_in_python_grows_with_the_length_of_embeddings(form: str) -> None:
-    """As many calls for 64 embeddings of 4,096 numbers as for 64 of 8."""
+    """Rendering makes as many calls for embeddings of 4,096 numbers as for embeddings of 8."""
     assert calls_to_render(form, 8) == calls_to_render(form, 4096)
 
 
 def calls_to_render(form: str, dim: int) -> int:
-    """How many functions, Python's and C's, are called to answer 64 images."""
+    """The number of Python and C functions that are called to render 64 images."""
     rows = np.random.default_rng(0).standard_normal((64, dim)).astype(np.float32)
     answer = answer_of(*[Result(row, 0.0, 0.0, 64) for row in rows])
     events: list[str] = []
@@ -83,7 +83,7 @@ def calls_to_render(form: str, dim: int) -> int:
 
 
 def test_one_bad_image_of_several_keeps_its_place() -> None:
-    """The others are answered; the bad one has its error."""
+    """A bad image has its error in its place, and the others have their results."""
     answer = answer_of(result(1, 0, 0), UnsupportedImage("no image"))
     body = json.loads(bytes(responses.classifications(answer, ClassifyOptions(top_k=1)).body))
 
@@ -92,13 +92,13 @@ def test_one_bad_image_of_several_keeps_its_place() -> None:
 
 
 def test_all_bad_is_the_first_error() -> None:
-    """A request that got nothing has an error status."""
+    """If all images fail, the first error is raised."""
     with pytest.raises(TooManyPixels):
         responses.classifications(answer_of(TooManyPixels("big"), UnsupportedImage("no")), ClassifyOptions())
 
 
 def test_timings_are_milliseconds_by_stage() -> None:
-    """The same numbers go to the body and to Server-Timing."""
+    """Timings are given in milliseconds by stage, with the batch size."""
     found = responses.timings_ms(Timings(0.0012, 0.0003, 0.0001, 0.02, 0.025, 4))
 
     assert {"decode": 1.2, "preprocess": 0.3, "queue": 0.1, "infer": 20.0, "total": 25.0, "batch_size": 4} == found

@@ -1,4 +1,4 @@
-"""Endpoints that read the request themselves are called directly; every route is an ordinary route of the framework."""
+"""Endpoints that read the request themselves are called directly; FastAPI handles all others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Documented(BaseModel):
-    """The documented body."""
+    """The response model of the test's endpoints."""
 
     number: int
 
 
 def application() -> FastAPI:
-    """An application with an endpoint of each kind."""
+    """An application with a direct endpoint and an ordinary one."""
     router = APIRouter(route_class=DirectRoute)
 
     @router.post("/direct", response_model=Documented)
@@ -40,7 +40,7 @@ def application() -> FastAPI:
 
 
 async def test_a_direct_endpoint_is_neither_parsed_nor_validated() -> None:
-    """Its response is sent as it is, and still documented; other endpoints are handled by FastAPI."""
+    """The response of a direct endpoint is sent unchanged and documented; FastAPI handles other endpoints."""
     app = application()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         direct = await client.post("/direct", content=b"no JSON")
@@ -54,7 +54,7 @@ async def test_a_direct_endpoint_is_neither_parsed_nor_validated() -> None:
 
 
 def test_labels_stand_at_the_route() -> None:
-    """An endpoint without the decorator has none."""
+    """A decorated endpoint has its labels, and an endpoint without the decorator has none."""
     router = APIRouter(prefix="/v9")
 
     @router.post("/images")
@@ -78,5 +78,5 @@ def test_labels_stand_at_the_route() -> None:
 
 
 def test_every_contract_that_answers_images_has_labels() -> None:
-    """Metrics, log and traces know the five contracts."""
+    """Each of the contracts that process images has labels."""
     assert ["huggingface", "native", "oip", "openai", "weaviate"] == RouteLabels(CONTRACTS).apis

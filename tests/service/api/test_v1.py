@@ -25,12 +25,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def vim(tiny_model: Path) -> model.Vim:
-    """The same model, in this process."""
+    """The served model, loaded in this process."""
     return model.load(tiny_model, device="cpu", preprocess="friendly")
 
 
 def expected_scores(vim: model.Vim, data: bytes) -> np.ndarray:
-    """What the model says of an encoded image without any service."""
+    """The model's scores for an encoded image, without the service."""
     pixels = Preprocess(64, mode="friendly")(Image.open(io.BytesIO(data)))
     scores = Runner(vim).run(pixels[None], scores=True, cls=False, mean=False).scores
     assert scores is not None
@@ -39,7 +39,7 @@ def expected_scores(vim: model.Vim, data: bytes) -> np.ndarray:
 
 
 async def test_classify_gives_the_models_own_scores(client: httpx.AsyncClient, vim: model.Vim) -> None:
-    """Labels and softmax probabilities, best first, five by default."""
+    """/v1/classify returns the model's labels and probabilities, best first, five by default."""
     response = await client.post("/v1/classify", content=photo(1))
     body = response.json()
     scores = expected_scores(vim, photo(1))
@@ -55,7 +55,7 @@ async def test_classify_gives_the_models_own_scores(client: httpx.AsyncClient, v
 
 
 async def test_head_of_the_raw_embedding_is_the_classification(client: httpx.AsyncClient, vim: model.Vim) -> None:
-    """head(embed(x, normalize=false, pooling=cls)) == classify(x) within 1e-5."""
+    """The classifier head applied to the raw cls embedding gives the classification, within 1e-5."""
     options = {"normalize": "false", "pooling": "cls"}
     embedded = (await client.post("/v1/embed", content=photo(2), params=options)).json()["results"][0]
     classified = (await client.post("/v1/classify", content=photo(2), params={"top_k": 7})).json()["results"][0]
@@ -67,7 +67,7 @@ async def test_head_of_the_raw_embedding_is_the_classification(client: httpx.Asy
 
 
 async def test_embedding_is_normalised_unless_told_otherwise(client: httpx.AsyncClient) -> None:
-    """And says so, with its dimension and pooling."""
+    """An embedding is normalised by default, and the answer has normalisation, dimension and pooling."""
     item = (await client.post("/v1/embed", content=photo(3))).json()["results"][0]
     raw = (await client.post("/v1/embed", content=photo(3), params={"normalize": "false"})).json()["results"][0]
 
@@ -78,7 +78,7 @@ async def test_embedding_is_normalised_unless_told_otherwise(client: httpx.Async
 
 
 async def test_mean_pooling_is_the_mean_of_the_patch_tokens(client: httpx.AsyncClient, vim: model.Vim) -> None:
-    """Class tokens are left out."""
+    """Mean pooling gives the mean of the patch tokens, without class tokens."""
     options = {"pooling": "mean", "normalize": "false"}
     item = (await client.post("/v1/embed", content=photo(4), params=options)).json()["results"][0]
     pixels = Preprocess(64, mode="friendly")(Image.open(io.BytesIO(photo(4))))
@@ -94,7 +94,7 @@ async def test_mean_pooling_is_the_mean_of_the_patch_tokens(client: httpx.AsyncC
 async def test_any_format_whatever_the_content_type_says(
     client: httpx.AsyncClient, kind: str, claimed: str | None
 ) -> None:
-    """curl --data-binary claims a form; the bytes decide."""
+    """The bytes decide the image format; a wrong Content-Type, as curl sends it, does not matter."""
     headers = {"Content-Type": claimed} if claimed else {}
     response = await client.post("/v1/classify", content=photo(5, kind=kind), headers=headers)
 
@@ -102,7 +102,7 @@ async def test_any_format_whatever_the_content_type_says(
 
 
 async def test_top_k_is_clamped_to_the_classes(client: httpx.AsyncClient) -> None:
-    """Asking for more than there are is no error."""
+    """A `top_k` above the number of classes returns all classes."""
     response = await client.post("/v1/classify", content=photo(), params={"top_k": 1000})
 
     assert len(LABELS) == len(response.json()["results"][0]["predictions"])
@@ -122,7 +122,7 @@ async def test_top_k_is_clamped_to_the_classes(client: httpx.AsyncClient) -> Non
 async def test_wrong_options_are_named(
     client: httpx.AsyncClient, path: str, options: dict[str, str], mentions: str
 ) -> None:
-    """422, with the option in the message; unknown ones are never ignored."""
+    """Wrong and unknown options are refused with 422, and the error names them."""
     response = await client.post(path, content=photo(), params=options)
 
     assert response.status_code == 422
@@ -140,7 +140,7 @@ async def test_wrong_options_are_named(
     ],
 )
 async def test_bad_bodies_have_their_own_errors(client: httpx.AsyncClient, body: bytes, status: int, code: str) -> None:
-    """Status, code, message and request id."""
+    """Each kind of bad body has its status, code and message, and the request id."""
     response = await client.post("/v1/classify", content=body, headers={"X-Request-ID": "mine"})
     problem = response.json()
 
@@ -155,7 +155,7 @@ async def test_bad_bodies_have_their_own_errors(client: httpx.AsyncClient, body:
 
 
 async def test_a_bad_image_harms_nobody_in_flight(client: httpx.AsyncClient) -> None:
-    """Good answers are the same with bad requests in between."""
+    """Bad requests at the same time do not change the answers of good ones."""
     alone = (await client.post("/v1/classify", content=photo(7))).json()["results"]
     bodies = [photo(7), b"junk", photo(7)[:500], b"", photo(7)] * 6
     answers = await asyncio.gather(*(client.post("/v1/classify", content=body) for body in bodies))
@@ -170,7 +170,7 @@ async def test_a_bad_image_harms_nobody_in_flight(client: httpx.AsyncClient) -> 
 
 
 async def test_the_answer_names_the_batches_that_ran_its_images(client: httpx.AsyncClient) -> None:
-    """A lone request shares them with nobody, so their sizes add up to its images; a failed one was in none."""
+    """`batches` has the sizes of the batches that ran the images; a failed image was in none."""
     files = [("image", photo(seed)) for seed in range(20)]
     body = (await client.post("/v1/classify", files=[*files, ("image", b"no image")])).json()
 
@@ -197,7 +197,7 @@ async def test_concurrent_requests_share_batches(client: httpx.AsyncClient, tiny
 
 
 async def test_overload_is_refused_before_decoding(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """More images than the queue holds: some get 429 with Retry-After, all others their answer, no slot is lost."""
+    """With more images than the queue holds some requests get 429, the others are answered, no slot is lost."""
     answers = await asyncio.gather(*(client.post("/v1/classify", content=photo(9)) for _ in range(150)))
     refused = [answer for answer in answers if answer.status_code == 429]
 
@@ -209,7 +209,7 @@ async def test_overload_is_refused_before_decoding(app: FastAPI, client: httpx.A
 
 @pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "٣"])
 async def test_a_wrong_deadline_is_refused(client: httpx.AsyncClient, given: str) -> None:
-    """A deadline that is no whole number of milliseconds is answered with 422, which names the header."""
+    """A time limit that is not a whole number of milliseconds gets 422, and the error names the header."""
     headers = {b"X-Request-Timeout-Ms": given.encode()}
     answer = await client.post("/v1/classify", content=photo(), headers=headers)
 

@@ -1,4 +1,4 @@
-"""Multipart, JSON and raw bodies over HTTP, several images, and the compact encodings."""
+"""Multipart, JSON and raw bodies over HTTP, with several images, and the compact encodings of embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def embeddings(response: httpx.Response) -> np.ndarray:
 
 
 async def test_the_same_image_gives_the_same_result_by_every_way(client: httpx.AsyncClient) -> None:
-    """Raw, form, JSON, data URI; options wherever they stand."""
+    """Raw bodies, forms, JSON and data URIs give the same result, wherever the options are."""
     answers = [
         await client.post("/v1/embed?normalize=false", content=PHOTOS[0]),
         await client.post("/v1/embed?normalize=false", files={"image": PHOTOS[0]}),
@@ -38,7 +38,7 @@ async def test_the_same_image_gives_the_same_result_by_every_way(client: httpx.A
 
 
 async def test_many_images_keep_their_order_and_their_own_errors(client: httpx.AsyncClient) -> None:
-    """More images than a batch are split over batches; a bad one harms no other."""
+    """Images beyond one batch keep their order, and a bad image does not affect the others."""
     alone = [(await client.post("/v1/classify", content=data)).json()["results"][0]["predictions"] for data in PHOTOS]
     items = [base64.b64encode(PHOTOS[i % 3] + bytes([i])).decode() for i in range(11)]  # identical ones would share
     items[4] = base64.b64encode(b"no image").decode()
@@ -57,7 +57,7 @@ async def test_many_images_keep_their_order_and_their_own_errors(client: httpx.A
 
 
 async def test_all_bad_is_the_first_errors_status_with_every_error(client: httpx.AsyncClient) -> None:
-    """Nothing succeeded, so the status says so; the body tells why, image by image."""
+    """If all images fail, the status is that of the first error, and the body has every error."""
     answer = await client.post("/v1/classify", json={"images": ["http://a/b", "AAAA"]})
     body = answer.json()
 
@@ -66,7 +66,7 @@ async def test_all_bad_is_the_first_errors_status_with_every_error(client: httpx
 
 
 async def test_base64_is_little_endian_float32(client: httpx.AsyncClient) -> None:
-    """A third of the size of the floats, and the same numbers."""
+    """Base64 embeddings are little-endian float32 with the same values as JSON numbers."""
     plain = await embeddings(await client.post("/v1/embed", content=PHOTOS[1]))
     answer = await client.post("/v1/embed?encoding=base64", content=PHOTOS[1])
     found = np.frombuffer(base64.b64decode(answer.json()["results"][0]["embedding"]), "<f4")
@@ -75,7 +75,7 @@ async def test_base64_is_little_endian_float32(client: httpx.AsyncClient) -> Non
 
 
 async def test_octets_are_rows_of_float32(client: httpx.AsyncClient) -> None:
-    """With their shape, and whose they are, in headers."""
+    """`Accept: application/octet-stream` gives rows of float32, with shape and model in headers."""
     headers = {"Accept": "application/octet-stream"}
     answer = await client.post("/v1/embed", json={"images": TEXTS}, headers=headers)
     found = np.frombuffer(answer.content, "<f4").reshape(3, 32)
@@ -89,7 +89,7 @@ async def test_octets_are_rows_of_float32(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_bad_image_fails_octets_naming_its_index(client: httpx.AsyncClient) -> None:
-    """There is no room for an error among the rows."""
+    """A bad image fails a request for raw embeddings, and the error has its index."""
     headers = {"Accept": "application/octet-stream"}
     answer = await client.post("/v1/embed", json={"images": [TEXTS[0], "AAAA"]}, headers=headers)
 
@@ -98,7 +98,7 @@ async def test_a_bad_image_fails_octets_naming_its_index(client: httpx.AsyncClie
 
 
 async def test_too_many_images_name_the_limit(client: httpx.AsyncClient) -> None:
-    """413, not an everlasting 429."""
+    """A request with too many images gets 413 with the limit, and not 429 again and again."""
     answer = await client.post("/v1/classify", json={"images": [TEXTS[0]] * 65})
 
     assert (413, "too_many_images") == (answer.status_code, answer.json()["code"])

@@ -1,4 +1,4 @@
-"""Scripted device processes, and a supervisor at work on them."""
+"""Scripted device processes, and a supervisor that uses them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Behaviour = Callable[[Sequence[Job]], BatchDone]
 
 
 def rows(batch: Sequence[Job]) -> BatchDone:
-    """Every job's row is its slot."""
+    """Answer a batch: the row of each job is its slot."""
     return BatchDone(0, tuple(np.full(4, job.slot + 1, np.float32).tobytes() for job in batch), 0.001)
 
 
 def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
-    """A model of 8 x 8 pixels."""
+    """The description of a model for images of 8 x 8 pixels."""
     return ModelInfo(
         name="m",
         fingerprint="f",
@@ -74,7 +74,7 @@ class Script:
 
 
 class FakeDevice:
-    """Stands for `service.devices.process.DeviceProcess`."""
+    """A scripted `service.devices.process.DeviceProcess`."""
 
     script: Script
 
@@ -111,7 +111,7 @@ class FakeDevice:
             self.script.out.discard(batch[0].slot)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Close nothing."""
 
 
 SLOTS = 16
@@ -119,7 +119,7 @@ CANARY = SLOTS
 
 
 class Supervised(Supervisor):
-    """A supervisor whose context and task tests may look at."""
+    """A supervisor at work, with its context and its task."""
 
     task: asyncio.Task[None]
 
@@ -130,7 +130,7 @@ class Supervised(Supervisor):
 
 @asynccontextmanager
 async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Supervised]:
-    """A supervisor at work on scripted devices, without pauses."""
+    """Run a supervisor with scripted devices, without pauses."""
     monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
@@ -156,7 +156,7 @@ async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings
 def submit(
     supervisor: Supervised, count: int, request_class: RequestClass = "interactive"
 ) -> list[asyncio.Future[Any]]:
-    """Queue jobs in slots of their own."""
+    """Queue jobs, each in a slot of its own."""
     context = supervisor.context
     loop = asyncio.get_running_loop()
     slots = context.slots.acquire(count)
@@ -168,18 +168,18 @@ def submit(
 
 
 async def outcomes(futures: list[asyncio.Future[Any]]) -> list[Any]:
-    """Results and errors, in order."""
+    """The results and errors of jobs, in order."""
     async with asyncio.timeout(10):
         return await asyncio.gather(*futures, return_exceptions=True)
 
 
 def dies(batch: Sequence[Job]) -> BatchDone:
-    """The process ends."""
+    """Act as a process that ends during the batch."""
     raise DeviceLost("killed")
 
 
 def dies_of(slot: int) -> Behaviour:
-    """The process ends when it meets one image."""
+    """Act as a process that ends when a batch has the image of this slot."""
 
     def behaviour(batch: Sequence[Job]) -> BatchDone:
         return dies(batch) if slot in [job.slot for job in batch] else rows(batch)

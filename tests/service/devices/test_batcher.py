@@ -1,4 +1,4 @@
-"""The batching policy: oldest first, no timer unless asked for, nobody's job twice."""
+"""The batching policy: oldest job first, by default no timer, no job twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def job(at: float = 0.0) -> Job:
 
 
 def test_takes_the_oldest_up_to_the_limit() -> None:
-    """First come, first served; the rest waits for the next batch."""
+    """A batch takes the oldest jobs up to the limit, and the others stay for the next batch."""
     batcher, jobs = Batcher(), [job() for _ in range(5)]
     for one in jobs:
         batcher.put(one)
@@ -31,7 +31,7 @@ def test_takes_the_oldest_up_to_the_limit() -> None:
 
 
 def test_goes_at_once_by_default() -> None:
-    """A single job never waits for company."""
+    """By default a single job is due at once."""
     batcher = Batcher()
     assert batcher.due_in(8, now=0) is None
     batcher.put(job(at=5))
@@ -40,7 +40,7 @@ def test_goes_at_once_by_default() -> None:
 
 
 def test_a_wait_counts_from_the_oldest_job() -> None:
-    """Time spent behind a busy device counts, so after a busy period nothing is held back."""
+    """With a longest wait, a batch is due when its oldest job has waited that long."""
     batcher = Batcher(max_wait_s=0.01)
     batcher.put(job(at=1.0))
     batcher.put(job(at=1.008))
@@ -50,7 +50,7 @@ def test_a_wait_counts_from_the_oldest_job() -> None:
 
 
 def test_while_more_are_about_to_come_some_gather() -> None:
-    """A batch is held back for a moment, or until there are enough jobs; not when no more will come."""
+    """While more jobs follow, a batch waits for enough of them, at most GATHERING_S."""
     batcher = Batcher()
     batcher.put(job(at=1.0), more=True)
 
@@ -66,7 +66,7 @@ def test_while_more_are_about_to_come_some_gather() -> None:
 
 
 def test_a_waiting_device_should_look_when_that_changes_something() -> None:
-    """At the first job, so that its time runs; at the last one that is expected; at the one that fills a batch."""
+    """`put` wakes a device for the first job, the job that fills a batch, and the last expected job."""
     batcher = Batcher()
 
     assert [True, False, False, True] == [batcher.put(job(), more=True, limit=4) for _ in range(4)]
@@ -75,7 +75,7 @@ def test_a_waiting_device_should_look_when_that_changes_something() -> None:
 
 
 def test_poll_takes_a_batch_that_is_due() -> None:
-    """Otherwise it says when one will be; a batch that is not full may be held back longer."""
+    """`poll` returns a due batch, else the time until one is due; a partial batch can be held back longer."""
     batcher, one = Batcher(max_wait_s=0.01), job(at=1.0)
     assert ([], None) == batcher.poll(2, 1.0)
     batcher.put(one)
@@ -95,7 +95,7 @@ def test_a_full_batch_does_not_wait() -> None:
 
 
 def test_a_discarded_job_never_runs() -> None:
-    """Its client left; a second discard, or one after it was taken, changes nothing."""
+    """A discarded job does not run, and to discard it again or after it was taken changes nothing."""
     batcher, gone, stays = Batcher(), job(), job()
     batcher.put(gone)
     batcher.put(stays)
@@ -107,7 +107,7 @@ def test_a_discarded_job_never_runs() -> None:
 
 
 def test_the_cost_of_an_image_is_measured() -> None:
-    """Nothing at first; then the running mean of batches, the newest weighing most."""
+    """The time per image is 0 at first, then a running mean of the batches."""
     batcher = Batcher()
     assert 0 == batcher.seconds_per_image
     batcher.ran(1, seconds=0.5)

@@ -1,4 +1,4 @@
-"""Two classes in the queue: bulk fills, delays interactive by at most one batch, and is never starved."""
+"""Two request classes in the queue: bulk uses free places, delays interactive by one batch, and is not starved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKED = settings(max_examples=300, deadline=None, derandomize=True, database=N
 
 @pytest.fixture(scope="module", autouse=True)
 def loop() -> Iterator[None]:
-    """Futures need a loop, though nothing runs in it."""
+    """Futures need an event loop, though nothing runs in it."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
@@ -36,7 +36,7 @@ def job(request_class: RequestClass = "interactive", at: float = 0.0) -> Job:
 
 
 def filled(interactive: int, bulk: int) -> tuple[Batcher, list[Job], list[Job]]:
-    """A batcher with so many jobs of each class, bulk first, and the jobs."""
+    """A batcher with this many jobs of each class, bulk queued first; and the jobs."""
     batcher = Batcher()
     bulk_jobs, urgent = [job("bulk") for _ in range(bulk)], [job() for _ in range(interactive)]
     for one in [*bulk_jobs, *urgent]:
@@ -45,12 +45,12 @@ def filled(interactive: int, bulk: int) -> tuple[Batcher, list[Job], list[Job]]:
 
 
 def bulk_in(batch: list[Job]) -> int:
-    """How many jobs of it are bulk."""
+    """The number of bulk jobs in a batch."""
     return sum(one.request_class == "bulk" for one in batch)
 
 
 def test_bulk_fills_what_interactive_leaves() -> None:
-    """Interactive first, whoever came first; each class oldest first."""
+    """A batch takes interactive jobs first, then bulk jobs, each class oldest first."""
     batcher, urgent, bulk = filled(interactive=3, bulk=9)
 
     assert [*urgent, *bulk[:5]] == batcher.take(8, 0.0)
@@ -58,14 +58,14 @@ def test_bulk_fills_what_interactive_leaves() -> None:
 
 
 def test_a_full_batch_of_interactive_has_no_place_for_bulk() -> None:
-    """Only what is left is filled."""
+    """If interactive jobs fill a batch, it has no bulk jobs."""
     batcher, urgent, _ = filled(interactive=10, bulk=4)
 
     assert urgent[:8] == batcher.take(8, 0.0)
 
 
 def test_interactive_runs_alone_after_a_full_batch_of_bulk() -> None:
-    """It has waited for one batch of bulk; its own is not made slower as well."""
+    """An interactive job that came after a full batch of bulk runs without bulk jobs."""
     batcher, _, bulk = filled(interactive=0, bulk=20)
     assert bulk[:8] == batcher.take(8, 0.0)
     late = job()
@@ -76,7 +76,7 @@ def test_interactive_runs_alone_after_a_full_batch_of_bulk() -> None:
 
 
 def test_what_ran_before_the_last_batch_is_no_delay() -> None:
-    """Only the batch that may still be running counts."""
+    """Only the bulk jobs of the last batch, which may still run, count as delay for an interactive job."""
     batcher, _, bulk = filled(interactive=0, bulk=20)
     batcher.take(8, 0.0)
     batcher.take(8, 0.0)
@@ -90,7 +90,7 @@ def test_what_ran_before_the_last_batch_is_no_delay() -> None:
 
 
 def test_impatient_bulk_gets_a_share_of_every_batch() -> None:
-    """One place in eight, at least one, once it has waited long enough; not before."""
+    """After BULK_PATIENCE_S bulk gets one place in eight of every batch, at least one; not before."""
     batcher, urgent, bulk = filled(interactive=40, bulk=9)
 
     assert urgent[:16] == batcher.take(16, BULK_PATIENCE_S - 0.1)
@@ -99,14 +99,14 @@ def test_impatient_bulk_gets_a_share_of_every_batch() -> None:
 
 
 def test_impatient_bulk_goes_even_where_a_batch_is_one_image() -> None:
-    """One for every interactive job that is there, not one after the other."""
+    """With batches of one image, a bulk job that has waited long goes first, then the interactive ones."""
     batcher, urgent, bulk = filled(interactive=2, bulk=3)
 
     assert [[bulk[0]], [urgent[0]], [urgent[1]], [bulk[1]]] == [batcher.take(1, LATER) for _ in range(4)]
 
 
 def test_groups_that_were_given_back_keep_their_class() -> None:
-    """Interactive ones go first of all, also with bulk among them; bulk ones before other bulk."""
+    """Interactive groups, also those with bulk jobs, run first, and bulk groups before other bulk jobs."""
     batcher, urgent, bulk = filled(interactive=1, bulk=1)
     mixed, lazy = (job(), job("bulk")), (job("bulk"), job("bulk"))
     batcher.give_back([lazy, mixed])
@@ -116,7 +116,7 @@ def test_groups_that_were_given_back_keep_their_class() -> None:
 
 
 def test_a_bulk_group_is_not_starved_either() -> None:
-    """Impatient, it goes as soon as the interactive jobs that wait have not seen much bulk pass."""
+    """A bulk group that has waited long runs before interactive jobs."""
     batcher, urgent, _ = filled(interactive=40, bulk=0)
     group = (job("bulk"), job("bulk"))
     batcher.give_back([group])
@@ -126,7 +126,7 @@ def test_a_bulk_group_is_not_starved_either() -> None:
 
 
 def test_an_empty_bulk_group_does_not_hide_the_rest() -> None:
-    """Its clients left while it waited."""
+    """A bulk group whose clients have disconnected does not block other bulk jobs."""
     batcher, _, bulk = filled(interactive=0, bulk=1)
     gone = job("bulk")
     gone.done.cancel()
@@ -136,7 +136,7 @@ def test_an_empty_bulk_group_does_not_hide_the_rest() -> None:
 
 
 def test_a_hurried_job_is_interactive_from_then_on() -> None:
-    """It goes behind the interactive jobs that were there before; one that was taken already stays taken."""
+    """A promoted job is queued after the interactive jobs before it; to promote a taken job changes nothing."""
     batcher, urgent, bulk = filled(interactive=1, bulk=3)
     batcher.promote(bulk[2])
     late = job()
@@ -150,7 +150,7 @@ def test_a_hurried_job_is_interactive_from_then_on() -> None:
 
 
 def test_a_hurried_job_takes_its_group_along() -> None:
-    """A group runs as one batch."""
+    """Promoting one job of a bulk group makes the group interactive, because it runs as one batch."""
     batcher, urgent, _ = filled(interactive=1, bulk=1)
     group = (job("bulk"), job("bulk"))
     batcher.give_back([group])
@@ -166,7 +166,7 @@ EVENTS = st.lists(st.one_of(ARRIVALS, st.just("take"), st.sampled_from([0.1, 1.0
 @CHECKED
 @given(EVENTS, st.integers(1, 12))
 def test_the_rules_hold_for_every_order_of_events(events: list[str | float], limit: int) -> None:
-    """Nobody lost or twice, classes in order, no idle places, and each interactive job delayed by one batch at most."""
+    """In every order of events no job is lost, classes stay in order, and bulk delays interactive by one batch."""
     batcher, now = Batcher(), 0.0
     arrived: list[Job] = []
     seen: dict[Job, int] = {}  # batches taken before an interactive job came
@@ -197,12 +197,12 @@ def test_the_rules_hold_for_every_order_of_events(events: list[str | float], lim
 
 
 def taken(one: Job, batches: list[list[Job]]) -> bool:
-    """Is it in one of these batches?"""
+    """Return whether the job is in one of these batches."""
     return any(one in batch for batch in batches)
 
 
 def check_batch(batch: list[Job], left: list[Job], limit: int, now: float) -> None:
-    """While interactive jobs are left the batch is full, and only impatient bulk had a share of it."""
+    """While interactive jobs are left, a batch is full, and only bulk that has waited long has a share of it."""
     assert len(batch) <= limit
     if any(one.request_class == "interactive" for one in left):
         lazy = [one for one in batch if one.request_class == "bulk"]
@@ -214,7 +214,7 @@ def check_batch(batch: list[Job], left: list[Job], limit: int, now: float) -> No
 @CHECKED
 @given(st.integers(1, 16), st.integers(0, 48), st.integers(1, 6))
 def test_bulk_advances_however_much_interactive_waits(limit: int, more: int, bulk: int) -> None:
-    """With the queue never empty of interactive jobs, an impatient one goes within a bounded number of batches."""
+    """A bulk job that has waited long runs within a bounded number of batches, whatever interactive waits."""
     waiting = limit + more
     batcher, _, _ = filled(waiting, bulk)
     gap, done = 0, 0
@@ -230,7 +230,7 @@ def test_bulk_advances_however_much_interactive_waits(limit: int, more: int, bul
 @CHECKED
 @given(st.lists(ARRIVALS, min_size=1, max_size=40), st.integers(1, 8), st.data())
 def test_failed_batches_lose_nobody(arrivals: list[RequestClass], limit: int, data: st.DataObject) -> None:
-    """Whichever batches fail and come back in halves, every job runs once in the end."""
+    """Every job runs exactly once in the end, whichever batches fail and return in halves."""
     batcher = Batcher()
     jobs = [job(one) for one in arrivals]
     for one in jobs:

@@ -20,13 +20,13 @@ GOLDEN = np.array([1.0, -4.0, 2.0], np.float32)
 
 
 class Answers:
-    """Stands for a device that answers every image with one row."""
+    """A device that answers every image with the same row."""
 
     def __init__(self, row: np.ndarray | None) -> None:
         self.row = row
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
-        """One row for each job."""
+        """Answer every job with the row."""
         return BatchDone(0, (None if self.row is None else self.row.tobytes(),) * len(batch), 0.001)
 
 
@@ -46,7 +46,7 @@ def canary() -> Iterator[Canary]:
 
 
 async def test_the_first_answer_is_golden_and_rounding_passes(canary: Canary) -> None:
-    """Another process on the same model agrees to rounding."""
+    """The first result is the reference, and a result that differs by rounding is accepted."""
     await canary.check(device(GOLDEN))
 
     await canary.check(device(GOLDEN * np.float32(1 + 1e-6)))

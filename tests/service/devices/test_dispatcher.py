@@ -1,4 +1,4 @@
-"""When a device at work gets its next batch: when that is full, or when the running one is about to end."""
+"""When a busy device gets its next batch: when the batch is full, or when the running one is about to end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = {1: 0.010, 4: 0.020, 8: 0.030}
 
 
 def jobs(count: int, *, suspect: bool = False) -> tuple[Job, ...]:
-    """Jobs of one batch."""
+    """The jobs of one batch."""
     loop = asyncio.new_event_loop()
     try:
         made = [Job(slot, Task("embed"), 0.0, loop.create_future()) for slot in range(count)]
@@ -55,7 +55,7 @@ def test_a_full_batch_goes_while_one_runs_and_a_third_waits() -> None:
 
 
 def test_a_part_of_a_batch_goes_when_the_running_one_is_about_to_end() -> None:
-    """A batch of three runs as one of four: 20 ms; 2 ms before that."""
+    """A partial batch is sent `lead_s` before the expected end of the running one, by the next larger size."""
     pipeline = Pipeline(2, 0.002, SECONDS)
     pipeline.begin(jobs(3), now=1.0)
 
@@ -64,7 +64,7 @@ def test_a_part_of_a_batch_goes_when_the_running_one_is_about_to_end() -> None:
 
 
 def test_a_batch_that_waited_for_another_is_timed_from_that_ones_end() -> None:
-    """Handed over early, it did not run early; that is also when its images stopped waiting."""
+    """The time of a batch that was sent early begins when the batch before it ends."""
     pipeline = Pipeline(2, 0.0, SECONDS)
     first, second = pipeline.begin(jobs(8), now=1.0), pipeline.begin(jobs(8), now=1.001)
     pipeline.end(first, now=1.030)
@@ -74,7 +74,7 @@ def test_a_batch_that_waited_for_another_is_timed_from_that_ones_end() -> None:
 
 
 def test_what_batches_really_take_is_learned() -> None:
-    """By size, slowly: one that was held up says little."""
+    """The expected duration of a batch size follows the measured ones slowly."""
     pipeline = Pipeline(2, 0.0, SECONDS)
     for _ in range(40):
         pipeline.ran(3, 0.040)

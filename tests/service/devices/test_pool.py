@@ -1,4 +1,4 @@
-"""How many devices a service needs: with scripted ones. Real processes: tests/e2e/test_devices.py."""
+"""How many devices a service needs, with scripted devices. Real processes: tests/e2e/test_devices.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def pool(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> A
 
 
 async def test_if_any_will_do_a_device_that_never_starts_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With VIM_READY_DEVICES=any the others serve, and the status of the missing one says why."""
+    """With VIM_READY_DEVICES=any the service is ready without a device that does not start; /info says why."""
     async with pool(monkeypatch, Script(MISSING, rows), "any") as found:
         assert "ready" == found.state.phase
         devices = found.state.to_json()["devices"]
@@ -52,14 +52,14 @@ async def test_if_any_will_do_a_device_that_never_starts_is_left_out(monkeypatch
 
 @pytest.mark.parametrize(("script", "ready"), [(Script(MISSING, rows), "all"), (Script(MISSING), "any")])
 async def test_too_few_that_start_end_the_service(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> None:
-    """One is too few if all are wanted, none in any case."""
+    """The service fails if one device does not start and all are required, or if none starts."""
     async with pool(monkeypatch, script, ready) as found:
         assert ("failed", "no such GPU") == (found.state.phase, found.state.failure)
         assert found.failed.is_set()
 
 
 async def test_a_job_is_failed_at_once_when_the_model_cannot_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would wait for ever otherwise."""
+    """A job that is submitted after the failure of the service fails at once, so that it does not wait for ever."""
     async with pool(monkeypatch, Script(MISSING), "all") as found:
         job = Job(0, Task("embed"), 0.0, asyncio.get_running_loop().create_future())
         found.submit(job)
@@ -69,7 +69,7 @@ async def test_a_job_is_failed_at_once_when_the_model_cannot_be_served(monkeypat
 
 
 async def test_a_quarantined_image_is_failed_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pixels ended a device process twice; they are not sent to one again."""
+    """A quarantined image is refused and not sent to a device again."""
     script = Script(dies_of(1))
     async with pool(monkeypatch, script, "any") as found:
         jobs = [Job(1, Task("embed"), 0.0, asyncio.get_running_loop().create_future()) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Two batches may be out at once: each call gets its own answer, its own time, and every loss."""
+"""With two batches in flight each call gets its own result, its own time, and every loss of the process."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeProcess:
-    """Stands for the process: ends when it is told to."""
+    """An operating-system process that ends when it is told to."""
 
     killed = False
 
     def wait(self, timeout: float | None = None) -> int:
-        """Ended long ago."""
+        """Return at once: the process has ended."""
         return -9
 
     def kill(self) -> None:
-        """Noted."""
+        """Note that the process was killed."""
         self.killed = True
 
 
 class Connected(DeviceProcess):
-    """A device whose process is this test: it reads what was sent and answers by hand."""
+    """A device process whose other end is this test: it reads messages and answers them."""
 
     def __init__(self) -> None:
         super().__init__(Settings(), "cuda:0", slots_descriptor=-1, module="")
@@ -51,7 +51,7 @@ class Connected(DeviceProcess):
         return cast("subprocess.Popen[bytes]", self.process)
 
     async def sent(self) -> object:
-        """The next message that reached the process."""
+        """The next message that the process receives."""
         await self.spawned.wait()
         (length,) = ipc.LENGTH.unpack(await self._exactly(ipc.LENGTH.size))
         return pickle.loads(await self._exactly(length))
@@ -63,19 +63,19 @@ class Connected(DeviceProcess):
         return read
 
     async def order(self) -> RunBatch:
-        """The same, when it is a batch."""
+        """The next message that the process receives, which is a batch."""
         message = await self.sent()
         assert isinstance(message, RunBatch)
         return message
 
     def says(self, message: FromDevice) -> None:
-        """Answer as the process would."""
+        """Send a message as the process."""
         self.theirs.sendall(ipc.pack(message))
 
 
 @pytest.fixture
 async def device() -> AsyncIterator[Connected]:
-    """A device that is warm."""
+    """A device process that has warmed up."""
     device = Connected()
     ours = asyncio.create_task(device.start())
     await device.sent()
@@ -90,17 +90,17 @@ async def device() -> AsyncIterator[Connected]:
 
 
 def job(slot: int) -> Job:
-    """One image."""
+    """A job with one image."""
     return Job(slot, Task("embed"), 0.0, asyncio.get_running_loop().create_future())
 
 
 def done(order: RunBatch) -> BatchDone:
-    """The slot's number as its row."""
+    """A result whose row is the number of the slot."""
     return BatchDone(order.id, tuple(np.array([slot], np.float32).tobytes() for slot in order.slots), 0.001)
 
 
 async def test_each_call_gets_its_own_answer(device: Connected) -> None:
-    """The second batch is sent before the first is answered."""
+    """Two batches can be in flight, and each call gets its own result."""
     calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
     orders = [await device.order() for _ in calls]
     assert [(5,), (7,)] == [order.slots for order in orders]
@@ -112,7 +112,7 @@ async def test_each_call_gets_its_own_answer(device: Connected) -> None:
 
 
 async def test_a_failed_batch_leaves_the_other_alone(device: Connected) -> None:
-    """A failure is matched to its batch by number."""
+    """A failed batch is found by its id, and the other batch gets its result."""
     calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
     first, second = [await device.order() for _ in calls]
     device.says(BatchFailed(first.id, "error", "refused"))
@@ -138,7 +138,7 @@ async def test_both_batches_learn_that_the_process_ended(device: Connected) -> N
 
 
 async def test_the_watchdog_counts_from_the_end_of_the_batch_before(device: Connected) -> None:
-    """Waiting behind another is no hang; a batch that then takes too long is one, and the process is killed."""
+    """The watchdog's time begins when the batch before has ended; after it the process is killed."""
     device.watchdog_s = 0.3
     calls = [asyncio.create_task(device.run([job(slot)])) for slot in (5, 7)]
     first, second = [await device.order() for _ in calls]

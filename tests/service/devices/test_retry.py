@@ -1,4 +1,4 @@
-"""What becomes of a failed batch: halves until the culprit is alone, and no innocent image blamed."""
+"""What happens to a failed batch: it runs again in halves until the bad image is alone; no good image fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.jobs import Job, Result, Task
 
 
 def jobs(count: int) -> tuple[Job, ...]:
-    """Jobs whose clients wait; the slot tells them apart."""
+    """Jobs whose clients wait; each has its own slot."""
     loop = asyncio.new_event_loop()
     try:
         return tuple(Job(slot, Task("classify"), 0.0, loop.create_future()) for slot in range(count))
@@ -23,7 +23,7 @@ def jobs(count: int) -> tuple[Job, ...]:
 
 
 def run_until_settled(batcher: Batcher, poison: set[int], failure: Failure) -> tuple[set[int], set[int], int]:
-    """Drive batches as a supervisor would; one with a poisoned slot fails. Who failed, who ran, number of batches."""
+    """Run batches; one with a poisoned slot fails. Returns failed slots, slots that ran, number of batches."""
     failed: set[int] = set()
     ran: set[int] = set()
     batches = 0
@@ -43,7 +43,7 @@ def run_until_settled(batcher: Batcher, poison: set[int], failure: Failure) -> t
 @pytest.mark.parametrize("failure", ["error", "out_of_memory", "device_lost"])
 @pytest.mark.parametrize("poison", [{0}, {31}, {5, 17}, set(range(32))])
 def test_only_the_culprits_fail(failure: Failure, poison: set[int]) -> None:
-    """Whatever failed and wherever the culprits sit, every other image is answered."""
+    """Only the images that cause failures fail, for every kind of failure; all others are answered."""
     batcher = Batcher()
     for job in jobs(32):
         batcher.put(job)
@@ -55,7 +55,7 @@ def test_only_the_culprits_fail(failure: Failure, poison: set[int]) -> None:
 
 
 def test_one_culprit_costs_two_batches_for_each_halving() -> None:
-    """The search is logarithmic."""
+    """To find the one bad image takes two batches for each halving."""
     batcher = Batcher()
     for job in jobs(32):
         batcher.put(job)
@@ -65,7 +65,7 @@ def test_one_culprit_costs_two_batches_for_each_halving() -> None:
 
 
 def test_a_process_may_die_once_with_an_image_alone() -> None:
-    """It can be killed for reasons of its own; the second time the image is to blame."""
+    """An image that was alone when the process ended runs again once; the second time it fails."""
     (job,) = jobs(1)
 
     assert judge([job], "device_lost").again == ((job,),)
@@ -75,7 +75,7 @@ def test_a_process_may_die_once_with_an_image_alone() -> None:
 
 
 def test_dying_in_company_is_no_mark_on_anyone() -> None:
-    """Also when the companions' clients have left since."""
+    """The end of a process with two images in the batch is blamed on neither, even if one is cancelled."""
     first, second = jobs(2)
     second.done.cancel()
 
@@ -84,7 +84,7 @@ def test_dying_in_company_is_no_mark_on_anyone() -> None:
 
 
 def test_jobs_that_nobody_waits_for_are_not_run_again() -> None:
-    """Their slots may belong to others by then."""
+    """Settled and cancelled jobs do not run again, because their slots may have other images by then."""
     first, second = jobs(2)
     first.done.set_result(Result(np.zeros(1, np.float32), 0, 0, 1))
     second.done.cancel()
@@ -93,7 +93,7 @@ def test_jobs_that_nobody_waits_for_are_not_run_again() -> None:
 
 
 def test_groups_given_back_run_first_and_apart() -> None:
-    """Mixing a suspect with fresh jobs would put those at risk."""
+    """Returned groups run before new jobs, and each group is a batch of its own."""
     batcher, suspects, fresh = Batcher(), jobs(3), jobs(4)
     for job in fresh:
         batcher.put(job)
@@ -105,7 +105,7 @@ def test_groups_given_back_run_first_and_apart() -> None:
 
 
 def test_a_group_larger_than_the_limit_is_cut() -> None:
-    """The limit may have fallen since it was formed."""
+    """A group that is larger than the batch limit is split, because the limit may have fallen."""
     batcher, group = Batcher(), jobs(5)
     batcher.give_back([group])
 
@@ -113,7 +113,7 @@ def test_a_group_larger_than_the_limit_is_cut() -> None:
 
 
 def test_a_group_whose_clients_left_is_skipped() -> None:
-    """An empty batch would never run."""
+    """A group whose jobs are all cancelled is skipped."""
     batcher, gone, fresh = Batcher(), jobs(2), jobs(1)
     batcher.give_back([gone])
     for job in gone:
@@ -124,7 +124,7 @@ def test_a_group_whose_clients_left_is_skipped() -> None:
 
 
 def test_quarantine_knows_pixels_for_a_while() -> None:
-    """The same image sent again is refused without another death; others pass; it ends by itself."""
+    """Quarantined pixels are refused until the time is over, and other pixels are not."""
     quarantine = Quarantine(seconds=60)
     poison, other = np.full((8, 8, 3), 1, np.uint8), np.full((8, 8, 3), 2, np.uint8)
     assert quarantine.check(poison, now=0) is None

@@ -1,4 +1,4 @@
-"""Where the setting leaves open how many devices there are, the first one says it and each gets a process."""
+"""If VIM_DEVICE does not select devices by number, the first process reports them and each gets a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class OneOfThree(FakeDevice):
-    """A GPU of a machine with three."""
+    """A device process on a machine with three GPUs."""
 
     started: list[str]
 

@@ -23,7 +23,7 @@ def slots() -> Iterator[Slots]:
 
 
 def test_a_second_mapping_sees_the_pixels(slots: Slots) -> None:
-    """A device process, and one that replaces it, reads the same memory through the descriptor."""
+    """Another mapping of the descriptor, as in a new device process, has the same pixels."""
     (slot,) = slots.acquire(1)
     slots.views[slot][...] = 7
     other = map_slots(slots.descriptor, slots.count, 8)
@@ -32,7 +32,7 @@ def test_a_second_mapping_sees_the_pixels(slots: Slots) -> None:
 
 
 def test_the_memory_has_no_name(slots: Slots) -> None:
-    """An anonymous file leaves nothing behind, whatever happens to the processes."""
+    """The memory file is anonymous, so that nothing is left behind when processes end."""
     assert os.readlink(f"/proc/self/fd/{slots.descriptor}").startswith("/memfd:")
 
 
@@ -49,7 +49,7 @@ def test_slots_are_counted_by_class_until_they_are_free(slots: Slots) -> None:
 
 
 def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
-    """A thread that still decodes, or a device that still computes, keeps it."""
+    """A slot stays in use until its last holder, such as a thread or a device, releases it."""
     (slot,) = slots.acquire(1)
     slots.hold(slot)
 
@@ -61,7 +61,7 @@ def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
 
 
 def test_a_lease_is_a_part_of_other_slots(slots: Slots) -> None:
-    """Slot 0 of a lease is its first; it counts its own slots only, and never changes the size of the memory."""
+    """A lease counts only its own slots, from 0, and never changes the size of the memory."""
     part = Slots(2, Lease(slots.descriptor, first=2, total=slots.total))
     part.map(8)
     (slot,) = part.acquire(1)

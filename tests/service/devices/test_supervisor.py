@@ -1,4 +1,4 @@
-"""A supervisor brings its device back, and gives up in the end: with scripted devices."""
+"""A supervisor restarts its device process, and gives up after too many restarts; with scripted devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_work_survives_the_death_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next process runs it again; the clients see results only."""
+    """When a device process ends, its jobs run in the next process, and clients see results only."""
     script = Script(dies, rows)
     async with supervised(monkeypatch, script) as supervisor:
         answers = await outcomes(submit(supervisor, 6))
@@ -32,7 +32,7 @@ async def test_work_survives_the_death_of_its_device(monkeypatch: pytest.MonkeyP
 async def test_a_batch_hangs_after_ten_times_the_slowest_of_the_warm_up(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], slowest_s: float, watchdog_s: float
 ) -> None:
-    """At least ten seconds, unless VIM_WATCHDOG_MS says otherwise."""
+    """The watchdog is ten times the slowest warm-up batch, at least 10 s, or VIM_WATCHDOG_MS."""
     script = Script(rows)
     script.slowest_s = slowest_s
     async with supervised(monkeypatch, script, **settings) as supervisor:
@@ -42,7 +42,7 @@ async def test_a_batch_hangs_after_ten_times_the_slowest_of_the_warm_up(
 
 
 async def test_every_process_shows_the_canary_before_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its self-test; the first one's answer is the golden one. /info has the reason of the restart."""
+    """Every device process, also after a restart, runs the canary after its self-test."""
     script = Script(dies, rows)
     async with supervised(monkeypatch, script) as supervisor:
         await outcomes(submit(supervisor, 1))
@@ -52,7 +52,7 @@ async def test_every_process_shows_the_canary_before_it_serves(monkeypatch: pyte
 
 
 async def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pause before the first; the last one repeats."""
+    """There is no pause before the first restart; then pauses grow, and the last one repeats."""
     noted: list[int] = []
 
     class Noted(tuple[float, ...]):
@@ -84,7 +84,7 @@ async def test_restarts_in_a_row_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_batch_that_runs_ends_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses with successful batches between them never add up to giving up."""
+    """A batch that runs ends a row of restarts, so later losses do not add up to VIM_MAX_RESTARTS."""
     script = Script(*[dies_of(0), rows] * 1)
     async with supervised(monkeypatch, script, max_restarts=1) as supervisor:
         for _ in range(3):
@@ -111,7 +111,7 @@ async def test_a_process_that_stayed_up_ends_the_row_too(monkeypatch: pytest.Mon
 
 
 async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong configuration will not get better by trying again."""
+    """A first start that fails is not repeated, because the configuration is probably wrong."""
     script = Script(DeviceLost("no such model"))
     async with supervised(monkeypatch, script) as supervisor:
         with pytest.raises(DeviceLost, match="no such model"):

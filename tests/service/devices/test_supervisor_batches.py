@@ -1,4 +1,4 @@
-"""What becomes of batches when they fail, or their device does: with scripted devices."""
+"""What happens to batches when they or their device process fail, with scripted devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_one_poison_image_fails_alone_and_is_quarantined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All others are answered, however often the process dies on the way."""
+    """An image that ends the process fails and is quarantined, and all others are answered."""
     script = Script(dies_of(3))
     async with supervised(monkeypatch, script) as supervisor:
         futures = submit(supervisor, 8)
@@ -54,7 +54,7 @@ async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.Monkey
 
 
 async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device names it; nothing is run again."""
+    """An image without a finite result fails alone, and nothing runs again."""
 
     def one_nan(batch: Sequence[Job]) -> BatchDone:
         done = rows(batch)
@@ -70,7 +70,7 @@ async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPa
 
 
 async def test_an_interactive_image_is_in_the_batch_after_the_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much bulk waits; and bulk neither slows that batch nor is forgotten after it."""
+    """An interactive image runs in the next batch, without bulk; bulk follows after it."""
     batches: list[list[RequestClass]] = []
     late: list[asyncio.Future[Any]] = []
 
@@ -88,7 +88,7 @@ async def test_an_interactive_image_is_in_the_batch_after_the_one_that_runs(monk
 
 
 async def test_two_batches_are_with_a_device_that_takes_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full ones go at once; never more than two."""
+    """A device with a depth of two has at most two batches at a time."""
     script = Script(rows)
     script.depth, script.largest = 2, 4
     async with supervised(monkeypatch, script) as supervisor:
@@ -100,7 +100,7 @@ async def test_two_batches_are_with_a_device_that_takes_two(monkeypatch: pytest.
 
 
 async def test_both_batches_survive_the_death_of_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that ran and the one that had been handed over."""
+    """When a device process with two batches ends, the jobs of both are answered."""
     script = Script(dies, rows)
     script.depth, script.largest = 2, 4
     async with supervised(monkeypatch, script) as supervisor:
@@ -112,7 +112,7 @@ async def test_both_batches_survive_the_death_of_their_device(monkeypatch: pytes
 
 
 async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has failed once flies alone, so that a death tells which image it was."""
+    """An image that has failed runs alone afterwards, so only the image that ends the process is blamed."""
     script = Script(dies_of(3))
     script.depth, script.largest = 2, 1  # every batch is one image: each would look guilty
     async with supervised(monkeypatch, script, max_restarts=20) as supervisor:
@@ -126,7 +126,7 @@ async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monke
 
 
 async def test_an_error_of_one_batch_leaves_the_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is answered from its first run."""
+    """When one of two batches fails, the other is answered from its first run."""
 
     def fails_on_zero(batch: Sequence[Job]) -> BatchDone:
         if batch[0].slot == 0 and len(batch) > 1:

@@ -1,4 +1,4 @@
-"""What the device process says of its model."""
+"""How the device process describes its model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.tiny import tiny_vim
 
 @pytest.mark.parametrize("decode", ["exact", "pillow"])
 def test_the_same_pixels_have_the_same_fingerprint(decode: str) -> None:
-    """Both give what Pillow gives."""
+    """Decoding modes that give the same pixels have the same fingerprint, that of the model."""
     vim = tiny_vim()
     vim.fingerprint = "0123456789ab"
 
@@ -19,7 +19,7 @@ def test_the_same_pixels_have_the_same_fingerprint(decode: str) -> None:
 
 
 def test_photographs_scaled_while_decoding_have_another() -> None:
-    """Their embeddings differ a little: they must not be compared unawares."""
+    """VIM_DECODE=fast has another fingerprint, because its embeddings differ a little."""
     vim = tiny_vim()
     vim.fingerprint = "0123456789ab"
     found = served_fingerprint(vim, Settings(decode="fast"))

@@ -1,4 +1,4 @@
-"""Batches in the device process: answered in order, the next one taken in while one runs, failures kept apart."""
+"""Batches in the device process: answered in order, the next submitted while one runs, failures kept separate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.jobs import Task
 
 
 class FakeRunner:
-    """A row is the slot's number; `gate` holds batches back until it is opened."""
+    """A runner whose rows are slot numbers; batches wait until `gate` is opened."""
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -28,14 +28,14 @@ class FakeRunner:
         self.beyond_use = False
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> tuple[int, ...]:
-        """Slot 66 is refused at once."""
+        """Refuse slot 66 at once."""
         self.submitted.put(tuple(slots))
         if 66 in slots:
             raise RuntimeError("refused")
         return tuple(slots)
 
     def collect(self, flight: tuple[int, ...]) -> Rows:
-        """Slot 77 fails on the device, slot 88 gives NaN."""
+        """Slot 77 fails on the device, and slot 88 gives NaN."""
         if self.depth > 1:
             assert self.gate.wait(10)
         if 77 in flight:
@@ -44,14 +44,14 @@ class FakeRunner:
         return Rows(None, values, -values, np.array([slot != 88 for slot in flight]))
 
     def recover(self) -> None:
-        """Raises after a sticky error."""
+        """Raise if the device is beyond use."""
         self.recovered += 1
         if self.beyond_use:
             raise RuntimeError("CUDA error")
 
 
 def batch(number: int, *slots: int) -> RunBatch:
-    """Embeddings of these slots."""
+    """A batch that asks for embeddings of these slots."""
     return RunBatch(number, slots, (Task("embed"),) * len(slots))
 
 
@@ -70,7 +70,7 @@ def started(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker
 
 
 def test_one_batch_at_a_time_is_answered_before_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the thread that reads."""
+    """With a depth of one a batch is answered in the thread that reads, before the next one is read."""
     loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(batch(0, 5))
 
@@ -78,7 +78,7 @@ def test_one_batch_at_a_time_is_answered_before_the_next_is_taken(monkeypatch: p
 
 
 def test_the_next_batch_is_taken_in_while_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And both are answered in order."""
+    """With a depth of two the next batch is submitted while one runs, and both are answered in order."""
     runner = FakeRunner(depth=2)
     loop, answers, _ = started(runner, monkeypatch)
     loop.begin(batch(0, 5, 6))
@@ -93,7 +93,7 @@ def test_the_next_batch_is_taken_in_while_one_runs(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_batch_is_timed_from_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting behind another is not its own time."""
+    """The time of a batch begins at the end of the batch before it, not while it waits."""
     runner = FakeRunner(depth=2)
     loop, answers, _ = started(runner, monkeypatch)
     loop.begin(batch(0, 5))
@@ -112,7 +112,7 @@ def test_a_batch_is_timed_from_the_end_of_the_one_before(monkeypatch: pytest.Mon
 def test_a_batch_that_fails_is_answered_with_its_failure_alone(
     depth: int, bad: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once or on the device; those before and after it are answered with rows."""
+    """A batch that fails is answered with its failure, and the batches around it with their rows."""
     runner = FakeRunner(depth)
     runner.gate.set()
     loop, answers, statuses = started(runner, monkeypatch)
@@ -130,7 +130,7 @@ def test_a_batch_that_fails_is_answered_with_its_failure_alone(
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_device_beyond_use_ends_the_process(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent then starts another and runs the batch there."""
+    """If the device cannot recover after a failure, the process ends with the status BROKEN."""
     runner = FakeRunner(depth)
     runner.beyond_use = True
     runner.gate.set()
@@ -142,7 +142,7 @@ def test_a_device_beyond_use_ends_the_process(depth: int, monkeypatch: pytest.Mo
 
 
 def test_a_row_that_is_not_finite_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No NaN leaves the device process."""
+    """A row with NaN is sent as None."""
     loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(batch(0, 5, 88))
     (done,) = answers
@@ -152,7 +152,7 @@ def test_a_row_that_is_not_finite_is_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_parts_of_one_task_come_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the task orders them; tasks of one batch may differ."""
+    """Each job gets the parts that its own task asks for."""
     loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(RunBatch(0, (5, 6), (Task("embed"), Task("embed", "mean"))))
     (done,) = answers
@@ -162,7 +162,7 @@ def test_parts_of_one_task_come_end_to_end(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_parent_that_has_gone_is_no_error() -> None:
-    """The thread that reads ends the process."""
+    """A closed connection to the parent raises no error when a result is sent."""
 
     def gone(answer: Answer) -> None:
         raise BrokenPipeError

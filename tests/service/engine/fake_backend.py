@@ -10,7 +10,7 @@ from service.status import BackendState, ProcessLoad
 
 
 class FakeBackend:
-    """A `service.engine.backend.Backend` without devices."""
+    """A `service.engine.backend.Backend` without devices; it only keeps its jobs."""
 
     def __init__(self, slots: int = 8, seconds_per_image: float = 0.0) -> None:
         self.slots = Slots(slots)

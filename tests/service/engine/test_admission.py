@@ -1,4 +1,4 @@
-"""Admission: bounds on images and bytes, a part of both for bulk, and a refusal that says when to come back."""
+"""Admission control: limits on images and bytes, a part of both for bulk, and refusals with Retry-After."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_takes_all_slots_or_none(backend: FakeBackend) -> None:
 
 
 def test_what_can_never_fit_is_another_error(backend: FakeBackend) -> None:
-    """Coming back would not help, so it is 413, also while the queue is full; the limit is that of the class."""
+    """A request that can never fit gets 413, also while the queue is full; the limit is that of its class."""
     control = admission(backend)
     control.admit("interactive", 8)
 
@@ -70,7 +70,7 @@ def test_a_body_that_grows_beyond_every_room_can_never_fit_either(backend: FakeB
 
 
 def test_bulk_cannot_fill_the_queue(backend: FakeBackend) -> None:
-    """Half of it is kept for interactive, which may fill all that is left."""
+    """Bulk may take half of the slots, and interactive requests may take all."""
     control = admission(backend)
     control.admit("bulk", 4)
 
@@ -80,7 +80,7 @@ def test_bulk_cannot_fill_the_queue(backend: FakeBackend) -> None:
 
 
 def test_bulk_is_refused_while_interactive_fills_the_queue(backend: FakeBackend) -> None:
-    """The part of bulk is a limit, not a reservation."""
+    """While interactive requests hold all slots bulk is refused: its part is a limit, not a reservation."""
     control = admission(backend)
     control.admit("interactive", 8)
 
@@ -89,7 +89,7 @@ def test_bulk_is_refused_while_interactive_fills_the_queue(backend: FakeBackend)
 
 
 def test_bulk_may_have_one_image_however_small_the_queue(backend: FakeBackend) -> None:
-    """A part of less than one image is rounded up to one."""
+    """Bulk may have at least one image, however small its part of the queue is."""
     control = admission(backend, settings=SETTINGS.model_copy(update={"bulk_percent": 1}))
 
     assert 1 == len(control.admit("bulk", 1))
@@ -143,7 +143,7 @@ def test_a_body_that_would_be_refused_is_refused_before_it_is_read(backend: Fake
 def test_retry_after_follows_the_queue_and_the_slowest_stage(
     backend: FakeBackend, device_s: float, decode_s: float, threads: int, expected: int
 ) -> None:
-    """Whole seconds until the eight images that are admitted will be answered; at least 1, at most 30."""
+    """Retry-After is the time for all admitted images by the slowest stage, from 1 to 30 s."""
     backend.seconds_per_image = device_s
     control = admission(backend, threads)
     control.decoded(decode_s)
@@ -157,7 +157,7 @@ def test_retry_after_follows_the_queue_and_the_slowest_stage(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_the_status_of_a_refusal_may_be_set(backend: FakeBackend, status: int) -> None:
-    """Some proxies know only 503; others take a server out for it."""
+    """VIM_OVERLOAD_STATUS sets the status of refusals, because some proxies know only 503."""
     control = admission(backend, settings=SETTINGS.model_copy(update={"overload_status": str(status)}))
     control.admit("interactive", 8)
 
@@ -170,7 +170,7 @@ def test_the_status_of_a_refusal_may_be_set(backend: FakeBackend, status: int) -
 def test_overload_is_one_line_in_the_log_not_one_for_each_refusal(
     backend: FakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Refusals are logged as one line every ten seconds; each request has a line of its own anyway."""
+    """Refusals are logged as one line every ten seconds, not as one line each."""
     control = admission(backend)
     control.admit("interactive", 8)
     with caplog.at_level(logging.WARNING, "vim.admission"):
@@ -183,7 +183,7 @@ def test_overload_is_one_line_in_the_log_not_one_for_each_refusal(
 
 
 def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> None:
-    """A request whose deadline would pass is refused; one with more time, or few before it, is admitted."""
+    """A request is refused if the expected wait exceeds its time limit, and admitted if it does not."""
     now = 0.0
     backend = FakeBackend(64)
     control = admission(backend, settings=Settings(queue_images=64))

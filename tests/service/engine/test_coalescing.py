@@ -1,4 +1,4 @@
-"""Identical images in flight are computed once, and no request depends on another one."""
+"""Identical images in flight are computed once, and no request depends on another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Requests:
         self.coalescing: Coalescing[str] = Coalescing()
 
     def send(self, image: bytes, request_class: RequestClass = "interactive") -> asyncio.Task[tuple[str, bool]]:
-        """A request for an image: its result, and whether it joined another one."""
+        """Start a request for an image; it returns its result, and whether it joined another one."""
         return asyncio.create_task(self._request(image, request_class))
 
     async def _request(self, image: bytes, request_class: RequestClass) -> tuple[str, bool]:
@@ -49,13 +49,13 @@ class Requests:
 
 
 async def turn() -> None:
-    """Let everything that is ready run."""
+    """Run everything on the event loop that is ready."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def test_identical_images_are_computed_once() -> None:
-    """Another image, and the same one once the flight has landed, is a flight of its own."""
+    """Identical images share one flight; another image, or the same one later, has its own flight."""
     requests = Requests()
     first, second, other = requests.send(b"cat"), requests.send(b"cat"), requests.send(b"dog")
     await turn()
@@ -68,7 +68,7 @@ async def test_identical_images_are_computed_once() -> None:
 
 
 async def test_nobody_is_harmed_when_the_first_sender_leaves() -> None:
-    """The flight goes on for the others."""
+    """When the first request leaves, its flight continues for the others."""
     requests = Requests()
     first, second = requests.send(b"cat"), requests.send(b"cat")
     await turn()
@@ -82,7 +82,7 @@ async def test_nobody_is_harmed_when_the_first_sender_leaves() -> None:
 
 
 async def test_a_flight_that_nobody_waits_for_is_given_up() -> None:
-    """It is cancelled, nothing is left behind, and the next sender starts anew; also one that had not begun."""
+    """A flight that no request waits for is cancelled and removed, also before its work has begun."""
     requests = Requests()
     first, second = requests.send(b"cat"), requests.send(b"cat")
     await turn()
@@ -102,7 +102,7 @@ async def test_a_flight_that_nobody_waits_for_is_given_up() -> None:
 
 
 async def test_each_sender_has_a_deadline_of_its_own() -> None:
-    """The shorter one does not end the longer one's wait."""
+    """A request that reaches its deadline does not end the wait of another request."""
     requests = Requests()
     patient, hurried = requests.send(b"cat"), requests.send(b"cat")
     with pytest.raises(TimeoutError):
@@ -113,7 +113,7 @@ async def test_each_sender_has_a_deadline_of_its_own() -> None:
 
 
 async def test_an_interactive_request_makes_its_flight_interactive() -> None:
-    """It joins a bulk flight that has a job, whose class then differs; before there is a job it starts anew."""
+    """An interactive request joins a bulk flight that has a job; without a job it starts its own flight."""
     requests = Requests()
     bulk = requests.send(b"cat", "bulk")
     await turn()
@@ -144,7 +144,7 @@ async def test_tasks_are_told_apart() -> None:
 
 
 async def test_a_key_tells_images_apart() -> None:
-    """Bytes by their bytes, pixels also by their shape, of whatever size; no image can pass for another's hash."""
+    """Different bytes, pixels and shapes have different keys, and equal ones have equal keys."""
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
     assert await content_key(b"cat") == await content_key(b"cat") != await content_key(b"dog")

@@ -1,4 +1,4 @@
-"""Threads are given to interactive first, to bulk now and then, and no place is lost."""
+"""Threads work for interactive first and sometimes for bulk, and no place is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOON_S = 10.0
 
 
 async def line_up(gate: Gate, *classes: RequestClass) -> tuple[list[int], list[asyncio.Task[None]]]:
-    """Let these wait in order; the list fills with their numbers as they enter."""
+    """Let callers of these classes wait in order; the list receives their numbers as they enter."""
     entered: list[int] = []
 
     async def one(number: int, request_class: RequestClass) -> None:
@@ -29,14 +29,14 @@ async def line_up(gate: Gate, *classes: RequestClass) -> tuple[list[int], list[a
 
 
 async def leave(gate: Gate, times: int) -> None:
-    """So many leave, one after the other."""
+    """Leave the gate this many times."""
     for _ in range(times):
         gate.leave()
         await asyncio.sleep(0)
 
 
 async def test_no_more_enter_than_there_are_places() -> None:
-    """The others wait."""
+    """No more callers enter than there are places, and the next enters when one leaves."""
     entered, tasks = await line_up(gate := Gate(2), "bulk", "interactive", "interactive")
     assert [0, 1] == entered
     await leave(gate, 1)
@@ -46,7 +46,7 @@ async def test_no_more_enter_than_there_are_places() -> None:
 
 
 async def test_interactive_overtakes_bulk_that_waits() -> None:
-    """Each class in order."""
+    """Waiting interactive callers enter before waiting bulk callers, and each class in order."""
     entered, _ = await line_up(gate := Gate(1), "bulk", "bulk", "bulk", "interactive", "interactive")
     await leave(gate, 4)
 
@@ -54,7 +54,7 @@ async def test_interactive_overtakes_bulk_that_waits() -> None:
 
 
 async def test_bulk_gets_a_place_now_and_then() -> None:
-    """However many interactive ones wait."""
+    """While both classes wait, every BULK_SHARE-th place goes to bulk."""
     many: list[RequestClass] = ["interactive"] * 20
     entered, tasks = await line_up(gate := Gate(1), *many, "bulk", "bulk")
     await leave(gate, 2 * BULK_SHARE)
@@ -67,7 +67,7 @@ async def test_bulk_gets_a_place_now_and_then() -> None:
 
 
 async def test_those_who_left_lose_no_place() -> None:
-    """Neither while they waited nor in the moment when they were let in."""
+    """No place is lost when a caller is cancelled while it waits, or just after it was let in."""
     entered, tasks = await line_up(gate := Gate(1), "interactive", "interactive", "interactive", "interactive")
     tasks[1].cancel()
     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def test_those_who_left_lose_no_place() -> None:
 
 
 async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
-    """It keeps its place, and what it holds, until it has ended."""
+    """When the caller is cancelled, the thread keeps its place until the work has ended."""
     threads, begin, go, ended = DecodePool(1, SOON_S), threading.Event(), threading.Event(), asyncio.Event()
 
     def work() -> int:
@@ -104,7 +104,7 @@ async def test_a_thread_runs_on_when_its_caller_leaves() -> None:
 
 
 async def test_work_that_never_began_has_ended_too() -> None:
-    """Its caller left while it waited; whatever it held is let go."""
+    """`ended` is called for work whose caller was cancelled before it began."""
     threads, go, ended = DecodePool(1, SOON_S), threading.Event(), asyncio.Event()
     first = asyncio.create_task(threads.run("bulk", go.wait, 10))
     await asyncio.sleep(0)
@@ -120,7 +120,7 @@ async def test_work_that_never_began_has_ended_too() -> None:
 
 
 async def test_closing_ends_the_threads_that_are_at_work_too() -> None:
-    """When they have finished; their callers hear of it."""
+    """After `close` a busy thread finishes its work, gives the result to its caller, and ends."""
     threads, go = DecodePool(1, SOON_S), threading.Event()
 
     def work() -> threading.Thread:
@@ -138,7 +138,7 @@ async def test_closing_ends_the_threads_that_are_at_work_too() -> None:
 
 
 async def test_overdue_means_every_thread(caplog: pytest.LogCaptureFixture) -> None:
-    """One that is free, or not yet late, is enough; a late one is logged when it ends."""
+    """The pool is overdue only if every thread is; an overdue thread is logged when it ends."""
     threads, go = DecodePool(2, 0.05), threading.Event()
     first = asyncio.create_task(threads.run("bulk", go.wait, 10))
     await asyncio.sleep(0.1)

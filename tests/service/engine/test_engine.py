@@ -1,4 +1,4 @@
-"""Where an image is decoded: on the event loop if small or alone, else in the threads; the answer is the same."""
+"""Where images are decoded: small or single ones on the event loop, others in threads, with the same result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 def photograph(size: tuple[int, int], kind: str = "JPEG") -> bytes:
-    """A gradient as a file."""
+    """An image file with a gradient."""
     encoded = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(encoded, kind)
     return encoded.getvalue()
@@ -32,7 +32,7 @@ SMALL, LARGE, PNG = photograph((200, 150)), photograph((800, 600)), photograph((
 
 @pytest.fixture
 async def engine(tiny_model: Path) -> AsyncIterator[Engine]:
-    """Ready, with the decoder compiled."""
+    """An engine that is ready and has compiled its decoder."""
     app = create_app(settings_for(tiny_model))
     async with running(app):
         engine: Engine = app.state.engine
@@ -41,13 +41,13 @@ async def engine(tiny_model: Path) -> AsyncIterator[Engine]:
 
 
 async def infer(engine: Engine, images: Sequence[bytes], request_class: RequestClass = "interactive") -> list[Result]:
-    """The results of a request."""
+    """Run a request and return its results."""
     answer = await engine.infer(images, Task("embed"), time.monotonic() + 60, request_class)
     return [one for one in answer.outcomes if isinstance(one, Result)]
 
 
 def in_threads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[RequestClass]:
-    """The classes of what is given to the threads from now on."""
+    """Record the request classes of all work that is given to threads from now on."""
     given: list[RequestClass] = []
     run = engine.decode_pool.run
 
@@ -62,7 +62,7 @@ def in_threads(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[RequestC
 async def test_only_small_interactive_photographs_need_no_thread(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bulk keeps to the threads, so that it never takes turns of the event loop from others."""
+    """Small interactive photographs are decoded on the event loop, and all others and bulk in threads."""
     given = in_threads(engine, monkeypatch)
     await infer(engine, [SMALL])
     assert [] == given
@@ -73,7 +73,7 @@ async def test_only_small_interactive_photographs_need_no_thread(
 
 
 async def test_a_photograph_that_is_alone_needs_no_thread(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it is too large; beside another one it keeps to the threads, so that both are decoded at a time."""
+    """A single large photograph is decoded on the event loop, unless it is too large or not alone."""
     given = in_threads(engine, monkeypatch)
     await infer(engine, [LARGE])
     assert [] == given
@@ -84,7 +84,7 @@ async def test_a_photograph_that_is_alone_needs_no_thread(engine: Engine, monkey
 
 
 async def test_the_answer_does_not_depend_on_where(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels are equal, so embeddings are."""
+    """The embedding is the same whether an image is decoded on the event loop or in a thread."""
     for file in (SMALL, LARGE):
         (at_once,) = await infer(engine, [file])
         (in_thread,) = await infer(engine, [file], "bulk")
@@ -93,7 +93,7 @@ async def test_the_answer_does_not_depend_on_where(engine: Engine, monkeypatch: 
 
 
 async def test_many_small_photographs_are_all_answered(engine: Engine) -> None:
-    """More than a turn of the event loop has time for, with different sizes, some of whose senders leave."""
+    """Many small photographs at once are all answered, except those whose requests are cancelled."""
     files = [photograph((100 + number, 150)) for number in range(60)]
     tasks = [asyncio.create_task(infer(engine, [file])) for file in files]
     await asyncio.sleep(0)

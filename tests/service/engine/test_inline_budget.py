@@ -1,4 +1,4 @@
-"""Short work runs on the event loop, so much of it in a turn that what else the loop does is not kept waiting."""
+"""Short work runs on the event loop, for a limited time per iteration, so that other tasks are not delayed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ pytestmark = pytest.mark.anyio
 
 
 class Clock:
-    """Time that passes when somebody works."""
+    """A clock that advances only when work is done."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        """Now."""
+        """The current time."""
         return self.now
 
     def work(self, name: str, done: list[str], seconds: float = 0.4) -> Callable[[], str]:
-        """Work that takes so long."""
+        """Work that takes this many seconds."""
 
         def take() -> str:
             self.now += seconds
@@ -34,7 +34,7 @@ class Clock:
 
 
 async def test_work_is_done_at_once_while_the_turn_has_time() -> None:
-    """No other task runs between the call and its result."""
+    """Work runs directly in the call while the iteration has time left."""
     budget, clock, done = InlineBudget(1.0), Clock(), list[str]()
     asyncio.get_running_loop().call_soon(done.append, "another")
 
@@ -43,7 +43,7 @@ async def test_work_is_done_at_once_while_the_turn_has_time() -> None:
 
 
 async def test_between_two_shares_the_loop_does_what_else_there_is() -> None:
-    """Ten pieces of 0.4 in shares of 0.5: two begin in a turn, and whoever has come meanwhile is seen to."""
+    """Work stops after its share of an iteration, and other tasks run before it continues, in order."""
     clock, done = Clock(), list[str]()
     budget = InlineBudget(0.5, clock)
     turn = 0
@@ -64,7 +64,7 @@ async def test_between_two_shares_the_loop_does_what_else_there_is() -> None:
 
 
 async def test_whoever_comes_later_does_not_overtake() -> None:
-    """Not even in a turn that has time left."""
+    """Work that comes later runs after the work that waits, even if the iteration has time left."""
     clock, done = Clock(), list[str]()
     budget = InlineBudget(0.1, clock)
     first = asyncio.gather(*(budget.run(clock.work(name, done)) for name in "abc"))
@@ -78,7 +78,7 @@ async def test_whoever_comes_later_does_not_overtake() -> None:
 
 
 async def test_an_error_is_its_callers() -> None:
-    """At once or in a later turn; the others go on."""
+    """An error is raised in its caller, in this or a later iteration, and other work still runs."""
     clock, done = Clock(), list[str]()
     budget = InlineBudget(0.1, clock)
 
@@ -94,7 +94,7 @@ async def test_an_error_is_its_callers() -> None:
 
 
 async def test_nothing_is_done_for_who_has_left() -> None:
-    """Work that waits for its turn when its caller is cancelled never begins."""
+    """Work whose caller is cancelled while it waits never runs."""
     clock, done = Clock(), list[str]()
     budget = InlineBudget(0.1, clock)
     tasks = [asyncio.create_task(budget.run(clock.work(name, done))) for name in "abc"]

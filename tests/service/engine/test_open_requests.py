@@ -1,4 +1,4 @@
-"""When the service ends, every request without an answer gets one; an answer that has begun is left alone."""
+"""At the end of the service every request without an answer gets an error; others are not interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 
 
 async def call(open_requests: OpenRequests, *, begins: bool) -> tuple[list[Message], asyncio.Task[None]]:
-    """One request that never ends by itself, after it may have begun to answer; what was sent, and its task."""
+    """Start a request that never ends by itself; returns the messages that it sends, and its task."""
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +42,7 @@ async def call(open_requests: OpenRequests, *, begins: bool) -> tuple[list[Messa
 
 
 async def test_who_has_no_answer_gets_the_verdict() -> None:
-    """As any other error, and the task ends well."""
+    """A request without an answer gets the verdict as its error, and its task ends normally."""
     open_requests = OpenRequests()
     sent, task = await call(open_requests, begins=False)
     assert 1 == len(open_requests.tasks)
@@ -55,7 +55,7 @@ async def test_who_has_no_answer_gets_the_verdict() -> None:
 
 
 async def test_an_answer_that_has_begun_is_left_alone() -> None:
-    """Half an answer would be worse than a late one."""
+    """A request whose answer has begun is not interrupted."""
     open_requests = OpenRequests()
     sent, task = await call(open_requests, begins=True)
     assert 0 == len(open_requests.tasks)
@@ -69,7 +69,7 @@ async def test_an_answer_that_has_begun_is_left_alone() -> None:
 
 
 async def test_any_other_cancellation_stays_one() -> None:
-    """Only the end of the service has a verdict."""
+    """A task that is cancelled for another reason stays cancelled and sends nothing."""
     open_requests = OpenRequests()
     sent, task = await call(open_requests, begins=False)
     task.cancel()

@@ -1,4 +1,4 @@
-"""How long a queue will take is foretold while it is long, and from nothing but how fast it has been answered."""
+"""The wait in a long queue is predicted from how fast its images have been answered."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from service.engine.admission import RELIABLE_IMAGES, Pace
 
 
 class Clock:
-    """Time as the test says."""
+    """A clock that the test sets."""
 
     now = 100.0
 
     def __call__(self) -> float:
-        """Now."""
+        """The current time."""
         return self.now
 
 
 def answered(pace: Pace, clock: Clock, times: int, *, every_s: float, waiting: int) -> None:
-    """So many images, one after the other."""
+    """Record that this many images were answered, one after the other."""
     for _ in range(times):
         clock.now += every_s
         pace.answered(1, waiting)
@@ -34,7 +34,7 @@ def test_a_long_queue_takes_its_length_times_the_pace() -> None:
 
 
 def test_batches_have_the_pace_of_their_images() -> None:
-    """Eight at once every 80 ms, whether they were one request's or eight requests'."""
+    """A batch of eight counts as eight images, whether from one request or from eight."""
     together, apart = Pace(clock := Clock()), Pace(clock)
     for _ in range(300):
         clock.now += 0.08
@@ -47,7 +47,7 @@ def test_batches_have_the_pace_of_their_images() -> None:
 
 
 def test_fewer_images_than_are_reliable_change_and_predict_nothing() -> None:
-    """A single client after a long silence does not make the service look slow."""
+    """Fewer admitted images than RELIABLE_IMAGES change and predict nothing, even after a long pause."""
     pace = Pace(clock := Clock())
     answered(pace, clock, 50, every_s=10.0, waiting=1)
     assert 0 == pace.wait_s(200)

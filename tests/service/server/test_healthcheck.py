@@ -1,4 +1,4 @@
-"""The container's health check against a server that says what the test wants."""
+"""The container's health check, against a server whose answers the test sets."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _OnIpv6(ThreadingHTTPServer):
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container's address, and a proxy that must not be asked."""
+    """Set the host of a container, and a proxy that must not be used."""
     monkeypatch.setenv("VIM_HOST", "0.0.0.0")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server on the loopback, and VIM_PORT that names it."""
+    """A server on the loopback interface, whose port is in VIM_PORT."""
     yield from _serving(ThreadingHTTPServer(("127.0.0.1", 0), _Answers), monkeypatch)
 
 
@@ -52,14 +52,14 @@ def _serving(server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1), (404, 1), (500, 1)])
 def test_healthy_is_200_alone(port: int, monkeypatch: pytest.MonkeyPatch, status: int, expected: int) -> None:
-    """Starting, draining and broken servers answer 503."""
+    """The check succeeds only if /readyz answers 200."""
     monkeypatch.setattr(_Answers, "status", status)
     assert healthcheck.main() == expected
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 def test_asks_over_ipv6_where_the_server_listens_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """VIM_HOST=:: does not listen on 127.0.0.1."""
+    """With VIM_HOST=:: the check connects by IPv6."""
     try:
         server = _OnIpv6(("::1", 0), _Answers)
     except OSError:
@@ -70,7 +70,7 @@ def test_asks_over_ipv6_where_the_server_listens_there(monkeypatch: pytest.Monke
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Unhealthy, with the reason for `docker inspect`, and no traceback."""
+    """The check fails with the reason and no traceback if no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("VIM_PORT", str(unused.getsockname()[1]))
@@ -79,7 +79,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_not_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something else on the port is not a healthy server."""
+    """The check fails if the server on the port does not speak HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("VIM_PORT", str(other.getsockname()[1]))
         thread = threading.Thread(target=lambda: _talk_nonsense(other))
@@ -96,7 +96,7 @@ def _talk_nonsense(listener: socket.socket) -> None:
 
 
 def test_a_kubernetes_service_link_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a pod beside a service called vim, VIM_PORT is tcp://...: the server listens on its default, so ask there."""
+    """The check uses the default port if Kubernetes has set VIM_PORT to tcp://..., as the server does."""
     asked: list[tuple[str, int]] = []
     monkeypatch.setenv("VIM_PORT", "tcp://10.0.0.7:8000")
     monkeypatch.setattr(healthcheck, "_ask", lambda *address, encrypted: asked.append(address))
@@ -108,7 +108,7 @@ def test_a_kubernetes_service_link_is_no_port(monkeypatch: pytest.MonkeyPatch) -
 def test_a_port_that_cannot_be_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    """A free port is known to the log alone; nonsense is refused in the server's words."""
+    """The check fails with a message about VIM_PORT if it is 0 or not a number."""
     monkeypatch.setenv("VIM_PORT", text)
     assert healthcheck.main() == 1
     assert "VIM_PORT" in capsys.readouterr().err

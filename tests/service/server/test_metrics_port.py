@@ -1,4 +1,4 @@
-"""Metrics on a port of their own: without a key, with the connection limits of the main port."""
+"""Metrics on a separate port: without a key, with the connection limits of the main port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_metrics_may_have_a_port_of_their_own(unused_port: int) -> None:
-    """The page is there without a key, and nothing else is."""
+    """The metrics port serves the metrics without a key, and no other paths."""
     settings = settings_for(Path("any"), api_keys="first-key-of-the-test", metrics_port=unused_port)
     async with (
         metrics_port(settings, Metrics(model="m", queue_capacity=1)),
@@ -31,7 +31,7 @@ async def test_metrics_may_have_a_port_of_their_own(unused_port: int) -> None:
 
 
 async def test_the_metrics_port_has_its_time_limits(unused_port: int) -> None:
-    """A client that connects and sends nothing, or half a header, is not waited for."""
+    """The metrics port closes connections that send no complete header in time."""
     settings = settings_for(Path("any"), metrics_port=unused_port, header_timeout_ms=200)
     async with metrics_port(settings, Metrics(model="m", queue_capacity=1)):
         half = [await _ended(unused_port, sent) for sent in (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")]
@@ -40,13 +40,13 @@ async def test_the_metrics_port_has_its_time_limits(unused_port: int) -> None:
 
 
 async def test_without_the_setting_there_is_no_port() -> None:
-    """The metrics are then on the main port."""
+    """Without VIM_METRICS_PORT no second port is opened."""
     async with metrics_port(settings_for(Path("any")), Metrics(model="m", queue_capacity=1)):
         pass
 
 
 async def _ended(port: int, sent: bytes) -> bytes:
-    """What comes until the server closes."""
+    """Everything that is received until the server closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(sent)
     received = await asyncio.wait_for(reader.read(), 30)

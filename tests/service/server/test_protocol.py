@@ -1,4 +1,4 @@
-"""An answer whose length is known leaves in one piece, every other as it comes, and nothing stays behind."""
+"""An answer with a known length is one write, any other is written piece by piece, and nothing is kept back."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ IN_PIECES = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Wire(asyncio.Transport):
-    """Keeps what each write brings."""
+    """A transport that keeps the data of each write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """One piece."""
+        """Keep one write."""
         self.writes.append(bytes(data))
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """One piece, of several."""
+        """Keep several pieces as one write."""
         self.writes.append(b"".join(list_of_data))
 
     def close(self) -> None:
-        """Seen among the writes."""
+        """Note the close as a write."""
         self.writes.append(b"closed")
 
     def is_closing(self) -> bool:
-        """Asked through the other transport."""
+        """Return that the transport is open."""
         return False
 
 
 def test_head_and_body_are_one_write() -> None:
-    """What follows is written by itself."""
+    """A head with a Content-Length and the body are one write; later data is written separately."""
     answers = WholeAnswers(wire := Wire())
     answers.write(HEAD)
     assert [] == wire.writes
@@ -49,7 +49,7 @@ def test_head_and_body_are_one_write() -> None:
 
 
 def test_an_answer_in_pieces_does_not_wait() -> None:
-    """Its first piece may come much later."""
+    """A head without a Content-Length is written at once."""
     answers = WholeAnswers(wire := Wire())
     answers.write(IN_PIECES)
 
@@ -57,7 +57,7 @@ def test_an_answer_in_pieces_does_not_wait() -> None:
 
 
 def test_a_head_without_a_body_is_written_all_the_same() -> None:
-    """When the answer is complete, as to HEAD, and before the connection closes."""
+    """A head without a body is written when the answer is complete or the transport is closed."""
     answers = WholeAnswers(wire := Wire())
     answers.write(HEAD)
     answers.flush()

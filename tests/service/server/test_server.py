@@ -1,4 +1,4 @@
-"""Connections are accepted as fast as they come, however long a turn of the event loop lasts."""
+"""Connections are accepted quickly, even if iterations of the event loop are long."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CONNECTIONS, TURNS = 40, 6
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Never asked."""
+    """An application that is never called."""
 
 
 async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> None:
-    """The loop itself accepts one from each listener in a turn, and under load its turns are long."""
+    """Many connections are accepted in a few iterations of the event loop, not one per iteration."""
     config = uvicorn.Config(app, port=0, loop="uvloop", http=protocol(10), lifespan="off", log_config=None)
     config.load()
     server = Server(config, cast(Engine, SimpleNamespace(settings=Settings(), metrics=None, backend=FakeBackend())))

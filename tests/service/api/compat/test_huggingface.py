@@ -1,4 +1,4 @@
-"""Hugging Face's image classification, as its two clients send it."""
+"""Hugging Face's image classification, with the requests of its two clients."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ TEXT = base64.b64encode(PHOTO).decode()
 
 
 async def native(client: httpx.AsyncClient, k: int) -> list[tuple[str, float]]:
-    """Labels and scores by the native endpoint."""
+    """The labels and scores of the native endpoint."""
     answer = await client.post("/v1/classify", content=PHOTO, params={"top_k": k})
     return [(one["label"], one["score"]) for one in answer.json()["results"][0]["predictions"]]
 
 
 def flat(answer: httpx.Response) -> list[tuple[str, float]]:
-    """The same of an answer."""
+    """The labels and scores of a Hugging Face answer."""
     assert 200 == answer.status_code, answer.text
     return [(one["label"], one["score"]) for one in answer.json()]
 
 
 async def close(client: httpx.AsyncClient, answer: httpx.Response, k: int) -> None:
-    """Both agree."""
+    """Assert that an answer has the labels and scores of the native endpoint."""
     expected, found = await native(client, k), flat(answer)
     assert [label for label, _ in expected] == [label for label, _ in found]
     assert [score for _, score in expected] == pytest.approx([score for _, score in found], abs=1e-6)
@@ -43,25 +43,25 @@ async def close(client: httpx.AsyncClient, answer: httpx.Response, k: int) -> No
 async def test_raw_bytes_whatever_the_content_type(
     client: httpx.AsyncClient, path: str, content_type: str | None
 ) -> None:
-    """InferenceClient sends none for bytes, and posts to the bare URL."""
+    """Raw image bytes are classified with any Content-Type and without one, as InferenceClient sends them."""
     headers = {"Content-Type": content_type} if content_type else {}
     await close(client, await client.post(path, content=PHOTO, headers=headers), 5)
 
 
 async def test_json_with_parameters(client: httpx.AsyncClient) -> None:
-    """What InferenceClient sends as soon as there is a parameter."""
+    """JSON with base64 and parameters is accepted; InferenceClient sends it when there are parameters."""
     body = {"inputs": TEXT, "parameters": {"top_k": 3, "function_to_apply": "softmax"}}
     await close(client, await client.post("/", json=body), 3)
     await close(client, await client.post("/", json={"inputs": TEXT, "parameters": None}), 5)
 
 
 async def test_parameters_in_the_query(client: httpx.AsyncClient) -> None:
-    """JavaScript's client drops them from the body."""
+    """Parameters are accepted in the query, because the JavaScript client does not send them in the body."""
     await close(client, await client.post("/?top_k=2&function_to_apply=softmax", content=PHOTO), 2)
 
 
 async def test_a_list_gives_a_list_of_lists(client: httpx.AsyncClient) -> None:
-    """As the pipeline behind Hugging Face's own servers."""
+    """A list of images gets a list of results for each image, as from Hugging Face's own servers."""
     answer = await client.post("/", json={"inputs": [TEXT, TEXT], "parameters": {"top_k": 1}})
     expected = await native(client, 1)
 
@@ -85,7 +85,7 @@ async def test_a_list_gives_a_list_of_lists(client: httpx.AsyncClient) -> None:
     ],
 )
 async def test_errors_are_strings(client: httpx.AsyncClient, body: Any, status: int, says: str) -> None:
-    """huggingface_hub shows `error`, and loses anything else."""
+    """The `error` of every error is a string, because huggingface_hub shows nothing else."""
     answer = await client.post("/", json=body)
 
     assert status == answer.status_code
@@ -93,21 +93,21 @@ async def test_errors_are_strings(client: httpx.AsyncClient, body: Any, status: 
 
 
 async def test_text_is_no_image(client: httpx.AsyncClient) -> None:
-    """415, with what to send."""
+    """A text body is refused with 415, and the error says that it is not an image."""
     answer = await client.post("/", content=b"I like you")
 
     assert 415 == answer.status_code
-    assert "no image" in answer.json()["error"]
+    assert "not an image" in answer.json()["error"]
 
 
 async def counted(client: httpx.AsyncClient) -> float:
-    """Requests of this contract so far."""
+    """The number of requests of this contract so far."""
     lines = (await client.get("/metrics")).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith('vim_requests_total{api="huggingface"'))
 
 
 async def test_the_page_at_the_same_path_is_not_counted(client: httpx.AsyncClient) -> None:
-    """GET / is for people; POST / is counted under its contract."""
+    """GET / is not counted as a Hugging Face request; POST / is."""
     before = await counted(client)
     await client.get("/")
     await client.post("/", content=PHOTO)
@@ -116,7 +116,7 @@ async def test_the_page_at_the_same_path_is_not_counted(client: httpx.AsyncClien
 
 
 async def test_a_model_without_a_head_is_404(tmp_path: Path) -> None:
-    """As for the native endpoint."""
+    """Without a classifier head the request is refused with 404 no_classifier, as by the native endpoint."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "headless", num_classes=0)))
     async with running(app) as client:
         answer = await client.post("/", content=PHOTO)

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings: the requests that its clients and its imitators were recorded to send."""
+"""OpenAI's embeddings, with recorded requests of OpenAI's and compatible clients."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ URIS = [f"data:image/jpeg;base64,{base64.b64encode(one).decode()}" for one in PH
 
 
 async def native(client: httpx.AsyncClient, **options: Any) -> np.ndarray:
-    """The same images' embeddings by the native endpoint."""
+    """The embeddings of the same images by the native endpoint."""
     answer = await client.post("/v1/embed", json={"images": URIS} | options)
     return np.array([one["embedding"] for one in answer.json()["results"]])
 
 
 @pytest.mark.parametrize("path", [PATH, "/embeddings"])
 async def test_floats_equal_the_native_answer(client: httpx.AsyncClient, path: str) -> None:
-    """In order, with every member that the client's types require."""
+    """Embeddings equal the native ones, in order, with every member that OpenAI's client requires."""
     answer = await client.post(path, json={"model": "tiny", "input": URIS, "encoding_format": "float", "user": "me"})
     body = answer.json()
 
@@ -41,7 +41,7 @@ async def test_floats_equal_the_native_answer(client: httpx.AsyncClient, path: s
 
 @pytest.mark.parametrize("word", ["encoding_format", "embedding_type", "encoding_type"])
 async def test_base64_is_little_endian_float32(client: httpx.AsyncClient, word: str) -> None:
-    """What OpenAI's own clients ask for unless told otherwise; Jina's words for it as well."""
+    """Base64 embeddings are little-endian float32, requested by OpenAI's member or one of Jina's."""
     body = (await client.post(PATH, json={"model": "tiny", "input": URIS, word: "base64"})).json()
     found = [np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in body["data"]]
 
@@ -60,7 +60,7 @@ async def test_base64_is_little_endian_float32(client: httpx.AsyncClient, word: 
     ],
 )
 async def test_every_spelling_of_one_image(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """infinity, Jina, vLLM; no Content-Type is needed."""
+    """The request formats of infinity, Jina and vLLM give the same embedding, without a Content-Type."""
     answer = await client.post(PATH, content=httpx.Request("POST", "http://x", json=body).content)
 
     assert 200 == answer.status_code, answer.text
@@ -68,7 +68,7 @@ async def test_every_spelling_of_one_image(client: httpx.AsyncClient, body: dict
 
 
 async def test_normalised_unless_told_otherwise(client: httpx.AsyncClient) -> None:
-    """Jina's word for it."""
+    """Jina's `normalized: false` gives embeddings that are not normalised."""
     body = (await client.post(PATH, json={"input": URIS, "normalized": False})).json()
     expected = await native(client, normalize=False)
 
@@ -98,7 +98,7 @@ async def test_normalised_unless_told_otherwise(client: httpx.AsyncClient) -> No
 async def test_errors_are_objects_with_a_message(
     client: httpx.AsyncClient, body: Any, status: int, code: str, says: str
 ) -> None:
-    """OpenAI's clients read `error.message`, Jina's read `detail`."""
+    """Errors have `error.message` for OpenAI's clients and the same text in `detail` for Jina's."""
     answer = await client.post(PATH, json=body, headers={"X-Request-ID": "mine"})
     error = answer.json()["error"]
 
@@ -109,7 +109,7 @@ async def test_errors_are_objects_with_a_message(
 
 
 async def test_models(client: httpx.AsyncClient) -> None:
-    """The list, the one, and one that is not there."""
+    """/v1/models lists the served model and returns it by its id; another id gets 404."""
     (one,) = (await client.get("/v1/models")).json()["data"]
     missing = await client.get("/v1/models/gpt-5")
 
@@ -120,7 +120,7 @@ async def test_models(client: httpx.AsyncClient) -> None:
 
 
 async def test_other_errors_under_these_paths_have_the_same_shape(client: httpx.AsyncClient) -> None:
-    """405 and 404 from the router, not from us; elsewhere `error` stays a string."""
+    """Router errors 404 and 405 have OpenAI's format under its paths only; elsewhere `error` is a string."""
     wrong = await client.get(PATH)
     below = await client.get(PATH + "/x")
     elsewhere = await client.get("/v1/embeddingsx")
@@ -131,7 +131,7 @@ async def test_other_errors_under_these_paths_have_the_same_shape(client: httpx.
 
 
 async def test_refusals_and_failures_have_their_types(tiny_model: Path) -> None:
-    """503 with Retry-After before the model is there; 413 however the body arrives."""
+    """Before the model is loaded there is a 503 with Retry-After; a body that is too large gets 413."""
     app = create_app(settings_for(tiny_model, max_body_bytes=100))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://vim") as early:

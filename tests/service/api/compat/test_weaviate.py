@@ -1,4 +1,4 @@
-"""Weaviate's requests, as its two modules send them: without a Content-Type, base64 without a prefix."""
+"""Weaviate's API, with requests as its two modules send them: no Content-Type, base64 without a prefix."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ TEXTS = [base64.b64encode(one).decode() for one in PHOTOS]
 
 
 async def native(client: httpx.AsyncClient) -> np.ndarray:
-    """The same images' embeddings by the native endpoint."""
+    """The embeddings of the same images by the native endpoint."""
     answer = await client.post("/v1/embed", json={"images": TEXTS})
     return np.array([one["embedding"] for one in answer.json()["results"]])
 
 
 async def send(client: httpx.AsyncClient, path: str, body: Any) -> httpx.Response:
-    """Without a Content-Type."""
+    """Send a JSON body without a Content-Type."""
     return await client.post(path, content=json.dumps(body))
 
 
 @pytest.mark.parametrize("path", ["/vectors", "/vectors/"])
 async def test_one_vector(client: httpx.AsyncClient, path: str) -> None:
-    """img2vec-neural: id, vector and dim."""
+    """/vectors (img2vec-neural) returns the id, the native vector and its dimension."""
     answer = await send(client, path, {"id": "a-uuid", "image": TEXTS[0]})
     body = answer.json()
 
@@ -45,7 +45,7 @@ async def test_one_vector(client: httpx.AsyncClient, path: str) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"texts": []}, {"texts": None}])
 async def test_many_vectors(client: httpx.AsyncClient, more: dict[str, Any]) -> None:
-    """multi2vec-clip: both keys are there, whatever was asked."""
+    """/vectorize (multi2vec-clip) always returns `textVectors` and `imageVectors`."""
     body = (await send(client, "/vectorize", {"images": TEXTS} | more)).json()
 
     assert [] == body["textVectors"]
@@ -69,7 +69,7 @@ async def test_many_vectors(client: httpx.AsyncClient, more: dict[str, Any]) -> 
 async def test_errors_are_strings_in_json(
     client: httpx.AsyncClient, path: str, body: Any, status: int, says: str
 ) -> None:
-    """Weaviate parses the body of an error as well."""
+    """Errors are JSON whose `error` is a string, because Weaviate parses it."""
     answer = await send(client, path, body)
 
     assert status == answer.status_code
@@ -77,7 +77,7 @@ async def test_errors_are_strings_in_json(
 
 
 async def test_probes_answer_204_also_under_load(client: httpx.AsyncClient) -> None:
-    """Weaviate gives them half a second; here every one of them comes before the last of the images."""
+    """Both probes answer 204 while image requests are still running."""
     load = [asyncio.create_task(send(client, "/vectorize", {"images": TEXTS * 10})) for _ in range(3)]
     await asyncio.sleep(0)
     statuses = [(await client.get(f"/.well-known/{probe}")).status_code for probe in ("ready", "live") * 10]
@@ -89,14 +89,14 @@ async def test_probes_answer_204_also_under_load(client: httpx.AsyncClient) -> N
 
 
 async def test_meta_is_an_object(client: httpx.AsyncClient) -> None:
-    """Weaviate shows it in its own /v1/meta."""
+    """/meta returns an object with the model's name and dimension, which Weaviate shows."""
     meta = (await client.get("/meta")).json()
 
     assert ("tiny", 32) == (meta["model"]["name"], meta["model"]["embedding_dim"])
 
 
 async def test_not_ready_before_the_model_is_loaded(tiny_model: Path) -> None:
-    """Alive, not ready; Weaviate waits."""
+    """Before the model is loaded the service is live but not ready, and /vectors answers 503."""
     transport = httpx.ASGITransport(create_app(settings_for(tiny_model)))
     async with httpx.AsyncClient(transport=transport, base_url="http://vim") as early:
         assert 204 == (await early.get("/.well-known/live")).status_code

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol as its clients write them, and its answers read back."""
+"""Builds requests of the Open Inference Protocol as its clients do, and reads the answers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ PHOTOS = [photo(seed) for seed in range(3)]
 
 
 def elements(*images: bytes) -> bytes:
-    """BYTES elements, raw."""
+    """Encode BYTES elements as a raw tensor."""
     return b"".join(struct.pack("<I", len(one)) + one for one in images)
 
 
 def binary_request(raw: bytes, datatype: str, shape: list[int], **more: Any) -> tuple[bytes, dict[str, str]]:
-    """A body and its headers, as tritonclient sends them: without a Content-Type."""
+    """A request body and its headers as tritonclient sends them, without a Content-Type."""
     tensor = {"name": "image", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": len(raw)}}
     head = json.dumps({"inputs": [tensor]} | more).encode()
     return head + raw, {HEADER: str(len(head))}
 
 
 def outputs_of(response: httpx.Response) -> dict[str, Any]:
-    """Name -> values of a response, JSON or raw."""
+    """The outputs of a response by name, from JSON or raw tensors."""
     assert 200 == response.status_code, response.text
     size = int(response.headers.get(HEADER, len(response.content)))
     content, rest = json.loads(response.content[:size]), response.content[size:]
@@ -48,7 +48,7 @@ def outputs_of(response: httpx.Response) -> dict[str, Any]:
 
 
 def texts(raw: bytes) -> list[str]:
-    """Raw BYTES elements."""
+    """Decode a raw tensor of BYTES elements."""
     found = []
     while raw:
         (size,) = struct.unpack_from("<I", raw)

@@ -1,4 +1,4 @@
-"""Errors of the Open Inference Protocol: strings in plain JSON, with the statuses that its clients tell apart."""
+"""Errors of the Open Inference Protocol: strings in plain JSON, with the statuses that its clients expect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 async def test_errors_are_strings_in_plain_json(
     client: httpx.AsyncClient, path: str, tensor: dict[str, Any], status: int, says: str
 ) -> None:
-    """tritonclient crashes on an object in `error`, KServe's shows it for exactly application/json only."""
+    """Errors have a string in `error` and exactly application/json, as tritonclient and KServe require."""
     good = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PHOTOS[0]).decode()]}
     response = await client.post(path, content=json.dumps({"inputs": [good | tensor]}))
 
@@ -47,14 +47,14 @@ async def test_errors_are_strings_in_plain_json(
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"outputs": [{"name": "logits"}]}, "no output 'logits'; there are scores, embedding, labels"),
+        ({"outputs": [{"name": "logits"}]}, "there is no output 'logits'; the outputs are scores, embedding, labels"),
         ({"outputs": [{"name": "embedding", "parameters": {"classification": 2}}]}, "for the output scores"),
         ({"parameters": {"timeout": -1}}, "timeout"),
         ({"inputs": []}, "the request has none"),
     ],
 )
 async def test_wrong_outputs_and_parameters_are_400(client: httpx.AsyncClient, more: dict[str, Any], says: str) -> None:
-    """Named in the message."""
+    """A wrong output or parameter is refused with 400, and the error names it."""
     body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"]}]} | more
     response = await client.post(INFER, json=body)
 
@@ -64,7 +64,7 @@ async def test_wrong_outputs_and_parameters_are_400(client: httpx.AsyncClient, m
 
 @pytest.mark.parametrize("size", ["-1", "x", "1e3", "9" * 20])
 async def test_a_wrong_header_size_is_400(client: httpx.AsyncClient, size: str) -> None:
-    """It must be a number of bytes."""
+    """Inference-Header-Content-Length must be a number of bytes; else the request is refused with 400."""
     response = await client.post(INFER, content=b"{}", headers={HEADER: size})
 
     assert 400 == response.status_code
@@ -82,7 +82,7 @@ async def test_a_wrong_header_size_is_400(client: httpx.AsyncClient, size: str) 
 async def test_wrong_compression_is_refused(
     client: httpx.AsyncClient, coding: str, body: bytes, status: int, says: str
 ) -> None:
-    """An unknown one, a broken one, and one that would be too large once unpacked."""
+    """An unknown encoding, invalid gzip data, and a body too large after decompression are refused."""
     response = await client.post(INFER, content=body, headers={"Content-Encoding": coding})
 
     assert (status, "application/json") == (response.status_code, response.headers["Content-Type"])
@@ -90,14 +90,14 @@ async def test_wrong_compression_is_refused(
 
 
 async def test_errors_of_the_router_are_strings_too(client: httpx.AsyncClient) -> None:
-    """A wrong method and a path that is not there."""
+    """A wrong method and an unknown path also get an error whose `error` is a string."""
     answers = [await client.get(INFER), await client.get("/v2/nowhere")]
 
     assert [(405, True), (404, True)] == [(one.status_code, isinstance(one.json()["error"], str)) for one in answers]
 
 
 async def test_one_bad_image_fails_the_request_naming_it(client: httpx.AsyncClient) -> None:
-    """A tensor has no place for an error."""
+    """One bad image fails the whole request, and the error has its index."""
     body, headers = binary_request(elements(PHOTOS[0], b"junk"), "BYTES", [2, 1])
     response = await client.post(INFER, content=body, headers=headers)
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP: the requests that its clients were recorded to send, and their traps."""
+"""The Open Inference Protocol over HTTP, with recorded requests of its clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def native(client: httpx.AsyncClient, images: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores by class and embeddings, as the native endpoints give them."""
+    """Scores by class and embeddings from the native endpoints."""
     body = {"images": [base64.b64encode(one).decode() for one in images]}
     classified = (await client.post("/v1/classify", json=body | {"top_k": 7})).json()["results"]
     embedded = (await client.post("/v1/embed", json=body)).json()["results"]
@@ -36,7 +36,7 @@ async def native(client: httpx.AsyncClient, images: list[bytes]) -> tuple[np.nda
 
 
 async def test_server_metadata_health_and_the_trailing_slash(client: httpx.AsyncClient) -> None:
-    """KServe's client parses the bodies of the probes; an empty one crashes it."""
+    """The probes have bodies, which KServe's client parses; the metadata is at /v2 and at /v2/."""
     assert {"live": True} == (await client.get("/v2/health/live")).json()
     assert {"ready": True, "live": True} == (await client.get("/v2/health/ready")).json()
     for path in ("/v2", "/v2/"):
@@ -47,7 +47,7 @@ async def test_server_metadata_health_and_the_trailing_slash(client: httpx.Async
 
 @pytest.mark.parametrize("base", ["/v2/models/tiny", "/v2/models/tiny/versions/1"])
 async def test_model_metadata_and_config(client: httpx.AsyncClient, base: str) -> None:
-    """Types and shapes; -1 is a variable dimension, and the config leaves the batch out."""
+    """Metadata has types and shapes, with -1 for a variable dimension; the config has no batch dimension."""
     about = (await client.get(base)).json()
     config = (await client.get(base + "/config")).json()
 
@@ -63,7 +63,7 @@ async def test_model_metadata_and_config(client: httpx.AsyncClient, base: str) -
 
 
 async def test_the_tensor_name_takes_pixels(client: httpx.AsyncClient) -> None:
-    """Any height and width."""
+    """NAME-tensor takes pixels of any height and width."""
     about = (await client.get("/v2/models/tiny-tensor")).json()
     config = (await client.get("/v2/models/tiny-tensor/config")).json()
 
@@ -76,7 +76,7 @@ async def test_the_tensor_name_takes_pixels(client: httpx.AsyncClient) -> None:
 async def test_encoded_images_equal_the_native_answer(
     client: httpx.AsyncClient, binary_in: bool, binary_out: bool
 ) -> None:
-    """Raw or JSON, in or out, no Content-Type; all outputs when none are named."""
+    """Encoded images, raw or JSON in both directions, give the native results; by default all outputs."""
     parameters = {"parameters": {"binary_data_output": binary_out}}
     if binary_in:
         body, headers = binary_request(elements(*PHOTOS), "BYTES", [3, 1], **parameters)
@@ -96,7 +96,7 @@ async def test_encoded_images_equal_the_native_answer(
 
 @pytest.mark.parametrize("binary_in", [True, False])
 async def test_pixels_are_preprocessed_like_a_decoded_image(client: httpx.AsyncClient, binary_in: bool) -> None:
-    """A lossless file and its pixels give the same numbers."""
+    """The pixels of a lossless file give the same results as the file."""
     image = photo(4, size=(90, 70), kind="PNG")
     pixels = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))[None]
     if binary_in:
@@ -112,7 +112,7 @@ async def test_pixels_are_preprocessed_like_a_decoded_image(client: httpx.AsyncC
 
 
 async def test_the_raw_binary_request_is_the_bare_image(client: httpx.AsyncClient) -> None:
-    """Header 0; every output comes raw; the versions path is the same."""
+    """With a header length of 0 the body is one image, and the answer has raw outputs; versions/1 is accepted."""
     response = await client.post(
         "/v2/models/tiny/versions/1/infer", content=PHOTOS[0], headers={HEADER: "0", "Content-Type": "image/png"}
     )
@@ -123,7 +123,7 @@ async def test_the_raw_binary_request_is_the_bare_image(client: httpx.AsyncClien
 
 
 async def test_the_recorded_requests_of_kserve_and_perf_analyzer(client: httpx.AsyncClient) -> None:
-    """An id is echoed, also an empty one; unknown members are ignored; each output says how it wants to come."""
+    """An empty id is returned, unknown members are ignored, and each output has its own format."""
     outputs = [
         {"name": "scores", "parameters": {"binary_data": True}},
         {"name": "embedding", "parameters": {"binary_data": False}},
@@ -141,7 +141,7 @@ async def test_the_recorded_requests_of_kserve_and_perf_analyzer(client: httpx.A
 
 @pytest.mark.parametrize("binary", [True, False])
 async def test_classification_is_value_index_label(client: httpx.AsyncClient, binary: bool) -> None:
-    """The k best, best first; more than there are classes is no error."""
+    """The classification parameter gives `value:index:label` of the k best classes, best first."""
     outputs = [{"name": "scores", "parameters": {"classification": 3, "binary_data": binary}}]
     body, headers = binary_request(elements(*PHOTOS[:2]), "BYTES", [2, 1], outputs=outputs)
     found = outputs_of(await client.post(INFER, content=body, headers=headers))["scores"]
@@ -154,7 +154,7 @@ async def test_classification_is_value_index_label(client: httpx.AsyncClient, bi
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 async def test_compressed_requests(client: httpx.AsyncClient, coding: str, pack: Any) -> None:
-    """The header counts the JSON before it is packed."""
+    """A compressed request is accepted; its header length counts bytes before compression."""
     body, headers = binary_request(elements(PHOTOS[0]), "BYTES", [1])
     response = await client.post(INFER, content=pack(body), headers=headers | {"Content-Encoding": coding})
 
@@ -162,7 +162,7 @@ async def test_compressed_requests(client: httpx.AsyncClient, coding: str, pack:
 
 
 async def test_the_timeout_parameter_is_a_deadline_in_microseconds(tiny_model: Path) -> None:
-    """Shorter than the server's own; priority is accepted beside it."""
+    """The parameter timeout is a deadline in microseconds, shorter than that of the server."""
     app = create_app(settings_for(tiny_model))
     body, headers = binary_request(
         elements(photo(size=(2000, 2000))), "BYTES", [1], parameters={"timeout": 500, "priority": 1}
@@ -177,7 +177,7 @@ async def test_the_timeout_parameter_is_a_deadline_in_microseconds(tiny_model: P
 async def test_a_low_priority_is_bulk(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, priority: int, request_class: str
 ) -> None:
-    """1 is the highest, 0 the default."""
+    """Priority 2 and lower is bulk; 1 (the highest) and 0 (the default) are interactive."""
     body, headers = binary_request(elements(PHOTOS[0]), "BYTES", [1], parameters={"priority": priority})
     with caplog.at_level(logging.INFO, "vim.request"):
         outputs_of(await client.post(INFER, content=body, headers=headers))
@@ -187,7 +187,7 @@ async def test_a_low_priority_is_bulk(
 
 
 async def test_statistics_count_what_was_asked(tiny_model: Path) -> None:
-    """Requests, images and forward passes of each name; failures apart."""
+    """Statistics count requests, failures, images and forward passes for each of the two names."""
     app = create_app(settings_for(tiny_model))
     body, headers = binary_request(elements(*PHOTOS), "BYTES", [3, 1])
     async with running(app) as client:
@@ -205,7 +205,7 @@ async def test_statistics_count_what_was_asked(tiny_model: Path) -> None:
 
 
 async def test_requests_are_counted_under_their_contract(app: FastAPI, client: httpx.AsyncClient) -> None:
-    """api oip, by what was asked for; an unknown model counts as other."""
+    """Metrics count requests under api oip and the requested op; an unknown model counts as other."""
     outputs = [{"name": "embedding"}]
     body, headers = binary_request(elements(PHOTOS[0]), "BYTES", [1], outputs=outputs)
     await asyncio.gather(client.post(INFER, content=body, headers=headers), client.post("/v2/models/nope/infer"))
@@ -216,7 +216,7 @@ async def test_requests_are_counted_under_their_contract(app: FastAPI, client: h
 
 
 async def test_a_model_without_a_head_has_one_output(tmp_path: Path) -> None:
-    """And answers it when none is named."""
+    """A model without a classifier head has one output, the embedding, and returns it by default."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "headless", num_classes=0)))
     body, headers = binary_request(elements(PHOTOS[0]), "BYTES", [1])
     async with running(app) as client:
@@ -228,7 +228,7 @@ async def test_a_model_without_a_head_has_one_output(tmp_path: Path) -> None:
 
 
 async def test_before_the_model_is_loaded(tiny_model: Path) -> None:
-    """The server is alive and has metadata; the model is not ready, in the protocol's shape of error."""
+    """Before the model is loaded the server is live and has metadata, and the model answers 503."""
     transport = httpx.ASGITransport(create_app(settings_for(tiny_model)))
     async with httpx.AsyncClient(transport=transport, base_url="http://vim") as early:
         statuses = {

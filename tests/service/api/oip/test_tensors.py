@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol: what may come in, in JSON and raw, and what must be refused."""
+"""Tensors of the Open Inference Protocol: which requests are accepted, as JSON and raw, and which are refused."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ PHOTO = photo()
 
 
 def body_of(inputs: list[dict[str, Any]], raw: bytes = b"", **more: Any) -> tuple[bytes, int]:
-    """A request's body and the size of its JSON."""
+    """The body of a request and the size of its JSON."""
     header = json.dumps({"inputs": inputs} | more).encode()
     return header + raw, len(header)
 
 
 def element(data: bytes) -> bytes:
-    """A BYTES element."""
+    """Encode one BYTES element."""
     return struct.pack("<I", len(data)) + data
 
 
 def raw_input(data: bytes, datatype: str, shape: list[int]) -> dict[str, Any]:
-    """An input whose data follow the JSON."""
+    """An input whose data follow the JSON as raw bytes."""
     return {"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
 
 
 def test_raw_bytes_elements_are_images() -> None:
-    """Length, then bytes, one after the other."""
+    """The elements of a raw BYTES tensor, each with its length before it, are the images."""
     raw = element(PHOTO) + element(b"second")
     _, (tensor,) = parse(*body_of([raw_input(raw, "BYTES", [2, 1])], raw), "image")
 
@@ -45,7 +45,7 @@ def test_raw_bytes_elements_are_images() -> None:
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_json_bytes_are_base64(nested: bool) -> None:
-    """Flat, or nested as the shape says; with or without a data URI."""
+    """BYTES data in JSON is base64 or a data URI, flat or nested as the shape says."""
     texts = [base64.b64encode(PHOTO).decode(), "data:image/jpeg;base64," + base64.b64encode(PHOTO).decode()]
     data = [[text] for text in texts] if nested else texts
     body, _ = body_of([{"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": data}])
@@ -56,7 +56,7 @@ def test_json_bytes_are_base64(nested: bool) -> None:
 
 @pytest.mark.parametrize("form", ["raw", "nested", "flat"])
 def test_pixels_arrive_unchanged(form: str) -> None:
-    """Row-major, whichever way."""
+    """Pixels arrive unchanged, in row-major order, as JSON and as raw bytes."""
     if form == "raw":
         body, size = body_of([raw_input(PIXELS.tobytes(), "UINT8", [2, 3, 4, 3])], PIXELS.tobytes())
     else:
@@ -70,7 +70,7 @@ def test_pixels_arrive_unchanged(form: str) -> None:
 
 
 def test_a_header_of_no_bytes_means_one_bare_element() -> None:
-    """The raw binary request: curl --data-binary @cat.jpg. Outputs are raw as well."""
+    """With a header length of 0 the body is one BYTES element, and raw outputs are requested."""
     header, (tensor,) = parse(PHOTO, 0, "image")
 
     assert [PHOTO] == images_of(tensor, 64)
@@ -78,7 +78,7 @@ def test_a_header_of_no_bytes_means_one_bare_element() -> None:
 
 
 def test_unknown_members_are_ignored() -> None:
-    """KServe's client adds model_name; custom parameters are legal."""
+    """Unknown members and custom parameters are ignored."""
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"], "extra": 1}
     body, _ = body_of([tensor], model_name="x", parameters={"sequence_id": 3, "mine": "yes", "timeout": 5000})
     header, _ = parse(body, None, "image")
@@ -94,7 +94,7 @@ def test_unknown_members_are_ignored() -> None:
         ({"data": [["AA"]], "shape": [1]}, b"", "base64"),
         ({}, b"", "either data or"),
         ({"data": ["AA"], "parameters": {"binary_data_size": 0}}, b"", "either data or"),
-        ({"parameters": {"binary_data_size": 9}}, b"12345678", "9 raw bytes; 8"),
+        ({"parameters": {"binary_data_size": 9}}, b"12345678", "9 raw bytes; the body has 8"),
         ({"parameters": {"binary_data_size": 7}}, b"12345678", "follow the last input"),
         ({"parameters": {"binary_data_size": 8}}, b"\xff\xff\xff\xff1234", "element 0 is longer"),
         ({"parameters": {"binary_data_size": 2}}, b"\x00\x00", "element 0 is longer"),
@@ -106,7 +106,7 @@ def test_unknown_members_are_ignored() -> None:
         ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 0.5]}, b"", "0 to 255"),
         ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, "3"]}, b"", "0 to 255"),
         ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 2**80]}, b"", "0 to 255"),
-        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1, 2], [3]]}, b"", "no array"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1, 2], [3]]}, b"", "not an array"),
         ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2]}, b"", "2 numbers"),
         ({"datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}, b"", "N, height, width, 3"),
         ({"datatype": "UINT8", "shape": [1, 0, 9, 3], "data": []}, b"", "N, height, width, 3"),
@@ -118,7 +118,7 @@ def test_unknown_members_are_ignored() -> None:
     ],
 )
 def test_what_does_not_add_up_is_malformed(tensor: dict[str, Any], raw: bytes, says: str) -> None:
-    """Sizes, shapes, ranges: each with what was found; an element that is no image is its own error."""
+    """Wrong sizes, shapes and values are refused with an error that shows what was found."""
     body, size = body_of([{"name": "image", "datatype": "BYTES", "shape": [1]} | tensor], raw)
     with pytest.raises(MalformedBody) as caught:  # noqa: PT012
         _, (found,) = parse(body, size, "image")
@@ -137,7 +137,7 @@ def test_what_does_not_add_up_is_malformed(tensor: dict[str, Any], raw: bytes, s
     ],
 )
 def test_too_many_images_are_refused_before_they_are_looked_at(tensor: dict[str, Any]) -> None:
-    """By what the shape says."""
+    """Too many images are refused by the shape alone, before the data is read."""
     body, _ = body_of([{"name": "image", "datatype": "BYTES"} | tensor])
     _, (found,) = parse(body, None, "image")
     with pytest.raises(TooManyImages):
@@ -145,7 +145,7 @@ def test_too_many_images_are_refused_before_they_are_looked_at(tensor: dict[str,
 
 
 def test_a_request_of_many_tensors_is_malformed() -> None:
-    """Inputs and outputs are few."""
+    """A request with more than eight inputs is refused."""
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": []}]
     with pytest.raises(MalformedBody, match="at most 8 items"):
         parse(body_of(inputs * 9)[0], None, "image")
@@ -153,19 +153,19 @@ def test_a_request_of_many_tensors_is_malformed() -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"inputs": 3}', b"nonsense", b'{"inputs": [{"name": "a"}]}'])
 def test_what_is_no_request_is_malformed(body: bytes) -> None:
-    """Broken JSON, or another shape."""
+    """Broken JSON, and JSON that is not an infer request, is refused."""
     with pytest.raises(MalformedBody):
         parse(body, None, "image")
 
 
 def test_a_header_longer_than_the_body_is_malformed() -> None:
-    """With both numbers."""
+    """A header length larger than the body is refused, and the error has both numbers."""
     with pytest.raises(MalformedBody, match="99; the body has 2 bytes"):
         parse(b"{}", 99, "image")
 
 
 def test_mutated_requests_never_raise_anything_else() -> None:
-    """2,000 damaged copies of good requests."""
+    """2,000 damaged copies of valid requests raise no exception except ServiceError."""
     rng = random.Random(7)
     raw = element(PHOTO[:40]) + element(b"x")
     good = [
@@ -188,7 +188,7 @@ def test_mutated_requests_never_raise_anything_else() -> None:
 
 
 def test_outputs_as_json_and_raw() -> None:
-    """Flat numbers and texts in JSON; little-endian and length-prefixed behind it."""
+    """Outputs are flat in JSON; raw outputs are little-endian, with a length before each string."""
     values = np.array([[1, 2], [3, 4]], np.float32)
     outputs = [
         Output("a", (2, 2), values, binary=False),
@@ -207,7 +207,7 @@ def test_outputs_as_json_and_raw() -> None:
 
 
 def test_a_raw_view_is_not_copied() -> None:
-    """A batch of large photographs would double its memory."""
+    """Raw pixels are not copied, because a batch of large photographs would take twice the memory."""
     tensor = Tensor("image", "UINT8", PIXELS.shape, memoryview(PIXELS.tobytes()))
 
     assert all(np.shares_memory(one, np.frombuffer(tensor.data, np.uint8)) for one in images_of(tensor, 64))

@@ -1,4 +1,4 @@
-"""Every way in leads to the same bytes; what is no image says so in its own words."""
+"""Request bodies: every form of a body gives the same image bytes, and bad bodies get clear errors."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def body_of(content: Any) -> bytes:
     ],
 )
 def test_the_same_image_by_every_way(body: bytes, content_type: str) -> None:
-    """Header multipart, else image magic, else JSON; base64 plain, URL-safe, wrapped or as a data URI."""
+    """Every form of a body, and every form of base64, gives the same image bytes."""
     assert [PHOTO] == request_body.parse(body, content_type, max_images=4).images
 
 
 def test_order_and_options_of_a_form_are_kept() -> None:
-    """Files are images, other parts are options."""
+    """In a form, files are images in their order, and other parts are options."""
     body = form(
         ('name="top_k"', b"3"),
         ('name="a"; filename="1"', PHOTO),
@@ -77,7 +77,7 @@ def test_order_and_options_of_a_form_are_kept() -> None:
 
 
 def test_a_bad_item_is_an_error_in_its_place() -> None:
-    """The others are not touched; a URL is never fetched."""
+    """A bad image becomes an error in its place, the others are kept, and a URL is never fetched."""
     items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", "Größe", TEXT]
     found = request_body.parse(body_of({"images": items}), "", max_images=9).images
     kinds = [bytes, MalformedBody, MalformedBody, UrlNotSupported, MalformedBody, bytes]
@@ -86,7 +86,7 @@ def test_a_bad_item_is_an_error_in_its_place() -> None:
 
 
 def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
-    """Four million times `data:` in one text would otherwise keep a thread busy for minutes."""
+    """A data URI is recognised at the start of a string only; a search would take minutes on a hostile text."""
     found = request_body.parse(body_of({"images": ["data:" * 1_000_000]}), "", max_images=1).images
 
     assert [MalformedBody] == [type(item) for item in found]
@@ -117,13 +117,13 @@ def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_bad_bodies_have_their_own_errors(body: bytes, content_type: str, error: type[ServiceError]) -> None:
-    """Never an unforeseen exception."""
+    """Each kind of bad body raises its own error, and none raises another exception."""
     with pytest.raises(error):
         request_body.parse(body, content_type, max_images=4)
 
 
 def test_options_come_from_query_and_body_but_not_twice() -> None:
-    """An option is never silently overruled."""
+    """Options come from query and body; the same option in both is refused."""
     options = request_body.validate(EmbedOptions, {"normalize": "false"}, {"pooling": "mean"})
     assert (False, "mean", "float") == (options.normalize, options.pooling, options.encoding)
 
@@ -132,7 +132,7 @@ def test_options_come_from_query_and_body_but_not_twice() -> None:
 
 
 def test_every_wrong_option_is_named() -> None:
-    """In the message and one by one."""
+    """The error names every wrong option, in its text and in its list."""
     with pytest.raises(InvalidOptions) as refusal:
         request_body.validate(ClassifyOptions, {"top_k": "0"}, {"topk": 4})
     assert ["top_k", "topk"] == sorted(error["loc"] for error in refusal.value.errors)
@@ -140,7 +140,7 @@ def test_every_wrong_option_is_named() -> None:
 
 
 def test_a_long_name_is_cut_in_the_answer() -> None:
-    """A megabyte that came in does not go out three times."""
+    """The error shows only the start of a very long option name."""
     with pytest.raises(InvalidOptions) as refusal:
         request_body.validate(ClassifyOptions, {}, {"x" * 1_000_000: 1})
 
@@ -148,14 +148,14 @@ def test_a_long_name_is_cut_in_the_answer() -> None:
 
 
 def test_a_bare_image_needs_no_thread() -> None:
-    """The common case stays on the event loop."""
+    """A body that is one image needs no parsing, so it needs no thread."""
     assert not request_body.needs_parsing(PHOTO, "application/x-www-form-urlencoded")
     assert request_body.needs_parsing(body_of({"images": []}), "image/jpeg")
     assert request_body.needs_parsing(PHOTO, BOUNDARY)
 
 
 def test_many_wrong_options_are_not_all_named() -> None:
-    """The answer to a long query is short."""
+    """The error lists the first 20 wrong options and the number of the others."""
     with pytest.raises(InvalidOptions) as refusal:
         request_body.validate(ClassifyOptions, {f"wrong{number}": "1" for number in range(1000)}, {})
 
@@ -167,7 +167,7 @@ def test_many_wrong_options_are_not_all_named() -> None:
 def test_a_large_body_is_put_together_beside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], threads: int
 ) -> None:
-    """To copy nine megabytes into new memory kept the loop, and everybody else, for up to 60 ms on a busy machine."""
+    """The parts of a large body are joined in a thread, because that blocked the event loop for up to 60 ms."""
     parts = [bytes([65 + i]) * size for i, size in enumerate(sizes)]
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     messages.append({"type": "http.request", "body": b"", "more_body": False})

@@ -1,4 +1,4 @@
-"""A compressed body is unpacked up to the limit and not a byte further."""
+"""Compressed bodies are decompressed up to the limit and not a byte further."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TEXT = bytes(range(256)) * 40
 
 @pytest.mark.parametrize(("encoding", "body"), [("gzip", gzip.compress(TEXT)), ("deflate", zlib.compress(TEXT))])
 def test_both_codings_are_unpacked(encoding: str, body: bytes) -> None:
-    """Exactly at the limit is still allowed."""
+    """gzip and deflate bodies are decompressed, up to and including the limit."""
     assert TEXT == inflate(body, encoding, len(TEXT))
 
 
 def test_a_bomb_is_refused_without_being_unpacked() -> None:
-    """200 MB from 200 kB: nothing near that is ever allocated."""
+    """200 MB compressed to 200 kB are refused without taking that memory."""
     bomb = gzip.compress(bytes(200_000_000), 9)
     tracemalloc.start()
     with pytest.raises(BodyTooLarge, match="VIM_MAX_BODY_BYTES"):
@@ -34,13 +34,13 @@ def test_a_bomb_is_refused_without_being_unpacked() -> None:
 
 @pytest.mark.parametrize("body", [b"plain", gzip.compress(TEXT)[:-9], gzip.compress(TEXT) + b"more"])
 def test_a_damaged_body_is_malformed(body: bytes) -> None:
-    """Not gzip at all, cut short, or with something behind it."""
+    """A body that is not gzip, is incomplete, or has bytes after its end is refused."""
     with pytest.raises(MalformedBody):
         inflate(body, "gzip", 10**6)
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, deflate"])
 def test_other_codings_are_415(encoding: str) -> None:
-    """And named."""
+    """Another Content-Encoding is refused with 415, and the error names it."""
     with pytest.raises(UnsupportedEncoding, match=encoding):
         inflate(TEXT, encoding, 10**6)

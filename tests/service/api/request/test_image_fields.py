@@ -1,4 +1,4 @@
-"""One image in every spelling that clients were recorded to send, and what is no image."""
+"""Images in JSON: every format that clients were recorded to send, and values that are not images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ URI = f"data:image/jpeg;base64,{TEXT}"
     "text", [TEXT.rstrip("="), TEXT[:40] + "\r\n" + TEXT[40:], TEXT.translate(str.maketrans("+/", "-_"))]
 )
 def test_base64_may_be_written_loosely(text: str) -> None:
-    """Without padding, with line breaks, with the alphabet for URLs."""
+    """Base64 without padding, with line breaks or with the URL-safe alphabet is accepted."""
     assert PHOTO == from_text(text)
 
 
@@ -44,7 +44,7 @@ def test_base64_may_be_written_loosely(text: str) -> None:
     ],
 )
 def test_every_spelling_gives_the_same_bytes(item: Any) -> None:
-    """OpenAI, infinity, Jina, Voyage and vLLM."""
+    """The image formats of OpenAI, infinity, Jina, Voyage and vLLM give the same bytes."""
     assert PHOTO == from_any(item)
 
 
@@ -72,7 +72,7 @@ def test_every_spelling_gives_the_same_bytes(item: Any) -> None:
     ],
 )
 def test_what_is_no_image_says_why(item: Any, error: type[ServiceError], says: str) -> None:
-    """Text, token ids and URLs have their own words."""
+    """Text, token ids and URLs get errors of their own that say why they are refused."""
     found = from_any(item)
 
     assert isinstance(found, error)
@@ -80,7 +80,7 @@ def test_what_is_no_image_says_why(item: Any, error: type[ServiceError], says: s
 
 
 def test_deep_nesting_does_no_harm() -> None:
-    """A message in a message is no message."""
+    """Deeply nested chat messages are refused with an error."""
     item: Any = URI
     for _ in range(400):
         item = {"content": [item]}
@@ -89,7 +89,7 @@ def test_deep_nesting_does_no_harm() -> None:
 
 
 def test_the_first_error_of_several_is_raised_with_its_index() -> None:
-    """For contracts that have no place for it; a lone image needs no index."""
+    """For contracts without errors per image the first error is raised, with its index if there are several."""
     with pytest.raises(MalformedBody, match="^image 1: broken"):
         whole([PHOTO, MalformedBody("broken"), MalformedBody("too")])
     with pytest.raises(MalformedBody, match="^broken"):

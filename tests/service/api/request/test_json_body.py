@@ -1,4 +1,4 @@
-"""JSON bodies within their bounds, and those beyond them, which are refused before they cost anything."""
+"""JSON bodies within the limits are parsed; those beyond the limits are refused early."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST = json_body.MOST_VALUES + json_body.VALUES_OF_AN_IMAGE * 4
 
 
 def test_an_object_is_what_the_text_says() -> None:
-    """With the last of two equal names, as everywhere."""
+    """A JSON object is parsed as usual; of two equal names the last one counts."""
     assert {"a": [1, "x", None]} == json_body.load_object(b' {"a": 1, "a": [1, "x", null]}', 4)
 
 
@@ -32,13 +32,13 @@ def test_an_object_is_what_the_text_says() -> None:
     ],
 )
 def test_what_is_no_object_of_ours(body: bytes, error: type[ServiceError]) -> None:
-    """Each with a sentence of its own, and never an unforeseen exception."""
+    """Bodies that are not JSON, not objects, or beyond the limits are refused with an error."""
     with pytest.raises(error):
         json_body.load_object(body, 4)
 
 
 def test_tensors_may_have_many_numbers_but_not_any_number() -> None:
-    """Counted before anything is parsed."""
+    """Tensors may have many numbers, and those beyond the limits are refused before parsing."""
     assert [[1] * 10_000] == json_body.load_tensors(b"[[" + b"1," * 9_999 + b"1]]")
     with pytest.raises(MalformedBody, match="binary"):
         json_body.load_tensors(b"[" + b"1," * (json_body.MOST_NUMBERS + 1) + b"1]")

@@ -1,4 +1,4 @@
-"""The parent of several HTTP processes, with scripted devices. Real processes: tests/e2e/test_http_workers.py."""
+"""The parent's broker, with scripted devices. Real processes: tests/e2e/test_http_workers.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARE = scripts.SLOTS // 2  # so that the canary's slot is where the scripts exp
 
 
 class Connection:
-    """Collects the messages to an HTTP process."""
+    """Keeps the messages to an HTTP process."""
 
     def __init__(self) -> None:
         self.sent: list[ToChild] = []
@@ -42,7 +42,7 @@ class Connection:
 
 @dataclass
 class Process:
-    """An HTTP process and its channel."""
+    """A test's HTTP process and its channel."""
 
     channel: Channel
     received: list[ToChild]
@@ -57,7 +57,7 @@ class Process:
 
     @property
     def outcomes(self) -> dict[int, float | Exception]:
-        """Slot -> first value of its row, or its error."""
+        """The first value of each row, or its error, by slot."""
         found = [one for one in self.received if isinstance(one, Outcomes)]
         rows = {row.slot: float(np.frombuffer(row.values, np.float32)[0]) for one in found for row in one.rows}
         return rows | {slot: error for one in found for slot, error in one.errors}
@@ -74,14 +74,14 @@ class Process:
 
 
 def join(broker: Broker, number: int) -> Process:
-    """The HTTP process of this number connects."""
+    """Connect the HTTP process with this number."""
     connection = Connection()
     return Process(broker.open(number, cast(IpcConnection, cast(Any, connection))), connection.sent)
 
 
 @asynccontextmanager
 async def running(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: Any) -> AsyncIterator[Broker]:
-    """A ready broker with one scripted device, before two HTTP processes that have not connected yet."""
+    """A ready broker with one scripted device; no HTTP process has connected yet."""
     monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
@@ -98,7 +98,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: A
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the event loop go on until it is true."""
+    """Run the event loop until the condition is true."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
@@ -107,7 +107,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_images_of_all_processes_share_batches_and_each_gets_its_own_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One forward pass for both; afterwards every slot is free again."""
+    """Images of two HTTP processes run in one batch, each process gets its own results, and slots are freed."""
     script = Script(rows)
     async with running(monkeypatch, script) as broker:
         one, two = join(broker, 0), join(broker, 1)
@@ -122,7 +122,7 @@ async def test_images_of_all_processes_share_batches_and_each_gets_its_own_back(
 
 
 async def test_a_process_receives_the_state_when_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one that connects late; a state that it knows is not sent again."""
+    """An HTTP process receives the state when it connects, and not again while it stays the same."""
     async with running(monkeypatch, Script(rows)) as broker:
         late = join(broker, 0)
         broker.send_state()
@@ -134,7 +134,7 @@ async def test_a_process_receives_the_state_when_it_connects(monkeypatch: pytest
 
 
 async def test_how_each_process_fares_is_known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images are added up, and one that is overdue is enough; one that has ended counts no more."""
+    """The load of all connected HTTP processes is added up; the load of one that has ended is removed."""
     async with running(monkeypatch, Script(rows)) as broker:
         one, two = join(broker, 0), join(broker, 1)
         one.send(ProcessLoad(3))
@@ -148,7 +148,7 @@ async def test_how_each_process_fares_is_known_to_all(monkeypatch: pytest.Monkey
 
 
 async def test_the_images_of_a_process_that_has_ended_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is not computed; what is on the device is nobody's, and its successor uses the same slots."""
+    """When an HTTP process ends, its queued jobs are cancelled, and its successor can use the same slots."""
     script = Script(rows)
     async with running(monkeypatch, script) as broker:
         gone = join(broker, 0)
@@ -166,7 +166,7 @@ async def test_the_images_of_a_process_that_has_ended_are_dropped(monkeypatch: p
 
 
 async def test_a_dropped_image_on_the_device_keeps_its_slot_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise another image could be decoded into pixels that a device still reads."""
+    """A cancelled image that a device still reads keeps its slot until the batch has ended."""
     script = Script(rows)
     async with running(monkeypatch, script) as broker:
         process = join(broker, 0)
@@ -182,7 +182,7 @@ async def test_a_dropped_image_on_the_device_keeps_its_slot_until_the_end(monkey
 
 
 async def test_an_image_that_killed_a_device_is_refused_from_whatever_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quarantine is by pixels and common to all HTTP processes."""
+    """A quarantined image is refused from every HTTP process."""
 
     def dies_alone(batch: Sequence[Job]) -> BatchDone:
         return scripts.dies(batch) if batch[0].slot == 1 else rows(batch)
@@ -200,7 +200,7 @@ async def test_an_image_that_killed_a_device_is_refused_from_whatever_process(mo
 
 
 async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits gets its 503, and so does what comes later."""
+    """When the devices are given up, waiting and later jobs get 503, and the HTTP processes are told."""
     async with running(monkeypatch, Script(scripts.dies), max_restarts=0) as broker:
         one, two = join(broker, 0), join(broker, 1)
         one.submit(0, 1)

@@ -1,4 +1,4 @@
-"""An HTTP process that shares the devices of its parent; the test plays the parent."""
+"""The pool of an HTTP process that shares the devices of its parent; the test is the parent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READY = ServiceState(BackendState("ready", "", True, model_info(), (), 8), 0.25,
 
 @dataclass
 class Parent:
-    """The other end."""
+    """The parent's end of the connection."""
 
     pool: RemotePool
     connection: Connection
@@ -48,13 +48,13 @@ class Parent:
 
 
 async def settle() -> None:
-    """Let messages that are on their way arrive."""
+    """Wait until sent messages have arrived."""
     await asyncio.sleep(0.02)
 
 
 @pytest.fixture
 async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
-    """A pool with slots 4 to 7 of eight, whose model is loaded."""
+    """A pool with slots 4 to 7 of eight, whose model is loaded; the test is its parent."""
     ours, theirs = socket.socketpair()
     memory = os.memfd_create("test")
     os.ftruncate(memory, (2 * SLOTS + 1) * SIZE * SIZE * 3)
@@ -73,7 +73,7 @@ async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
 
 
 def submit(pool: RemotePool, request_class: RequestClass = "interactive", *, more: bool = False) -> Job:
-    """A job in a slot of its own, as the engine makes it."""
+    """Submit a job in a slot of its own, as the engine does."""
     [slot] = pool.slots.acquire(1, request_class)
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
     job = Job(slot, Task("embed"), 1.0, future, request_class)
@@ -82,7 +82,7 @@ def submit(pool: RemotePool, request_class: RequestClass = "interactive", *, mor
 
 
 async def test_jobs_are_identified_by_the_slot_of_the_whole_service(parent: Parent) -> None:
-    """All jobs of one iteration of the event loop go in one message; pixels are where the parent expects them."""
+    """Jobs of one iteration go in one message, with slot numbers and pixels where the parent expects them."""
     first, second = submit(parent.pool), submit(parent.pool)
     parent.pool.slots.views[first.slot][...] = 9
 
@@ -94,7 +94,7 @@ async def test_jobs_are_identified_by_the_slot_of_the_whole_service(parent: Pare
 
 
 async def test_while_more_are_about_to_come_jobs_gather(parent: Parent) -> None:
-    """Several jobs in one message cost as much as one; but none waits for long."""
+    """While more jobs follow, several are sent in one message, and none waits for long."""
     first = submit(parent.pool, more=True)
     await asyncio.sleep(0)
     second = submit(parent.pool, more=True)
@@ -105,7 +105,7 @@ async def test_while_more_are_about_to_come_jobs_gather(parent: Parent) -> None:
 
 
 async def test_a_slot_is_free_when_the_request_and_the_parent_have_released_it(parent: Parent) -> None:
-    """Whichever of the two is later frees it."""
+    """A slot is free once both the request and the parent have released it."""
     job = submit(parent.pool)
     slot = FIRST + job.slot
 
@@ -131,7 +131,7 @@ async def test_an_error_reaches_the_job(parent: Parent) -> None:
 
 
 async def test_slots_of_an_earlier_process_are_not_freed_here(parent: Parent) -> None:
-    """Images of a process that ended may still come off a device when its successor has the same slots."""
+    """Slots that an earlier process had submitted are not freed in its successor."""
     await parent.send(Outcomes((), (), (FIRST, FIRST + 1)))
 
     assert 0 == parent.pool.slots.in_use
@@ -139,7 +139,7 @@ async def test_slots_of_an_earlier_process_are_not_freed_here(parent: Parent) ->
 
 
 async def test_jobs_are_cancelled_once_and_promoted(parent: Parent) -> None:
-    """A job whose requests have left is cancelled; a bulk job that an interactive request has joined is promoted."""
+    """The parent is told once of a cancelled job, and of a bulk job that becomes interactive."""
     cancelled, promoted = submit(parent.pool), submit(parent.pool, "bulk")
     await parent.submissions()
 
@@ -153,7 +153,7 @@ async def test_jobs_are_cancelled_once_and_promoted(parent: Parent) -> None:
 
 
 async def test_the_state_is_the_parents_except_for_draining(parent: Parent) -> None:
-    """An HTTP process that drains says so, whatever the others do; an image's cost counts for all processes."""
+    """The state is that of the parent, except that this process may be draining."""
     pool = parent.pool
     assert ("ready", 8, 0.5) == (pool.state.phase, pool.state.max_batch, pool.seconds_per_image)
     assert model_info() == pool.state.model
@@ -166,7 +166,7 @@ async def test_the_state_is_the_parents_except_for_draining(parent: Parent) -> N
 
 
 async def test_the_load_of_the_other_processes_is_known(parent: Parent) -> None:
-    """The parent adds up all processes; what this one has reported is subtracted."""
+    """The load of the other processes is the sum that the parent sends, without this process's own load."""
     parent.pool.report(ProcessLoad(2))
     await parent.send(READY._replace(load=ProcessLoad(5, overdue=True)))
 
@@ -175,7 +175,7 @@ async def test_the_load_of_the_other_processes_is_known(parent: Parent) -> None:
 
 
 async def test_a_failure_ends_what_waits(parent: Parent) -> None:
-    """Each job is answered with 503, and the server learns of it."""
+    """When the devices have failed, waiting jobs get 503 and `failed` is set."""
     job = submit(parent.pool)
 
     await parent.send(READY._replace(state=BackendState("failed", "no device", True)))
@@ -187,7 +187,7 @@ async def test_a_failure_ends_what_waits(parent: Parent) -> None:
 
 
 async def test_without_its_parent_it_has_failed(parent: Parent) -> None:
-    """When the connection to the parent ends, no job will ever be answered."""
+    """When the connection to the parent ends, the pool has failed."""
     parent.connection.close()
     await settle()
 
@@ -196,7 +196,7 @@ async def test_without_its_parent_it_has_failed(parent: Parent) -> None:
 
 
 async def test_messages_from_before_the_connection_is_open_arrive(anyio_backend: object) -> None:
-    """The server may accept connections before the event loop has opened the connection to the parent."""
+    """Messages that are sent before the connection is open arrive later."""
     ours, theirs = socket.socketpair()
     pool = RemotePool(Lease(os.memfd_create("test"), 0, 1), 1, 1, theirs)
     pool.listening()

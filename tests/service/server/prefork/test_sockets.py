@@ -1,4 +1,4 @@
-"""One port for several listeners of ours, and for nobody else's."""
+"""One port for several listeners of this service, and for no other service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.server.prefork import sockets
 
 
 def test_several_listen_on_a_free_port_that_is_kept() -> None:
-    """Port 0 is settled once, for all of them."""
+    """Several sockets can listen on a reserved port, also on the free port that port 0 selects."""
     with sockets.kept("127.0.0.1", 0) as addresses:
         [(family, address)] = addresses
         listeners = [sockets.bound(family, address, shared=True) for _ in range(2)]
@@ -26,7 +26,7 @@ def test_several_listen_on_a_free_port_that_is_kept() -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_port_that_somebody_listens_on_is_refused(shared: bool) -> None:
-    """Even one that would share it: another service of several processes, whose requests would be mixed with ours."""
+    """A port on which another service listens is refused, even if that service shares its port."""
     with sockets.bound(socket.AF_INET, ("127.0.0.1", 0), shared=shared) as other:
         other.listen()
 
@@ -35,6 +35,6 @@ def test_a_port_that_somebody_listens_on_is_refused(shared: bool) -> None:
 
 
 def test_a_name_may_have_several_addresses() -> None:
-    """All of them get the same port."""
+    """All addresses of a host name get the same port."""
     with sockets.kept("localhost", 0) as addresses:
         assert 1 == len({address[1] for _, address in addresses})
