@@ -79,7 +79,8 @@ class Admission:
         Raises TooManyImages if the request can never be admitted, QueueFull if it cannot be admitted now.
         """
         self._check_images(request_class, count)
-        wait_s = self.pace.wait_s(self._slots.in_use)
+        least_s = self._slots.in_use * self._backend.state.least_image_s
+        wait_s = max(self.pace.wait_s(self._slots.in_use), least_s)
         if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline in the past counts as 0
             before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
