@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.system import descriptors
 
 MOST_HEADER_BYTES = 65_536
+PROBE_S = 0.05  # before the second probe of a half-closed connection; doubled each time, up to a second
 _REFUSAL = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -168,18 +169,26 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Keep the connection for the answers to complete requests: the client may have closed its side only.
-
-        Whether it still reads shows when something is sent: a client that has left resets the connection. So a request
-        whose answer has not begun is sent an interim response, which clients of HTTP/1.1 ignore.
-        """
+        """Keep the connection for the answers to complete requests: the client may have closed its side only."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body or self.transport.get_extra_info("sslcontext"):
             return None  # closes the connection
         self._half_closed = True
-        if not cycle.response_started and not self.pipeline and self.parser.get_http_version() == "1.1":
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.parser.get_http_version() == "1.1":
+            self._probe(PROBE_S)
         return True
+
+    def _probe(self, pause_s: float) -> None:
+        """See whether a client that has closed its side still reads.
+
+        A client that has left resets the connection when something is sent, and what is sent next fails. Clients of
+        HTTP/1.1 ignore interim responses before the answer (RFC 9110).
+        """
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if not self.cycle.response_started and not self.pipeline:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.loop.call_later(pause_s, self._probe, min(1.0, 2 * pause_s))
 
     def send_400_response(self, msg: str) -> None:
         """Answer data that is no request, after the requests before it."""
