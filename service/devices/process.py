@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -83,8 +84,10 @@ class DeviceProcess:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
         try:
             ours, theirs = socket.socketpair()
-            with theirs:
+            with contextlib.ExitStack() as on_error, theirs:
+                on_error.enter_context(ours)
                 self._process = self._spawn(theirs.fileno())
+                on_error.pop_all()  # the connection keeps our end
         except OSError as error:  # no descriptors, processes or memory
             raise DeviceLost(f"the device process cannot be started: {error}") from error
         self._connection = await Connection.open(ours, self._on_message)
