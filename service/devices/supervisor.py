@@ -37,7 +37,8 @@ def check_memory(model: ModelInfo, slots: Slots, available: int | None) -> None:
     if available is not None and slots.total * each > available // 2:
         raise DeviceLost(
             f"VIM_QUEUE_IMAGES={slots.count} images of {model.image_size} px take {slots.total * each / 1e9:.1f} GB of "
-            f"shared memory; {available / 1e9:.1f} GB are available. Set at most {max(1, available // 2 // each - 1)}"
+            f"shared memory, more than half of the {available / 1e9:.1f} GB that are available; "
+            f"set it to at most {max(1, available // 2 // each - 1)}"
         )
 
 

@@ -20,6 +20,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,7 +91,7 @@ class Server(uvicorn.Server):
             )
         except OSError as error:
             log.error("VIM_METRICS_PORT: %s", error)
-            sys.exit(metrics_port.EXIT_STATUS)
+            sys.exit(1)
 
     async def _watch_failure(self) -> None:
         await self._engine.backend.failed.wait()
@@ -115,7 +116,7 @@ class Server(uvicorn.Server):
             listener.close()
 
     def _on_signal(self, number: int) -> None:
-        if self._signals.repeated(number):
+        if self._signals.repeated(number, time.monotonic()):
             log.warning("%s again: ending at once", signal.Signals(number).name)
             os._exit(128 + number)
         if self._signals.count > 1:
@@ -198,6 +199,6 @@ def _run(
     server = Server(config, app.state.engine, pool)
     try:
         server.run(sockets)
-    except SystemExit as stop:  # uvicorn could not bind or start
-        return int(stop.code or 1)
+    except SystemExit:  # a port is taken, or uvicorn could not start
+        return 1
     return 1 if server.failed else 0

@@ -7,8 +7,6 @@ then the kubelet. That repeats the same wish. A person who presses Ctrl-C twice 
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable
 
 SAME_WISH_S = 3.0
 
@@ -16,15 +14,14 @@ SAME_WISH_S = 3.0
 class Signals:
     """The signals that a process has received."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._clock = clock
         self._first_at = 0.0
 
-    def repeated(self, number: int) -> bool:
-        """Record a signal. True if it means: end at once."""
+    def repeated(self, number: int, now: float) -> bool:
+        """Record a signal at time `now`, in seconds. True if it means: end at once."""
         self.count += 1
         if self.count == 1:
-            self._first_at = self._clock()
+            self._first_at = now
             return False
-        return number == signal.SIGINT or self._clock() - self._first_at > SAME_WISH_S
+        return number == signal.SIGINT or now - self._first_at > SAME_WISH_S

@@ -38,7 +38,6 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... repl
 STABLE_S = 60.0  # a process that ran for longer ends the row
 EXIT_S = 5.0  # a process that has closed its connection is killed after this time
 MARGIN_S = 10.0  # a shutdown may take this much longer than the settings allow
-NO_PORT = 1  # exit status; a single process has the same
 
 
 class NoStart(Exception):  # noqa: N818 - an event
@@ -152,7 +151,7 @@ class Parent:
                 await resources.enter_async_context(metrics_port.metrics_port(self._settings, self._metrics))
             except OSError as error:
                 log.error("VIM_METRICS_PORT: %s", error)
-                return metrics_port.EXIT_STATUS
+                return 1
             return await self._serve()
 
     async def _serve(self) -> int:
@@ -203,7 +202,7 @@ class Parent:
         self._end()
 
     def _on_signal(self, number: int) -> None:
-        if self._signals.repeated(number):
+        if self._signals.repeated(number, time.monotonic()):
             log.warning("%s again: ending at once", signal.Signals(number).name)
             os._exit(128 + number)  # the kernel ends the children
         if self._signals.count > 1:
@@ -231,7 +230,7 @@ def serve(settings: Settings, worker: str) -> int:
             addresses = kept.enter_context(sockets.kept(settings.host, settings.port))
         except OSError as error:
             log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
-            return NO_PORT
+            return 1
         directory = kept.enter_context(shared_directory(settings.http_workers + 1))
         sched_slice.shorten()
         return uvloop.run(Parent(settings, worker, addresses, directory).run())
