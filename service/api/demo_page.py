@@ -13,9 +13,9 @@ from starlette.responses import Response
 from model.shipped import shipped
 from service import __version__
 from service.api import static_file
-from service.api.accept import prefers
 from service.api.compat.schemas import FILE
 from service.api.dependencies import engine_of
+from service.api.request.accept import prefers
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.errors import NotFound

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import responses
-from service.api.accept import prefers
 from service.api.dependencies import infer
 from service.api.record import labelled
+from service.api.request.accept import prefers
 from service.api.request.body import receive
 from service.api.routing import DirectRoute
 from service.api.schemas import (

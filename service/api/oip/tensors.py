@@ -137,8 +137,9 @@ def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestH
             f"Inference-Header-Content-Length: 0; {FILE_PATHS}"
         )
     header = _header(load_tensors(body if json_size is None else body[:json_size]))
-    parameters = [*(one.parameters for one in header.inputs), *(one.parameters for one in header.outputs)]
-    if any(one.shared_memory_region is not None for one in parameters):
+    regions = [one.parameters.shared_memory_region for one in header.inputs]
+    regions += [one.parameters.shared_memory_region for one in header.outputs]
+    if any(one is not None for one in regions):
         raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
     return header, _tensors(header, memoryview(body)[len(body) if json_size is None else json_size :])
 

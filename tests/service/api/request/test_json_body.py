@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
 from service.api.request import json_body
@@ -48,7 +49,7 @@ def test_tensors_may_have_many_numbers_but_not_any_number(monkeypatch: pytest.Mo
     """Tensors may have many numbers; those beyond the limits are refused before the parser sees them."""
     assert [[1] * 10_000] == json_body.load_tensors(b"[[" + b"1," * 9_999 + b"1]]")
 
-    monkeypatch.setattr(json_body.orjson, "loads", lambda _: pytest.fail("parsed"))
+    monkeypatch.setattr(orjson, "loads", lambda _: pytest.fail("parsed"))
     for body in (
         b"[" + b"1," * (json_body.MOST_NUMBERS + 1) + b"1]",
         b"[" * (json_body.MOST_LISTS + 1),
@@ -69,13 +70,13 @@ def test_a_few_images_as_nested_lists_are_within_the_limits() -> None:
 @pytest.mark.parametrize("body", [b"[[1], [2]]", b"[[1], [2"])
 def test_the_collector_pauses_while_tensors_are_parsed(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     """Python's collector is off while nested lists are parsed, and on again afterwards, also after an error."""
-    parse, states = json_body.orjson.loads, []
+    parse, states = orjson.loads, []
 
     def parsed(content: bytes) -> Any:
         states.append(gc.isenabled())
         return parse(content)
 
-    monkeypatch.setattr(json_body.orjson, "loads", parsed)
+    monkeypatch.setattr(orjson, "loads", parsed)
     with contextlib.suppress(MalformedBody):
         json_body.load_tensors(body)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.accept import prefers
+from service.api.request.accept import prefers
 
 OCTETS, JSON = "application/octet-stream", "application/json"
 
