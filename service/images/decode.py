@@ -21,7 +21,7 @@ from model.preprocessing.recipe import UNTOUCHED, Preprocess
 from service.errors import ImageTooComplex, TooManyPixels
 from service.images import inspect_file, inspect_jpeg, pillow
 from service.images.formats import accepted_format, unsupported
-from service.images.header import MAX_SCAN_PIXELS, Header
+from service.images.header import MAX_PACKED_BYTES, MAX_SCAN_PIXELS, Header
 from service.images.jpeg import Decoded, Jpegs
 from service.images.memory_budget import MemoryBudget
 
@@ -135,6 +135,11 @@ class Decoder:
             raise ImageTooComplex(
                 f"the {name} image has too many scans for {width} x {height} pixels, which would take too long; "
                 "save it with fewer scans, or not progressive"
+            )
+        if (packed := int(pixels * header.packed_bytes)) > MAX_PACKED_BYTES:
+            raise ImageTooComplex(
+                f"the {name} image of {width} x {height} pixels unpacks to {packed} bytes, which would take too long; "
+                "save it smaller, with 8 bits for each channel, or not interlaced"
             )
         if (needed := int(pixels * header.bytes_per_pixel)) > limit:
             raise ImageTooComplex(

@@ -9,6 +9,9 @@ MAX_SCANS = 100
 # Components of all scans times pixels. libjpeg visits every block in every scan: 0.8 ns for a pixel and component.
 # A usual progressive JPEG has 14 (10 scans), so 30 for an image of 100 megapixels is ample.
 MAX_SCAN_PIXELS = 3_000_000_000
+# Bytes of a PNG before its filters are undone: 8 ns for each in the slowest filter (Paeth). 100 megapixels of 8-bit RGBA
+# have 400 MB; so have 50 megapixels of 16-bit RGBA.
+MAX_PACKED_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class Header:
     bytes_per_pixel: float
     scans: int = 1  # of a JPEG: components of all its scans together
     plain_components: int = 0  # components of a JPEG that is decoded without Pillow; 0: any other file
+    packed_bytes: float = 0  # for each pixel, of a PNG: interlaced ones count a quarter more
 
     @property
     def pixels(self) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from service.errors import ImageTooComplex, UnsupportedImage
 from service.images import inspect_jpeg, inspect_tiff
+from service.images.formats import unsupported
 from service.images.header import MAX_PARTS, Header
 
 # Pillow unpacks run lengths in Python, pixel by pixel.
@@ -27,6 +28,9 @@ def inspect(name: str, data: bytes) -> Header:
     return _INSPECT[name](data)
 
 
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
+
 # --- PNG and WebP: chunks -----------------------------------------------------------------------------------------
 
 
@@ -36,9 +40,14 @@ def _png(data: bytes) -> Header:
         parts += 1
         _limit("PNG", "chunks", parts, MAX_PARTS)
         at += 12 + int.from_bytes(data[at : at + 4], "big")
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] == b"CgBI":  # written by Xcode: blue and red exchanged, alpha multiplied in, no zlib header
+        raise unsupported("a PNG image with a CgBI chunk, for iOS only, is not supported")
+    if data[12:16] != b"IHDR":
+        raise unsupported("the PNG image does not begin with its header")
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     grey = colour in (0, 3)
-    return Header(width, height, 4 if not grey else 2 if depth == 16 else 1)
+    packed = depth * _CHANNELS.get(colour, 4) / 8 * (1.25 if interlaced else 1)
+    return Header(width, height, 4 if not grey else 2 if depth == 16 else 1, packed_bytes=packed)
 
 
 def _webp(data: bytes) -> Header:
