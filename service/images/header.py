@@ -9,8 +9,8 @@ MAX_SCANS = 100
 # Components of all scans times pixels. libjpeg visits every block in every scan: 0.8 ns for a pixel and component.
 # A usual progressive JPEG has 14 (10 scans), so 30 for an image of 100 megapixels is ample.
 MAX_SCAN_PIXELS = 3_000_000_000
-# Bytes of a PNG before its filters are undone: 8 ns for each in the slowest filter (Paeth). 100 megapixels of 8-bit RGBA
-# have 400 MB; so have 50 megapixels of 16-bit RGBA.
+# Bytes of a PNG before its filters are undone: up to 8 ns for each (Paeth). 100 megapixels of RGBA have 400 MB, and so
+# have 50 megapixels of RGBA with 16 bits.
 MAX_PACKED_BYTES = 500_000_000
 
 

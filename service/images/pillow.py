@@ -126,7 +126,7 @@ def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
 
 def _reason(error: Exception) -> str:
     """Never Pillow's own words: they contain addresses of objects and bytes of the file."""
-    if isinstance(error, corrections.Refused):
+    if isinstance(error, corrections.RefusedError):
         return str(error)
     cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
     return "is truncated" if cut else "is damaged or of an unsupported kind"
