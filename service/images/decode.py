@@ -96,7 +96,7 @@ class Decoder:
     def _decode_file(self, data: bytes, out: Pixels) -> DecodeTimes:
         name = accepted_format(data)
         jpegs = self._jpegs if name == "JPEG" else None
-        if jpegs is not None and (header := _plain_header(data)) is not None:
+        if jpegs is not None and (header := _plain_header(data)) is not None and not header.only_once:
             self._check(name, header)
             with self._reserve(header.bytes):
                 if (times := self._decode_plain(data, header, jpegs, out)) is not None:
@@ -125,7 +125,8 @@ class Decoder:
         self._check(name, header)
         with reserve(header.bytes):
             start = time.perf_counter()
-            return _write(pillow.decode(data, name, header, self._recipe, jpegs), start, out)
+            quick = None if header.only_once else jpegs
+            return _write(pillow.decode(data, name, header, self._recipe, quick), start, out)
 
     def _check(self, name: str, header: Header) -> None:
         width, height = header.width, header.height

@@ -34,3 +34,8 @@ class Header:
     def bytes(self) -> int:
         """The most memory that decoding takes."""
         return int(self.width * self.height * self.bytes_per_pixel)
+
+    @property
+    def only_once(self) -> bool:
+        """True when a JPEG takes so long that it must not be decoded again by Pillow after a warning of libjpeg."""
+        return self.scans * self.pixels > MAX_SCAN_PIXELS // 2
