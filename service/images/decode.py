@@ -142,7 +142,7 @@ class Decoder:
                 f"the {name} image of {width} x {height} pixels unpacks to {packed} bytes, which would take too long; "
                 "save it smaller, with 8 bits for each channel, or not interlaced"
             )
-        if (needed := int(pixels * header.bytes_per_pixel)) > limit:
+        if (needed := header.bytes) > limit:
             raise ImageTooComplex(
                 f"decoding this {name} image of {width} x {height} pixels takes up to {needed} bytes of memory; "
                 f"the limit is {limit} (VIM_MAX_DECODE_BYTES)"

@@ -19,7 +19,7 @@ Shown = Callable[[Samples], Samples]
 Order = Literal["<", ">"]  # of bytes: the lowest first, or the highest
 
 ROWS_PER_STRIP, TILE = 7, 16
-NONE, LZW, DEFLATE, PACKBITS = 1, 5, 8, 32773
+COMPRESSIONS = NONE, LZW, DEFLATE, PACKBITS = 1, 5, 8, 32773
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Kind:
         number = self.bits in (8, 16, 32)
         orders: tuple[Order, Order] = ("<", ">")
         for order in orders:
-            for compression, planar, tiled in itertools.product(_COMPRESS, (False, True), (False, True)):
+            for compression, planar, tiled in itertools.product(COMPRESSIONS, (False, True), (False, True)):
                 layout = Layout(order, compression, planar, tiled)
                 yield layout
                 if compression in (LZW, DEFLATE) and number and self.photometric != 3:

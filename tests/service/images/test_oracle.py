@@ -21,7 +21,7 @@ canvas (against the standard: Chromium shows noise; `test_corrections` has the r
 from __future__ import annotations
 
 import base64
-import importlib
+import importlib.util
 import io
 import shutil
 import subprocess
@@ -103,12 +103,13 @@ def test_every_layout_of_a_tiff(kind: oracle_tiff.Kind) -> None:
 def test_tifffile_reads_the_same_samples() -> None:
     """The files of `oracle_tiff` hold what they are said to hold: another decoder reads the same numbers."""
     tifffile = pytest.importorskip("tifffile", reason="tifffile, of the dev extra, reads TIFF independently")
-    compressions = {oracle_tiff.NONE, oracle_tiff.DEFLATE}
-    if importlib.util.find_spec("imagecodecs") is not None:  # without it tifffile reads these two only
-        compressions |= {oracle_tiff.LZW, oracle_tiff.PACKBITS}
-    for kind in oracle_tiff.KINDS:
+    alone = importlib.util.find_spec("imagecodecs") is None  # then tifffile reads less
+    compressions = {oracle_tiff.NONE, oracle_tiff.DEFLATE} if alone else set(oracle_tiff.COMPRESSIONS)
+    kinds = [kind for kind in oracle_tiff.KINDS if not alone or kind.bits in (8, 16, 32)]
+    for kind in kinds:
         for layout in list(kind.layouts())[::EVERY]:
-            if layout.compression in compressions and layout.orientation == 1:
+            known = layout.compression in compressions and not (alone and layout.predictor == 3)
+            if known and layout.orientation == 1:
                 with tifffile.TiffFile(io.BytesIO(oracle_tiff.write(kind, layout))) as file:
                     found = file.pages[0].asarray()
                 planes_last = np.moveaxis(found, 0, -1) if layout.planar and kind.samples.shape[2] > 1 else found
