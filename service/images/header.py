@@ -9,7 +9,7 @@ MAX_SCANS = 100
 # Components of all scans times pixels. libjpeg visits every block in every scan: 0.8 ns for a pixel and component.
 # A usual progressive JPEG has 14 (10 scans), so 30 for an image of 100 megapixels is ample.
 MAX_SCAN_PIXELS = 3_000_000_000
-# For each row Pillow has a pointer, and fills up to a multiple of 4 bytes: in a thin image that is more than its pixels.
+# For each row Pillow has a pointer, and fills up to 4 bytes: in a thin image that is more than its pixels.
 ROW_BYTES = 12
 # Bytes of a PNG before its filters are undone: up to 8 ns for each (Paeth). 100 megapixels of RGBA have 400 MB, and so
 # have 50 megapixels of RGBA with 16 bits.
