@@ -201,6 +201,18 @@ def _ycbcr(samples: Samples) -> Samples:
     return shown
 
 
+def _big_endian(layout: Layout) -> bool:
+    return layout.order == ">"
+
+
+def _planar(layout: Layout) -> bool:
+    return layout.planar
+
+
+def _bits_reversed(layout: Layout) -> bool:
+    return layout.fill_order == 2
+
+
 def _kinds() -> Iterator[Kind]:
     rgba = picture()
     rgb, grey, alpha = rgba[..., :3], rgba[..., :1], rgba[..., 3:]
@@ -216,22 +228,25 @@ def _kinds() -> Iterator[Kind]:
             colour_map = tuple(int(value) * scale for value in colours.T.ravel())
             samples = grey >> 8 - bits
             yield Kind(f"palette {bits}{name}", samples, 3, bits, _palette(colours), colour_map=colour_map)
-    big = lambda layout: layout.order == ">"  # noqa: E731
-    yield Kind("grey 12", deep >> 4, 1, 12, _grey(4095), refused=big)
+    colours = np.random.default_rng(9).integers(0, 256, (256, 3))
+    colour_map = tuple(int(value) * 257 for value in colours.T.ravel())
+    with_alpha = on_white(colours[grey[..., 0]], alpha)
+    yield Kind("palette, alpha", grey_alpha, 3, 8, lambda _: with_alpha, (2,), 1, colour_map, _planar)
+    yield Kind("palette, unspecified", grey_alpha, 3, 8, _palette(colours), (0,), 1, colour_map)
+    yield Kind("grey 12", deep >> 4, 1, 12, _grey(4095), refused=_big_endian)
     yield Kind("grey 16", deep, 1, 16, _grey(65535))
-    yield Kind("grey 16, 0 is white", deep, 0, 16, _inverted(65535), refused=big)
+    yield Kind("grey 16, 0 is white", deep, 0, 16, _inverted(65535), refused=_big_endian)
     yield Kind("grey 16 signed", (deep >> 1).astype(np.int16), 1, 16, _grey(65535), sample_format=2)
     yield Kind("grey 32 signed", deep.astype(np.int32), 1, 32, _grey(65535), sample_format=2)
-    yield Kind("grey 32", deep.astype(np.uint32), 1, 32, _grey(65535), refused=big)
+    yield Kind("grey 32", deep.astype(np.uint32), 1, 32, _grey(65535), refused=_big_endian)
     yield Kind("grey 32, all bits", deep.astype(np.uint32) * 65537, 1, 32, _grey(2**32 - 1), refused=lambda _: True)
     unit = (grey / np.float32(255)).astype(np.float32)
     yield Kind("float", unit, 1, 32, _grey(1), sample_format=3)
     yield Kind("float, 0 is white", unit, 0, 32, _inverted(1), sample_format=3, refused=lambda _: True)
-    planar = lambda layout: layout.planar  # noqa: E731
-    yield Kind("grey, alpha", grey_alpha, 1, 8, _rgb(255, "straight"), (2,), refused=planar)
+    yield Kind("grey, alpha", grey_alpha, 1, 8, _rgb(255, "straight"), (2,), refused=_planar)
     multiplied = (grey * (alpha / 255.0)).astype(np.uint8)
     both = np.concatenate([multiplied, alpha], 2)
-    yield Kind("grey, premultiplied", both, 1, 8, _rgb(255, "premultiplied"), (1,), refused=planar)
+    yield Kind("grey, premultiplied", both, 1, 8, _rgb(255, "premultiplied"), (1,), refused=_planar)
     yield Kind("grey, unspecified", grey_alpha, 1, 8, _rgb(255), (0,))
     for bits in (8, 16):
         full, many = (1 << bits) - 1, deep_rgba if bits == 16 else rgba
@@ -242,9 +257,8 @@ def _kinds() -> Iterator[Kind]:
         yield Kind(f"RGBA premultiplied {bits}", wide, 2, bits, _rgb(full, "premultiplied"), (1,))
         yield Kind(f"CMYK {bits}", many, 5, bits, _cmyk(full))
         yield Kind(f"four inks {bits}", many, 5, bits, _cmyk(full), tags={332: (2,)}, refused=lambda _: True)
-    yield Kind("RGBA, alpha not named", rgba, 2, 8, _rgb(255, "straight"), refused=planar)
-    reversed_bits = lambda layout: layout.fill_order == 2  # noqa: E731
-    yield Kind("YCbCr", rgb, 6, 8, _ycbcr, tags={530: (1, 1)}, refused=reversed_bits)
+    yield Kind("RGBA, alpha not named", rgba, 2, 8, _rgb(255, "straight"), refused=_planar)
+    yield Kind("YCbCr", rgb, 6, 8, _ycbcr, tags={530: (1, 1)}, refused=_bits_reversed)
 
 
 KINDS = list(_kinds())
