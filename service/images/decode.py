@@ -21,7 +21,7 @@ from model.preprocessing.recipe import UNTOUCHED, Preprocess
 from service.errors import ImageTooComplex, TooManyPixels
 from service.images import inspect_file, inspect_jpeg, pillow
 from service.images.formats import accepted_format, unsupported
-from service.images.header import MAX_SCAN_PIXELS, Header
+from service.images.header import MAX_PACKED_BYTES, MAX_SCAN_PIXELS, Header
 from service.images.jpeg import Decoded, Jpegs
 from service.images.memory_budget import MemoryBudget
 
@@ -96,7 +96,7 @@ class Decoder:
     def _decode_file(self, data: bytes, out: Pixels) -> DecodeTimes:
         name = accepted_format(data)
         jpegs = self._jpegs if name == "JPEG" else None
-        if jpegs is not None and (header := _plain_header(data)) is not None:
+        if jpegs is not None and (header := _plain_header(data)) is not None and not header.only_once:
             self._check(name, header)
             with self._reserve(header.bytes):
                 if (times := self._decode_plain(data, header, jpegs, out)) is not None:
@@ -125,7 +125,8 @@ class Decoder:
         self._check(name, header)
         with reserve(header.bytes):
             start = time.perf_counter()
-            return _write(pillow.decode(data, name, header, self._recipe, jpegs), start, out)
+            quick = None if header.only_once else jpegs
+            return _write(pillow.decode(data, name, header, self._recipe, quick), start, out)
 
     def _check(self, name: str, header: Header) -> None:
         width, height = header.width, header.height
@@ -136,7 +137,12 @@ class Decoder:
                 f"the {name} image has too many scans for {width} x {height} pixels, which would take too long; "
                 "save it with fewer scans, or not progressive"
             )
-        if (needed := int(pixels * header.bytes_per_pixel)) > limit:
+        if (packed := int(pixels * header.packed_bytes)) > MAX_PACKED_BYTES:
+            raise ImageTooComplex(
+                f"the {name} image of {width} x {height} pixels unpacks to {packed} bytes, which would take too long; "
+                "save it smaller, with 8 bits for each channel, or not interlaced"
+            )
+        if (needed := header.bytes) > limit:
             raise ImageTooComplex(
                 f"decoding this {name} image of {width} x {height} pixels takes up to {needed} bytes of memory; "
                 f"the limit is {limit} (VIM_MAX_DECODE_BYTES)"

@@ -9,6 +9,11 @@ MAX_SCANS = 100
 # Components of all scans times pixels. libjpeg visits every block in every scan: 0.8 ns for a pixel and component.
 # A usual progressive JPEG has 14 (10 scans), so 30 for an image of 100 megapixels is ample.
 MAX_SCAN_PIXELS = 3_000_000_000
+# For each row Pillow has a pointer, and fills up to 4 bytes: in a thin image that is more than its pixels.
+ROW_BYTES = 12
+# Bytes of a PNG before its filters are undone: up to 8 ns for each (Paeth). 100 megapixels of RGBA have 400 MB, and so
+# have 50 megapixels of RGBA with 16 bits.
+MAX_PACKED_BYTES = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Header:
     bytes_per_pixel: float
     scans: int = 1  # of a JPEG: components of all its scans together
     plain_components: int = 0  # components of a JPEG that is decoded without Pillow; 0: any other file
+    packed_bytes: float = 0  # for each pixel, of a PNG: interlaced ones count a quarter more
 
     @property
     def pixels(self) -> int:
@@ -29,4 +35,9 @@ class Header:
     @property
     def bytes(self) -> int:
         """The most memory that decoding takes."""
-        return int(self.width * self.height * self.bytes_per_pixel)
+        return int(self.width * self.height * self.bytes_per_pixel) + ROW_BYTES * self.height
+
+    @property
+    def only_once(self) -> bool:
+        """True when a JPEG takes so long that it must not be decoded again by Pillow after a warning of libjpeg."""
+        return self.scans * self.pixels > MAX_SCAN_PIXELS // 2

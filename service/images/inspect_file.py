@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from service.errors import ImageTooComplex, UnsupportedImage
 from service.images import inspect_jpeg, inspect_tiff
+from service.images.formats import unsupported
 from service.images.header import MAX_PARTS, Header
 
 # Pillow unpacks run lengths in Python, pixel by pixel.
@@ -27,18 +28,29 @@ def inspect(name: str, data: bytes) -> Header:
     return _INSPECT[name](data)
 
 
+_ALPHA_ADDED = 6  # bytes for each pixel when a frame is smaller than the canvas: RGBA, and alpha twice
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
+
 # --- PNG and WebP: chunks -----------------------------------------------------------------------------------------
 
 
 def _png(data: bytes) -> Header:
-    at, parts = 8, 0
+    at, parts, animated = 8, 0, False
     while at + 8 <= len(data):
         parts += 1
         _limit("PNG", "chunks", parts, MAX_PARTS)
+        animated = animated or data[at + 4 : at + 8] == b"acTL"
         at += 12 + int.from_bytes(data[at : at + 4], "big")
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if data[12:16] == b"CgBI":  # written by Xcode: blue and red exchanged, alpha multiplied in, no zlib header
+        raise unsupported("a PNG image with a CgBI chunk, for iOS only, is not supported")
+    if data[12:16] != b"IHDR":
+        raise unsupported("the PNG image does not begin with its header")
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     grey = colour in (0, 3)
-    return Header(width, height, 4 if not grey else 2 if depth == 16 else 1)
+    packed = depth * _CHANNELS.get(colour, 4) / 8 * (1.25 if interlaced else 1)
+    stored = 4 if not grey else 2 if depth == 16 else 1
+    return Header(width, height, stored + (_ALPHA_ADDED if animated else 0), packed_bytes=packed)
 
 
 def _webp(data: bytes) -> Header:
@@ -80,7 +92,8 @@ def _gif(data: bytes) -> Header:
     if kind == _TRAILER:
         raise UnsupportedImage("the GIF image holds no picture")
     left, top, across, down = struct.unpack_from("<HHHH", data, at + 1)
-    return Header(max(width, left + across), max(height, top + down), 1)
+    partial = (left, top, across, down) != (0, 0, width, height)
+    return Header(max(width, left + across), max(height, top + down), 1 + (_ALPHA_ADDED if partial else 0))
 
 
 def _skip_blocks(data: bytes, at: int, parts: int) -> tuple[int, int]:

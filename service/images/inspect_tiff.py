@@ -6,7 +6,6 @@ per pixel. The directory says so.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 from collections.abc import Iterator
@@ -16,21 +15,20 @@ from service.errors import ImageTooComplex
 from service.images.header import MAX_PARTS, MAX_SCANS, Header
 
 MAX_TAGS = 4096
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES = 256, 257, 258, 259, 277
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _BIT_ORDER, _SAMPLES = 256, 257, 258, 259, 266, 277
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PARTS = ((273, 279), (324, 325))  # offsets and sizes of strips, of tiles
-_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability: Pillow reads them too
 _WANTED = {
     _WIDTH,
     _HEIGHT,
     _BITS,
     _COMPRESSION,
+    _BIT_ORDER,
     _SAMPLES,
     _TILE_WIDTH,
     _TILE_HEIGHT,
     *_PARTS[0],
     *_PARTS[1],
-    *_DIRECTORIES,
 }
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}  # these tags hold unsigned integers
 _JPEG = (6, 7)
@@ -87,12 +85,8 @@ def inspect(data: bytes) -> Header:
     for tag, kind, count, at in layout.entries(layout.first()):
         if tag in _WANTED and tag not in found:  # of two, Pillow and libtiff take the first
             found[tag] = layout.values(kind, count, at)
-    for tag in _DIRECTORIES:
-        for at in found.get(tag, ())[:1]:
-            with contextlib.suppress(struct.error):  # damaged metadata is no reason to refuse a picture
-                layout.directory(at)
-    compressed = found.get(_COMPRESSION, (1,)) != (1,)
-    for offsets, counts in _PARTS if compressed else ():  # Pillow itself reads uncompressed strips, once
+    as_stored = found.get(_COMPRESSION, (1,)) == found.get(_BIT_ORDER, (1,)) == (1,)
+    for offsets, counts in () if as_stored else _PARTS:  # libtiff copies only what it has to unpack or to reverse
         _check_parts(len(data), found.get(offsets, ()), found.get(counts, ()))
     return _header(data, found)
 

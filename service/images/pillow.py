@@ -30,6 +30,7 @@ from PIL import (
 from model.preprocessing.recipe import Preprocess
 from model.preprocessing.resize import Pixels
 from service.errors import UnsupportedImage
+from service.images import corrections
 from service.images.formats import unsupported
 from service.images.header import Header
 from service.images.inspect_jpeg import MAX_EXIF_BYTES
@@ -67,6 +68,8 @@ ERRORS = (
 _IGNORE_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels is checked before decoding
+# Pillow's own reading of uncompressed TIFF files knows no planes of 16 bits, no subsampling and no inverted plane.
+TiffImagePlugin.READ_LIBTIFF = True
 
 
 def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
@@ -81,7 +84,7 @@ def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jp
         log.debug("%s refused: %s", name, type(error).__name__)
         reason = _reason(error)
     # Raised out here the error has no Pillow traceback, which would keep the image and its bytes alive.
-    raise unsupported(f"the {name} image is {reason}")
+    raise unsupported(f"the {name} image {reason}")
 
 
 def preprocess(pixels: Pixels, recipe: Preprocess) -> Pixels:
@@ -99,11 +102,11 @@ def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: J
             raise ValueError("Pillow finds a larger picture than the header says")
         if jpegs is not None and (decoded := jpegs.decode_opened(data, image, recipe)) is not None:
             return decoded
-        image.load()
-        if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
-            del image.info["exif"]
+        loaded = corrections.load(image, data)
+        if len(loaded.info.get("exif", b"")) > MAX_EXIF_BYTES:
+            del loaded.info["exif"]
         decoded_at = time.perf_counter()
-        return _preprocess(image, recipe), decoded_at
+        return _preprocess(loaded, recipe), decoded_at
 
 
 def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
@@ -123,8 +126,10 @@ def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
 
 def _reason(error: Exception) -> str:
     """Never Pillow's own words: they contain addresses of objects and bytes of the file."""
+    if isinstance(error, corrections.RefusedError):
+        return str(error)
     cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return "truncated" if cut else "damaged or of an unsupported kind"
+    return "is truncated" if cut else "is damaged or of an unsupported kind"
 
 
 def _ignore_warnings() -> None:

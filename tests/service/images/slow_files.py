@@ -115,10 +115,10 @@ def tiff_strips(count: int) -> bytes:
     return tiff_directory({256: (1,), 257: (count,), 258: (8,), 259: (1,), 262: (1,), 277: (1,), 278: (1,)} | strips)
 
 
-def tiff_overlapping(count: int) -> bytes:
+def tiff_overlapping(count: int, compression: int = 8, bit_order: int = 1) -> bytes:
     """A TIFF with `count` strips, which all use the same 4 kB."""
-    strips = {273: (200 + 8 * count,) * count, 279: (4000,) * count}
-    tags = {256: (1,), 257: (count,), 258: (8,), 259: (8,), 262: (1,), 277: (1,), 278: (1,)}
+    strips = {266: (bit_order,), 273: (200 + 8 * count,) * count, 279: (4000,) * count}
+    tags = {256: (1,), 257: (count,), 258: (8,), 259: (compression,), 262: (1,), 277: (1,), 278: (1,)}
     return tiff_directory(tags | strips, bytes(4300))
 
 

@@ -16,7 +16,7 @@ from service.images.formats import sniff
 from service.images.header import MAX_PARTS, MAX_SCAN_PIXELS, MAX_SCANS
 from service.images.inspect_file import MAX_RUN_BYTES, inspect
 from service.images.inspect_jpeg import MAX_EXIF_BYTES, MAX_STRAY_BYTES, WINDOW
-from tests.service.images import slow_files
+from tests.service.images import image_files, slow_files
 from tests.service.images.image_files import FILES, encode, photo
 from tests.service.images.slow_files import Build
 
@@ -113,9 +113,16 @@ def test_memory_is_limited_before_decoding() -> None:
     data = encode(photo(), "WEBP")
     detail = refusal(data, limits=DecodeLimits(max_pixels=1_000_000, max_bytes=40_000))
 
-    assert "WebP image of 64 x 48 pixels takes up to 49152 bytes" in detail
+    assert "WebP image of 64 x 48 pixels takes up to 49728 bytes" in detail
     assert "40000 (VIM_MAX_DECODE_BYTES)" in detail
-    assert run(data, DecodeLimits(max_pixels=1_000_000, max_bytes=49_152)).std() > 10
+    assert run(data, DecodeLimits(max_pixels=1_000_000, max_bytes=49_728)).std() > 10
+
+
+def test_thin_images_count_their_rows() -> None:
+    """A PNG of 100 million rows of one pixel is refused: Pillow needs twelve bytes for each row."""
+    data = image_files.png_header(1, 99_000_000)
+
+    assert "takes up to 1584000000 bytes" in refusal(data)
 
 
 def test_exif_of_a_megabyte_is_ignored() -> None:

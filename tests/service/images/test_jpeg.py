@@ -153,6 +153,21 @@ def test_damaged_files_have_one_answer() -> None:
         assert answer(damaged, None) == answer(damaged, JPEGS)
 
 
+@pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0MM\0\x2a\0\0\0\x08\0\0\0\0\0\0"}])
+def test_a_slow_file_is_decoded_once(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow alone decodes a file of many scans: after a warning of libjpeg it would have to decode it again."""
+    data = jpeg(progressive=True, **options)
+    expected = decoded(data, None)
+    monkeypatch.setattr("service.images.header.MAX_SCAN_PIXELS", 420 * 300)
+
+    used: list[object] = []
+    for name in ("decode_plain", "decode_opened"):
+        monkeypatch.setattr(JPEGS, name, lambda *values: used.append(values))
+    np.testing.assert_array_equal(decoded(data, JPEGS), expected)
+
+    assert used == []
+
+
 def test_a_header_cannot_make_the_decoder_write_beyond_its_memory() -> None:
     """A header with a wrong size is rejected, and with a too small one the memory stays untouched."""
     data = jpeg((420, 300))
