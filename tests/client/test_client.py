@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from vim_client import AsyncClient, Classification, Client, ServerError, find_images
+from vim_client import AsyncClient, Classification, Client, ImageError, ServerError, find_images
 
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
@@ -94,7 +94,7 @@ def test_many_are_answered_in_order_with_errors_in_their_place(server: Server, c
         assert isinstance(vector, np.ndarray)
         np.testing.assert_allclose(vector, native(server, photo(seed)), atol=1e-5)
     assert isinstance(broken, ServerError)
-    assert isinstance(missing, FileNotFoundError)
+    assert isinstance(missing, ImageError)
     assert all(isinstance(one, Classification) for one in client.classify_many([photo()] * 3))
 
 
