@@ -144,8 +144,8 @@ class AsyncClient:
     async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
         """Embed the images below `folder`; returns the number of embeddings.
 
-        Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order of the paths, with its
-        row or its error. All embeddings are in memory at once, the images are not.
+        `out` is OUT or OUT.npy. Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order
+        of the paths, with its row or its error. All embeddings are in memory at once, the images are not.
         """
         paths = find_images(folder)
         rows: list[Vector] = []
@@ -304,6 +304,7 @@ def _bar(paths: list[Path], progress: bool) -> Iterable[Path]:
 
 
 def _write(out: Path, rows: list[Vector], lines: list[str]) -> None:
+    out = out.with_suffix("") if out.suffix == ".npy" else out
     np.save(f"{out}.npy", np.stack(rows) if rows else np.empty((0, 0), np.float32))
     Path(f"{out}.jsonl").write_text("".join(lines), encoding="utf-8")
 

@@ -126,7 +126,7 @@ def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tm
     (folder / ".hidden.jpg").write_bytes(photo(3))
     (folder / "notes.txt").write_text("no image")
 
-    assert 3 == client.embed_folder(folder, tmp_path / "out", progress=False)
+    assert 3 == client.embed_folder(folder, tmp_path / "out.npy", progress=False)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     vectors = np.load(tmp_path / "out.npy")
 
