@@ -42,7 +42,7 @@ class Source:
 
 async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
     """Answer every file; returns the exit status. Answers before a CommandError are kept."""
-    if source.url is None and all(refused := [refusal(file) for file in files]):
+    if source.url is None and (refused := _all_refused(files)):
         for file, outcome in zip(files, refused, strict=True):  # before the model is loaded
             _take(file, outcome, sink, progress)
         sink.finish()
@@ -58,6 +58,16 @@ async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, pr
         elif progress.on_terminal or progress.failed:
             progress.note(summary(progress, Model.of(backend.info["model"])))
     return 1 if stopped or progress.failed else 0
+
+
+def _all_refused(files: Sequence[File]) -> list[Failed]:
+    """The errors of all files; none as soon as one may be an image."""
+    refused: list[Failed] = []
+    for file in files:
+        if (failed := refusal(file)) is None:
+            return []
+        refused.append(failed)
+    return refused
 
 
 async def _feed(

@@ -78,7 +78,7 @@ def test_an_option_that_would_do_nothing_is_refused() -> None:
 def test_clients_run_without_what_another_environment_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without npm the Node clients are named as not built, and the others are."""
     monkeypatch.setattr(environments, "FOLDER", tmp_path)
-    monkeypatch.setattr(environments.shutil, "which", lambda _: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(environments, "_python", lambda *_: None)
     folders, not_built = clients.built(["none", "core", "node"])
 

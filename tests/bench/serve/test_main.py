@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr(command, "RESULTS", tmp_path / "serve.json")
     monkeypatch.setattr(command, "TRIALS", tmp_path / "build")
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
 
     def run_all(plan: runs.Plan, regimes: Any, record: Record) -> None:
         assert not record.has(RUN.regime, RUN.scenario, RUN.peer, RUN.round)
