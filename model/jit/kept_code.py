@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pickle
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,7 @@ def _digest(data: bytes, identity: str) -> bytes:
 def write(path: Path, content: bytes) -> None:
     """Write to a temporary name and rename; on an error nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # processes of several machines may share it
     try:
         draft.write_bytes(content)
         draft.replace(path)
