@@ -148,7 +148,7 @@ class BodyTimeout(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body exceeds `VIM_MAX_BODY_BYTES`."""
+    """The body exceeds `VIM_MAX_BODY_BYTES`, or its JSON holds too many values."""
 
     status, code = 413, "body_too_large"
 
@@ -186,7 +186,7 @@ class UnsupportedEncoding(RequestError):
 
 
 class InvalidOptions(RequestError):
-    """An option is unknown or out of range."""
+    """An option is unknown, out of range or given twice."""
 
     status, code = 422, "invalid_options"
 

@@ -52,7 +52,9 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; containers set 0.0.0.0. `::` is IPv6 only."
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     http_workers: int = Field(
         default=1,
@@ -172,6 +174,11 @@ class Settings(BaseSettings):
         default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
     )
     offline: bool = Field(default=False, description="Never use the network.")
+    keep_alive_ms: int = Field(
+        default=75_000,
+        ge=1_000,
+        description="Idle connections are closed after this time; choose more than the pools of proxies and clients.",
+    )
     drain_delay_ms: int = Field(
         default=0, ge=0, description="How long to keep listening after SIGTERM, while not ready."
     )
@@ -238,6 +245,19 @@ class Settings(BaseSettings):
     def _plain(cls, value: Any) -> Any:
         return re.sub(r"\s", "", value).lower() if isinstance(value, str) else value
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        """An IPv6 address may be written as in a URL."""
+        return value.removeprefix("[").removesuffix("]")
+
+    @property
+    def url(self) -> str:
+        """The address of the server for a person on this machine; PORT where a free one is taken."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        named = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls_cert else 'http'}://{named}:{self.port or 'PORT'}"
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _digests(cls, value: Any) -> Any:
@@ -267,6 +287,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{variable('max_batch')}={self.max_batch} exceeds {variable('queue_images')}={self.queue_images}: "
                 "such a batch could never fill"
+            )
+        if self.queue_images < self.http_workers:
+            raise ValueError(
+                f"{variable('queue_images')}={self.queue_images} is less than "
+                f"{variable('http_workers')}={self.http_workers}: each HTTP process needs an image of its own"
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(f"{variable('tls_cert')} and {variable('tls_key')} belong together: set both or neither")

@@ -87,6 +87,7 @@ class BackendState:
     model: ModelInfo | None = None
     devices: tuple[DeviceStatus, ...] = ()
     max_batch: int = 1  # the largest batch that any device receives now
+    least_image_s: float = 0.0  # seconds that an image takes all devices together at best, by the warm-up
 
     @property
     def reason(self) -> str:

@@ -3,11 +3,15 @@
 The stream is processed as it arrives: at most `IN_FLIGHT` images are in flight. When the queue or the memory for bodies
 is full, the stream waits and is not refused. The request class is bulk. A client must read the answers while it sends,
 or send short requests.
+
+Each line has the time limit of a request, from its last byte to its result, parsing and waiting included. So a stream
+of N lines lasts at most N / `IN_FLIGHT` of these, rounded up, and the time that the client takes to send them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
@@ -22,17 +26,28 @@ from service.api.record import Labels, RequestRecord, labelled, record_of
 from service.api.request import content_encoding
 from service.api.request.body import validate
 from service.api.request.image_fields import from_text
-from service.api.request.json_body import load_texts
+from service.api.request.json_body import FILE_PATHS, load_texts, looks_like_json
 from service.api.responses import to_json
 from service.api.routing import DirectRoute
-from service.api.schemas import EmbedOptions, Responses, problems, query
+from service.api.schemas import LINE_TIMEOUT, EmbedOptions, Responses, TopK, problems, query
 from service.engine.admission import BodyAccount
-from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, QueueFull, ServiceError, UnsupportedEncoding, bare
+from service.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    DeadlineExceeded,
+    MalformedBody,
+    QueueFull,
+    ServiceError,
+    UnsupportedEncoding,
+    bare,
+)
 from service.jobs import Item, Outcome, Task
 
 router = APIRouter(tags=["native"], route_class=DirectRoute)
 
 NDJSON = "application/x-ndjson"
+_BLANK_LINES = re.compile(rb"\n\s+")
+_TAKES = 'a line must be {"image": base64}, optionally with an "id"'
 IN_FLIGHT = 16  # images of one stream that are computed at the same time
 LONGEST_PAUSE_S, SHORT_PAUSE_S = 1.0, 0.1
 
@@ -43,7 +58,7 @@ class BulkOptions(EmbedOptions):
     """Options of /v1/bulk, for both operations; given in the query."""
 
     op: Literal["classify", "embed"] = Field("embed", description="What to compute for each image.")
-    top_k: int = Field(5, ge=1, description="With `classify`: how many classes; clamped to the number of classes.")
+    top_k: TopK = Field(5, description="With `classify`: how many classes; clamped to the number of classes.")
 
     @property
     def task(self) -> Task:
@@ -55,7 +70,7 @@ _TEXT = {"type": "string"}
 _LINES = {NDJSON: {"schema": _TEXT | {"description": 'Lines of {"id": any, "image": base64}.'}}}
 _ANSWER: Responses = {200: {"content": {NDJSON: {"schema": _TEXT}}, "description": "A line for each image."}}
 _EXTRA = {
-    "parameters": query(BulkOptions),
+    "parameters": [*query(BulkOptions), LINE_TIMEOUT],
     "requestBody": {"required": False, "content": _LINES},
 }
 
@@ -74,7 +89,7 @@ async def bulk(request: Request) -> Response:
     record = record_of(request.scope)
     record.labels, record.request_class = Labels("native", options.op), "bulk"
     record.body = BodyAccount(engine.admission, "bulk")
-    return _Stream(request, options, record, record.body)
+    return _Stream(request, options, record, record.body, dependencies.allowed_s(request))
 
 
 class _Stream(Response):
@@ -85,7 +100,9 @@ class _Stream(Response):
 
     media_type = NDJSON
 
-    def __init__(self, request: Request, options: BulkOptions, record: RequestRecord, account: BodyAccount) -> None:
+    def __init__(
+        self, request: Request, options: BulkOptions, record: RequestRecord, account: BodyAccount, allowed_s: float
+    ) -> None:
         engine = dependencies.engine_of(request)
         super().__init__(headers=dependencies.model_headers(engine.model))
         del self.headers["content-length"]
@@ -94,6 +111,7 @@ class _Stream(Response):
         self._options = options
         self._record = record
         self._account = account
+        self._allowed_s = allowed_s  # for each line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. When the client disconnects, everything in flight is cancelled."""
@@ -107,20 +125,21 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": b""})
         except* ClientDisconnect:
             self._record.outcome = "client_gone"
+            self._engine.metrics.rejected("client_gone")
 
     async def _read(self, group: asyncio.TaskGroup, waiting: Waiting) -> None:
         """Start the work of each line; wait while `IN_FLIGHT` images are in flight."""
-        images = self._record.images = 0
+        images = self._record.images = self._record.failed_images = 0
         async for line in self._lines():
-            if isinstance(line, bytes) and not line.strip():
-                self._account.release(len(line) + 1)
-                continue
             await waiting.put(group.create_task(self._one(images, line)))
             images = self._record.images = images + 1
         await waiting.put(None)
 
     async def _lines(self) -> AsyncIterator[bytes | ServiceError]:
-        """Yield the lines of the body. A line over VIM_MAX_BODY_BYTES is an error, and the last if it has no end."""
+        """Yield the lines of the body that are not blank.
+
+        A line over VIM_MAX_BODY_BYTES is an error, and the last if it has no end.
+        """
         limit = self._engine.settings.max_body_bytes
         pieces: list[bytes] = []
         size = total = 0
@@ -129,15 +148,26 @@ class _Stream(Response):
                 yield part
                 return
             total = self._record.bytes = total + len(part)
-            first, *more = part.split(b"\n")
+            compact = _BLANK_LINES.sub(b"\n", part)  # 64 kB may hold as many, and the loop serves nobody else meanwhile
+            self._account.release(len(part) - len(compact))
+            first, *lines = compact.split(b"\n")
             pieces.append(first)
-            for start in more:
-                yield _line(pieces, limit)
-                pieces, size = [start], 0
-            size += len(pieces[-1])
+            size += len(first)
+            if lines:
+                *whole, last = b"".join(pieces), *lines
+                pieces, size = [last], len(last)
+                for line in self._without_blanks(whole):
+                    yield _checked(line, limit)
             if size > limit:
                 break
-        yield _line(pieces, limit)
+        for line in self._without_blanks([b"".join(pieces)]):
+            yield _checked(line, limit)
+
+    def _without_blanks(self, lines: Sequence[bytes]) -> list[bytes]:
+        found = [line for line in lines if line and not line.isspace()]
+        dropped = sum(map(len, lines)) - sum(map(len, found)) + len(lines) - len(found)  # each with its line break
+        self._account.release(dropped)
+        return found
 
     async def _parts(self) -> AsyncIterator[bytes | ServiceError]:
         """Yield the body as it arrives. If nothing arrives for VIM_BODY_TIMEOUT_MS, the last item is an error."""
@@ -172,24 +202,30 @@ class _Stream(Response):
                 return None
 
     async def _one(self, index: int, line: bytes | ServiceError) -> bytes:
-        name, item = await self._parsed(line)
-        outcome = item if isinstance(item, ServiceError) else await self._infer(item)
+        deadline = asyncio.get_running_loop().time() + self._allowed_s
+        name, item = await self._parsed(line, deadline)
+        outcome = item if isinstance(item, ServiceError) else await self._infer(item, deadline)
         if isinstance(line, bytes):
             self._account.release(len(line) + 1)
+        if isinstance(outcome, ServiceError):
+            self._record.failed_images = (self._record.failed_images or 0) + 1
+            self._engine.metrics.refused(outcome)
         return self._rendered(index, name, outcome)
 
-    async def _parsed(self, line: bytes | ServiceError) -> tuple[Any, Item]:
+    async def _parsed(self, line: bytes | ServiceError, deadline: float) -> tuple[Any, Item]:
         if isinstance(line, ServiceError):
             return None, line
         try:
-            return await self._engine.decode_pool.run("bulk", _parse, line)
+            async with asyncio.timeout_at(deadline):
+                return await self._engine.decode_pool.run("bulk", _parse, line)
         except ServiceError as error:
             return None, bare(error)
+        except TimeoutError:
+            return None, DeadlineExceeded(f"no thread could parse the line within {1000 * self._allowed_s:.0f} ms")
 
-    async def _infer(self, item: Item) -> Outcome:
-        """Run one image; wait while the queue is full, at most VIM_REQUEST_TIMEOUT_MS."""
+    async def _infer(self, item: Item, deadline: float) -> Outcome:
+        """Run one image; wait while the queue is full, at most until the deadline."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._engine.settings.request_timeout_ms / 1000
         while True:
             try:
                 return (await self._engine.infer([item], self._options.task, deadline, "bulk")).outcomes[0]
@@ -209,13 +245,16 @@ class _Stream(Response):
         return to_json(line if name is None else {"id": name} | line) + b"\n"
 
 
-def _line(pieces: Sequence[bytes], limit: int) -> bytes | ServiceError:
-    line = b"".join(pieces)
+def _checked(line: bytes, limit: int) -> bytes | ServiceError:
     return line if len(line) <= limit else BodyTooLarge(f"the line has more than {limit} bytes (VIM_MAX_BODY_BYTES)")
 
 
 def _parse(line: bytes) -> tuple[Any, Item]:
+    if not looks_like_json(line):
+        return None, MalformedBody(f"the line is not JSON; {_TAKES}; {FILE_PATHS}")
     content = load_texts(line, 1)
-    if not isinstance(content, dict) or "image" not in content:
-        return None, MalformedBody('a line must be {"image": base64}, optionally with an "id"')
+    if not isinstance(content, dict):
+        return None, MalformedBody(_TAKES)
+    if "image" not in content:
+        return content.get("id"), MalformedBody(_TAKES)
     return content.get("id"), from_text(content["image"])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import mimetypes
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from model.shipped import shipped
 from service import __version__
+from service.api import static_file
 from service.api.compat.schemas import FILE
 from service.api.dependencies import engine_of
+from service.api.request.accept import prefers
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.errors import NotFound
@@ -29,6 +31,7 @@ _FILES: dict[str, Any] = {
 }
 
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+_VARY = {"Vary": "Accept"}
 _INDEX = {
     "service": "Vision Mamba server",
     "classify": "/v1/classify",
@@ -46,8 +49,8 @@ _INDEX = {
 async def index(request: Request) -> Response:
     """The demo page for browsers (`VIM_PAGE`); for other clients a JSON index of the paths."""
     engine = engine_of(request)
-    if engine.settings.page and "text/html" in request.headers.get("accept", ""):
-        return _file(PAGE, "index.html", {"Content-Security-Policy": _POLICY, "Vary": "Accept"})
+    if engine.settings.page and prefers(request.headers.get("accept", ""), "text/html", JsonResponse.media_type):
+        return await _file(request, PAGE, "index.html", _VARY | {"Content-Security-Policy": _POLICY})
     return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
 
 
@@ -55,7 +58,7 @@ async def index(request: Request) -> Response:
 async def page_file(request: Request, name: str) -> Response:
     """A file of the demo page: script, styles or icon."""
     _check_on(request)
-    return _file(PAGE, name)
+    return await _file(request, PAGE, name)
 
 
 @router.get("/samples", responses=problems(404))
@@ -70,10 +73,7 @@ async def samples(request: Request) -> list[dict[str, Any]]:
 async def sample(request: Request, name: str) -> Response:
     """One sample image."""
     _check_on(request)
-    return _file(SAMPLES, name)
-
-
-_VARY = {"Vary": "Accept"}
+    return await _file(request, SAMPLES, name)
 
 
 def _check_on(request: Request) -> None:
@@ -81,10 +81,14 @@ def _check_on(request: Request) -> None:
         raise NotFound("the demo page is switched off (VIM_PAGE)")
 
 
-def _file(folder: Path, name: str, headers: dict[str, str] | None = None) -> Response:
-    """Respond with a file of `folder`. The name is looked up in a listing, so it cannot leave the folder."""
-    found = {path.name: path for path in folder.glob("*.*")}.get(name)
+async def _file(request: Request, folder: Path, name: str, headers: dict[str, str] | None = None) -> Response:
+    """Respond with a file of `folder`."""
+    found = await asyncio.to_thread(_find, folder, name)
     if found is None:
         raise NotFound(f"no such file: {name[:100]}")
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return FileResponse(found, media_type=media_type, headers={"Cache-Control": "no-cache"} | (headers or {}))
+    return await static_file.respond(request, found, headers=headers)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """Look the name up in a listing, so that it cannot leave the folder."""
+    return {path.name: path for path in folder.glob("*.*")}.get(name)

@@ -50,8 +50,8 @@ async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s:
     """
     engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
-    allowed_s = _timeout_s(request, engine.settings.request_timeout_ms)
-    deadline = record.started + min(allowed_s, timeout_s or allowed_s)
+    longest_s = allowed_s(request)
+    deadline = record.started + min(longest_s, timeout_s or longest_s)
     work = engine.infer(images, task, deadline, record.request_class or "interactive")
     answer = await _cancel_on_disconnect(request, work)
     record.timings = answer.timings
@@ -59,8 +59,9 @@ async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s:
     return answer
 
 
-def _timeout_s(request: Request, longest_ms: int) -> float:
+def allowed_s(request: Request) -> float:
     """The time limit in seconds: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
+    longest_ms = engine_of(request).settings.request_timeout_ms
     given = request.headers.get("x-request-timeout-ms")
     if given is None:
         return longest_ms / 1000

@@ -19,6 +19,7 @@ from service.errors import (
     MethodNotAllowed,
     NotFound,
     ServiceError,
+    UnsupportedImage,
     bare,
     headers,
     problem,
@@ -43,7 +44,7 @@ def client_gone(request: Request) -> Response:
 
 def respond(request: Request, error: Exception) -> Response:
     """The response for an error, in the format of the contract that the path belongs to."""
-    known, record, path = _translate(error), record_of(request.scope), request.scope["path"]
+    known, record, path = _translate(request, error), record_of(request.scope), request.scope["path"]
     bare(error)
     if record.labels:  # a probe that answers "not ready" is no rejected request
         request.app.state.engine.metrics.refused(known)
@@ -64,15 +65,26 @@ def _methods(request: Request) -> str:
     return ", ".join((["GET", "HEAD"] if allows("GET") else []) + (["POST"] if allows("POST") else []))
 
 
-def _translate(error: Exception) -> ServiceError:
+def _translate(request: Request, error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
-        return error
+        return _with_hint(error) if isinstance(error, UnsupportedImage) and _is_url_encoded(request) else error
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
         return _from_http(error)
-    log.error("unforeseen", exc_info=error)
+    log.error("unforeseen", exc_info=error, extra={"fields": {"request_id": record_of(request.scope).request_id}})
     return InternalError("an internal error; the log has the details under this request id")
+
+
+def _is_url_encoded(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("application/x-www-form-urlencoded")
+
+
+def _with_hint(error: UnsupportedImage) -> UnsupportedImage:
+    """Add what the most frequent cause is: `curl -d @file` leaves out line breaks and zero bytes."""
+    copy = error.with_items(error.results)
+    copy.detail += "; if curl -d has sent this, use --data-binary, because -d changes the file"
+    return copy
 
 
 def _invalid(error: RequestValidationError) -> InvalidOptions:

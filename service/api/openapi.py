@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
-from starlette.responses import FileResponse, HTMLResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
 
+from service.api import static_file
 from service.api.compat import openai
 from service.errors import NotFound
 
@@ -88,10 +89,10 @@ async def redoc() -> Response:
 
 
 @router.get("/docs/{name}", response_class=Response)
-async def library(name: str) -> Response:
+async def library(request: Request, name: str) -> Response:
     """A script or style sheet of these two pages."""
     if name == "start.js":
         return Response(_START, media_type="text/javascript")
     if _LIBRARIES is None or name not in _FILES:
         raise NotFound("no such file")
-    return FileResponse(_LIBRARIES / name, media_type=_FILES[name], headers={"Cache-Control": "max-age=86400"})
+    return await static_file.respond(request, _LIBRARIES / name, _FILES[name], {"Cache-Control": "max-age=86400"})

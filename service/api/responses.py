@@ -15,6 +15,7 @@ from service.api.schemas import ClassifyOptions, EmbedOptions
 from service.engine.engine import Answer
 from service.errors import ServiceError
 from service.jobs import Outcome, Timings
+from service.telemetry.metrics import Metrics
 
 OCTETS = "application/octet-stream"
 
@@ -47,15 +48,15 @@ def normalised(values: np.ndarray) -> np.ndarray:
     return unit
 
 
-def classifications(answer: Answer, options: ClassifyOptions) -> Response:
+def classifications(answer: Answer, options: ClassifyOptions, metrics: Metrics) -> Response:
     """The response of /v1/classify."""
-    labels = answer.model.labels
-    return _respond(answer, [classification(i, one, options.top_k, labels) for i, one in enumerate(answer.outcomes)])
+    k, labels = options.top_k, answer.model.labels
+    return _respond(answer, [classification(i, one, k, labels) for i, one in enumerate(answer.outcomes)], metrics)
 
 
-def embeddings(answer: Answer, options: EmbedOptions) -> Response:
+def embeddings(answer: Answer, options: EmbedOptions, metrics: Metrics) -> Response:
     """The response of /v1/embed in JSON."""
-    return _respond(answer, [embedding(i, one, options) for i, one in enumerate(answer.outcomes)])
+    return _respond(answer, [embedding(i, one, options) for i, one in enumerate(answer.outcomes)], metrics)
 
 
 def classification(index: int, outcome: Outcome, k: int, labels: Sequence[str]) -> dict[str, Any]:
@@ -119,11 +120,17 @@ def timings_ms(timings: Timings) -> dict[str, float]:
     return {stage: round(1000 * value, 3) for stage, value in seconds.items()} | {"batch_size": timings.batch_size}
 
 
-def _respond(answer: Answer, results: list[dict[str, Any]]) -> Response:
-    """The native response. If every image failed, raises the first error, which contains the errors of all images."""
+def _respond(answer: Answer, results: list[dict[str, Any]], metrics: Metrics) -> Response:
+    """The native response, which may have errors in the place of images; they are counted here.
+
+    If every image failed, raises the first error, which contains the errors of all images. Then, and where one bad
+    image fails its request, `service.api.errors` counts the request once.
+    """
     errors = [outcome for outcome in answer.outcomes if isinstance(outcome, ServiceError)]
     if len(errors) == len(answer.outcomes):
         raise errors[0].with_items(results) if len(errors) > 1 else errors[0]
+    for one in errors:
+        metrics.refused(one)
     identity = {"name": answer.model.name, "fingerprint": answer.model.fingerprint}
     times = timings_ms(answer.timings)
     return JsonResponse({"model": identity, "results": results, "timings_ms": times, "batches": answer.batches})

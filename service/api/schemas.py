@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from service.jobs import RequestClass
+
+MOST_CLASSES = 1_000_000  # the largest `top_k`; far more than any model has
+_WHOLE = re.compile(r"-?\d{1,30}", re.ASCII)
+
+
+def _whole(value: object) -> int:
+    """A whole number of JSON, of the query or of a form. 3.0, 1e18 and true are none, by either way."""
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("whole_number", "must be a whole number")
+
+
+TopK = Annotated[int, Field(ge=1, le=MOST_CLASSES), BeforeValidator(_whole)]
 
 
 class ClassifyOptions(BaseModel):
@@ -14,7 +31,7 @@ class ClassifyOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    top_k: int = Field(5, ge=1, description="How many classes to return; clamped to the number of classes.")
+    top_k: TopK = Field(5, description="How many classes to return; clamped to the number of classes.")
 
 
 class EmbedOptions(BaseModel):
@@ -152,6 +169,8 @@ HEADERS: list[dict[str, Any]] = [
         "description": "Time limit for the answer in milliseconds, at most the server's own limit; then 504.",
     },
 ]
+
+LINE_TIMEOUT = HEADERS[1] | {"description": "Time limit for each line in milliseconds, at most the server's own limit."}
 
 
 def query(options: type[BaseModel]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from service.api import responses
 from service.api.dependencies import infer
 from service.api.record import labelled
+from service.api.request.accept import prefers
 from service.api.request.body import receive
 from service.api.routing import DirectRoute
 from service.api.schemas import (
@@ -35,8 +36,9 @@ async def classify(request: Request) -> Response:
     """The most likely classes of each image, best first."""
     images, options = await receive(request, _CLASSIFY, ClassifyOptions)
     answer = await infer(request, images, _CLASSIFY)
-    with request.app.state.engine.metrics.timed("postprocess"):
-        return responses.classifications(answer, options)
+    metrics = request.app.state.engine.metrics
+    with metrics.timed("postprocess"):
+        return responses.classifications(answer, options, metrics)
 
 
 @router.post(
@@ -50,7 +52,8 @@ async def embed(request: Request) -> Response:
     """The embedding of each image, as JSON or, with `Accept: application/octet-stream`, as raw float32."""
     images, options = await receive(request, _EMBED, EmbedOptions)
     answer = await infer(request, images, Task("embed", options.pooling))
-    with request.app.state.engine.metrics.timed("postprocess"):
-        if responses.OCTETS in request.headers.get("accept", ""):
+    metrics = request.app.state.engine.metrics
+    with metrics.timed("postprocess"):
+        if prefers(request.headers.get("accept", ""), responses.OCTETS, responses.JsonResponse.media_type):
             return responses.raw_embeddings(answer, options.normalize)
-        return responses.embeddings(answer, options)
+        return responses.embeddings(answer, options, metrics)

@@ -49,7 +49,9 @@ class Canary:
         job = Job(self._slots.canary_slot, Task("embed"), 0.0, done)
         (row,) = (await process.run([job])).rows
         if row is None:
-            raise DeviceLost("the result of the canary image is not finite")
+            raise DeviceLost(
+                "the result of the canary image is not finite; float16 can overflow: set VIM_DTYPE=auto or float32"
+            )
         values = np.frombuffer(row, np.float32)
         if self._reference is None:
             self._reference = values

@@ -128,6 +128,7 @@ class Dispatcher:
         finally:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for batch in tuple(self.pipeline.batches):  # cancelled before its task began
+                self._context.queue.give_back((batch.jobs,))
                 self._end(batch)
 
     async def _take(self) -> Batch:
@@ -161,24 +162,24 @@ class Dispatcher:
 
     async def _run(self, batch: Batch, ahead: tuple[asyncio.Task[None], ...]) -> None:
         try:
-            if batch.alone and ahead:
-                await asyncio.wait(ahead)
-            await self._forward(batch)
+            await self._forward(batch, ahead)
         except DeviceLost as lost:
             self._lost = lost
         finally:
             self._end(batch)
 
-    async def _forward(self, batch: Batch) -> None:
+    async def _forward(self, batch: Batch, ahead: tuple[asyncio.Task[None], ...]) -> None:
         try:
+            if batch.alone and ahead:
+                await asyncio.wait(ahead)
             self._check()
-        except DeviceLost:  # while the batch waited for its turn; it never ran
+        except (DeviceLost, asyncio.CancelledError):  # while the batch waited for its turn; it never ran
             self._context.queue.give_back((batch.jobs,))
             raise
         try:
             self._settle(batch, await self._process.run(batch.jobs))
         except BatchError as error:
-            if error.kind == "out_of_memory":
+            if error.kind == "out_of_memory" and (len(batch.jobs) > 1 or not batch.shared):
                 self._lower_limit(len(batch.jobs))
             self._retry(batch, error.kind)
         except DeviceLost:

@@ -18,7 +18,7 @@ from service.devices.supervisor import RestartsExhausted, Supervisor
 from service.errors import InferenceFailed, NotReady
 from service.jobs import Job
 from service.settings import Settings
-from service.status import BackendState, Phase, ProcessLoad
+from service.status import BackendState, DeviceStatus, Phase, ProcessLoad
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("vim.engine")
@@ -164,6 +164,7 @@ class Pool:
             model=self._canary.model,
             devices=devices,
             max_batch=max(one.limit for one in devices),
+            least_image_s=_least_image_s(devices),
         )
         if state != self.state:
             self.state = state
@@ -187,8 +188,7 @@ class Pool:
         self._metrics.model_loaded(
             version=model.fingerprint, device=model.device.name, dtype=model.dtype, seconds=seconds
         )
-        address = f"{'https' if settings.tls_cert else 'http'}://{settings.host}:{settings.port or 'PORT'}"
-        hint = f"curl --data-binary @photo.jpg {address}/v1/classify"
+        hint = f"curl --data-binary @photo.jpg {settings.url}/v1/classify"
         log.info("ready in %.1f s: %s; try: %s", seconds, model.name, hint)
 
     def _fail(self, reason: str) -> None:
@@ -198,3 +198,8 @@ class Pool:
         for job in self._queue.take_all():
             job.fail(NotReady(self.state.reason))
         self.failed.set()
+
+
+def _least_image_s(devices: tuple[DeviceStatus, ...]) -> float:
+    rates = [max(size / seconds for size, seconds in one.batch_seconds.items()) for one in devices if one.batch_seconds]
+    return 1 / sum(rates) if rates else 0.0

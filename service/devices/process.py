@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -81,9 +82,14 @@ class DeviceProcess:
 
     async def start(self) -> Loaded:
         """Start the process and wait until its model is in memory. Raises DeviceLost."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = self._spawn(theirs.fileno())
+        try:
+            ours, theirs = socket.socketpair()
+            with contextlib.ExitStack() as on_error, theirs:
+                on_error.enter_context(ours)
+                self._process = self._spawn(theirs.fileno())
+                on_error.pop_all()  # the connection keeps our end
+        except OSError as error:  # no descriptors, processes or memory
+            raise DeviceLost(f"the device process cannot be started: {error}") from error
         self._connection = await Connection.open(ours, self._on_message)
         self._watch = asyncio.create_task(self._until_ended(), name=f"watch {self._name}")
         self._connection.send(Start(self._settings.model_dump_json(), self._name))

@@ -51,6 +51,8 @@ def judge(batch: Sequence[Job], failure: Failure, *, company: bool = False) -> V
     if len(batch) > 1:
         return Verdict(again=halves(waiting))
     (job,) = waiting
+    if failure == "out_of_memory" and company:  # the other batch had the memory; as a suspect it runs alone next
+        return Verdict(again=((job,),))
     if failure == "device_lost":
         job.deaths_alone += not company
         if job.deaths_alone < FATAL_DEATHS:

@@ -14,8 +14,10 @@ from service.devices.context import Context
 from service.devices.dispatcher import Dispatcher
 from service.devices.messages import Loaded, Ready
 from service.devices.process import DeviceLost, DeviceProcess
+from service.devices.slots import Slots
 from service.jobs import Job
-from service.status import DeviceStatus
+from service.status import DeviceStatus, ModelInfo
+from service.system import memory
 
 log = logging.getLogger("vim.device")
 
@@ -27,6 +29,17 @@ RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the fir
 
 class RestartsExhausted(Exception):  # noqa: N818 - an event
     """The device process could not be brought back; the message says how often that was tried and what went wrong."""
+
+
+def check_memory(model: ModelInfo, slots: Slots, available: int | None) -> None:
+    """Raise DeviceLost if the slots alone would take more than half of the memory that there is."""
+    each = model.image_size**2 * 3
+    if available is not None and slots.total * each > available // 2:
+        raise DeviceLost(
+            f"VIM_QUEUE_IMAGES={slots.count} images of {model.image_size} px take {slots.total * each / 1e9:.1f} GB of "
+            f"shared memory, more than half of the {available / 1e9:.1f} GB that are available; "
+            f"set it to at most {max(1, available // 2 // each - 1)}"
+        )
 
 
 class Supervisor:
@@ -87,6 +100,7 @@ class Supervisor:
         process = DeviceProcess(context.settings, self.name, context.slots.descriptor, context.worker, context.wake)
         self._process = process
         loaded = await process.start()
+        check_memory(loaded.model, context.slots, memory.available_bytes())
         self._canary.prepare(loaded.model)
         if self.loaded is None:
             self.loaded = loaded

@@ -56,6 +56,8 @@ class Worker:
         service_log.configure(settings.log_level)
         runner = self._load(settings, start.device)
         attach = self._receive()
+        if attach is None:  # the parent ended, or refused the model
+            return
         assert isinstance(attach, Attach)
         runner.attach(map_slots(self._slots_descriptor, attach.slots, runner.vim.config.image_size[0]))
         self._warm_up(runner)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,12 +26,18 @@ SMOOTHING = 0.1  # weight of the newest image in the running cost of decoding
 LOG_EVERY_S = 10.0  # at most one log line about overload in this time
 CAUTION = 1.25  # factor on the expected wait: the answer must be sent too, and the queue may become slower
 RELIABLE_IMAGES = 16  # see `Pace`
-PACE_SMOOTHING = 0.02  # weight of one answered image; the images of a batch are answered at the same moment
-LONGEST_GAP = 10.0  # times the known pace: a longer gap, such as a restart of a device process, counts as this much
+RECENT_S, RECENT_IMAGES = 2.0, 32
+FIRST_IMAGES = 8  # nothing is predicted before so many are measured: the first one alone may be unusually expensive
+OLD_S = 30.0  # what was measured before a pause of this length says nothing about the images of today
+# Times the known pace: a longer gap counts as this much, unless decoding explains it. A device process was restarted.
+LONGEST_GAP = 10.0
 
 
 class Pace:
     """The measured time per image of a long queue, from how fast its images are answered. Plain Python.
+
+    It is the mean of the last images: of `RECENT_S` seconds, but at least of `RECENT_IMAGES`. A weighted mean would
+    remember expensive images too long, or forget them too soon while cheap and expensive ones alternate.
 
     With fewer than `RELIABLE_IMAGES` admitted images the estimate is unreliable: a single image takes longer than its
     share of a batch, and between single images the device is idle. Then nothing is measured or predicted.
@@ -38,25 +45,47 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seconds = 0.0
-        self._at = 0.0
+        self._gaps: deque[tuple[float, int]] = deque()  # seconds before an answer, and the images in it
+        self._seconds, self._images = 0.0, 0  # the sums
+        self._slowest_s = 0.0  # the longest decoding since the last answer
+        self._at = -math.inf
         self._many = False  # at the last answer, RELIABLE_IMAGES or more were admitted
+
+    def decoded(self, seconds: float) -> None:
+        """Record that decoding an image took this long, which explains a gap of this length."""
+        self._slowest_s = max(self._slowest_s, seconds)
 
     def answered(self, images: int, waiting: int) -> None:
         """Record that `images` images were answered while `waiting` images were admitted."""
         now, many = self._clock(), waiting >= RELIABLE_IMAGES
-        if many and self._many:
-            self._learn(images, (now - self._at) / images)
-        self._at, self._many = now, many
+        if now - self._at > OLD_S:
+            self._forget()
+        elif many and self._many:
+            self._learn(images, now - self._at)
+        self._at, self._many, self._slowest_s = now, many, 0.0
 
     def wait_s(self, waiting: int) -> float:
         """Seconds until `waiting` images are answered; 0 while the estimate is unreliable."""
-        return waiting * self._seconds if waiting >= RELIABLE_IMAGES else 0.0
+        if waiting < RELIABLE_IMAGES or self._images < FIRST_IMAGES or self._clock() - self._at > OLD_S:
+            return 0.0
+        return waiting * self._seconds / self._images
 
     def _learn(self, images: int, seconds: float) -> None:
-        known = self._seconds or seconds
-        weight = 1 - (1 - PACE_SMOOTHING) ** images
-        self._seconds = known + weight * (min(seconds, LONGEST_GAP * known) - known)
+        if self._images >= FIRST_IMAGES:
+            seconds = min(seconds, max(LONGEST_GAP * self._seconds / self._images, self._slowest_s))
+        self._add(seconds, images)
+        self._gaps.append((seconds, images))
+        while self._seconds - self._gaps[0][0] >= RECENT_S and self._images - self._gaps[0][1] >= RECENT_IMAGES:
+            oldest_s, oldest = self._gaps.popleft()
+            self._add(-oldest_s, -oldest)
+
+    def _add(self, seconds: float, images: int) -> None:
+        self._seconds += seconds
+        self._images += images
+
+    def _forget(self) -> None:
+        self._gaps.clear()
+        self._seconds, self._images = 0.0, 0
 
 
 class Admission:
@@ -79,7 +108,8 @@ class Admission:
         Raises TooManyImages if the request can never be admitted, QueueFull if it cannot be admitted now.
         """
         self._check_images(request_class, count)
-        wait_s = self.pace.wait_s(self._slots.in_use)
+        least_s = self._slots.in_use * self._backend.state.least_image_s
+        wait_s = max(self.pace.wait_s(self._slots.in_use), least_s)
         if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline in the past counts as 0
             before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
@@ -89,6 +119,7 @@ class Admission:
     def decoded(self, seconds: float) -> None:
         """An image was decoded: learn what that costs."""
         self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
+        self.pace.decoded(seconds)
 
     def leave(self, slots: Sequence[int], *, answered: bool) -> None:
         """A request has ended: release its slots, and learn from the pace of the answers."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from service.errors import NotReady
 from service.jobs import RequestClass
 from service.system import sched_slice
 
@@ -52,7 +53,8 @@ class DecodePool:
         self.inline = InlineBudget()
         self._gate = Gate(count)
         self._patience_s = patience_s
-        self._started = self._closed = False
+        self._started = 0
+        self._closed = False
         self._idle: list[_Inbox] = []  # one for each thread that has nothing to do
         self._since: dict[int, float] = {}  # thread -> when it began its current piece of work
 
@@ -74,8 +76,14 @@ class DecodePool:
             if ended:
                 ended()
             raise
+        try:
+            inbox = self._idle_inbox()
+        except RuntimeError as error:
+            self._gate.leave()
+            if ended:
+                ended()
+            raise NotReady("no decode thread can be started now", retry_after_s=1) from error
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        inbox = self._idle_inbox()
 
         def settle(result: Any, error: BaseException | None) -> None:
             self._rest(inbox)
@@ -107,13 +115,14 @@ class DecodePool:
 
     def _idle_inbox(self) -> _Inbox:
         """The inbox of an idle thread; the gate ensures that there is one. The one used last has warm caches."""
-        if not self._started:
-            self._started = True
-            self._idle = [self._start(number) for number in range(self.count)]
-        return self._idle.pop()
+        if self._idle:
+            return self._idle.pop()
+        inbox = self._start(self._started)
+        self._started += 1
+        return inbox
 
     def _start(self, number: int) -> _Inbox:
-        """Start a daemon thread: the process does not wait for its work at the end."""
+        """Start a daemon thread: the process does not wait for its work at the end. Raises RuntimeError."""
         inbox: _Inbox = queue.SimpleQueue()
         threading.Thread(target=self._serve, args=[inbox], name=f"decode_{number}", daemon=True).start()
         return inbox

@@ -175,8 +175,6 @@ class Engine:
                 self._idle.set()
         results = [outcome for outcome, _ in done if isinstance(outcome, Result)]
         self.metrics.images(task.op, request_class, len(results))
-        if results:
-            self._count_errors(done)
         return Answer(
             outcomes=[outcome for outcome, _ in done],
             timings=_timings(done, time.monotonic() - start),
@@ -275,12 +273,6 @@ class Engine:
             return copy.copy(outcome), Timings()
         infer_s = min(outcome.infer_s, now - start)
         return outcome, Timings(queue_s=now - start - infer_s, infer_s=infer_s, batch_size=outcome.batch_size)
-
-    def _count_errors(self, done: list[Done]) -> None:
-        """Count the errors of images. If all images fail, `service.api.errors` counts the request once instead."""
-        for outcome, _ in done:
-            if isinstance(outcome, ServiceError):
-                self.metrics.refused(outcome)
 
 
 async def _gather(work: list[Coroutine[Any, Any, Done]]) -> list[Done]:

@@ -16,8 +16,6 @@ from service.server.protocol import Protocol, protocol
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-EXIT_STATUS = 3  # the exit status if the port cannot be used
-
 
 @asynccontextmanager
 async def metrics_port(settings: Settings, metrics: Metrics) -> AsyncIterator[None]:

@@ -21,7 +21,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.system import descriptors
+
 MOST_HEADER_BYTES = 65_536
+PROBE_S = 0.05  # before the second probe of a half-closed connection; doubled each time, up to a second
 _REFUSAL = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -59,6 +62,25 @@ class WholeAnswers:
         self._transport.close()
 
 
+class AnyLength(int):
+    """The length of a body that uvicorn must not check: with HTTP/1.0 the end of the connection ends the body."""
+
+    def __lt__(self, _: object) -> bool:
+        return False
+
+    def __ne__(self, _: object) -> bool:
+        return False
+
+    def __eq__(self, _: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __sub__(self, _: int) -> AnyLength:
+        return self
+
+
 class Protocol(HttpToolsProtocol):
     """One connection. `header_timeout_s` limits the time for each request's header, `write_timeout_s` the time that a
     client may stop reading its answer.
@@ -66,6 +88,7 @@ class Protocol(HttpToolsProtocol):
 
     header_timeout_s = 10.0
     write_timeout_s = 30.0
+    max_connections = 1 << 20
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -76,12 +99,18 @@ class Protocol(HttpToolsProtocol):
         self._body = 0
         self._offered = False  # this request's header offers to upgrade
         self._header_end = 0
+        self._half_closed = False  # the client has sent everything, and may still read
+        self._invalid = ""  # why the rest of the data is no request; answered after the requests before it
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Start the timer for the first header."""
+        """Start the timer for the first header. A connection beyond the limit is answered with 503 and closed."""
         super().connection_made(transport)
         self.transport = WholeAnswers(transport)  # type: ignore[assignment]
-        self._await_header()
+        if len(self.connections) > self.max_connections:
+            self._in_header = True
+            self._refuse("503 Service Unavailable")
+        else:
+            self._await_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers."""
@@ -115,9 +144,16 @@ class Protocol(HttpToolsProtocol):
         self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if self._offered:
             return
+        version = self.parser.get_http_version()
+        if version == "1.1" and (hosts := sum(name == b"host" for name, _ in self.headers)) != 1:
+            self._invalid = f"An HTTP/1.1 request must have one Host header (RFC 9112); this one has {hosts or 'none'}."
+            raise ValueError(self._invalid)  # the parser stops, and uvicorn calls `send_400_response`
         self._in_header = False
         self._stop_waiting()
+        self.expect_100_continue = self.expect_100_continue and version != "1.0"
         super().on_headers_complete()
+        if version == "1.0":
+            self.cycle.chunked_encoding, self.cycle.expected_content_length = False, AnyLength()
 
     def on_body(self, body: bytes) -> None:
         """Do not count the body as overhead: the application limits it."""
@@ -131,6 +167,37 @@ class Protocol(HttpToolsProtocol):
             return
         self._overhead = self._body = 0
         super().on_message_complete()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep the connection for the answers to complete requests: the client may have closed its side only."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or cycle.more_body or self.transport.get_extra_info("sslcontext"):
+            return None  # closes the connection
+        self._half_closed = True
+        if self.parser.get_http_version() == "1.1":
+            self._probe(PROBE_S)
+        return True
+
+    def _probe(self, pause_s: float) -> None:
+        """See whether a client that has closed its side still reads.
+
+        A client that has left resets the connection when something is sent, and what is sent next fails. Clients of
+        HTTP/1.1 ignore interim responses before the answer (RFC 9110).
+        """
+        if self.transport.is_closing() or self.cycle.response_complete:
+            return
+        if not self.cycle.response_started and not self.pipeline:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.loop.call_later(pause_s, self._probe, min(1.0, 2 * pause_s))
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer data that is no request, after the requests before it."""
+        self._invalid = self._invalid or msg
+        self._stop_waiting()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.flow.pause_reading()
+        else:
+            super().send_400_response(self._invalid)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Note where the header ends. uvicorn calls this when the parser stops after a header with an upgrade."""
@@ -153,8 +220,14 @@ class Protocol(HttpToolsProtocol):
         self.transport.flush()  # type: ignore[attr-defined]
         answered_early = self.cycle.more_body
         super().on_response_complete()
-        if answered_early and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if answered_early:
             self._await_header()
+        if self.cycle.response_complete and self._invalid:
+            super().send_400_response(self._invalid)
+        elif self.cycle.response_complete and self._half_closed:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client reads too slowly: start the timer for it."""
@@ -192,5 +265,10 @@ class Protocol(HttpToolsProtocol):
 
 
 def protocol(header_timeout_s: float) -> type[Protocol]:
-    """Return a class with this time-out, because uvicorn creates the connections without extra arguments."""
-    return type("Protocol", (Protocol,), {"header_timeout_s": header_timeout_s})
+    """Return a class with this time-out, because uvicorn creates the connections without extra arguments.
+
+    Its connections are bounded by the descriptors that the process may still open, without those that a restart of a
+    device process needs.
+    """
+    limits = {"header_timeout_s": header_timeout_s, "max_connections": descriptors.available()}
+    return type("Protocol", (Protocol,), limits)

@@ -2,7 +2,8 @@
 
 uvicorn closes its listener at the first signal and then ends with that signal. Here SIGTERM (or SIGINT) first turns
 readiness off. Connections are still accepted for VIM_DRAIN_DELAY_MS, so that load balancers notice. Then the listener
-closes, admitted work is finished, and the exit status is 0. A second signal ends the process at once.
+closes, admitted work is finished, and the exit status is 0. A second SIGINT, or a SIGTERM some seconds later, ends the
+process at once.
 
 After the signal every answer has `Connection: close`, so that clients connect to another server. A request that arrives
 over an open connection directly after the listener has closed is still served.
@@ -19,6 +20,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,8 +35,9 @@ from service.server import metrics_port
 from service.server.prefork import parent
 from service.server.prefork.remote_pool import RemotePool
 from service.server.protocol import protocol
+from service.server.signals import Signals
 from service.settings import Settings
-from service.system import sched_slice
+from service.system import descriptors, sched_slice
 
 LISTENERS = 16  # for each address; one iteration of the event loop accepts one connection from each listener
 LINGER_S = 0.25  # how long open connections may send another request after the listener has closed
@@ -55,7 +58,7 @@ class Server(uvicorn.Server):
         self.failed = False
         self._engine = engine
         self._parent = parent
-        self._signalled = False
+        self._signals = Signals()
         self._failure: asyncio.Task[None] | None = None
         self._resources = contextlib.AsyncExitStack()
 
@@ -88,7 +91,7 @@ class Server(uvicorn.Server):
             )
         except OSError as error:
             log.error("VIM_METRICS_PORT: %s", error)
-            sys.exit(metrics_port.EXIT_STATUS)
+            sys.exit(1)
 
     async def _watch_failure(self) -> None:
         await self._engine.backend.failed.wait()
@@ -113,10 +116,11 @@ class Server(uvicorn.Server):
             listener.close()
 
     def _on_signal(self, number: int) -> None:
-        if self._signalled:
-            log.warning("second signal: ending at once")
+        if self._signals.repeated(number, time.monotonic()):
+            log.warning("%s again: ending at once", signal.Signals(number).name)
             os._exit(128 + number)
-        self._signalled = True
+        if self._signals.count > 1:
+            return
         log.info("%s: draining", signal.Signals(number).name)
         self._engine.backend.drain()
         self._close_after_answers()
@@ -163,6 +167,7 @@ def _check_certificate(settings: Settings) -> None:
 def serve(settings: Settings, worker: str = WORKER) -> int:
     """Serve until a signal; returns the exit status. Raises SettingsError at the start."""
     _check_certificate(settings)
+    descriptors.raise_limit()
     if settings.http_workers > 1:
         return parent.serve(settings, worker)
     return _run(create_app(settings, worker), settings)
@@ -186,7 +191,7 @@ def _run(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # longer than the usual idle time-out of load balancers
+        timeout_keep_alive=settings.keep_alive_ms / 1000,  # type: ignore[arg-type]  # any number works
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
@@ -194,6 +199,6 @@ def _run(
     server = Server(config, app.state.engine, pool)
     try:
         server.run(sockets)
-    except SystemExit as stop:  # uvicorn could not bind or start
-        return int(stop.code or 1)
+    except SystemExit:  # a port is taken, or uvicorn could not start
+        return 1
     return 1 if server.failed else 0

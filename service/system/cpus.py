@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def available_cpus(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
+def available_cpus(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
     """Whole CPUs, rounded up, at least 1. Never raises: a file that cannot be read sets no limit."""
-    quotas = (quota for directory in _directories(cgroups, own) for quota in (_v2(directory), _v1(directory)))
+    quotas = (quota for directory in cgroup_directories(cgroups, own) for quota in (_v2(directory), _v1(directory)))
     return max(1, min([_affinity(), *(math.ceil(quota) for quota in quotas if quota is not None)]))
 
 
@@ -46,7 +46,7 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _directories(cgroups: Path, own: Path) -> Iterator[Path]:
+def cgroup_directories(cgroups: Path, own: Path) -> Iterator[Path]:
     """The process's own cgroups and all their ancestors; the limits of all of them apply."""
     for mount, path in _memberships(cgroups, own):
         inside = PurePosixPath(path.strip("/"))

@@ -22,6 +22,7 @@ from service.errors import SettingsError
 
 MEMORY = "/dev/shm"
 PREFIX = "vim-metrics-"
+BYTES_OF_A_PROCESS = 1 << 20  # its counters, generously
 STALE_S = 60.0  # a directory that nothing uses is removed when it is older
 
 
@@ -75,12 +76,12 @@ class WithoutCreated(Collector):
 
 
 @contextlib.contextmanager
-def shared_directory() -> Iterator[str]:
-    """A new directory for the files of several processes, in memory if possible; removed afterwards.
+def shared_directory(processes: int = 1) -> Iterator[str]:
+    """A new directory for the files of several processes, in memory if there is room; removed afterwards.
 
     Raises SettingsError where no file can be written.
     """
-    place = _place()
+    place = _place(processes * BYTES_OF_A_PROCESS)
     _sweep(Path(place))
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as directory:
         lock = os.open(directory, os.O_RDONLY)
@@ -89,13 +90,25 @@ def shared_directory() -> Iterator[str]:
         os.close(lock)
 
 
-def _place() -> str:
-    if os.access(MEMORY, os.W_OK):
+def _place(needed: int) -> str:
+    """A process that writes to a mapped file without room behind it is killed by SIGBUS, so room is checked first."""
+    if os.access(MEMORY, os.W_OK) and _room(MEMORY) >= needed:
         return MEMORY
     try:
-        return tempfile.gettempdir()
+        place = tempfile.gettempdir()
     except FileNotFoundError as error:
         raise SettingsError(f"VIM_HTTP_WORKERS needs a place for small files; TMPDIR may name one: {error}") from None
+    if _room(place) < needed:
+        raise SettingsError(
+            f"VIM_HTTP_WORKERS needs {needed >> 20} MiB for counters; {MEMORY} and {place} have less: "
+            "enlarge one of them, or name another folder with TMPDIR"
+        )
+    return place
+
+
+def _room(place: str) -> int:
+    found = os.statvfs(place)
+    return found.f_bavail * found.f_frsize
 
 
 def _sweep(place: Path) -> None:

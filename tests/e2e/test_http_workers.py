@@ -61,7 +61,8 @@ def _views(server: Server) -> dict[str, Any]:
         "capacity": server.metric("vim_queue_capacity"),
         "ready": server.metric("vim_ready"),
         "inferences": statistics["inference_count"],
-        "info": {name: value for name, value in server.info().items() if name != "batch_seconds"},
+        # both are sent to every process a few times a second, so they may differ for a moment
+        "info": {name: value for name, value in server.info().items() if name not in ("batch_seconds", "queue")},
     }
 
 

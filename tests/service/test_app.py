@@ -81,3 +81,8 @@ async def test_the_body_of_a_client_that_left_is_free_at_once(client: httpx.Asyn
         await asyncio.sleep(0.5)
 
     assert held == []
+
+
+async def test_the_openapi_document_works_behind_a_path_prefix(client: httpx.AsyncClient) -> None:
+    """`/openapi.json` read as `/vision/openapi.json` describes `/vision/v1/...`: the server is relative to it."""
+    assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "."}]

@@ -60,6 +60,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "ready_devices": "all",
         "cache_dir": Path("~/.cache/vim-server").expanduser(),
         "offline": False,
+        "keep_alive_ms": 75_000,
         "drain_delay_ms": 0,
         "drain_timeout_ms": 25_000,
         "page": True,
@@ -297,3 +298,23 @@ def test_a_share_is_a_part_of_what_is_limited_for_all() -> None:
         whole.share.threads,
     )
     assert whole.share.max_images == whole.max_images
+
+
+def test_each_http_process_needs_an_image_of_its_own() -> None:
+    """Fewer images than HTTP processes would give more slots than the setting says."""
+    with pytest.raises(SettingsError, match="VIM_QUEUE_IMAGES=2 is less than VIM_HTTP_WORKERS=4"):
+        Settings.load({"VIM_QUEUE_IMAGES": "2", "VIM_HTTP_WORKERS": "4", "VIM_MAX_BATCH": "2"})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("::", "http://[::1]:8000"),
+        ("[::1]", "http://[::1]:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("myhost", "http://myhost:8000"),
+    ],
+)
+def test_the_url_can_be_used(host: str, url: str) -> None:
+    """An address of all interfaces is shown as this machine's; IPv6 addresses have brackets, also where given so."""
+    assert url == Settings.load({"VIM_HOST": host}).url

@@ -20,7 +20,7 @@ from service.api.request.image_fields import from_text, whole
 from service.api.request.json_body import load_object
 from service.api.responses import OCTETS, JsonResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import INFERENCE, problems, query
+from service.api.schemas import INFERENCE, TopK, problems, query
 from service.errors import MalformedBody, UnsupportedInput
 from service.jobs import Task
 
@@ -32,7 +32,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    top_k: int | None = Field(None, ge=1, description="How many classes to return; 5 by default.")
+    top_k: TopK | None = Field(None, description="How many classes to return; 5 by default.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         None, description="`softmax` only.", json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]}
     )
@@ -72,7 +72,7 @@ def _parse(body: bytes, content_type: str, max_images: int) -> tuple[Inputs, boo
     if content_type.strip().lower().startswith("multipart/"):
         found = parse(body, content_type, max_images)
         return found, len(found.images) > 1
-    content = load_object(body, max_images)
+    content = load_object(body, max_images, 'send image bytes, multipart/form-data, or {"inputs": base64}')
     images, parameters = content.get("inputs"), content.get("parameters") or {}
     if not isinstance(images, str | list) or not isinstance(parameters, dict):
         raise MalformedBody('the JSON body must be {"inputs": base64, "parameters": {...}}')

@@ -18,7 +18,7 @@ from service.api.compat.schemas import OPENAI_BODY, OpenAIEmbeddings, OpenAIMode
 from service.api.record import labelled
 from service.api.request.body import check_count, read_body, validate
 from service.api.request.image_fields import from_any, from_message, whole
-from service.api.request.json_body import load_object
+from service.api.request.json_body import load_object, only_json
 from service.api.responses import JsonResponse
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
@@ -31,6 +31,7 @@ router = APIRouter(route_class=DirectRoute, tags=["openai"])
 _ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
 _UNNAMED = (None, "", "default/not-specified")  # infinity-client sends the last one
 _UNSIZED = (None, 0)  # infinity-client sends 0 unless told otherwise
+_TAKES = only_json('{"input": [base64 or data URI, ...]}')
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 Encoding = Literal["float", "base64"]
@@ -106,7 +107,7 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
 
 
 def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
-    wanted = validate(EmbeddingsRequest, {}, load_object(body, max_images))
+    wanted = validate(EmbeddingsRequest, {}, load_object(body, max_images, _TAKES))
     found = _images(wanted)
     check_count(len(found), max_images)
     return wanted, whole(found)

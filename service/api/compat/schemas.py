@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas import HEADERS, PIXEL
+from service.api.schemas import HEADERS, MOST_CLASSES, PIXEL
 
 Json = dict[str, Any]
 
@@ -123,7 +123,7 @@ HUGGINGFACE_BODY: Json = {
             "type": "object",
             "additionalProperties": False,
             "properties": {
-                "top_k": {"type": ["integer", "null"], "minimum": 1},
+                "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_CLASSES},
                 "function_to_apply": {"enum": ["softmax", None]},
             },
         },

@@ -18,7 +18,7 @@ from service.api.compat.schemas import VECTOR_BODY, VECTORS_BODY, WeaviateMeta, 
 from service.api.record import labelled
 from service.api.request.body import check_count, read_body
 from service.api.request.image_fields import from_text, whole
-from service.api.request.json_body import load_object
+from service.api.request.json_body import load_object, only_json
 from service.api.responses import JsonResponse
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
@@ -40,7 +40,7 @@ _PROBLEMS = problems(*INFERENCE)
 @labelled("weaviate", "embed")
 async def vectorize(request: Request) -> Response:
     """Weaviate's multi2vec-clip: `imageVectors` of base64 `images`. `texts` are refused: there is no text encoder."""
-    content = await _content(request)
+    content = await _content(request, '{"images": [base64, ...]}')
     if content.get("texts"):
         raise UnsupportedInput("texts are not supported: this is a vision-only model; configure imageFields only")
     images = content.get("images") or []
@@ -57,7 +57,7 @@ async def vectorize(request: Request) -> Response:
 @labelled("weaviate", "embed")
 async def vectors(request: Request) -> Response:
     """Weaviate's img2vec-neural: the `vector` of one base64 `image`."""
-    content = await _content(request)
+    content = await _content(request, '{"id": text, "image": base64}')
     (vector,), headers = await _vectors(request, [content.get("image")])
     body = {"id": content.get("id"), "vector": vector, "dim": len(vector)}
     return JsonResponse(body, headers=headers)
@@ -85,11 +85,11 @@ async def ready(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def _content(request: Request) -> dict[str, Any]:
+async def _content(request: Request, example: str) -> dict[str, Any]:
     engine = dependencies.engine_of(request)
     engine.check(Task("embed"))
     body = await read_body(request)
-    return await dependencies.in_thread(request, load_object, body, engine.settings.max_images)
+    return await dependencies.in_thread(request, load_object, body, engine.settings.max_images, only_json(example))
 
 
 async def _vectors(request: Request, texts: Sequence[Any]) -> tuple[list[np.ndarray], dict[str, str]]:

@@ -185,9 +185,6 @@ def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) 
     if [one.name for one in given] != ["image"]:
         names = ", ".join(repr(one.name[:100]) for one in given)
         raise MalformedBody(f"{served.name} takes one input, 'image'; the request has {names or 'none'}")
-    regions = [one.parameters.shared_memory_region for one in header.inputs]
-    if any(regions) or any(one.parameters.shared_memory_region for one in header.outputs):
-        raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
     _check_type(given[0], served)
     return header, whole(tensors.images_of(given[0], max_images))
 

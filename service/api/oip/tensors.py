@@ -14,60 +14,75 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from service.api.request.body import check_count
 from service.api.request.image_fields import from_text
-from service.api.request.json_body import load_tensors
-from service.errors import MalformedBody
+from service.api.request.json_body import FILE_PATHS, load_tensors, looks_like_json
+from service.errors import MalformedBody, UnsupportedImage, UnsupportedInput
 from service.jobs import Item
+
+PIECE = 1 << 16  # numbers that are converted at once; others wait for Python's lock meanwhile
 
 _LENGTH = struct.Struct("<I")
 
 Name = Annotated[str, Field(max_length=200)]
+Whole = Annotated[int, Field(ge=0, strict=True)]  # no texts, no booleans
 
 
-class InputParameters(BaseModel):
+class _Members(BaseModel):
+    """An object of the protocol. A member that is null counts as absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, content: Any) -> Any:
+        known = cls.model_fields
+        if not isinstance(content, dict):
+            return content
+        return {name: content[name] for name in known if content.get(name) is not None}
+
+
+class InputParameters(_Members):
     """The supported parameters of an input; others are ignored, as the protocol requires."""
 
-    binary_data_size: int | None = Field(None, ge=0)
+    binary_data_size: Whole | None = None
     shared_memory_region: str | None = None
 
 
-class InputHeader(BaseModel):
+class InputHeader(_Members):
     """One input in the JSON of a request. `data` is None if the tensor follows the JSON as raw bytes."""
 
     name: Name
     datatype: Name
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=8)]
+    shape: Annotated[list[Whole], Field(min_length=1, max_length=8)]
     parameters: InputParameters = InputParameters()
     data: Any = None
 
 
-class OutputParameters(BaseModel):
+class OutputParameters(_Members):
     """The supported parameters of an output."""
 
     binary_data: bool | None = None
-    classification: int = Field(0, ge=0)
+    classification: Whole = 0
     shared_memory_region: str | None = None
 
 
-class OutputHeader(BaseModel):
+class OutputHeader(_Members):
     """One requested output."""
 
     name: Name
     parameters: OutputParameters = OutputParameters()
 
 
-class RequestParameters(BaseModel):
+class RequestParameters(_Members):
     """The supported parameters of a request. `timeout` is in microseconds; 0 means none."""
 
-    timeout: int = Field(0, ge=0)
-    priority: int = Field(0, ge=0)
+    timeout: Whole = 0
+    priority: Whole = 0
     binary_data_output: bool = False
 
 
-class RequestHeader(BaseModel):
+class RequestHeader(_Members):
     """The JSON of an infer request."""
 
     id: str | None = None
@@ -110,13 +125,22 @@ def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestH
     """Parse the header and the inputs of a request. `json_size` is Inference-Header-Content-Length, None if not sent.
 
     0 means that the body is the only BYTES element of the only input, and that outputs are sent as raw bytes. Raises
-    MalformedBody.
+    MalformedBody, BodyTooLarge, UnsupportedInput, UnsupportedImage.
     """
     if json_size == 0:
         return _raw_header(), [Tensor(input_name, "BYTES", (1,), _LENGTH.pack(len(body)) + body)]
     if json_size is not None and json_size > len(body):
         raise MalformedBody(f"Inference-Header-Content-Length is {json_size}; the body has {len(body)} bytes")
+    if json_size is None and not looks_like_json(body):
+        raise UnsupportedImage(
+            "the body is not JSON; this path takes JSON with tensors, or the bytes of one image with the header "
+            f"Inference-Header-Content-Length: 0; {FILE_PATHS}"
+        )
     header = _header(load_tensors(body if json_size is None else body[:json_size]))
+    regions = [one.parameters.shared_memory_region for one in header.inputs]
+    regions += [one.parameters.shared_memory_region for one in header.outputs]
+    if any(one is not None for one in regions):
+        raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
     return header, _tensors(header, memoryview(body)[len(body) if json_size is None else json_size :])
 
 
@@ -208,13 +232,26 @@ def _pixels(tensor: Tensor) -> np.ndarray:
 
 
 def _from_json(tensor: Tensor) -> np.ndarray:
+    """Convert nested or flat lists. numpy would do it in one call, which holds Python's lock for half a second."""
+    values = tensor.data
+    while isinstance(values, list) and values and isinstance(values[0], list):
+        length = len(values[0])
+        if not all(isinstance(row, list) and len(row) == length for row in values):
+            raise MalformedBody(f"input {tensor.name!r}: data is not an array")
+        values = [one for row in values for one in row]
+    if not isinstance(values, list):
+        raise MalformedBody(f"input {tensor.name!r}: data must be a list")
+    pieces = [_as_bytes(tensor, values[start : start + PIECE]) for start in range(0, len(values), PIECE)]
+    return np.frombuffer(b"".join(pieces), np.uint8)
+
+
+def _as_bytes(tensor: Tensor, values: Sequence[Any]) -> bytes:
     try:
-        values = np.asarray(tensor.data)
-    except (ValueError, OverflowError) as error:  # rows of different lengths, or nested too deep
-        raise MalformedBody(f"input {tensor.name!r}: data is not an array") from error
-    if values.size and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255):
-        raise MalformedBody(f"input {tensor.name!r}: UINT8 data must be whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+        if set(map(type, values)) == {int}:
+            return bytes(values)
+    except ValueError:  # a number that is no byte
+        pass
+    raise MalformedBody(f"input {tensor.name!r}: UINT8 data must be whole numbers from 0 to 255")
 
 
 def _to_bytes(values: np.ndarray | Sequence[str]) -> bytes:

@@ -7,11 +7,15 @@ format; else it must be JSON. The form of the body does not change the result fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import difflib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from service.api.dependencies import in_thread
@@ -40,6 +44,7 @@ _LONGEST_NAME = 100  # an error shows this many characters of an option's name
 _MOST_ERRORS = 20  # an error lists this many wrong options
 
 IMAGE_FIELDS = {"image", "images", "file", "files"}
+_TAKES = 'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ async def read_body(request: Request) -> bytes:
         return body
     content = await in_thread(request, content_encoding.inflate, body, encoding, limit)
     account.receive(max(0, len(content) - account.size))
+    if not content:
+        raise _empty()
     return content
 
 
@@ -112,7 +119,7 @@ async def read_limited(request: Request, max_bytes: int, account: BodyAccount, t
         setting = f"{round(1000 * timeout_s)} ms (VIM_BODY_TIMEOUT_MS)"
         raise BodyTimeout(f"the body did not arrive within {setting}") from None
     if not body:
-        raise EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
+        raise _empty()
     return body
 
 
@@ -155,27 +162,47 @@ def needs_parsing(body: bytes, content_type: str) -> bool:
 
 def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
     """Validate the options of query and body. Raises InvalidOptions, which names each wrong or unknown option."""
+    if isinstance(query, QueryParams):
+        _check_once((name for name, _ in query.multi_items()), "in the query")
     if duplicates := sorted(query.keys() & fields.keys()):
-        names = ", ".join(name[:_LONGEST_NAME] for name in duplicates)
-        raise InvalidOptions(f"given in the query and in the body: {names}")
+        raise InvalidOptions(f"given in the query and in the body: {_names(duplicates)}")
     try:
         return schema.model_validate({**query, **fields})
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, schema.model_fields) from error
 
 
-def _invalid(error: ValidationError) -> InvalidOptions:
-    found = [
-        {"loc": ".".join(map(str, e["loc"]))[:_LONGEST_NAME], "msg": _message(e["type"], e["msg"])}
-        for e in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+def _check_once(names: Iterable[str], where: str) -> None:
+    """Raise InvalidOptions if a name occurs twice: which of the values counts would be a guess."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise InvalidOptions(f"given more than once {where}: {_names(repeated)}")
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:_LONGEST_NAME] for name in names[:_MOST_ERRORS])
+    return shown if len(names) <= _MOST_ERRORS else f"{shown} and {len(names) - _MOST_ERRORS} more"
+
+
+def _invalid(error: ValidationError, known: Collection[str]) -> InvalidOptions:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
     more = [f"and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
-    shown = found[:_MOST_ERRORS]
+    shown = [{"loc": _name(e["loc"]), "msg": _message(e, known)} for e in found[:_MOST_ERRORS]]
     return InvalidOptions("; ".join([*(f"{e['loc']}: {e['msg']}" for e in shown), *more]), errors=shown)
 
 
-def _message(kind: str, text: str) -> str:
-    return "unknown option" if kind == "extra_forbidden" else text
+def _name(loc: Sequence[int | str]) -> str:
+    return ".".join(map(str, loc))[:_LONGEST_NAME]
+
+
+def _message(error: ErrorDetails, known: Collection[str]) -> str:
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    near = difflib.get_close_matches(_name(error["loc"]), known, n=1)
+    return f"unknown option, did you mean {near[0]}?" if near else "unknown option"
+
+
+def _empty() -> EmptyBody:
+    return EmptyBody("the body is empty; send the bytes of an image, a multipart form or JSON")
 
 
 def _too_large(found: str, limit: int) -> BodyTooLarge:
@@ -184,19 +211,20 @@ def _too_large(found: str, limit: int) -> BodyTooLarge:
 
 def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
     images: list[Item] = []
-    fields: dict[str, str] = {}
+    fields: list[tuple[str, str]] = []
     for part in multipart.parts(body, content_type, max_images):
         if part.is_file or part.name in IMAGE_FIELDS:
             images.append(part.data)
         elif len(part.data) > MOST_FIELD_BYTES:
             raise MalformedBody(f"the option {part.name[:_LONGEST_NAME]!r} has more than {MOST_FIELD_BYTES} bytes")
         else:
-            fields[part.name] = part.data.decode("utf-8", "replace")
-    return Inputs(images, fields)
+            fields.append((part.name, part.data.decode("utf-8", "replace")))
+    _check_once((name for name, _ in fields), "in the form")
+    return Inputs(images, dict(fields))
 
 
 def _from_json(body: bytes, max_images: int) -> Inputs:
-    content = load_object(body, max_images)
+    content = load_object(body, max_images, _TAKES)
     if "images" not in content:
         raise MalformedBody('the JSON body must be an object with "images", a list of base64 strings')
     images = content.pop("images")

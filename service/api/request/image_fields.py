@@ -5,39 +5,90 @@ It does not decode images; `service.images.decode` does.
 
 from __future__ import annotations
 
-import base64
 import binascii
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
+from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported, bare
 from service.images.formats import sniff
 from service.jobs import Item
 
-_DATA_URI = re.compile(r"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+PIECE = 1 << 18  # characters; a piece takes one millisecond, then others may have Python's lock
+LONGEST_START = 4096  # characters before the comma of a data URI
+
+# A quoted parameter may contain commas. Possessive, because a hostile text must not take quadratic time.
+_DATA_URI = re.compile(r'\s*data:((?:[^,"]|"[^"]*")*+),', re.IGNORECASE)
+_DATA = re.compile(r"\s*data:", re.IGNORECASE)
 _URL = re.compile(r"(https?|ftp|file|s3|gs)://", re.IGNORECASE)
 _IMAGE_KEYS = ("image", "bytes", "url", "image_url", "image_base64")
-_SPACE = re.compile(r"\s+")
-_URL_SAFE = str.maketrans("-_", "+/")
+_SPACE = b" \t\n\r\v\f"
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def from_text(item: object) -> Item:
-    """One image of a JSON body: base64 (with or without line breaks and padding) or a base64 data URI."""
+    """One image of a JSON body: base64 (with or without blanks and padding) or a base64 data URI."""
     if not isinstance(item, str):
         return MalformedBody("an image must be a base64 string or a data URI")
     if _URL.match(item):
         return UrlNotSupported("URLs are not fetched; send the image's bytes, base64 or a data URI")
-    prefix = _DATA_URI.match(item)  # at the start only: a search takes quadratic time on a hostile text
-    text = item[prefix.end() :] if prefix else item
-    with contextlib.suppress(ValueError):
-        return binascii.a2b_base64(text, strict_mode=True)  # the usual form; ten times faster than the code below
-    text = _SPACE.sub("", text).translate(_URL_SAFE).rstrip("=")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except ValueError as error:  # binascii.Error, or characters beyond ASCII
+        text = item[_start_of_data(item) :]
+        strict = _strict(text)
+        return _loose(text) if strict is None else strict
+    except MalformedBody as error:
+        return bare(error)
+    except UnicodeEncodeError:
+        return MalformedBody("not base64: it has characters beyond ASCII")
+    except ValueError as error:  # of binascii
         return MalformedBody(f"not base64: {error}")
+
+
+def _start_of_data(text: str) -> int:
+    """Return where the base64 begins: after the comma of a data URI, else 0. Raises MalformedBody."""
+    start = text[:LONGEST_START]  # a search in the whole text would hold Python's lock
+    if not _DATA.match(start):
+        return 0
+    found = _DATA_URI.match(start)
+    if found is None:
+        raise MalformedBody(f"a data URI needs a comma within its first {LONGEST_START} characters, before its base64")
+    if found[1].rpartition(";")[2].strip().lower() != "base64":
+        raise MalformedBody(
+            f"the data URI does not say ;base64 before its comma: data:{found[1][:100]},...; "
+            "percent-encoded data URIs are not read"
+        )
+    return found.end()
+
+
+def _strict(text: str) -> bytes | None:
+    """Decode the usual form of base64, piece by piece; None for any other form."""
+    pieces = []
+    for start in range(0, len(text), PIECE):
+        try:
+            piece = binascii.a2b_base64(text[start : start + PIECE], strict_mode=True)
+        except ValueError:
+            return None
+        if len(piece) < PIECE // 4 * 3 and start + PIECE < len(text):  # padding before the end
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _loose(text: str) -> bytes:
+    """Decode base64 with blanks, the URL-safe alphabet or without padding, piece by piece. Raises ValueError."""
+    pieces, rest = [], b""
+    for start in range(0, len(text), PIECE):
+        rest += text[start : start + PIECE].encode("ascii").translate(_URL_SAFE, _SPACE)
+        whole = max(0, len(rest) - 4) // 4 * 4  # the padding stays in the rest
+        pieces.append(binascii.a2b_base64(rest[:whole], strict_mode=True))
+        if len(pieces[-1]) < whole // 4 * 3:
+            raise ValueError("Excess data after padding")
+        rest = rest[whole:]
+    rest = rest.rstrip(b"=")
+    if len(rest) % 4 == 1:
+        raise ValueError("the last character alone is no byte")
+    pieces.append(binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True))
+    return b"".join(pieces)
 
 
 def from_any(item: object) -> Item:
@@ -84,7 +135,7 @@ def _from_part(part: object) -> Item:
 
 
 def _image_or_text(text: str) -> Item:
-    if _DATA_URI.match(text) or _URL.match(text):
+    if _DATA_URI.match(text[:LONGEST_START]) or _URL.match(text):
         return from_text(text)
     found = from_text(text)
     return found if isinstance(found, bytes) and sniff(found) else _no_text()

@@ -1,62 +1,101 @@
 """Parses JSON bodies within limits, which are checked before parsing or directly after it.
 
-20 MB of JSON take 20 MB of memory as one string, but gigabytes and minutes as ten million small values. The contracts
-interpret the parsed value.
+20 MB of JSON take 20 MB of memory as one string, but gigabytes and minutes as ten million small values. The parser
+holds Python's lock, so other requests wait while it runs: about 50 ms for the largest body that is allowed. The
+contracts interpret the parsed value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
-from service.errors import MalformedBody, UnsupportedImage
+from service.errors import BodyTooLarge, MalformedBody, UnsupportedImage
+from service.images.formats import sniff
 
-MOST_LISTS = 2_000_000  # nested lists of pixels have one list for each pixel
+MOST_NUMBERS = 1_000_000  # pixel values: six images of 224 x 224; more are sent as files or as binary tensors
+MOST_LISTS = 400_000  # nested lists of pixels have one list for each pixel
 MOST_OBJECTS = 1000  # objects that describe tensors
-MOST_NUMBERS = 4_000_000  # pixel values; larger images are sent as files or as binary tensors
+MOST_MEMBERS = 10_000  # of all these objects
 MOST_VALUES = 1000  # in a body whose images are strings, without the images
 VALUES_OF_AN_IMAGE = 10  # in OpenAI's formats an image is an object with several values
 DEEPEST = 50  # JSON libraries fail at a few hundred levels, each at another one
+FILE_PATHS = "/v1/classify and /v1/embed take image files"
+
+_MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark, which editors and PowerShell put before a text
 
 
 def load_tensors(body: bytes) -> Any:
-    """Parse a body whose pixels are numbers. Raises MalformedBody."""
-    if body.count(b",") > MOST_NUMBERS:
-        raise MalformedBody(f"the JSON body holds more than {MOST_NUMBERS} values; send a binary tensor")
-    if body.count(b"[") > MOST_LISTS or body.count(b"{") > MOST_OBJECTS:
-        raise MalformedBody(f"the JSON body holds more than {MOST_LISTS} lists or {MOST_OBJECTS} objects")
-    return _load(body)
+    """Parse a body whose pixels are numbers. Raises BodyTooLarge, MalformedBody."""
+    limits = {b",": MOST_NUMBERS, b"[": MOST_LISTS, b"{": MOST_OBJECTS, b":": MOST_MEMBERS}
+    if any(body.count(mark) > limit for mark, limit in limits.items()):
+        raise BodyTooLarge(
+            f"the JSON body holds more than {MOST_NUMBERS} values, {MOST_LISTS} lists or {MOST_OBJECTS} objects; "
+            "send pixels as a binary tensor (binary_data_size), or encoded images"
+        )
+    with _without_collector():
+        return _load(body)
 
 
 def load_texts(body: bytes, max_images: int) -> Any:
-    """Parse a body whose images are strings, so that it holds few values. Raises MalformedBody."""
+    """Parse a body whose images are strings, so that it holds few values. Raises BodyTooLarge, MalformedBody."""
     if body.count(b",") > MOST_VALUES + VALUES_OF_AN_IMAGE * max_images:  # base64 has no comma, a data URI has one
-        raise MalformedBody(
-            f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options"
-        )
+        raise BodyTooLarge(f"the JSON body holds far more values than {max_images} images (VIM_MAX_IMAGES) and options")
     content = _load(body)
     _check_depth(content)
     return content
 
 
-def load_object(body: bytes, max_images: int) -> dict[str, Any]:
-    """Parse a body that must be an object; its Content-Type is ignored. Raises UnsupportedImage, MalformedBody."""
-    if body.lstrip()[:1] not in (b"{", b"["):
-        raise UnsupportedImage(
-            "the body is not an image of a known format, not a multipart form and not JSON; "
-            'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
+def load_object(body: bytes, max_images: int, takes: str) -> dict[str, Any]:
+    """Parse a body that must be an object; its Content-Type is ignored. `takes`: what the path takes, in words.
+
+    Raises UnsupportedImage, BodyTooLarge, MalformedBody.
+    """
+    if not looks_like_json(body):
+        found = sniff(body)
+        kind = (
+            f"a file in the format {found}"
+            if found
+            else "not an image of a known format, not a multipart form and not JSON"
         )
+        raise UnsupportedImage(f"the body is {kind}; {takes}")
     content = load_texts(body, max_images)
     if not isinstance(content, dict):
-        raise MalformedBody("the JSON body must be an object")
+        raise MalformedBody(f"the JSON body must be an object; {takes}")
     return content
+
+
+def only_json(example: str) -> str:
+    """Say what a path takes that takes JSON only, such as this example."""
+    return f"this path takes JSON only: {example}; {FILE_PATHS}"
+
+
+def looks_like_json(body: bytes) -> bool:
+    """Return whether the body begins as a JSON object or list does."""
+    return body.removeprefix(_MARK).lstrip()[:1] in (b"{", b"[")
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Switch Python's collector off. While lists are made, it looks for cycles again and again, ten times as long as
+    the parser takes. Threads may overlap here: the first one switches it on again.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _load(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
+        return orjson.loads(body.removeprefix(_MARK))
     except orjson.JSONDecodeError as error:
         raise MalformedBody(f"broken JSON: {error}") from error
 

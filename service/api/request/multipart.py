@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from service.errors import MalformedBody, TooManyImages
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+_SILENT = logging.Logger("multipart")  # has no handlers
+_SILENT.disabled = True
 
 MAX_FIELDS = 20  # there are few options; a form with ten thousand parts is an attack
 
@@ -33,6 +37,7 @@ def parts(body: bytes, content_type: str, max_images: int) -> list[Part]:
     collector = _Collector(max_images)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
+        parser.logger = _SILENT  # the library logs a warning for a malformed body; the request's log line is enough
         parser.write(body)
         parser.finalize()
     except ValueError as error:  # the library's parse errors are ValueErrors

@@ -111,6 +111,7 @@ class Channel:
         self._slots = slots
         self._connection = connection
         self._jobs: dict[int, Job] = {}
+        self._lent: set[int] = set()  # slots that the process has submitted and not got back
         self._rows: list[Row] = []
         self._errors: list[tuple[int, ServiceError]] = []
         self._freed: list[int] = []
@@ -137,8 +138,10 @@ class Channel:
             self._connection.send(state)
 
     def free(self, slot: int) -> None:
-        """Tell the HTTP process that no device reads this slot any more."""
-        self._send_soon(self._freed, slot)
+        """Tell the HTTP process that no device reads this slot any more, unless it was submitted by a predecessor."""
+        if slot in self._lent and slot not in self._jobs:
+            self._lent.discard(slot)
+            self._send_soon(self._freed, slot)
 
     def close(self) -> None:
         """Cancel all jobs. A batch that a device already runs continues."""
@@ -151,6 +154,7 @@ class Channel:
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         job = Job(slot, submission.task, submission.enqueued_at, done, submission.request_class)
         self._jobs[slot] = job
+        self._lent.add(slot)
         self._slots.hold(slot)
         done.add_done_callback(functools.partial(self._on_done, job))
         self._pool.submit(job)

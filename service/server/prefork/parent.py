@@ -25,6 +25,7 @@ from service.server import metrics_port
 from service.server.prefork import sockets
 from service.server.prefork.broker import Broker, Channel
 from service.server.prefork.messages import ChildStart, FromChild, Listening
+from service.server.signals import Signals
 from service.settings import Settings
 from service.system import sched_slice
 from service.telemetry import shared_counters
@@ -37,7 +38,6 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... repl
 STABLE_S = 60.0  # a process that ran for longer ends the row
 EXIT_S = 5.0  # a process that has closed its connection is killed after this time
 MARGIN_S = 10.0  # a shutdown may take this much longer than the settings allow
-NO_PORT = 1  # exit status; a single process has the same
 
 
 class NoStart(Exception):  # noqa: N818 - an event
@@ -74,16 +74,22 @@ class Child:
             await asyncio.sleep(BACKOFF_S[min(in_a_row, len(BACKOFF_S)) - 1])
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Let the process finish its requests; do not replace it."""
+        """Let the process finish its requests; do not replace it. SIGTERM is sent once."""
+        if self._ending and number == signal.SIGTERM:
+            return
         self._ending = True
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     async def _live(self) -> int:
         """Run one process from start to end; return its exit status."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = process = self._spawn(theirs.fileno())
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = process = self._spawn(theirs.fileno())
+        except OSError as error:  # no descriptors, processes or memory: tried again like a process that ended
+            log.error("%s cannot be started: %s", self._start.name, error)
+            return 1
         connection = await Connection.open(ours, self._on_message)
         connection.send(self._start)
         self._channel = self._broker.open(self._start.number, connection)
@@ -133,19 +139,20 @@ class Parent:
             )
             for n in range(count)
         ]
-        self._signalled = False
+        self._signals = Signals()
 
     async def run(self) -> int:
         """Serve until a signal, or until the devices are given up; return the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            async with metrics_port.metrics_port(self._settings, self._metrics):
-                return await self._serve()
-        except OSError as error:
-            log.error("VIM_METRICS_PORT: %s", error)
-            return metrics_port.EXIT_STATUS
+        async with contextlib.AsyncExitStack() as resources:
+            try:
+                await resources.enter_async_context(metrics_port.metrics_port(self._settings, self._metrics))
+            except OSError as error:
+                log.error("VIM_METRICS_PORT: %s", error)
+                return 1
+            return await self._serve()
 
     async def _serve(self) -> int:
         work = self._broker.run(), self._send_state(), self._watch_failure()
@@ -154,7 +161,7 @@ class Parent:
         try:
             await self._run_children()
         except* NoStart as failed:
-            status = int(str(failed.exceptions[0])) or 1
+            status = max(1, int(str(failed.exceptions[0])))  # a negative one is a signal
         finally:
             for task in background:
                 task.cancel()
@@ -172,7 +179,8 @@ class Parent:
                 if not running[0].done():
                     running += [group.create_task(child.run()) for child in others]
                     await _first_of(_all_listen(others), *running)
-                    self._log_addresses()
+                    if all(child.listening.is_set() for child in others):
+                        self._log_addresses()
         finally:
             for child in self._children:
                 child.end(signal.SIGKILL)
@@ -194,10 +202,11 @@ class Parent:
         self._end()
 
     def _on_signal(self, number: int) -> None:
-        if self._signalled:
-            log.warning("second signal: ending at once")
+        if self._signals.repeated(number, time.monotonic()):
+            log.warning("%s again: ending at once", signal.Signals(number).name)
             os._exit(128 + number)  # the kernel ends the children
-        self._signalled = True
+        if self._signals.count > 1:
+            return
         log.info("%s: draining", signal.Signals(number).name)
         self._broker.pool.drain()
         self._end()
@@ -221,8 +230,8 @@ def serve(settings: Settings, worker: str) -> int:
             addresses = kept.enter_context(sockets.kept(settings.host, settings.port))
         except OSError as error:
             log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
-            return NO_PORT
-        directory = kept.enter_context(shared_directory())
+            return 1
+        directory = kept.enter_context(shared_directory(settings.http_workers + 1))
         sched_slice.shorten()
         return uvloop.run(Parent(settings, worker, addresses, directory).run())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
+import re
 import threading
 from collections.abc import AsyncIterator, MutableMapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from fastapi import FastAPI
 
 from service.api.bulk import IN_FLIGHT
 from service.app import create_app
+from service.errors import UnsupportedImage
 from service.images.decode import Decoder, DecodeTimes
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
@@ -61,14 +64,14 @@ async def test_every_line_gets_its_own_in_order(client: httpx.AsyncClient) -> No
     items: list[Any] = [{"id": f"n{index}", "image": TEXTS[index % 3]} for index in range(80)]
     items[10] = {"id": 10, "image": "AAAA"}
     items[20] = {"image": "https://example.org/a.png"}
-    items[30] = {"picture": TEXTS[0]}
+    items[30] = {"id": "n30", "picture": TEXTS[0]}
     answers = found(await client.post("/v1/bulk", content=lines(*items)))
     native = (await client.post("/v1/embed", json={"images": TEXTS})).json()["results"]
 
     assert list(range(80)) == [one["index"] for one in answers]
     assert (10, "unsupported_image") == (answers[10]["id"], answers[10]["error"]["code"])
     assert "url_not_supported" == answers[20]["error"]["code"]
-    assert "malformed_body" == answers[30]["error"]["code"]
+    assert ("malformed_body", "n30") == (answers[30]["error"]["code"], answers[30]["id"])
     for index in (0, 9, 11, 79):
         assert f"n{index}" == answers[index]["id"]
         np.testing.assert_allclose(answers[index]["embedding"], native[index % 3]["embedding"], atol=1e-5)
@@ -123,7 +126,7 @@ async def test_hostile_lines_harm_only_themselves(client: httpx.AsyncClient) -> 
     answers = found(await client.post("/v1/bulk", content=b"\n".join([deep, good, many, b'{"id": "\\ud800', good])))
 
     codes = [one["error"]["code"] if "error" in one else one["id"] for one in answers]
-    assert ["malformed_body", "good", "malformed_body", "malformed_body", "good"] == codes
+    assert ["malformed_body", "good", "body_too_large", "malformed_body", "good"] == codes
 
 
 async def test_a_compressed_stream_is_refused(client: httpx.AsyncClient) -> None:
@@ -164,6 +167,74 @@ async def test_chunks_may_end_anywhere(client: httpx.AsyncClient) -> None:
     answers = found(await client.post("/v1/bulk", content=pieces()))
 
     assert [32] * 3 == [one["dim"] for one in answers]
+
+
+async def test_many_blank_lines_are_dropped_at_once(app: FastAPI, client: httpx.AsyncClient) -> None:
+    """Half a megabyte of blank lines is dropped, counted as free, and the images between them are answered."""
+    blank = b"\n \r\n" * 100_000
+    body = blank + lines({"image": TEXTS[0]}) + blank + lines({"image": TEXTS[1]}) + blank
+
+    assert [0, 1] == [one["index"] for one in found(await client.post("/v1/bulk", content=pieces(body, 65_536)))]
+    assert 0 == app.state.engine.admission.body_bytes["bulk"]
+
+
+async def test_a_byte_order_mark_before_the_first_line_is_ignored(client: httpx.AsyncClient) -> None:
+    """UTF-8's byte order mark before the first line is ignored."""
+    (answer,) = found(await client.post("/v1/bulk", content=b"\xef\xbb\xbf" + lines({"id": 1, "image": TEXTS[0]})))
+
+    assert (1, 32) == (answer["id"], answer["dim"])
+
+
+async def test_a_file_instead_of_lines_is_explained(client: httpx.AsyncClient) -> None:
+    """A bare image gets an error that says what a line must be and which paths take files."""
+    answers = found(await client.post("/v1/bulk", content=photo()))
+
+    assert "a line must be" in answers[0]["error"]["message"]
+    assert "/v1/embed take image files" in answers[0]["error"]["message"]
+
+
+@pytest.mark.parametrize("limit", [{"VIM": 400}, {"X-Request-Timeout-Ms": "400"}])
+async def test_each_line_has_a_deadline(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, Any]
+) -> None:
+    """Lines with slow images, and lines that wait behind them to be parsed, get an error when their time is over."""
+    own = {"request_timeout_ms": limit["VIM"]} if "VIM" in limit else {}
+    app = create_app(settings_for(tiny_model, **own))
+    go = threading.Event()
+
+    def slow(*_: Any) -> DecodeTimes:
+        go.wait(30)
+        raise UnsupportedImage("never in time")
+
+    async with running(app) as client:
+        monkeypatch.setattr(Decoder, "decode", slow)
+        body = lines(*({"id": index, "image": TEXTS[index % 3]} for index in range(2 * IN_FLIGHT)))
+        asking = client.post("/v1/bulk", content=body, headers={} if own else limit)
+        answers = found(await asyncio.wait_for(asking, 30))
+        go.set()
+
+    assert ["deadline_exceeded"] * 2 * IN_FLIGHT == [one["error"]["code"] for one in answers]
+    assert any("parse" in one["error"]["message"] for one in answers)
+
+
+async def test_failed_lines_are_counted(
+    app: FastAPI, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each failed line is counted once by its reason, and the log line has their number."""
+    before = await rejected(client)
+    with caplog.at_level(logging.INFO, "vim.request"):
+        await client.post("/v1/bulk", content=lines({"image": TEXTS[0]}, {"image": "AAAA"}, {"id": 1}, {"id": 2}))
+    after = await rejected(client)
+
+    assert {"unsupported": 1, "invalid": 2} == {name: after[name] - before[name] for name in ("unsupported", "invalid")}
+    fields = vars(caplog.records[-1])["fields"]
+    assert (4, 3, "ok") == (fields["images"], fields["failed_images"], fields["outcome"])
+
+
+async def rejected(client: httpx.AsyncClient) -> dict[str, float]:
+    """`vim_rejected_total` by reason."""
+    page = (await client.get("/metrics")).text
+    return {name: float(value) for name, value in re.findall(r'vim_rejected_total\{reason="(\w+)"\} (\S+)', page)}
 
 
 async def test_a_line_that_is_too_long_has_its_error(tiny_model: Path) -> None:
@@ -231,7 +302,9 @@ async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx
     async def send(message: MutableMapping[str, Any]) -> None:
         pass
 
+    before = await rejected(client)
     await app(scope(), receive, send)
+    assert 1 == (await rejected(client))["client_gone"] - before["client_gone"]
     async with asyncio.timeout(10):
         while app.state.engine.backend.slots.in_use:
             await asyncio.sleep(0.01)

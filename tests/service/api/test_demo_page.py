@@ -74,6 +74,50 @@ async def test_samples_are_listed_with_label_source_and_licence(client: httpx.As
         assert (await client.get(f"/samples/{one['file']}")).headers["content-type"].startswith("image/")
 
 
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/samples/{sample}", "/docs/swagger-ui.css"])
+async def test_what_a_browser_has_is_not_sent_again(client: httpx.AsyncClient, path: str) -> None:
+    """A file that the browser has already gets 304 without content; other tags get the file."""
+    path = path.format(sample=(await client.get("/samples")).json()[0]["file"])
+    first = await client.get(path, headers=HTML)
+    tag = first.headers["ETag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = await client.get(path, headers=HTML | {"If-None-Match": known})
+        assert (304, b"", tag) == (again.status_code, again.content, again.headers["ETag"])
+        assert first.headers["Cache-Control"] == again.headers["Cache-Control"]
+        assert first.headers["Content-Security-Policy"] == again.headers["Content-Security-Policy"]
+
+    for other in ('"other"', tag.strip('"'), ""):
+        again = await client.get(path, headers=HTML | {"If-None-Match": other})
+        assert (200, first.content) == (again.status_code, again.content)
+
+
+async def test_texts_are_compressed_for_clients_that_take_it(client: httpx.AsyncClient) -> None:
+    """Scripts and styles are sent with gzip if the client accepts it; images, already compressed, are not."""
+    sample = (await client.get("/samples")).json()[0]["file"]
+    for path, packed in (("/page/app.js", True), ("/docs/swagger-ui.css", True), (f"/samples/{sample}", False)):
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+        small = await client.get(path, headers={"Accept-Encoding": "br, GZIP;q=0.5"})
+        refused = await client.get(path, headers={"Accept-Encoding": "gzip;q=0"})
+
+        assert packed == (small.headers.get("Content-Encoding") == "gzip")
+        assert packed == ("Accept-Encoding" in small.headers.get("Vary", ""))
+        assert packed == (int(small.headers["Content-Length"]) < int(plain.headers["Content-Length"]))
+        assert packed == (small.headers["ETag"] != plain.headers["ETag"])
+        assert plain.content == small.content == refused.content
+        assert "Content-Encoding" not in refused.headers
+
+
+async def test_the_page_is_for_clients_that_prefer_html(client: httpx.AsyncClient) -> None:
+    """The quality of HTML decides, not whether the header names it."""
+    for accept, page in (
+        ("TEXT/HTML", True),
+        ("text/html;q=0, */*", False),
+        ("application/json, text/html;q=0.1", False),
+    ):
+        answer = await client.get("/", headers={"Accept": accept})
+        assert page == answer.headers["Content-Type"].startswith("text/html")
+
+
 async def test_it_can_be_switched_off(tiny_model: Path) -> None:
     """With VIM_PAGE off, browsers get the JSON index, and the files of the page answer 404."""
     app: FastAPI = create_app(settings_for(tiny_model, page=False))

@@ -113,7 +113,7 @@ async def test_top_k_is_clamped_to_the_classes(client: httpx.AsyncClient) -> Non
     [
         ("/v1/classify", {"top_k": "0"}, "top_k"),
         ("/v1/classify", {"top_k": "many"}, "top_k"),
-        ("/v1/classify", {"topk": "3"}, "topk: unknown option"),
+        ("/v1/classify", {"topk": "3"}, "topk: unknown option, did you mean top_k?"),
         ("/v1/embed", {"pooling": "max"}, "pooling"),
         ("/v1/embed", {"normalize": "perhaps"}, "normalize"),
         ("/v1/embed", {"top_k": "3"}, "top_k: unknown option"),

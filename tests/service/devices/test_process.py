@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import socket
@@ -153,3 +154,14 @@ async def test_the_watchdog_counts_from_the_end_of_the_batch_before(device: Conn
         await device.run([job(9)])
     await device.close()
     assert device.process.killed
+
+
+async def test_a_process_that_cannot_be_spawned_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running out of descriptors, processes or memory is reported with the reason of the system."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(DeviceLost, match="cannot be started: .*Too many open files"):
+        await DeviceProcess(Settings(), "cpu", -1, "service.devices.worker").start()

@@ -140,3 +140,41 @@ async def test_an_error_of_one_batch_leaves_the_other_alone(monkeypatch: pytest.
 
         assert all(hasattr(answer, "values") for answer in answers)
         assert [2, 2, 1, 1] == script.batches
+
+
+async def test_memory_that_another_batch_had_blames_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single image that did not fit beside another batch runs again alone, and the limit stays."""
+
+    def crowded(batch: Sequence[Job]) -> BatchDone:
+        if len(script.out) > 1:
+            raise BatchError("out_of_memory", "no room")
+        return rows(batch)
+
+    script = Script(crowded)
+    script.depth, script.largest = 2, 1
+    async with supervised(monkeypatch, script) as supervisor:
+        answers = await outcomes(submit(supervisor, 4))
+
+        assert all(hasattr(answer, "values") for answer in answers)
+        assert 1 == supervisor.status.limit
+
+
+async def test_a_suspect_that_waits_for_its_turn_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its supervisor is cancelled, its job is queued again and can be answered by whoever ends the service."""
+
+    def fails_on_zero(batch: Sequence[Job]) -> BatchDone:
+        if batch[0].slot == 0:
+            raise BatchError("error", "a kernel was refused")
+        return rows(batch)
+
+    script = Script(fails_on_zero)
+    script.depth, script.largest = 2, 2
+    async with supervised(monkeypatch, script) as supervisor:
+        futures = submit(supervisor, 6)
+        while len(script.batches) < 3:
+            await asyncio.sleep(0)
+        supervisor.task.cancel()
+        await asyncio.gather(supervisor.task, return_exceptions=True)
+        waiting = supervisor.context.queue.take_all()
+
+        assert {id(future) for future in futures if not future.done()} == {id(job.done) for job in waiting}

@@ -11,6 +11,7 @@ from service.engine.admission import LONGEST_RETRY_S, Admission, BodyAccount, Pa
 from service.errors import BodyTooLarge, MemoryFull, QueueFull, TooManyImages
 from service.jobs import RequestClass
 from service.settings import Settings
+from service.status import BackendState
 from tests.service.engine.fake_backend import FakeBackend
 
 SETTINGS = Settings(queue_images=8, queue_bytes=1000, bulk_percent=50)
@@ -200,4 +201,17 @@ def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> N
     backend.slots.release(*slots[10:])
     assert 1 == len(control.admit("interactive", 1, 0.001))
     assert 1 == len(control.admit("interactive", 1, -1.0))  # its caller answers 504
+    backend.slots.close()
+
+
+def test_what_the_devices_cannot_answer_in_time_is_refused_before_anything_was_measured() -> None:
+    """The warm-up says how long an image takes at best: 40 images of 0.1 s do not end in 3 s."""
+    backend = FakeBackend(64)
+    backend.state = BackendState(least_image_s=0.1)
+    control = admission(backend, settings=Settings(queue_images=64))
+    control.admit("interactive", 40, 3.0)
+
+    with pytest.raises(QueueFull, match="queue too long: 40 images .* about 4000 ms; the request allows 3000 ms"):
+        control.admit("interactive", 1, 3.0)
+    assert 1 == len(control.admit("interactive", 1, 6.0))
     backend.slots.close()

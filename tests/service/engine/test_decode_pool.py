@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from service.engine.decode_pool import BULK_SHARE, DecodePool, Gate
+from service.errors import NotReady
 from service.jobs import RequestClass
 
 pytestmark = pytest.mark.anyio
@@ -153,3 +154,19 @@ async def test_overdue_means_every_thread(caplog: pytest.LogCaptureFixture) -> N
     assert not threads.overdue
     assert "longer than a request may last" in caplog.text
     threads.close()
+
+
+async def test_a_thread_that_cannot_be_started_refuses_its_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is answered with 503, and the next one is served when threads can be started again."""
+    pool, ended = DecodePool(1, SOON_S), asyncio.Event()
+
+    def refused(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        with pytest.raises(NotReady, match="no decode thread"):
+            await pool.run("interactive", int, "7", ended=ended.set)
+    assert ended.is_set()
+    assert 7 == await pool.run("interactive", int, "7")
+    pool.close()

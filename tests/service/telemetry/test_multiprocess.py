@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_the_directory_is_gone_afterwards_and_what_a_killed_service_left_before(
             assert sorted([used, second, str(fresh)]) == sorted(map(str, place.iterdir()))
 
     assert [fresh] == list(place.iterdir())
+
+
+def test_a_file_system_in_memory_without_room_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Path
+) -> None:
+    """Writing to a mapped file without room behind it would kill the process."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(elsewhere))
+    sizes = {str(place): 4}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=sizes.get(path, 3000), f_frsize=4096))
+
+    with module.shared_directory(2) as directory:
+        assert elsewhere == Path(directory).parent
+    with pytest.raises(SettingsError, match="needs 16 MiB for counters"), module.shared_directory(16):
+        pass
 
 
 def test_without_any_place_the_settings_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.api.oip import tensors
 from service.api.oip.tensors import Output, Tensor, encode, images_of, parse
-from service.errors import EmptyBody, MalformedBody, ServiceError, TooManyImages
+from service.errors import (
+    BodyTooLarge,
+    EmptyBody,
+    MalformedBody,
+    ServiceError,
+    TooManyImages,
+    UnsupportedImage,
+    UnsupportedInput,
+)
 from tests.tiny import photo
 
 PIXELS = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
@@ -69,6 +78,69 @@ def test_pixels_arrive_unchanged(form: str) -> None:
     np.testing.assert_array_equal(np.stack(found), PIXELS)  # type: ignore[arg-type]
 
 
+def test_pixels_in_json_are_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nested numbers are converted a few at a time, because other requests wait during a single call."""
+    sizes = []
+
+    def converted(values: list[int]) -> bytes:
+        sizes.append(len(values))
+        return bytes(values)
+
+    monkeypatch.setattr(tensors, "PIECE", 16)
+    monkeypatch.setattr(tensors, "bytes", converted, raising=False)
+    body, _ = body_of([{"name": "image", "datatype": "UINT8", "shape": [2, 3, 4, 3], "data": PIXELS.tolist()}])
+    _, (tensor,) = parse(body, None, "image")
+
+    np.testing.assert_array_equal(np.stack(images_of(tensor, 64)), PIXELS)  # type: ignore[arg-type]
+    assert [16, 16, 16, 16, 8] == sizes
+
+
+def test_three_images_as_nested_lists_are_read_and_ten_are_not() -> None:
+    """A few images of 224 x 224 as nested lists are read; for more the error proposes binary tensors."""
+    image = [[[200, 100, 17]] * 224] * 224
+    body, _ = body_of([{"name": "image", "datatype": "UINT8", "shape": [3, 224, 224, 3], "data": [image] * 3}])
+    many, _ = body_of([{"name": "image", "datatype": "UINT8", "shape": [10, 224, 224, 3], "data": [image] * 10}])
+    _, (tensor,) = parse(body, None, "image")
+
+    assert [(224, 224, 3)] * 3 == [one.shape for one in images_of(tensor, 64)]  # type: ignore[union-attr]
+    with pytest.raises(BodyTooLarge, match="binary tensor"):
+        parse(many, None, "image")
+
+
+def test_null_means_absent() -> None:
+    """A member that is null counts as absent, at every level; clients of typed languages send all members."""
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["AAAA"], "parameters": None}
+    body, _ = body_of([tensor], id=None, outputs=None, parameters=None)
+    header, _ = parse(body, None, "image")
+    assert (None, [], 0) == (header.id, header.outputs, header.parameters.timeout)
+
+    nulls = {"binary_data_size": None, "shared_memory_region": None}
+    output = {"name": "scores", "parameters": {"classification": None, "binary_data": None}}
+    body, _ = body_of([tensor | {"parameters": nulls}], outputs=[output], parameters={"timeout": None})
+    header, _ = parse(body, None, "image")
+    assert 0 == header.outputs[0].parameters.classification
+
+
+def test_shared_memory_is_named() -> None:
+    """A request for shared memory gets an error about shared memory, with or without data."""
+    region = {"shared_memory_region": "pixels", "shared_memory_byte_size": 12}
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 2, 2, 3], "parameters": region}
+    output = {"name": "scores", "parameters": region}
+    for inputs, outputs in (
+        ([tensor], []),
+        ([tensor | {"data": [1] * 12}], []),
+        ([tensor | {"parameters": {}, "data": [1] * 12}], [output]),
+    ):
+        with pytest.raises(UnsupportedInput, match="shared memory is not supported"):
+            parse(body_of(inputs, outputs=outputs)[0], None, "image")
+
+
+def test_a_file_where_tensors_are_needed_is_explained() -> None:
+    """A bare image without its header gets an error that names the header and the paths that take files."""
+    with pytest.raises(UnsupportedImage, match=r"Inference-Header-Content-Length: 0.*/v1/classify"):
+        parse(PHOTO, None, "image")
+
+
 def test_a_header_of_no_bytes_means_one_bare_element() -> None:
     """With a header length of 0 the body is one BYTES element, and raw outputs are requested."""
     header, (tensor,) = parse(PHOTO, 0, "image")
@@ -113,6 +185,14 @@ def test_unknown_members_are_ignored() -> None:
         ({"datatype": "UINT8", "shape": [1, 1, 1, 4], "data": [1, 2, 3, 4]}, b"", "N, height, width, 3"),
         ({"datatype": "UINT8", "shape": [9, 10**9, 10**9, 3], "data": [1]}, b"", "1 numbers"),
         ({"shape": [1] * 9, "data": ["x"]}, b"", "shape"),
+        ({"shape": [], "data": ["x"]}, b"", "shape"),
+        ({"shape": ["1"], "data": ["x"]}, b"", "shape"),
+        ({"shape": [True], "data": ["x"]}, b"", "shape"),
+        ({"shape": [1.0], "data": ["x"]}, b"", "shape"),
+        ({"parameters": {"binary_data_size": True}}, b"1", "binary_data_size"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, True, 2]}, b"", "0 to 255"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [[1, 2, 3], 4]}, b"", "not an array"),
+        ({"datatype": "UINT8", "shape": [1, 1, 1, 3], "data": "AAAA"}, b"", "must be a list"),
         ({"name": "x" * 201, "data": ["x"]}, b"", "200 characters"),
         ({"parameters": {"binary_data_size": 20}}, bytes(20), "more elements"),
     ],
@@ -151,7 +231,7 @@ def test_a_request_of_many_tensors_is_malformed() -> None:
         parse(body_of(inputs * 9)[0], None, "image")
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"inputs": 3}', b"nonsense", b'{"inputs": [{"name": "a"}]}'])
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"inputs": 3}', b"{nonsense", b'{"inputs": [{"name": "a"}]}'])
 def test_what_is_no_request_is_malformed(body: bytes) -> None:
     """Broken JSON, and JSON that is not an infer request, is refused."""
     with pytest.raises(MalformedBody):
@@ -180,8 +260,8 @@ def test_mutated_requests_never_raise_anything_else() -> None:
             at = rng.randrange(len(damaged))
             damaged[at : at + 1] = rng.choice([b"", rng.randbytes(1), b"9", b"[", b'"', rng.randbytes(4)])
         try:
-            _, tensors = parse(bytes(damaged), size + rng.choice([-1, 0, 0, 0, 1]), "image")
-            for tensor in tensors:
+            _, found = parse(bytes(damaged), size + rng.choice([-1, 0, 0, 0, 1]), "image")
+            for tensor in found:
                 images_of(tensor, 64)
         except (MalformedBody, EmptyBody, TooManyImages):
             continue

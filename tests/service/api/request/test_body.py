@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
+from service.api.bulk import BulkOptions
+from service.api.compat.huggingface import Parameters
 from service.api.request import body as request_body
+from service.api.request.json_body import load_texts
 from service.api.schemas import ClassifyOptions, EmbedOptions
 from service.engine.admission import BodyAccount
 from service.errors import (
+    BodyTooLarge,
     EmptyBody,
     InvalidOptions,
     MalformedBody,
@@ -53,6 +60,7 @@ def body_of(content: Any) -> bytes:
         (body_of({"images": [TEXT]}), "application/json"),
         (body_of({"images": [TEXT]}), "text/plain"),
         (b"\n " + body_of({"images": [f"data:image/jpeg;base64,{TEXT}"]}), ""),
+        (b"\xef\xbb\xbf" + body_of({"images": [TEXT]}), "application/json"),
         (body_of({"images": ["\n".join(TEXT[i : i + 76] for i in range(0, len(TEXT), 76))]}), ""),
         (body_of({"images": [TEXT.rstrip("=").replace("+", "-").replace("/", "_")]}), ""),
     ],
@@ -111,7 +119,7 @@ def test_a_data_uri_is_looked_for_at_the_start_only() -> None:
         (body_of({"images": [TEXT] * 5}), "", TooManyImages),
         (PHOTO, f"multipart/form-data; boundary={'a' * 60_000}", MalformedBody),
         (form(('name="f"; filename="a"', PHOTO), ('name="top_k"', b"3" * 2000)), BOUNDARY, MalformedBody),
-        (b'{"images": [' + b"[]," * 9000 + b"[]]}", "", MalformedBody),
+        (b'{"images": [' + b"[]," * 9000 + b"[]]}", "", BodyTooLarge),
         (b'{"images": [], "a": ' + b'{"a":' * 100_000, "", MalformedBody),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -129,6 +137,61 @@ def test_options_come_from_query_and_body_but_not_twice() -> None:
 
     with pytest.raises(InvalidOptions, match="in the query and in the body: top_k"):
         request_body.validate(ClassifyOptions, {"top_k": "3"}, {"top_k": 4})
+
+
+@pytest.mark.parametrize("query", ["top_k=3&top_k=3", "top_k=1&top_k=2&top_k=3", "top_k=1&top_k="])
+def test_an_option_given_twice_is_refused(query: str) -> None:
+    """An option that occurs twice in the query or in a form is refused, because no rule says which one counts."""
+    with pytest.raises(InvalidOptions, match="more than once in the query: top_k"):
+        request_body.validate(ClassifyOptions, QueryParams(query), {})
+
+    twice = form(('name="f"; filename="a"', PHOTO), ('name="top_k"', b"3"), ('name="top_k"', b"4"))
+    with pytest.raises(InvalidOptions, match="more than once in the form: top_k"):
+        request_body.parse(twice, BOUNDARY, max_images=4)
+
+
+@pytest.mark.parametrize("schema", [ClassifyOptions, BulkOptions, Parameters])
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        ("3", True),
+        ("1000000", True),
+        ("1000001", False),
+        ("18446744073709551616", False),
+        ("1e18", False),
+        ("3.0", False),
+        ("true", False),
+        ("0", False),
+        ("-1", False),
+        ('"many"', False),
+    ],
+)
+def test_one_rule_for_top_k(schema: type[BaseModel], value: str, valid: bool) -> None:
+    """The query and the JSON body accept the same values of `top_k`, and the schema states the bounds."""
+    for query, fields in (({"top_k": value}, {}), ({}, load_texts(b'{"top_k": %s}' % value.encode(), 1))):
+        if valid:
+            assert int(value) == request_body.validate(schema, query, fields).top_k  # type: ignore[attr-defined]
+        else:
+            with pytest.raises(InvalidOptions, match="top_k: "):
+                request_body.validate(schema, query, fields)
+    assert all(bound in str(schema.model_json_schema()["properties"]["top_k"]) for bound in ("1000000", "'minimum': 1"))
+
+
+@pytest.mark.parametrize("schema", [ClassifyOptions, BulkOptions, Parameters])
+def test_a_mistyped_option_gets_a_proposal(schema: type[BaseModel]) -> None:
+    """The error of an unknown option proposes a known one that is similar, in every contract."""
+    with pytest.raises(InvalidOptions, match=r"^topk: unknown option, did you mean top_k\?$"):
+        request_body.validate(schema, {"topk": "3"}, {})
+    with pytest.raises(InvalidOptions, match="^colour: unknown option$"):
+        request_body.validate(schema, {}, {"colour": 1})
+
+
+def test_a_malformed_form_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed form adds no line of the library to the log."""
+    with caplog.at_level(logging.DEBUG), pytest.raises(MalformedBody):
+        request_body.parse(b"no boundary", BOUNDARY, max_images=4)
+
+    assert [] == caplog.records
 
 
 def test_every_wrong_option_is_named() -> None:

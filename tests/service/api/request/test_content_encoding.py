@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import random
 import tracemalloc
 import zlib
 
 import pytest
 
-from service.api.request.content_encoding import inflate
+from service.api.request.content_encoding import MOST_MEMBERS, PIECE, inflate
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedEncoding
 
 TEXT = bytes(range(256)) * 40
@@ -18,6 +19,20 @@ TEXT = bytes(range(256)) * 40
 def test_both_codings_are_unpacked(encoding: str, body: bytes) -> None:
     """gzip and deflate bodies are decompressed, up to and including the limit."""
     assert TEXT == inflate(body, encoding, len(TEXT))
+
+
+def test_a_gzip_body_may_have_several_members() -> None:
+    """All members of a gzip body are read, also where one ends and the next begins anywhere in a piece."""
+    parts = [TEXT[:100], b"", random.Random(3).randbytes(PIECE), TEXT]
+    body = b"".join(map(gzip.compress, parts))
+
+    assert b"".join(parts) == inflate(body, "gzip", 10**6)
+    with pytest.raises(BodyTooLarge):
+        inflate(body, "gzip", PIECE + 50)
+    with pytest.raises(MalformedBody, match="too many members"):
+        inflate(gzip.compress(b"") * (MOST_MEMBERS + 1), "gzip", 100)
+    with pytest.raises(MalformedBody, match="follow the deflate body"):
+        inflate(zlib.compress(TEXT) * 2, "deflate", len(body))
 
 
 def test_a_bomb_is_refused_without_being_unpacked() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
+import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from service.api.request import image_fields
 from service.api.request.image_fields import from_any, from_message, from_text, whole
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
 from tests.tiny import photo
@@ -22,6 +26,77 @@ URI = f"data:image/jpeg;base64,{TEXT}"
 def test_base64_may_be_written_loosely(text: str) -> None:
     """Base64 without padding, with line breaks or with the URL-safe alphabet is accepted."""
     assert PHOTO == from_text(text)
+
+
+@pytest.mark.parametrize("piece", [4, 8, 64])
+def test_base64_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Wherever a piece ends, in whatever form, the bytes are the same; a call gets no more than one piece."""
+    sizes = []
+
+    def decoded(text: str | bytes, **options: Any) -> bytes:
+        sizes.append(len(text))
+        return binascii.a2b_base64(text, **options)
+
+    monkeypatch.setattr(image_fields, "binascii", SimpleNamespace(a2b_base64=decoded))
+    monkeypatch.setattr(image_fields, "PIECE", piece)
+    rng = random.Random(piece)
+    for length in range(100):
+        data = rng.randbytes(length)
+        text = base64.b64encode(data).decode()
+        for form in (text, text.rstrip("="), " ".join(text), base64.encodebytes(data).decode(), text + "="):
+            assert data == from_text(form)
+    assert max(sizes) <= piece + 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AAA=" * 100_000,
+        "AAAA" * 100_000 + "A",
+        "AA=A",
+        "A",
+        "AAAA" * 100_000 + "?AAA",
+        "AAAA" * 100_000 + "\u00e4AAA",
+        "\ud800",
+    ],
+)
+def test_what_is_no_base64_is_malformed(text: str) -> None:
+    """Padding in the middle, a single last character and foreign characters are refused, also in a later piece."""
+    assert isinstance(from_text(text), MalformedBody)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "data:;base64,",
+        "data:image/png; base64,",
+        "  DATA:image/png;BASE64 ,",
+        'data:image/png;name="a, b; c.png";base64,',
+        f"data:image/png;name={'x' * 3000};base64,",
+    ],
+)
+def test_a_data_uri_may_have_any_parameters(start: str) -> None:
+    """Long and quoted parameters, blanks and capitals before the comma of a data URI are accepted."""
+    assert PHOTO == from_text(start + TEXT) == from_any(start + TEXT)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data:image/png,%89PNG%0D%0A", "does not say ;base64 before its comma: data:image/png,...; percent-encoded"),
+        (f"data:image/png;charset=base64;x=1,{TEXT}", "does not say ;base64"),
+        ("data:image/png;base64", "needs a comma within its first 4096 characters"),
+        ('data:image/png;name="a,AAAA', "needs a comma"),
+        (f"data:image/png;name={'x' * 5000};base64,{TEXT}", "needs a comma within its first 4096 characters"),
+        ("data:" * 1_000_000, "needs a comma"),
+    ],
+)
+def test_an_error_says_what_is_wrong_with_a_data_uri(text: str, says: str) -> None:
+    """A data URI that is not read gets an error that says what is wrong with it."""
+    found = from_text(text)
+
+    assert isinstance(found, MalformedBody)
+    assert says in found.detail
 
 
 @pytest.mark.parametrize(

@@ -210,3 +210,20 @@ async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pyte
 
         assert [NotReady] * 3 == [type(error) for error in (*one.outcomes.values(), *two.outcomes.values())]
         assert "failed" == two.state.state.phase
+
+
+async def test_slots_that_a_predecessor_had_submitted_are_not_freed_to_its_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The successor may have submitted the same slot, which the device then still reads."""
+    script = Script(rows)
+    async with running(monkeypatch, script) as broker:
+        gone = join(broker, 0)
+        gone.submit(5)
+        await until(lambda: script.out)
+        broker.close(0)
+        successor = join(broker, 0)
+        await until(lambda: not script.out)
+        await asyncio.sleep(0.01)
+
+        assert [] == successor.freed
