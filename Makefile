@@ -10,6 +10,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
+# Whoever runs one of these suites wants all of it: a skipped test is a failure (tests/no_skips.py).
+OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
+# $(call needs,PROGRAM,COMMAND): stop with the command that installs a program.
+needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-ray chaos docs lint audit format lock image image-cuda sbom clean
@@ -42,12 +46,13 @@ test: $(STAMP)   ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install chromium)
+	$(call needs,chromium,apt-get install chromium)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[browser]"
-	$(BIN)/python -m pytest tests/browser $(ARGS)
+	$(OPTED_IN) tests/browser $(ARGS)
 
-test-fuzz: $(STAMP) ## try to break the server with requests made up from its OpenAPI document (schemathesis)
+test-fuzz: $(STAMP) ## requests made up from the OpenAPI document by schemathesis (SEED="2 3": other requests)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[fuzz]"
-	$(BIN)/python -m pytest tests/e2e/test_openapi.py $(ARGS)
+	FUZZ_SEEDS="$(SEED)" $(OPTED_IN) tests/e2e/test_openapi.py $(ARGS)
 
 test-clients: $(STAMP) ## run the real clients, each in an environment of its own (ARGS="--only core")
 	$(BIN)/python -m tests.clients $(ARGS)
@@ -57,9 +62,9 @@ test-ray: $(STAMP) ## run the application on a local Ray, in an environment of i
 	.ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "ray[serve]"
 	$(BIN)/python -c "import site; print(*site.getsitepackages(), sep='\n')" \
 	  > "$$(.ray/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
-	$(BIN)/python -m pytest tests/deploy/test_ray.py $(ARGS)
+	$(OPTED_IN) tests/deploy/test_ray.py $(ARGS)
 
-chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--minutes 1 --only kills")
+chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--times 3 --only kills")
 	$(BIN)/python -m tests.e2e.chaos $(ARGS)
 
 .PHONY: bench
@@ -91,11 +96,13 @@ sbom: $(STAMP)   ## the CPU image's bill of materials, CycloneDX: build/sbom.cdx
 	$(BIN)/python -m tools.sbom build/sbom.cdx.json
 
 image:           ## build the CPU image (docker)
+	$(call needs,docker,https://docs.docker.com/engine/install)
 	docker build --target cpu --tag vim-server:cpu .
 
 image-cuda:      ## build the CUDA image (docker; no GPU needed)
+	$(call needs,docker,https://docs.docker.com/engine/install)
 	docker build --target cuda --build-arg CUDA_ARCHS="$(CUDA_ARCHS)" --tag vim-server:cuda .
 
-clean:           ## remove .venv, caches and what builds leave behind
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .ray build *.egg-info \
+clean:           ## remove .venv, the clients' environments, caches and what builds leave behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .ray .clients build *.egg-info \
 	  client/build client/*.egg-info

@@ -1,9 +1,10 @@
 """Search a folder by image: embed it, put the vectors in Qdrant, ask for the nearest, draw a contact sheet.
 
     make serve                                                     # in another terminal
+    .venv/bin/python -m pip install qdrant-client tqdm ./client    # the client also for servers elsewhere: --url
     .venv/bin/python -m examples.image_search FOLDER QUERY.jpg --out sheet.png
 
-Needs qdrant-client and our client: `pip install '.[examples]' ./client`. Qdrant runs in this process and keeps nothing
+Run it in the checkout. Qdrant runs in this process and keeps nothing
 on disk; give QdrantClient an address to keep the vectors. The name of the collection contains the fingerprint of the
 model, so vectors of different models are never mixed.
 """
@@ -17,10 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from qdrant_client import QdrantClient
-from qdrant_client.models import Distance, PointStruct, VectorParams
-from tqdm import tqdm
-from vim_client import Client, find_images
+
+NEEDS = "qdrant-client tqdm ./client"
+try:
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Distance, PointStruct, VectorParams
+    from tqdm import tqdm
+    from vim_client import Client, ClientError, find_images
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"{missing.name} is not installed: {sys.executable} -m pip install {NEEDS}") from None
 
 BATCH = 256
 TILE, MARGIN, LINE = 160, 8, 18
@@ -41,9 +47,10 @@ def index(client: Client, folder: Path, database: QdrantClient) -> str:
     database.create_collection(name, VectorParams(size=model["embedding_dim"], distance=Distance.COSINE))
     points: list[PointStruct] = []
     paths = find_images(folder)
-    for number, (path, answer) in enumerate(zip(paths, client.embed_many(tqdm(paths, unit="image")), strict=True)):
+    answers = tqdm(client.embed_many(paths), total=len(paths), unit="image")  # answers, not what has been sent
+    for number, (path, answer) in enumerate(zip(paths, answers, strict=True)):
         if not isinstance(answer, np.ndarray):
-            print(f"{path}: {answer}", file=sys.stderr)
+            tqdm.write(f"{path}: {answer}", file=sys.stderr)
             continue
         points.append(PointStruct(id=number, vector=answer.tolist(), payload={"path": str(path)}))
         if len(points) == BATCH:
@@ -86,9 +93,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where to write the contact sheet")
     args = parser.parse_args(arguments)
     database = QdrantClient(":memory:")
-    with Client(args.url) as client:
-        collection = index(client, args.folder, database)
-        hits = search(client, database, collection, args.query, args.count)
+    try:
+        with Client(args.url) as client:
+            collection = index(client, args.folder, database)
+            hits = search(client, database, collection, args.query, args.count)
+    except ClientError as error:
+        raise SystemExit(str(error)) from None
     for hit in hits:
         print(f"{hit.cosine:.3f}  {hit.path}")
     if args.out:

@@ -100,9 +100,10 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from model.commands.convert import convert
+    from model.commands.convert import check_free, convert
     from model.loading.load import read
 
+    check_free(options.directory, force=options.force)
     contents = read(options.source, **_reading(options))
     for path in convert(contents, options.directory, force=options.force):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

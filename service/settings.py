@@ -32,6 +32,8 @@ _EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
 CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
+_DEFAULT_CACHE = Path("~/.cache/vim-server")
+
 _WORDS = {
     "model_name": "a text without slashes",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
@@ -168,8 +170,8 @@ class Settings(BaseSettings):
         "all",
         description="Whether all device processes must serve, or any one, for the server to be ready and keep running.",
     )
-    cache_dir: Path = Field(
-        default=Path("~/.cache/vim-server"), description="Directory for downloads and compiled code."
+    cache_dir: Path | None = Field(
+        default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
     )
     offline: bool = Field(default=False, description="Never use the network.")
     keep_alive_ms: int = Field(
@@ -271,10 +273,12 @@ class Settings(BaseSettings):
 
     @field_validator("cache_dir")
     @classmethod
-    def _expanded(cls, value: Path) -> Path:
+    def _expanded(cls, value: Path | None) -> Path | None:
         try:
-            return value.expanduser()
+            return None if value is None else value.expanduser()
         except RuntimeError as error:  # a container's arbitrary user has no home
+            if value == _DEFAULT_CACHE:
+                return None
             raise ValueError from error
 
     @model_validator(mode="after")

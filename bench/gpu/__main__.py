@@ -1,7 +1,8 @@
 """Build the baseline, check, time: python -m bench.gpu --out bench/results/gpu.json
 
     --only build,check,kernels,models    parts to run, in this order; each ends within --seconds
-    --dry-run                            on a CPU, in miniature, with stand-ins for the compiled kernels
+    --dry-run                            on a CPU, in miniature, with stand-ins for the compiled kernels; into
+                                         build/bench/gpu-dry-run.json unless --out says otherwise
 
 Entries that the result file already has are not computed again. Exit status: 0 done, 1 a check failed, 3 out of time.
 """
@@ -23,11 +24,14 @@ from bench.gpu.timing import Clock
 
 PARTS = ("build", "check", "kernels", "models")
 UNFINISHED = 3
+RESULTS = Path("bench/results/gpu.json")
+DRY_RESULTS = Path("build/bench/gpu-dry-run.json")  # a real run never reads it
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the parts; returns the exit status."""
     options = _parser().parse_args(arguments)
+    options.out = options.out or (DRY_RESULTS if options.dry_run else RESULTS)
     plan = _plan(dry_run=options.dry_run)
     status = 0
     for part in PARTS:
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--seconds", type=float, default=480, help="longest time for one part")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/gpu.json"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--golden", type=Path, help="the folder of golden data; without it those checks are left out")
     parser.add_argument("--sources", type=Path, default=Path(".carry"), help="folder of the two .tar.gz to build")
     parser.add_argument("--target", type=Path, default=Path("/tmp/vim-bench-kernels"), help="where they are built to")

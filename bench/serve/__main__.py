@@ -3,11 +3,13 @@
     --regimes a,demo        which of: a, decoder, demo, vim-tiny
     --peers mosec,FastAPI   which others; this service always runs
     --scenarios "c=64"      which of a regime's
-    --quick                 one round of short runs
-    --dry-run               a miniature model, to see that everything works
+    --quick                 one round of short runs, into build/bench/serve-quick.json
+    --dry-run               a miniature model, to see that everything works, into build/bench/serve-dry-run.json
     --report                only write bench/README.md anew, and the plots
+    --out mine.json         another file than bench/results/serve.json, which may be of another machine
 
-What the file of results holds is not run again. Exit status: 0 done, 3 time was up, run again to go on.
+What the file of results holds is not run again, except by a dry run. Exit status: 0 done, 3 time was up, run again to
+go on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from bench.serve.peers import OURS, PEERS
 from bench.serve.record import Record
 from bench.serve.scenarios import DRY, REGIMES, Regime
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results" / "serve.json"
+TRIALS = ROOT / "build" / "bench"  # not under version control
 UNFINISHED = 3
 
 
@@ -32,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, then write the report. Returns the exit status."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
-    record = Record(options.out, options.device, quick=options.quick or options.dry_run)
+    out = results_file(options)
+    if options.dry_run and options.out is None and not options.report:
+        out.unlink(missing_ok=True)
+    quick = options.quick or options.dry_run
+    record = Record(out, options.device, quick=quick, read_only=options.report)
     status = 0
     if not options.report:
         try:
@@ -40,11 +48,20 @@ def main(arguments: list[str] | None = None) -> int:
         except runs.OutOfTime:
             print("time is up, run again to go on", file=sys.stderr)
             status = UNFINISHED
-    if options.out == RESULTS / "serve.json":
+    if out == RESULTS:
         report.update(record.data, record.runs)
     else:
         print(report.text(record.data, record.runs))
     return status
+
+
+def results_file(options: argparse.Namespace) -> Path:
+    """Where results are written: those of quick and dry runs never where those of full ones are read."""
+    if options.out is not None:
+        return Path(options.out).resolve()
+    if options.dry_run:
+        return TRIALS / "serve-dry-run.json"
+    return TRIALS / "serve-quick.json" if options.quick else RESULTS
 
 
 def _plan(options: argparse.Namespace) -> runs.Plan:
@@ -83,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=3600, help="begin no run after so many")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for the real models")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="environments, photographs, weights, logs")
-    parser.add_argument("--out", type=Path, default=RESULTS / "serve.json")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--report", action="store_true")

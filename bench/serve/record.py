@@ -15,7 +15,7 @@ from bench.serve.summary import Run, read, write
 class Record:
     """Runs that are there are not made again; those of another machine are never added to."""
 
-    def __init__(self, path: Path, device: str, *, quick: bool = False) -> None:
+    def __init__(self, path: Path, device: str, *, quick: bool = False, read_only: bool = False) -> None:
         self._path = path
         about = {"machine": _machine(), "device": device, "quick": quick}
         self.data: dict[str, Any] = {"about": about, "disagree": [], "runs": []}
@@ -23,8 +23,11 @@ class Record:
         self.runs: list[Run] = []
         if path.is_file():
             self.load(path)
-            if any(self.data["about"].get(name) != value for name, value in about.items()):
-                raise SystemExit(f"{path} holds results of another machine, device or length: {self.data['about']}")
+            if not read_only and any(self.data["about"].get(name) != value for name, value in about.items()):
+                raise SystemExit(
+                    f"{path} holds results of another machine, device or length ({self.data['about']}): "
+                    "name another file with --out"
+                )
 
     def load(self, path: Path) -> None:
         """Read the results of a file."""

@@ -1,16 +1,19 @@
 """Python client of the Vision Mamba server: `pip install ./client`, then `from vim_client import Client`."""
 
 from vim_client.client import AsyncClient, Classification, Client, Prediction, Vector
-from vim_client.http import ServerError
-from vim_client.images import Image, find_images
+from vim_client.http import ClientError, ServerError, UnreachableError
+from vim_client.images import Image, ImageError, find_images
 
 __all__ = [
     "AsyncClient",
     "Classification",
     "Client",
+    "ClientError",
     "Image",
+    "ImageError",
     "Prediction",
     "ServerError",
+    "UnreachableError",
     "Vector",
     "find_images",
 ]

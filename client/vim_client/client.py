@@ -34,7 +34,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from vim_client.http import Item, ServerError, Wire
+from vim_client.http import ClientError, Item, ServerError, Wire
 from vim_client.images import Image, encoded, find_images
 
 Vector = NDArray[np.float32]
@@ -111,32 +111,31 @@ class AsyncClient:
 
     async def info(self) -> dict[str, Any]:
         """The response of `/info`: model, fingerprint, preprocessing, device, limits."""
-        found: dict[str, Any] = (await self._wire.send(self._http.build_request("GET", "info"))).json()
-        return found
+        return await self._wire.read(self._http.build_request("GET", "info"), _object)
 
     async def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
-        """The `top_k` most likely classes. Raises ServerError, or OSError for a file that cannot be read."""
-        body = (await self._post("v1/classify", image, {"top_k": top_k}, bulk)).json()
-        return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
+        """The `top_k` most likely classes. Raises ClientError: ServerError, or ImageError for an unreadable file."""
+        request = await self._request("v1/classify", image, {"top_k": top_k}, bulk)
+        return await self._wire.read(request, _first)
 
     async def embed(
         self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False
     ) -> Vector:
         """The embedding, float32 (D,). Raises as `classify`."""
         options = {"pooling": pooling, "normalize": str(normalize).lower()}
-        answer = await self._post("v1/embed", image, options, bulk, accept="application/octet-stream")
-        return np.frombuffer(answer.content, "<f4").astype(np.float32)
+        request = await self._request("v1/embed", image, options, bulk, accept="application/octet-stream")
+        return await self._wire.read(request, lambda answer: np.frombuffer(answer.content, "<f4").astype(np.float32))
 
     def classify_many(
         self, images: Iterable[Image], *, top_k: int = 5
-    ) -> AsyncGenerator[Classification | ServerError | OSError, None]:
+    ) -> AsyncGenerator[Classification | ClientError, None]:
         """Yield one answer for each image, in order; an error takes the place of an answer. Requests are bulk."""
         alone = functools.partial(self.classify, top_k=top_k, bulk=True)
         return self._many(images, _Wish({"op": "classify", "top_k": top_k}, _classification, alone))
 
     def embed_many(
         self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
-    ) -> AsyncGenerator[Vector | ServerError | OSError, None]:
+    ) -> AsyncGenerator[Vector | ClientError, None]:
         """Yield one embedding for each image, in order; an error takes the place of an embedding. Requests are bulk."""
         options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
         alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, bulk=True)
@@ -145,8 +144,8 @@ class AsyncClient:
     async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
         """Embed the images below `folder`; returns the number of embeddings.
 
-        Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order of the paths, with its
-        row or its error. All embeddings are in memory at once, the images are not.
+        `out` is OUT or OUT.npy. Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order
+        of the paths, with its row or its error. All embeddings are in memory at once, the images are not.
         """
         paths = find_images(folder)
         rows: list[Vector] = []
@@ -159,10 +158,10 @@ class AsyncClient:
         await asyncio.to_thread(_write, Path(out), rows, lines)
         return len(rows)
 
-    async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ServerError | OSError, None]:
+    async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ClientError, None]:
         """Yield the answers in order. Takes the next images only when fewer than the allowed groups are in flight."""
         rest = iter(images)
-        under_way: deque[asyncio.Task[list[T | ServerError | OSError]]] = deque()
+        under_way: deque[asyncio.Task[list[T | ClientError]]] = deque()
         try:
             while True:
                 while len(under_way) < self._groups and (group := list(itertools.islice(rest, self._group))):
@@ -176,7 +175,7 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    async def _answers(self, group: list[Image], wish: _Wish[T]) -> list[T | ServerError | OSError]:
+    async def _answers(self, group: list[Image], wish: _Wish[T]) -> list[T | ClientError]:
         """One answer for each image of a group. Small images share a request, a large one has its own."""
         found = await asyncio.gather(*(_settled(asyncio.to_thread(encoded, image)) for image in group))
         bodies = {number: body for number, body in enumerate(found) if isinstance(body, bytes)}
@@ -194,14 +193,13 @@ class AsyncClient:
         lines = await self._wire.together(bodies, wish.options)
         return [line if isinstance(line, ServerError) else wish.read(line) for line in lines]
 
-    async def _post(
+    async def _request(
         self, path: str, image: Image, options: dict[str, Any], bulk: bool, accept: str = "application/json"
-    ) -> httpx.Response:
+    ) -> httpx.Request:
         body = await asyncio.to_thread(encoded, image)
         headers = {"Accept": accept, "Content-Type": "application/octet-stream"}
         headers |= {"X-Request-Class": "bulk"} if bulk else {}
-        request = self._http.build_request("POST", path, params=options, content=body, headers=headers)
-        return await self._wire.send(request)
+        return self._http.build_request("POST", path, params=options, content=body, headers=headers)
 
 
 class Client:
@@ -237,15 +235,13 @@ class Client:
         """See `AsyncClient.embed`."""
         return self._portal.call(lambda: self._client.embed(image, pooling=pooling, normalize=normalize, bulk=bulk))
 
-    def classify_many(
-        self, images: Iterable[Image], *, top_k: int = 5
-    ) -> Iterator[Classification | ServerError | OSError]:
+    def classify_many(self, images: Iterable[Image], *, top_k: int = 5) -> Iterator[Classification | ClientError]:
         """See `AsyncClient.classify_many`."""
         return self._each(self._client.classify_many(images, top_k=top_k))
 
     def embed_many(
         self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
-    ) -> Iterator[Vector | ServerError | OSError]:
+    ) -> Iterator[Vector | ClientError]:
         """See `AsyncClient.embed_many`."""
         return self._each(self._client.embed_many(images, pooling=pooling, normalize=normalize))
 
@@ -263,6 +259,18 @@ class Client:
             self._portal.call(answers.aclose)
 
 
+def _object(answer: httpx.Response) -> dict[str, Any]:
+    found = answer.json()
+    if not isinstance(found, dict):
+        raise TypeError
+    return found
+
+
+def _first(answer: httpx.Response) -> Classification:
+    body = _object(answer)
+    return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
+
+
 def _classification(item: Item) -> Classification:
     found = (Prediction(one["index"], one["label"], one["score"]) for one in item["predictions"])
     return Classification(tuple(found), item["fingerprint"])
@@ -272,10 +280,10 @@ def _vector(item: Item) -> Vector:
     return np.frombuffer(base64.b64decode(item["embedding"]), "<f4").astype(np.float32)
 
 
-async def _settled(work: Awaitable[T]) -> T | ServerError | OSError:
+async def _settled(work: Awaitable[T]) -> T | ClientError:
     try:
         return await work
-    except (ServerError, OSError) as error:
+    except ClientError as error:
         return error
 
 
@@ -296,9 +304,10 @@ def _bar(paths: list[Path], progress: bool) -> Iterable[Path]:
 
 
 def _write(out: Path, rows: list[Vector], lines: list[str]) -> None:
+    out = out.with_suffix("") if out.suffix == ".npy" else out
     np.save(f"{out}.npy", np.stack(rows) if rows else np.empty((0, 0), np.float32))
     Path(f"{out}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _line(answer: Vector | ServerError | OSError, row: int) -> dict[str, Any]:
+def _line(answer: Vector | ClientError, row: int) -> dict[str, Any]:
     return {"row": row} if isinstance(answer, np.ndarray) else {"error": str(answer)}

@@ -23,11 +23,12 @@ BUSY = {429, 503}
 LOST_TRIES = 3  # after a lost connection: the server may have closed an idle one
 
 
-class ServerError(Exception):
-    """An error response of the server: `status`, `code` (stable), `detail`, `request_id`, `retry_after`.
+class ClientError(Exception):
+    """The base of this client's exceptions. Each message is one line."""
 
-    `status` is 0 if there was no response at all.
-    """
+
+class ServerError(ClientError):
+    """An error response of the server: `status`, `code` (stable), `detail`, `request_id`, `retry_after`."""
 
     def __init__(
         self, status: int, code: str, detail: str, request_id: str = "", retry_after: str | None = None
@@ -35,6 +36,13 @@ class ServerError(Exception):
         super().__init__(f"{status} {code}: {detail}" if status else detail)
         self.status, self.code, self.detail = status, code, detail
         self.request_id, self.retry_after = request_id, retry_after
+
+
+class UnreachableError(ServerError):
+    """There was no response, or not a complete one; `status` is 0."""
+
+    def __init__(self, url: object, reason: Exception) -> None:
+        super().__init__(0, "unreachable", f"no answer from {url}: {str(reason) or type(reason).__name__}")
 
 
 class Wire:
@@ -47,6 +55,15 @@ class Wire:
     async def send(self, request: httpx.Request) -> httpx.Response:
         """The response. Raises ServerError with the last error response."""
         return await self._insist(lambda: self._once(request))
+
+    async def read(self, request: httpx.Request, read: Callable[[httpx.Response], T]) -> T:
+        """What `read` makes of the response. Raises ServerError, also if another program answered."""
+        answer = await self.send(request)
+        try:
+            return read(answer)
+        except (ValueError, LookupError, TypeError):
+            what = f"{request.url} does not answer as this server does"
+            raise ServerError(answer.status_code, "unexpected", what) from None
 
     async def together(self, bodies: Sequence[bytes], options: Mapping[str, Any]) -> list[Item | ServerError]:
         """One line of /v1/bulk for each image. Repeats the request for the images without an answer only: those after
@@ -63,9 +80,11 @@ class Wire:
         for attempt in itertools.count(1):
             try:
                 return await ask()
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 if attempt >= min(self._tries, LOST_TRIES):
-                    raise ServerError(0, "unreachable", f"no answer from {self.http.base_url}: {error!r}") from error
+                    raise UnreachableError(
+                        self.http.base_url, error
+                    ) from None  # its traceback is 40 lines of libraries
                 pause_s = wait_s(attempt - 1, None)
             except ServerError as error:
                 if attempt >= self._tries or error.status not in BUSY:

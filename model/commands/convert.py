@@ -29,7 +29,7 @@ def convert(contents: Contents, directory: Path, *, force: bool = False) -> list
     removed. Raises WeightsError if a file exists and `force` is false, or if the directory cannot be written.
     """
     parts = _parts(contents)
-    _check_free(directory, force=force)
+    check_free(directory, force=force)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, *(f"{part}.json" for part in PARTS)):
@@ -60,7 +60,8 @@ def _parts(contents: Contents) -> dict[str, Write]:
     return parts
 
 
-def _check_free(directory: Path, *, force: bool) -> None:
+def check_free(directory: Path, *, force: bool) -> None:
+    """Raise WeightsError if `convert` would replace something; callers check it before they read a large source."""
     if directory.exists() and not directory.is_dir():
         raise WeightsError(f"{directory} is a file; name a directory to write to")
     taken = [name for name in (WEIGHTS, *(f"{part}.json" for part in PARTS)) if (directory / name).exists()]

@@ -3,18 +3,14 @@
 A kernel is a function of one address: that of a table of int64, which holds the next job, the number of jobs, and the
 kernel's own fields. The kernels are in `model.backends.cpu.kernels`, `model.backends.cpu.program`,
 `model.preprocessing.compiled.resize` and `model.preprocessing.compiled.cmyk`; `model.backends.cpu.threads` runs them on
-several threads. Only this module changes numba's cache settings.
+several threads. `model.jit.kept_code` is the cache.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
-import os
 import platform
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,12 +19,12 @@ import llvmlite
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
+from numba.core.ccallback import CFunc
 from numba.core.errors import NumbaError
 
+from model.jit import kept_code
 from model.jit.simd import llvm_intrinsic
-
-log = logging.getLogger("vim.model")
 
 NEXT_JOB, JOBS, FIELDS = 0, 1, 2  # indices in the table
 
@@ -38,8 +34,6 @@ _DEFAULT_CACHE = "~/.cache/vim-server/numba"
 # the file that contains the kernel.
 KERNEL_PACKAGES = ("jit", "backends/cpu", "preprocessing")
 MODEL = Path(__file__).parents[1]
-
-_CONFIG_LOCK = threading.Lock()  # numba's configuration is global
 
 
 @llvm_intrinsic
@@ -74,34 +68,28 @@ def compile_kernel(function: Callable[[Any], None], cache_dir: Path | None = Non
     """Return numba's CFunc of a kernel, loaded from the cache or compiled now.
 
     The cache is below `cache_dir`, else NUMBA_CACHE_DIR, else ~/.cache/vim-server/numba. A cache that cannot be used is
-    logged, and the kernel is compiled without it. Raises RuntimeError for a kernel that cannot be compiled.
+    logged, once, and the kernel is compiled without it. Raises RuntimeError for a kernel that cannot be compiled.
     """
+    kernel: Any = CFunc(function, (_SIGNATURE.args, _SIGNATURE.return_type), {}, {"error_model": "numpy"})
+    if (directory := _directory(cache_dir)) is None:
+        kept_code.tell_no_home()
+    else:
+        kernel._cache = kept_code.KeptCode(function, directory / cache_key(), cache_key())
     try:
-        with _CONFIG_LOCK, _cache_directory(cache_dir):
-            return _compile(function, cache=True)
-    except Exception as error:  # an unwritable or damaged cache must not prevent the start
-        log.warning("the cache of compiled code cannot be used (%s: %s)", type(error).__name__, error)
-    try:
-        return _compile(function, cache=False)
+        kernel.compile()
     except NumbaError as error:
         raise RuntimeError(f"{function.__name__} cannot be compiled: {error}") from error
+    return kernel
 
 
-def _compile(function: Callable[[Any], None], *, cache: bool) -> Any:
-    return cfunc(_SIGNATURE, cache=cache, error_model="numpy")(function)
-
-
-@contextlib.contextmanager
-def _cache_directory(cache_dir: Path | None) -> Iterator[None]:
-    """Set numba's cache to a directory for `cache_key()`, and restore the settings afterwards."""
-    config: Any = numba.config
-    before = config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES
-    base = cache_dir or Path(config.CACHE_DIR or os.path.expanduser(_DEFAULT_CACHE))
-    config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = str(base / cache_key()), "UserProvidedCacheLocator"
+def _directory(cache_dir: Path | None) -> Path | None:
+    """The directory of all compiled code; None without one that is set and without a home directory."""
+    if cache_dir or numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+        return cache_dir or Path(numba.config.CACHE_DIR)  # type: ignore[attr-defined]
     try:
-        yield
-    finally:
-        config.CACHE_DIR, config.CACHE_LOCATOR_CLASSES = before
+        return Path(_DEFAULT_CACHE).expanduser()
+    except RuntimeError:  # a container's arbitrary user
+        return None
 
 
 @cache

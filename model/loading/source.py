@@ -40,6 +40,12 @@ def resolve(source: str | Path, cache_dir: str | Path | None = None, *, offline:
     precedence. A file is loaded alone: a config.json in the same folder is ignored, because folders of downloads mix
     models; give the directory to use both. Raises WeightsError if there is nothing to load.
     """
+    found = check(source)
+    return found if isinstance(found, Source) else _fetched(found, Hub(cache_dir, offline))
+
+
+def check(source: str | Path) -> Source | Reference:
+    """Return the parts that are here, or what to download. Raises WeightsError as `resolve`, without the network."""
     path = Path(source).expanduser()
     if path.exists():
         return _local(path)
@@ -49,7 +55,7 @@ def resolve(source: str | Path, cache_dir: str | Path | None = None, *, offline:
     # owner/name.pth is a misspelt path, not a repository.
     if reference is None or (reference.file is None and path.suffix in (*SUFFIXES, ".json")):
         raise WeightsError(_unknown(path))
-    return _fetched(reference, Hub(cache_dir, offline))
+    return reference
 
 
 def _unknown(path: Path) -> str:

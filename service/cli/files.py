@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.cli.backend import Failed
+from service.errors import ServiceError
+from service.images.formats import accepted_format
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
+_HEAD_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,8 @@ class File:
 def find(arguments: Sequence[str]) -> list[File]:
     """Every file that is named, whatever its ending; for a folder the images below it, sorted by path.
 
-    Hidden entries of a folder (a leading dot) are skipped, and links to folders are not followed.
+    Only regular files of a folder count, also through links. Its hidden entries (a leading dot) are skipped, and links
+    to folders are not followed.
     """
     return [file for argument in arguments for file in _find(argument)]
 
@@ -42,6 +47,21 @@ def read(file: File, max_bytes: int) -> bytes | Failed:
     return data
 
 
+def refusal(file: File) -> Failed | None:
+    """Why the first bytes of a file are no image; None if it may be one."""
+    path = Path(file.name)
+    if file.error is not None or (path.exists() and not path.is_file()):  # what a pipe gives can be read only once
+        return file.error
+    try:
+        with path.open("rb") as stream:
+            accepted_format(stream.read(_HEAD_BYTES))
+    except OSError as error:
+        return _unreadable(error)
+    except ServiceError as error:
+        return Failed(error.code, error.detail)
+    return None
+
+
 def _find(argument: str) -> Iterator[File]:
     if not Path(argument).is_dir():
         yield File(argument)
@@ -55,10 +75,18 @@ def _walk(folder: str) -> Iterator[File]:
     for directory, inner, names in os.walk(folder, onerror=unreadable.append):
         inner[:] = [name for name in inner if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".") and _regular(directory, name):
                 yield File(os.path.join(directory, name))
     for error in unreadable:
         yield File(str(error.filename), _unreadable(error))
+
+
+def _regular(directory: str, name: str) -> bool:
+    """False for pipes, sockets and devices, which may never end; what cannot be looked at is an error of its own."""
+    try:
+        return stat.S_ISREG(os.stat(os.path.join(directory, name)).st_mode)
+    except OSError:
+        return True
 
 
 def _unreadable(error: OSError) -> Failed:

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from model.errors import ModelError
+from model.loading import source
 from service import __version__, log
+from service.cli import serve
 from service.cli.backend import Ask, CommandError
 from service.cli.files import find
 from service.cli.output import Embeddings, Lines, Table, npy_path
@@ -20,7 +23,7 @@ from service.cli.run import Source, answer, describe
 from service.cli.terminal import Progress
 from service.errors import SettingsError
 from service.jobs import Pooling
-from service.settings import CLIENT_KEY, Settings, variable
+from service.settings import CLIENT_KEY, Settings
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
@@ -58,13 +61,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may not be able to encode a file's name
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        parser.error(serve.unknown(rest))
     try:
         status: int = options.run(options)
         sys.stdout.flush()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return USAGE
+    except (CommandError, ModelError) as error:
+        print(error, file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -85,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="serve the model over HTTP (settings: VIM_* environment variables)")
-    serve.set_defaults(run=_serve)
+    serve.add(commands)
     _add_classify(commands)
     _add_embed(commands)
     info = commands.add_parser("info", help="what the model is and where it runs", description=_INFO)
@@ -183,15 +191,6 @@ def _out(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _serve(_: argparse.Namespace) -> int:
-    settings = Settings.load()
-    os.environ.pop(variable("api_keys"), None)  # children inherit the environment
-    log.configure(settings.log_level)
-    from service.server.server import serve
-
-    return serve(settings)
-
-
 def _classify(options: argparse.Namespace) -> int:
     files = find(options.files)
     progress = Progress(len(files))
@@ -233,6 +232,7 @@ def _source(options: argparse.Namespace) -> Source:
 def _settings() -> Settings:
     settings = Settings.load()
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
+    source.check(settings.model)
     return settings
 
 

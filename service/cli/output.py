@@ -141,7 +141,11 @@ def as_tree(values: dict[Any, Any], indent: str = "") -> list[str]:
 
 
 def npy_path(text: str) -> Path:
-    """The path of the embeddings, with .npy added if missing. Raises CommandError when it cannot be written."""
+    """The path of the embeddings, with .npy added to a name without an ending. Raises CommandError for any other
+    ending, and when it cannot be written.
+    """
+    if Path(text).suffix not in ("", ".npy"):
+        raise CommandError(f"{text} does not end in .npy, and that is what is written")
     path = Path(text if text.endswith(".npy") else f"{text}.npy")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}")

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 
 from service.cli.backend import Ask, Backend, CommandError, Failed, Model, Outcome
-from service.cli.files import File, read
+from service.cli.files import File, read, refusal
 from service.cli.output import Sink, as_tree
 from service.cli.terminal import Progress
 from service.settings import Settings
@@ -42,6 +42,11 @@ class Source:
 
 async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, progress: Progress) -> int:
     """Answer every file; returns the exit status. Answers before a CommandError are kept."""
+    if source.url is None and (refused := _all_refused(files)):
+        for file, outcome in zip(files, refused, strict=True):  # before the model is loaded
+            _take(file, outcome, sink, progress)
+        sink.finish()
+        return 1
     progress.busy(f"{source} ...")
     async with source.connect(len(files)) as backend:
         _check(backend, ask)
@@ -51,8 +56,18 @@ async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, pr
         if stopped is not None:
             progress.note(f"stopped after {progress.done} of {len(files)}: {stopped}")
         elif progress.on_terminal or progress.failed:
-            progress.note(_summary(progress, Model.of(backend.info["model"])))
+            progress.note(summary(progress, Model.of(backend.info["model"])))
     return 1 if stopped or progress.failed else 0
+
+
+def _all_refused(files: Sequence[File]) -> list[Failed]:
+    """The errors of all files; none as soon as one may be an image."""
+    refused: list[Failed] = []
+    for file in files:
+        if (failed := refusal(file)) is None:
+            return []
+        refused.append(failed)
+    return refused
 
 
 async def _feed(
@@ -117,8 +132,9 @@ async def _one(backend: Backend, file: File, ask: Ask) -> Outcome:
     return data if isinstance(data, Failed) else await backend.infer(data, ask)
 
 
-def _summary(progress: Progress, model: Model) -> str:
+def summary(progress: Progress, model: Model) -> str:
+    """The last line: what was answered, and how fast."""
     good = progress.done - progress.failed
-    rate = progress.done / max(progress.seconds, 1e-9)
+    rate = f" ({good / max(progress.seconds, 1e-9):.1f} images/s)" if good else ""
     failed = f", {progress.failed} failed" if progress.failed else ""
-    return f"{good} of {progress.done} images by {model}{failed}, {progress.seconds:.1f} s ({rate:.1f} images/s)"
+    return f"{good} of {progress.done} images by {model}{failed}, {progress.seconds:.1f} s{rate}"

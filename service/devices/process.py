@@ -165,7 +165,8 @@ class DeviceProcess:
 
     def _compiled_code(self) -> dict[str, str]:
         """Where numba keeps compiled code, so that the next start need not compile; the environment overrides it."""
-        return {"NUMBA_CACHE_DIR": str(self._settings.cache_dir / "numba")}
+        directory = self._settings.cache_dir
+        return {} if directory is None else {"NUMBA_CACHE_DIR": str(directory / "numba")}
 
     async def _receive(self) -> FromDevice:
         message = await self._inbox.get()

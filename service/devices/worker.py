@@ -6,12 +6,16 @@ when the parent's end of the socket closes. The kernel kills it when its parent 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
+import os
 import signal
 import socket
 import sys
+import tempfile
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -178,7 +182,9 @@ def _load_model(settings: Settings, device: str) -> Vim:
     from model.backends.triton.support import use_cache
     from model.loading.load import load
 
-    use_cache(settings.cache_dir)
+    if settings.decode != "pillow":  # then the HTTP process compiles too, and says that its code cannot be kept
+        logging.getLogger("vim.model.cache_place").setLevel(logging.ERROR)
+    use_cache(cache_dir := _cache_dir(settings))
     return load(
         settings.model,
         weights=settings.weights,
@@ -188,9 +194,21 @@ def _load_model(settings: Settings, device: str) -> Vim:
         dtype=settings.dtype,
         scan=settings.scan,
         image_size=settings.image_size,
-        cache_dir=settings.cache_dir,
+        cache_dir=cache_dir,
         offline=settings.offline,
     )
+
+
+def _cache_dir(settings: Settings) -> Path:
+    """VIM_CACHE_DIR; without a home directory a temporary one, which is removed when this process ends."""
+    if settings.cache_dir is not None:
+        return settings.cache_dir
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="vim-server-", ignore_cleanup_errors=True)
+    except OSError:  # nothing is writable; a model that must be downloaded says so
+        return Path(os.devnull)
+    atexit.register(directory.cleanup)
+    return Path(directory.name)
 
 
 def main(socket_descriptor: int, slots_descriptor: int) -> int:

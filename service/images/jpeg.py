@@ -41,10 +41,11 @@ BLOCK = 64  # bytes that are converted from CMYK together
 
 
 def encode(pixels: Pixels) -> bytes:
-    """(H, W, 3) -> a JPEG file, for measurements."""
+    """(H, W, 3), or (H, W, 4) of CMYK -> a JPEG file, for measurements and the self-test."""
     import simplejpeg
 
-    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=88, colorsubsampling="420")
+    colours = "CMYK" if pixels.shape[2] == 4 else "RGB"
+    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality=88, colorspace=colours, colorsubsampling="420")
     return encoded
 
 
@@ -93,18 +94,20 @@ class Jpegs:
         width, height = header.width, header.height
         if recipe.size <= UNTOUCHED or width == 0 or height == 0:
             return None
+        if not self._loaded.is_set():
+            self._loaded.wait()
         return self._decode_and_resize(data, recipe, UPRIGHT, (width, height), header.plain_components == 4)
 
     def decode_opened(self, data: bytes, image: Any, recipe: Preprocess) -> Decoded | None:
         """Decode a file that Pillow has opened and not yet decoded; None when Pillow has to decode it."""
         if image.format != "JPEG" or (turn := recipe.plain_turn(image)) is None:
             return None
+        if not self._loaded.is_set():
+            self._loaded.wait()
         return self._decode_and_resize(data, recipe, turn, image.size, image.mode == "CMYK")
 
     def _decode_and_resize(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, cmyk: bool) -> Decoded | None:
         """Not split into smaller functions: a photograph passes through it on the event loop."""
-        if not self._loaded.is_set():
-            self._loaded.wait()
         if (resize := self._resize) is None:
             return None
         options = self._scaling(recipe) if self._scale else {}
@@ -155,8 +158,19 @@ class Jpegs:
             directory = None if self._cache_dir is None else self._cache_dir / "numba"
             self._decode, self._cmyk_to_rgb = simplejpeg.decode_jpeg, CmykToRgb(directory)
             self._resize = Resize(directory)
+            self._check()
             self.ready = True
         except Exception as error:  # a missing compiler costs speed, not the service
+            self._resize = None
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)
         finally:
             self._loaded.set()
+
+    def _check(self) -> None:
+        """Raise RuntimeError unless small files of every kind get Pillow's pixels."""
+        from service.images import jpeg_check
+
+        for sample in jpeg_check.samples():
+            found = self._decode_and_resize(sample.data, jpeg_check.RECIPE, sample.turn, sample.size, sample.cmyk)
+            if found is None or not np.array_equal(found[0], jpeg_check.expected(sample)):
+                raise RuntimeError(f"the compiled code does not give Pillow's pixels of {sample}")

@@ -64,6 +64,17 @@ def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
     assert found == read(out)
 
 
+def test_a_dry_run_writes_where_no_real_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --out the results of a dry run are not in the file that a real run continues."""
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--only", "build", "--sources", str(tmp_path)]
+    (tmp_path / "causal_conv1d-1.7.0.tar.gz").touch()
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=env, capture_output=True, check=True)
+
+    assert [tmp_path / "build" / "bench" / "gpu-dry-run.json"] == list(tmp_path.rglob("*.json"))
+
+
 def test_time_that_is_up_is_for_the_next_run(tmp_path: Path) -> None:
     """When the time is up, the run ends with status 3 and names the part that the next run begins with."""
     done = dry_run(tmp_path / "gpu.json", "--only", "check", "--seconds", "0")

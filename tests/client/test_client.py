@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from vim_client import AsyncClient, Classification, Client, ServerError, find_images
+from vim_client import AsyncClient, Classification, Client, ImageError, ServerError, find_images
 
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
@@ -94,7 +94,7 @@ def test_many_are_answered_in_order_with_errors_in_their_place(server: Server, c
         assert isinstance(vector, np.ndarray)
         np.testing.assert_allclose(vector, native(server, photo(seed)), atol=1e-5)
     assert isinstance(broken, ServerError)
-    assert isinstance(missing, FileNotFoundError)
+    assert isinstance(missing, ImageError)
     assert all(isinstance(one, Classification) for one in client.classify_many([photo()] * 3))
 
 
@@ -126,7 +126,7 @@ def test_a_folder_becomes_an_array_and_a_list(server: Server, client: Client, tm
     (folder / ".hidden.jpg").write_bytes(photo(3))
     (folder / "notes.txt").write_text("no image")
 
-    assert 3 == client.embed_folder(folder, tmp_path / "out", progress=False)
+    assert 3 == client.embed_folder(folder, tmp_path / "out.npy", progress=False)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     vectors = np.load(tmp_path / "out.npy")
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from vim_client import Client, ServerError
+from vim_client import Client, ServerError, UnreachableError
 from vim_client.client import SMALL_BYTES
 from vim_client.http import wait_s
 
@@ -73,6 +73,27 @@ def test_a_lost_connection_is_tried_three_times(waits: list[float]) -> None:
         client.info()
 
     assert (3, 2) == (asked, len(waits))
+
+
+def test_a_refused_connection_is_one_line() -> None:
+    """Nobody listens: the message names the address and the reason, and no traceback of a library is chained."""
+    with Client("http://127.0.0.1:9", tries=1) as client, pytest.raises(UnreachableError) as caught:
+        client.info()
+
+    assert ("unreachable", 0) == (caught.value.code, caught.value.status)
+    assert "no answer from http://127.0.0.1:9: All connection attempts failed" == str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}"])
+def test_another_program_at_the_address_is_an_error_of_the_client(body: bytes) -> None:
+    """A response that this server does not give raises ServerError with the address."""
+    with (
+        answering(lambda _: httpx.Response(200, content=body)) as client,
+        pytest.raises(ServerError, match=r"v1/classify.* does not answer as this server does"),
+    ):
+        client.classify(b"image")
 
 
 def images_in(request: httpx.Request) -> list[bytes]:

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from tests.clients.environments import ROOT, build
+from tests.clients.environments import ROOT, Missing, build
 from tests.clients.matrix import Place, of
 from tests.clients.servers import VARIABLE, Servers, started
 
@@ -20,11 +21,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients", description=__doc__)
     parser.add_argument("--only", action="append", choices=get_args(Place), help="one environment; may be repeated")
     places: list[Place] = parser.parse_args().only or list(get_args(Place))
-    folders: dict[Place, Path] = {place: build(place) for place in places if place != "none"}
-    with tempfile.TemporaryDirectory() as directory, started(Path(directory)) as servers:
-        failed = [place for place in places if _run(place, folders.get(place), servers)]
+    folders, not_built = built(places)
+    ready = [place for place in places if place not in not_built]
+    failed: list[Place] = list(not_built)
+    if ready:
+        with tempfile.TemporaryDirectory() as directory, started(Path(directory)) as servers:
+            failed += [place for place in ready if _run(place, folders.get(place), servers)]
+    for place, reason in not_built.items():
+        print(f"{place}: {reason}")
     print(f"failed: {', '.join(failed)}" if failed else f"all clients passed: {', '.join(places)}")
     return 1 if failed else 0
+
+
+def built(places: Sequence[Place]) -> tuple[dict[Place, Path], dict[Place, str]]:
+    """The folders of the environments, and why some cannot be built; the others are run all the same."""
+    folders: dict[Place, Path] = {}
+    not_built: dict[Place, str] = {}
+    for place in places:
+        try:
+            if place != "none":
+                folders[place] = build(place)
+        except (Missing, subprocess.CalledProcessError) as error:
+            not_built[place] = str(error)
+    return folders, not_built
 
 
 def _run(place: Place, folder: Path | None, servers: Servers) -> int:

@@ -18,12 +18,23 @@ PERF_LIBRARIES = ("nvidia-cuda-runtime-cu12==12.9.79",)
 PERF_DEBIAN = "libb64-0d"
 
 
+TOOLS = {"npm": "apt-get install npm", "dpkg-deb": "it comes with Debian", "apt-get": "it comes with Debian"}
+NEEDED: dict[Place, tuple[str, ...]] = {"node": ("npm",), "perf": ("apt-get", "dpkg-deb")}
+
+
+class Missing(Exception):  # noqa: N818 - what is missing
+    """A program that an environment needs is not installed; the message says how to get it."""
+
+
 def build(place: Place) -> Path:
-    """The environment's folder, made if it is not there in these versions. Raises CalledProcessError."""
+    """The environment's folder, made if it is not there in these versions. Raises CalledProcessError, Missing."""
     pins = [client.pin for client in of(place)]
     folder = FOLDER / place
     stamp = folder / ".built"
     if not stamp.is_file() or pins != stamp.read_text().split():
+        for tool in NEEDED.get(place, ()):
+            if shutil.which(tool) is None:
+                raise Missing(f"{tool} is not installed: {TOOLS[tool]}")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         {"node": _node, "perf": _perf}.get(place, _python)(folder, pins)

@@ -26,19 +26,22 @@ from tests.e2e.scenarios import SCENARIOS as FAULTS
 from tests.e2e.server import ROOT
 
 SCENARIOS = FAULTS | EDGE
+TIMED = "random_faults"
 
 
 def main() -> int:
     """Run the scenarios, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10, help="length of the run with faults at random moments")
+    parser.add_argument("--minutes", type=float, help=f"length of {TIMED}, faults at random moments (default 10)")
     parser.add_argument("--times", type=int, default=20, help="how often SIGKILL and SIGTERM are sent")
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.minutes is not None and TIMED not in options.only:
+        parser.error(f"--minutes is the length of {TIMED} only; --times is how often the others repeat a fault")
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench.prepare(Path(folder), options.minutes, options.times)
+        bench = Bench.prepare(Path(folder), options.minutes or 10, options.times)
         for name in options.only:
             lines.append(asyncio.run(SCENARIOS[name](bench)))
             print(f"{'ok  ' if lines[-1].held else 'FAIL'}  {lines[-1].name:44}  {lines[-1].says}", flush=True)

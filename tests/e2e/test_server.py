@@ -117,6 +117,6 @@ def test_a_port_in_use_exits_non_zero(tmp_path: Path, tiny: Path) -> None:
         (tmp_path / "second").mkdir()
         second = Server(tmp_path / "second" / "server.log", model=tiny, port=first.url.rsplit(":", 1)[1])
         assert second.exit_status() == 1
-        assert "address already in use" in second.log
+        assert "address already in use; set VIM_PORT" in second.log
         with first.client() as client:
             assert 200 == client.get("/readyz").status_code

@@ -210,15 +210,18 @@ def test_a_batch_larger_than_the_queue_is_refused() -> None:
     assert Settings.load({"VIM_MAX_BATCH": "32", "VIM_QUEUE_IMAGES": "32"}).max_batch == 32
 
 
-def test_without_a_home_directory_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a home directory the default cache directory is refused, as for a container's arbitrary user."""
+def test_without_a_home_directory_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's arbitrary user has no home: the default becomes no cache, a given ~ is refused."""
 
     def homeless(path: Path) -> Path:
-        raise RuntimeError
+        raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", homeless)
 
-    assert refusal() == "VIM_CACHE_DIR must be a directory (~ needs a home directory), got '~/.cache/vim-server'"
+    settings = Settings.load({})
+    assert settings.cache_dir is None
+    assert Settings.model_validate_json(settings.model_dump_json()).cache_dir is None
+    assert refusal(VIM_CACHE_DIR="~/x") == "VIM_CACHE_DIR must be a directory (~ needs a home directory), got '~/x'"
 
 
 SERVICE_LINKS = {

@@ -58,10 +58,10 @@ class Advice:
     reason: str
 
 
-def advise(measured: Measured, wait_s: float) -> list[Advice]:
-    """Settings for clients that wait at most `wait_s`."""
+def advise(measured: Measured, wait_s: float, max_images: int = 1) -> list[Advice]:
+    """Settings for clients that wait at most `wait_s` and send up to `max_images` in a request."""
     batch = _batch(measured, wait_s)
-    return [batch, _queue(measured, wait_s, batch.value), _wait(measured), *_threads(measured)]
+    return [batch, _queue(measured, wait_s, batch.value, max_images), _wait(measured), *_threads(measured)]
 
 
 def scale_at(batch: int) -> int:
@@ -119,15 +119,16 @@ def _batch(measured: Measured, wait_s: float) -> Advice:
     return Advice("VIM_MAX_BATCH", size, f"{reason}; a pass takes {_ms(measured.passes[size])}")
 
 
-def _queue(measured: Measured, wait_s: float, batch: int) -> Advice:
+def _queue(measured: Measured, wait_s: float, batch: int, max_images: int) -> Advice:
     rate, seconds = measured.together, measured.passes[batch]
     fits = int((wait_s - seconds) * rate)
-    least = 2 * batch
+    least = max(2 * batch, max_images)
     if fits < least:
+        why = "one batch running and one waiting" if least == 2 * batch else "one request may hold them: VIM_MAX_IMAGES"
         return Advice(
             "VIM_QUEUE_IMAGES",
             least,
-            f"one batch running and one waiting; at {rate:.3g} images/s the last waits {_ms(least / rate + seconds)}",
+            f"{why}; at {rate:.3g} images/s the last waits {_ms(least / rate + seconds)}",
         )
     reason = f"at {rate:.3g} images/s the last of them is answered within {_ms(wait_s)}; more would be late, not served"
     return Advice("VIM_QUEUE_IMAGES", fits, reason)

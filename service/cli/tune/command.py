@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from service.cli.terminal import Progress
 from service.cli.tune.advice import Advice, Measured, advise, notes, profile, scale_at
 from service.cli.tune.measure import measure
 from service.settings import Settings
+from service.system import cpus
+
+QUIET, QUIET_SHARE = 0.5, 0.1  # the load average of a quiet machine: at most this, or this for each CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,11 @@ class TuneOptions:
 
 async def tune(settings: Settings, options: TuneOptions, write: Callable[[str], None], progress: Progress) -> int:
     """Measure, print, write; returns the exit status."""
-    measured = await measure(settings, _images(options, settings), options.seconds, progress.busy)
-    advice = advise(measured, options.wait_s)
+    images = _images(options, settings)
+    if warning := busy(os.getloadavg()[0], cpus.available_cpus()):
+        progress.note(warning)
+    measured = await measure(settings, images, options.seconds, progress.busy)
+    advice = advise(measured, options.wait_s, settings.max_images)
     if options.as_json:
         write(json.dumps(profile(measured, advice), indent=2))
     else:
@@ -37,7 +44,19 @@ async def tune(settings: Settings, options: TuneOptions, write: Callable[[str], 
     if options.out is not None:
         options.out.write_text("\n".join(env_file(measured, advice)) + "\n", encoding="utf-8")
         progress.note(f"settings written to {options.out}")
+    if warning:
+        progress.note(warning)  # again, beside the advice
     return 0
+
+
+def busy(load: float, count: int) -> str:
+    """A warning if other programs use the machine, else nothing."""
+    if load <= max(QUIET, QUIET_SHARE * count):
+        return ""
+    return (
+        f"warning: this machine is busy (load {load:.1f} on {count} CPUs before the measurement), so the rates are too "
+        "low and the advice is for a slower machine; run it again when nothing else runs"
+    )
 
 
 def _images(options: TuneOptions, settings: Settings) -> list[bytes]:

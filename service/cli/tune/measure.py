@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import platform
 import statistics
 import subprocess
@@ -48,6 +49,7 @@ async def measure(settings: Settings, files: Sequence[bytes], seconds: float, sa
     kind = f"{len(files)} given images" if files else f"synthetic JPEG files of {SIDE[0]} x {SIDE[1]}"
     samples = list(files) or [photograph(seed) for seed in range(SAMPLES)]
     settings = settings_for(settings, 0, None)
+    load = os.getloadavg()[0]
     say("starting ...")
     imports_s = await asyncio.to_thread(_imports)
     async with _device(settings) as (device, slots, loaded, ready, start_s):
@@ -61,7 +63,8 @@ async def measure(settings: Settings, files: Sequence[bytes], seconds: float, sa
     together = await _together(settings, samples, task, seconds)
     name = loaded.model.device.name
     source = (
-        f"{date.today().isoformat()}, {cpus.available_cpus()} CPUs ({_processor()}), {kind}, python -m service tune"
+        f"{date.today().isoformat()}, {cpus.available_cpus()} CPUs ({_processor()}), load {load:.1f} before it, "
+        f"{kind}, python -m service tune"
     )
     return Measured(
         settings.served_name, name, cpus.available_cpus(), imports_s + start_s, decoding, passes, together, source

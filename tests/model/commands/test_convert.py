@@ -86,6 +86,8 @@ def test_nothing_is_overwritten_unasked(checkpoint: Path, tmp_path: Path, capsys
 
     assert main(["convert", str(checkpoint), str(target)]) == 1
     assert "already holds labels.json: nothing was written; --force replaces them" in capsys.readouterr().err
+    assert main(["convert", "/nowhere/at/all.pth", str(target)]) == 1
+    assert "already holds labels.json" in capsys.readouterr().err  # before the source is looked at
     assert sorted(path.name for path in target.iterdir()) == ["labels.json", "notes.txt"]
     assert main(["convert", str(checkpoint), str(target), "--force"]) == 0
     assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors", "notes.txt"]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import llvmlite
-import numba
 import pytest
 
 from model.jit import compiler
@@ -43,33 +39,6 @@ def test_without_a_place_to_keep_it_the_code_is_compiled_each_time(tmp_path: Pat
     (tmp_path / "file").write_text("")
 
     assert "16 compiled" in run(tmp_path / "file" / "cache")
-
-
-def test_damaged_code_is_compiled_anew_and_said(tmp_path: Path) -> None:
-    """A truncated cache file is logged, and the code is compiled again."""
-    run(tmp_path)
-    for path in tmp_path.rglob("*.nbc"):
-        path.write_bytes(path.read_bytes()[:100])
-    said = run(tmp_path)
-
-    assert "the cache of compiled code cannot be used" in said
-    assert "16 compiled" in said
-
-
-def test_threads_that_compile_at_once_keep_each_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that compile at once each use their own cache directory, although numba's setting is global."""
-
-    def cache_directory(_kernel: object) -> str:
-        time.sleep(0.02)
-        config: Any = numba.config
-        return str(config.CACHE_DIR)
-
-    monkeypatch.setattr(compiler, "cfunc", lambda *_, **__: cache_directory)
-    names = "abcdefgh"
-    with ThreadPoolExecutor(len(names)) as threads:
-        found = list(threads.map(lambda name: compiler.compile_kernel(print, tmp_path / name), names))
-
-    assert [Path(one).parent.name for one in found] == [*names]
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="names of x86 processors")

@@ -19,6 +19,7 @@ from service.cli.files import File, find, read
 from service.cli.local import settings_for
 from service.cli.main import main
 from service.cli.output import Embeddings, Lines, Table
+from service.cli.run import summary
 from service.cli.terminal import Progress
 from service.images.decode import DecodeLimits, Decoder
 from service.settings import Settings
@@ -152,6 +153,10 @@ def test_the_command_itself_never_imports_torch() -> None:
         (["embed", "a.jpg", "--pooling", "max"], "--pooling"),
         (["embed", "a.jpg", "--out", "/nowhere/at/all.npy"], "there is no folder /nowhere/at"),
         (["embed", "a.jpg", "--out", "/"], "--out"),
+        (["embed", "a.jpg", "--out", "holiday.txt"], "holiday.txt does not end in .npy"),
+        (["serve", "--queue-images", "9"], "--queue-images is not an option here: set VIM_QUEUE_IMAGES"),
+        (["classify", "a.jpg", "--model=demo"], "(an option of serve only): set VIM_MODEL in the environment"),
+        (["serve", "--prot", "9302"], "unrecognized arguments: --prot 9302"),
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +202,47 @@ def test_an_empty_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
 
     assert file.error is not None
     assert "empty_folder" == file.error.code
+
+
+def test_a_pipe_in_a_folder_is_passed_over(folder: Path) -> None:
+    """Only regular files of a folder count: reading a pipe would wait for ever. A dangling link is an error."""
+    os.mkfifo(folder / "c.png")
+    (folder / "d.png").symlink_to(folder / "z.JPG")
+    (folder / "e.png").symlink_to(folder / "nowhere")
+
+    names = [Path(file.name).name for file in find([str(folder)])]
+    assert ["a.jpeg", "y.png", "d.png", "e.png", "z.JPG"] == names
+
+
+@pytest.mark.parametrize("command", [["classify", "--json"], ["embed"]])
+@pytest.mark.parametrize("given", ["notes.txt", "empty", "missing.jpg"])
+def test_what_is_no_image_is_refused_before_the_model_is_loaded(
+    command: list[str], given: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A text, an empty folder and a missing file give their errors at once, and no rate."""
+    monkeypatch.setattr("service.cli.local.local", None)
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir()
+
+    assert 1 == main([*command, given])
+
+    out, err = capsys.readouterr()
+    assert err.startswith(f"{given}: ")
+    assert "images/s" not in err
+    assert ("classify" not in command) or given == json.loads(out)["file"]
+
+
+def test_the_summary_counts_what_was_answered() -> None:
+    """Images that failed are not in the rate, and without an answer there is none."""
+    now = 0.0
+    progress = Progress(4, sys.stderr, lambda: now)
+    for failed in (True, True, True, False):
+        progress.step(failed=failed)
+    now = 2.0
+    assert "1 of 4 images by tiny (fingerprint 0123456789ab), 3 failed, 2.0 s (0.5 images/s)" == summary(progress, TINY)
+    progress = Progress(1, sys.stderr, lambda: now)
+    progress.step(failed=True)
+    assert summary(progress, TINY).endswith("1 failed, 0.0 s")
 
 
 def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.preprocessing.compiled.cmyk import CmykToRgb
+from model.preprocessing.compiled.resize import Resize
 from model.preprocessing.recipe import Preprocess
 from service.errors import TooManyPixels, UnsupportedImage
-from service.images import inspect_file
+from service.images import inspect_file, jpeg_check
 from service.images.decode import DecodeLimits, Decoder
 from service.images.header import Header
 from service.images.jpeg import Jpegs, release_pages
@@ -268,3 +270,41 @@ def test_only_an_encoded_small_file_is_quick() -> None:
     assert [decoder.quick(data, alone=False) is not None for data in (small, medium, large)] == [True, False, False]
     assert [decoder.quick(data, alone=True) is not None for data in (small, medium, large)] == [True, True, False]
     assert decoder.quick(np.zeros((180, 240, 3), np.uint8), alone=True) is None
+
+
+@pytest.mark.parametrize("broken", ["resize", "cmyk"])
+def test_code_that_gives_other_pixels_is_not_used(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The self-test at start finds a single other pixel; then Pillow decodes, with a warning."""
+    resize, convert = Resize.__call__, CmykToRgb.__call__
+
+    def other_resize(self: Resize, *args: Any) -> np.ndarray:
+        pixels = resize(self, *args)
+        pixels[100, 100, 1] ^= 1
+        return pixels
+
+    def other_colours(self: CmykToRgb, memory: np.ndarray) -> None:
+        convert(self, memory)
+        memory[3 * (100 * 303 + 150)] ^= 128
+
+    monkeypatch.setattr(
+        *((Resize, "__call__", other_resize) if broken == "resize" else (CmykToRgb, "__call__", other_colours))
+    )
+    jpegs = Jpegs()
+    data = jpeg()
+
+    np.testing.assert_array_equal(decoded(data, jpegs), decoded(data, None))
+    assert not jpegs.ready
+    assert "JPEG files are decoded by Pillow: RuntimeError: the compiled code does not give" in caplog.text
+
+
+def test_the_self_test_covers_all_kinds() -> None:
+    """RGB and CMYK, upright and turned, of odd size; Pillow turns the turned ones."""
+    samples = list(jpeg_check.samples())
+
+    assert 4 == len({(sample.cmyk, sample.turn.swaps) for sample in samples})
+    for sample in samples:
+        with Image.open(io.BytesIO(sample.data)) as image:
+            assert ((303, 227), "CMYK" if sample.cmyk else "RGB") == (image.size, image.mode)
+            assert RECIPE.plain_turn(image) == sample.turn

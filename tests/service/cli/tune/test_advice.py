@@ -56,6 +56,14 @@ def test_a_pass_takes_no_more_than_a_quarter_of_the_wait() -> None:
     assert "a pass of 4 takes 140 ms, too much of 500 ms" in reason(CPU, "VIM_MAX_BATCH", 0.5)
 
 
+def test_the_queue_holds_a_request_of_the_most_images() -> None:
+    """A queue that is shorter than VIM_MAX_IMAGES would refuse such a request for ever."""
+    queue = advise(CPU, 1, max_images=64)[1]
+
+    assert ("VIM_QUEUE_IMAGES", 64) == (queue.variable, queue.value)
+    assert queue.reason.startswith("one request may hold them: VIM_MAX_IMAGES; at 28 images/s the last waits 2.53 s")
+
+
 def test_nobody_is_quick_enough_for_the_impatient() -> None:
     """When one image takes longer than clients wait, the batch is one and the queue two images."""
     assert {"VIM_MAX_BATCH": 1, "VIM_QUEUE_IMAGES": 2}.items() <= settings(CPU, 0.05).items()

@@ -75,6 +75,17 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.usefixtures("measured")
+def test_a_busy_machine_is_warned_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warning comes before and after the measurement, with the load; a quiet machine gets none."""
+    monkeypatch.setattr("os.getloadavg", lambda: (3.25, 0.0, 0.0))
+    assert 0 == main(["tune"])
+    assert 2 == capsys.readouterr().err.count("warning: this machine is busy (load 3.2 on ")
+    monkeypatch.setattr("os.getloadavg", lambda: (0.3, 9.0, 9.0))
+    assert 0 == main(["tune"])
+    assert "" == capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("measured")
 def test_the_command_speaks_json(capsys: pytest.CaptureFixture[str]) -> None:
     """With --json one object is printed, with what the fleet simulation needs."""
     assert 0 == main(["tune", "--json"])
