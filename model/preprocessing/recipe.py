@@ -212,7 +212,7 @@ def _on_white(part: Image.Image) -> Image.Image:
 
 def _scaled(part: Image.Image, white: float) -> Image.Image:
     values = np.asarray(part)
-    levels = np.rint(np.clip(np.nan_to_num(values * (255.0 / white)), 0, 255)).astype(np.uint8)
+    levels = np.rint(np.nan_to_num(np.clip(values, 0, white)) * (255.0 / white)).astype(np.uint8)
     key = part.info.get("transparency")
     if isinstance(key, int):
         levels[values == key] = 255
