@@ -157,7 +157,7 @@ class WeaviateMeta(BaseModel):
 VECTOR_BODY: Json = {
     "type": "object",
     "required": ["image"],
-    "properties": {"id": {"type": "string"}, "image": IMAGE_TEXT},
+    "properties": {"id": {"description": "Any value; it is sent back."}, "image": IMAGE_TEXT},
 }
 VECTORS_BODY: Json = {
     "type": "object",
