@@ -189,21 +189,6 @@ async def test_many_blank_lines_are_dropped_at_once(
     assert 0 == app.state.engine.admission.body_bytes["bulk"]
 
 
-async def test_a_byte_order_mark_before_the_first_line_is_ignored(client: httpx.AsyncClient) -> None:
-    """UTF-8's byte order mark before the first line is ignored."""
-    (answer,) = found(await client.post("/v1/bulk", content=b"\xef\xbb\xbf" + lines({"id": 1, "image": TEXTS[0]})))
-
-    assert (1, 32) == (answer["id"], answer["dim"])
-
-
-async def test_a_file_instead_of_lines_is_explained(client: httpx.AsyncClient) -> None:
-    """A bare image gets an error that says what a line must be and which paths take files."""
-    answers = found(await client.post("/v1/bulk", content=photo()))
-
-    assert "a line must be" in answers[0]["error"]["message"]
-    assert "/v1/embed take image files" in answers[0]["error"]["message"]
-
-
 @pytest.mark.parametrize("limit", [{"VIM": 400}, {"X-Request-Timeout-Ms": "400"}])
 async def test_each_line_has_a_deadline(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, Any]
