@@ -75,6 +75,16 @@ async def test_a_byte_order_mark_and_gzip_change_nothing(
     assert 200 == (await client.post(path, content=halves, headers={"Content-Encoding": "gzip"})).status_code
 
 
+async def test_the_lines_of_bulk_follow_the_same_rules(client: httpx.AsyncClient) -> None:
+    """A byte order mark before the first line is ignored, and a file instead of lines is explained."""
+    good = await client.post("/v1/bulk", content=MARK + b'{"id": 1, "image": "%s"}' % TEXT.encode())
+    bad = (await client.post("/v1/bulk", content=PHOTO)).text.splitlines()[0]
+
+    assert (1, 32) == (good.json()["id"], good.json()["dim"])
+    assert "a line must be" in bad
+    assert "/v1/embed take image files" in bad
+
+
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings", "/", "/vectors", INFER])
 async def test_nothing_compressed_is_an_empty_body(client: httpx.AsyncClient, path: str) -> None:
     """gzip of nothing is an empty body, as nothing itself."""
