@@ -6,7 +6,6 @@ import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
 
 from service.jobs import RequestClass
 
@@ -20,7 +19,7 @@ def _whole(value: object) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise PydanticCustomError("whole_number", "must be a whole number")
+    raise ValueError("must be a whole number")
 
 
 TopK = Annotated[int, Field(ge=1, le=MOST_CLASSES), BeforeValidator(_whole)]

@@ -60,7 +60,7 @@ class Bench:
         """A ready server with its own log."""
         folder = self.directory / name
         folder.mkdir(exist_ok=True)
-        return serving(folder, faults=faults, model=self.models[model], **settings)
+        return serving(folder, faults, model=self.models[model], **settings)
 
     def load(self, server: Server, model: str = "tiny") -> Load:
         """Sixteen clients with mixed requests."""

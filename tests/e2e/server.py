@@ -28,10 +28,13 @@ _ADDRESS = re.compile(r"running on (https?://127\.0\.0\.1:\d+)")
 class Server:
     """`python -m service serve` with its log in a file.
 
-    `faults` puts the device process of the fault tests in, with these orders from `tests.e2e.faults`.
+    `faults` puts the device process of the fault tests in, with these orders from `tests.e2e.faults`. `limits` is a
+    shell command that the process runs before it becomes the server, such as `ulimit`.
     """
 
-    def __init__(self, log: Path, *, faults: Mapping[str, object] | None = None, **settings: object) -> None:
+    def __init__(
+        self, log: Path, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
+    ) -> None:
         self.log_file = log
         module = "service" if faults is None else "tests.e2e.faulty_server"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
@@ -39,7 +42,7 @@ class Server:
         variables |= {PREFIX + name: str(value) for name, value in (faults or {}).items()}
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "serve"],
+                [*(_limited(limits) if limits else ()), sys.executable, "-m", module, "serve"],
                 cwd=ROOT,
                 env=clean
                 | {"VIM_PORT": "0", "VIM_DEVICE": "cpu", "VIM_THREADS": "1", "VIM_REQUEST_TIMEOUT_MS": "120000"}
@@ -139,9 +142,11 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, *, faults: Mapping[str, object] | None = None, **settings: object) -> Iterator[Server]:
+def serving(
+    directory: Path, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
+) -> Iterator[Server]:
     """A ready server, which is killed afterwards if it still runs."""
-    server = Server(directory / "server.log", faults=faults, **settings)
+    server = Server(directory / "server.log", faults=faults, limits=limits, **settings)
     try:
         server.wait_until_ready()
         yield server
@@ -149,6 +154,12 @@ def serving(directory: Path, *, faults: Mapping[str, object] | None = None, **se
         if server.process.poll() is None:
             server.process.kill()
         server.process.wait()
+
+
+def _limited(limits: str) -> list[str]:
+    """A command that runs the shell command and becomes the program that follows; mounts are its own, if it is root."""
+    private = ["unshare", "--mount"] if os.getuid() == 0 else []
+    return [*private, "sh", "-c", f'{limits} && exec "$@"', "sh"]
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
@@ -186,7 +185,10 @@ def _names(names: Sequence[str]) -> str:
 def _invalid(error: ValidationError, known: Collection[str]) -> InvalidOptions:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     more = [f"and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
-    shown = [{"loc": _name(e["loc"]), "msg": _message(e, known)} for e in found[:_MOST_ERRORS]]
+    shown = [
+        {"loc": _name(e["loc"]), "msg": _message(e["type"], e["msg"], _name(e["loc"]), known)}
+        for e in found[:_MOST_ERRORS]
+    ]
     return InvalidOptions("; ".join([*(f"{e['loc']}: {e['msg']}" for e in shown), *more]), errors=shown)
 
 
@@ -194,10 +196,10 @@ def _name(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, loc))[:_LONGEST_NAME]
 
 
-def _message(error: ErrorDetails, known: Collection[str]) -> str:
-    if error["type"] != "extra_forbidden":
-        return error["msg"]
-    near = difflib.get_close_matches(_name(error["loc"]), known, n=1)
+def _message(kind: str, text: str, name: str, known: Collection[str]) -> str:
+    if kind != "extra_forbidden":
+        return text.removeprefix("Value error, ")
+    near = difflib.get_close_matches(name, known, n=1)
     return f"unknown option, did you mean {near[0]}?" if near else "unknown option"
 
 

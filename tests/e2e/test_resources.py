@@ -1,0 +1,127 @@
+"""What runs out while a device process is killed: descriptors, memory, /dev/shm, the disk of the cache.
+
+Nothing accepted is lost, and the server recovers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.load import Load
+from tests.e2e.server import Server, serving
+from tests.tiny import photo
+
+IDLE = 400
+
+
+def _may_mount() -> bool:
+    """Can this user mount a tmpfs of its own?"""
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+mounts = pytest.mark.skipif(not _may_mount(), reason="needs root, to mount a small tmpfs")
+
+
+def small(directory: Path | str, size: str) -> str:
+    """The shell command that makes a directory a small tmpfs."""
+    return f"mount -t tmpfs -o size={size} tmpfs {directory}"
+
+
+@contextmanager
+def idle_connections(server: Server, count: int) -> Iterator[None]:
+    """Connections that send nothing."""
+    port = int(server.url.rsplit(":", 1)[1])
+    with ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        yield
+
+
+async def restarted(server: Server) -> None:
+    """Wait until a killed device process has been replaced."""
+    async with asyncio.timeout(180):
+        while "restart 1" not in server.log or server.log.count("cpu is up") < 2:
+            await asyncio.sleep(0.1)
+
+
+async def nothing_is_lost(server: Server, *, connections: int = 0) -> None:
+    """Kill the device process under load, with this many idle connections; every request gets its answer.
+
+    A new connection beyond the limit gets 503: what it sends is not accepted.
+    """
+    async with Load(server.url, clients=4) as load:
+        await asyncio.sleep(0.5)
+        with idle_connections(server, connections):
+            server.signal_device(signal.SIGKILL)
+            await restarted(server)
+        await asyncio.sleep(0.5)
+
+    beyond = [one for one in load.ledger.unexpected if connections and one.endswith(": 503 ")]
+    assert load.ledger.lost == len(beyond), load.ledger.complaints
+    assert not load.ledger.wrong, load.ledger.wrong
+    assert load.ledger.statuses[200] > 4
+
+
+def test_descriptors_run_out(tmp_path: Path, tiny: Path) -> None:
+    """400 idle connections under 256 descriptors leave enough for a restart and for the open connections."""
+    with serving(tmp_path, model=tiny, limits="ulimit -n 256") as server:
+        asyncio.run(nothing_is_lost(server, connections=IDLE))
+        server.signal(signal.SIGTERM)
+
+        assert server.exit_status() == 0
+
+
+def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
+    """Under 64 descriptors few connections are open at once; the others get 503, and the server goes on."""
+    with serving(tmp_path, model=tiny, limits="ulimit -n 64") as server:
+        with idle_connections(server, IDLE):
+            server.signal_device(signal.SIGKILL)
+            asyncio.run(restarted(server))
+        server.wait_until_ready()
+        with server.client() as client:
+            assert client.post("/v1/classify", content=photo()).status_code == 200
+
+
+def test_no_more_memory(tmp_path: Path, tiny: Path) -> None:
+    """A server whose address space is full answers what still fits, says what does not, and recovers."""
+    with serving(tmp_path, model=tiny) as server:
+        used = psutil.Process(server.process.pid).memory_info().vms
+        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
+        with server.client() as client:
+            statuses = {client.post("/v1/classify", content=photo(0, (4000, 4000))).status_code for _ in range(3)}
+            assert statuses <= {200, 413, 429, 500, 503}
+            resource.prlimit(server.process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+            assert client.post("/v1/classify", content=photo()).status_code == 200
+
+
+@mounts
+def test_a_small_dev_shm(tmp_path: Path, tiny: Path) -> None:
+    """Two processes keep their counters elsewhere if /dev/shm has 16 kB."""
+    with serving(tmp_path, model=tiny, limits=small("/dev/shm", "16k"), http_workers=2) as server:
+        asyncio.run(nothing_is_lost(server))
+
+
+@mounts
+def test_a_full_cache(tmp_path: Path, tiny: Path) -> None:
+    """Compiled code that does not fit on the disk is compiled again at a restart; the log says so once."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with serving(tmp_path, model=tiny, limits=small(cache, "64k"), cache_dir=cache) as server:
+        asyncio.run(nothing_is_lost(server))
+
+        assert "compiled code cannot be kept in" in server.log
