@@ -55,12 +55,12 @@ class Bench:
         return cls(directory, models, expected, minutes, times)
 
     def server(
-        self, name: str, model: str = "tiny", faults: Mapping[str, object] | None = None, **settings: object
+        self, name: str, model: str = "tiny", faults: Mapping[str, object] | None = None, **settings: Any
     ) -> AbstractContextManager[Server]:
         """A ready server with its own log."""
         folder = self.directory / name
         folder.mkdir(exist_ok=True)
-        return serving(folder, faults, model=self.models[model], **settings)
+        return serving(folder, faults=faults, model=self.models[model], **settings)
 
     def load(self, server: Server, model: str = "tiny") -> Load:
         """Sixteen clients with mixed requests."""

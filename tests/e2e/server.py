@@ -33,7 +33,7 @@ class Server:
     """
 
     def __init__(
-        self, log: Path, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
+        self, log: Path, *, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
     ) -> None:
         self.log_file = log
         module = "service" if faults is None else "tests.e2e.faulty_server"
@@ -143,7 +143,7 @@ class Server:
 
 @contextmanager
 def serving(
-    directory: Path, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
+    directory: Path, *, faults: Mapping[str, object] | None = None, limits: str = "", **settings: object
 ) -> Iterator[Server]:
     """A ready server, which is killed afterwards if it still runs."""
     server = Server(directory / "server.log", faults=faults, limits=limits, **settings)
