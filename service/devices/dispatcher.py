@@ -193,10 +193,11 @@ class Dispatcher:
         """Give every job its result."""
         self.ran = True
         size, seconds = len(batch.jobs), done.seconds
+        waits = [batch.began_at - job.enqueued_at for job in batch.jobs]
+        classes = [job.request_class for job in batch.jobs]
         self.pipeline.ran(size, seconds)
         self._context.queue.ran(size, seconds)
-        waits = [batch.began_at - job.enqueued_at for job in batch.jobs]
-        self._context.metrics.batch([job.request_class for job in batch.jobs], waits, seconds)
+        self._context.metrics.batch(classes, waits, seconds)
         for job, row, wait in zip(batch.jobs, done.rows, waits, strict=True):
             if row is None:
                 job.fail(NonFiniteOutput("the model gave NaN or infinity for this image"))

@@ -174,8 +174,7 @@ class Engine:
             if not self._requests:
                 self._idle.set()
         results = [outcome for outcome, _ in done if isinstance(outcome, Result)]
-        self.metrics.images(task.op, request_class, len(results))
-        return Answer(
+        answer = Answer(
             outcomes=[outcome for outcome, _ in done],
             timings=_timings(done, time.monotonic() - start),
             model=self.model,
@@ -183,6 +182,8 @@ class Engine:
             # The images of one pass share its duration, which is measured once.
             batches=list({result.infer_s: result.batch_size for result in results}.values()),
         )
+        self.metrics.images(task.op, request_class, len(results))
+        return answer
 
     async def _image(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Done:
         """One image of a request: start its work, or join that of an identical image."""
