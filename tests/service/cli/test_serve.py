@@ -64,7 +64,7 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_port_that_is_taken_is_one_line_that_names_the_setting(
     served: list[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is started."""
+    """A port that is taken is reported before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert 1 == main(["serve", "--port", str(port)])
@@ -90,5 +90,5 @@ def test_a_wrong_model_is_one_line_without_the_server_being_imported() -> None:
 
 
 def test_unknown_arguments_are_named() -> None:
-    """As they were given."""
+    """Unknown arguments are named as they were given."""
     assert "unrecognized arguments: extra --what" == serve.unknown(["extra", "--what"])
