@@ -86,6 +86,8 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
 
     app = Application(
         title="Vision Mamba server",
+        description=openapi.INTRODUCTION,
+        openapi_tags=openapi.TAGS,
         version=__version__,
         lifespan=lifespan,
         docs_url=None,

@@ -76,7 +76,11 @@ _EXTRA = {
 
 
 @router.post(
-    "/v1/bulk", response_class=Response, responses=problems(404, 415, 422, 503) | _ANSWER, openapi_extra=_EXTRA
+    "/v1/bulk",
+    summary="Classify or embed a stream of images",
+    response_class=Response,
+    responses=problems(404, 415, 422, 503) | _ANSWER,
+    openapi_extra=_EXTRA,
 )
 @labelled("native", "embed")
 async def bulk(request: Request) -> Response:

@@ -44,7 +44,10 @@ _INDEX = {
 
 
 @router.get(
-    "/", response_model=dict[str, str], responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}}
+    "/",
+    summary="Demo page or index",
+    response_model=dict[str, str],
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 async def index(request: Request) -> Response:
     """The demo page for browsers (`VIM_PAGE`); for other clients a JSON index of the paths."""
@@ -54,14 +57,14 @@ async def index(request: Request) -> Response:
     return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
 
 
-@router.get("/page/{name}", **_FILES)
+@router.get("/page/{name}", summary="File of the demo page", **_FILES)
 async def page_file(request: Request, name: str) -> Response:
     """A file of the demo page: script, styles or icon."""
     _check_on(request)
     return await _file(request, PAGE, name)
 
 
-@router.get("/samples", responses=problems(404))
+@router.get("/samples", summary="List the sample images", responses=problems(404))
 async def samples(request: Request) -> list[dict[str, Any]]:
     """The list of sample images: file, expected label, source and licence."""
     _check_on(request)
@@ -69,7 +72,7 @@ async def samples(request: Request) -> list[dict[str, Any]]:
     return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else []
 
 
-@router.get("/samples/{name}", **_FILES)
+@router.get("/samples/{name}", summary="Sample image", **_FILES)
 async def sample(request: Request, name: str) -> Response:
     """One sample image."""
     _check_on(request)

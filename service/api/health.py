@@ -17,7 +17,7 @@ from service.errors import Draining, NotFound, NotReady
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/livez", responses=problems(503))
+@router.get("/livez", summary="Liveness", responses=problems(503))
 async def livez(request: Request) -> dict[str, str]:
     """200 while the event loop answers, under any load, also while a device process is replaced; 503 once the service
     has given up its devices.
@@ -28,8 +28,8 @@ async def livez(request: Request) -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", responses=problems(503))
-@router.get("/health", responses=problems(503))
+@router.get("/readyz", summary="Readiness", responses=problems(503))
+@router.get("/health", summary="Readiness", responses=problems(503))
 async def readyz(request: Request) -> dict[str, str]:
     """200 once the model is loaded, tested and warmed up; 503 before that, while draining, while too few devices are
     up, and while every decoding thread is overdue.
@@ -45,7 +45,7 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/info", response_model=dict[str, Any], responses=problems(503))
+@router.get("/info", summary="Model, devices and limits", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
     """Model, fingerprint, preprocessing, devices, the selected scan and why, limits, versions."""
     engine = engine_of(request)
@@ -57,7 +57,7 @@ async def info(request: Request) -> Response:
     return JsonResponse(state.to_json() | own)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=problems(404))
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, responses=problems(404))
 async def metrics(request: Request) -> Response:
     """Prometheus metrics, in the format that the Accept header selects."""
     engine = engine_of(request)

@@ -16,6 +16,27 @@ from service.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 
+INTRODUCTION = """
+Classifies and embeds images with a Vision Mamba model.
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/classify
+
+`/v1/classify`, `/v1/embed` and `/v1/bulk` are the native API. The same model is also served in the formats of OpenAI,
+the Open Inference Protocol (KServe, Triton), Hugging Face and Weaviate.
+
+An error is a problem document (RFC 9457) with a `code`, except where a format defines its own. Every response has an
+`X-Request-ID`. On 429 and 503 the `Retry-After` header says when to send the request again.
+"""
+TAGS = [
+    {"name": "native", "description": "Classify and embed one image, several images, or a stream."},
+    {"name": "openai", "description": "Embeddings for OpenAI clients."},
+    {"name": "open inference protocol", "description": "Version 2, for the clients of KServe and Triton."},
+    {"name": "hugging face", "description": "Image classification for `huggingface_hub` and `@huggingface/inference`."},
+    {"name": "weaviate", "description": "The modules multi2vec-clip and img2vec-neural."},
+    {"name": "operations", "description": "Probes, metrics, and what is served."},
+    {"name": "page", "description": "The demo page and its sample images."},
+]
+
 _PACKAGE = importlib.util.find_spec("fastapi_offline")  # used for its files only
 _LIBRARIES = Path(str(_PACKAGE.origin)).parent / "static" if _PACKAGE else None
 _FILES = {

@@ -30,7 +30,9 @@ _RAW = {
 }
 
 
-@router.post("/classify", response_model=ClassifyResponse, openapi_extra=operation(ClassifyOptions))
+@router.post(
+    "/classify", summary="Classify images", response_model=ClassifyResponse, openapi_extra=operation(ClassifyOptions)
+)
 @labelled("native", "classify")
 async def classify(request: Request) -> Response:
     """The most likely classes of each image, best first."""
@@ -43,6 +45,7 @@ async def classify(request: Request) -> Response:
 
 @router.post(
     "/embed",
+    summary="Embed images",
     response_model=EmbedResponse,
     openapi_extra=operation(EmbedOptions),
     responses={200: {"content": _RAW}},

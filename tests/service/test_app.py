@@ -86,3 +86,13 @@ async def test_the_body_of_a_client_that_left_is_free_at_once(client: httpx.Asyn
 async def test_the_openapi_document_works_behind_a_path_prefix(client: httpx.AsyncClient) -> None:
     """`/openapi.json` read as `/vision/openapi.json` describes `/vision/v1/...`: the server is relative to it."""
     assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "."}]
+
+
+async def test_the_openapi_document_is_written_for_a_reader(client: httpx.AsyncClient) -> None:
+    """It has an introduction, a description of each group, and summaries that are more than function names."""
+    document = (await client.get("/openapi.json")).json()
+    operations = [one for path in document["paths"].values() for one in path.values()]
+
+    assert "curl --data-binary" in document["info"]["description"]
+    assert {tag for one in operations for tag in one["tags"]} == {tag["name"] for tag in document["tags"]}
+    assert {one["summary"] for one in operations} >= {"Classify images", "Create embeddings", "Run inference"}

@@ -44,8 +44,8 @@ TOP_K = 5
 Answer = list[Scored] | list[list[Scored]]
 
 
-@router.post("/", response_model=Answer, openapi_extra=_EXTRA)
-@router.post("/predict", response_model=Answer, openapi_extra=_EXTRA)
+@router.post("/", summary="Classify an image", response_model=Answer, openapi_extra=_EXTRA)
+@router.post("/predict", summary="Classify an image", response_model=Answer, openapi_extra=_EXTRA)
 @labelled("huggingface", "classify")
 async def predict(request: Request) -> Response:
     """Hugging Face's image classification of a bare image or `{"inputs": base64}`: `[{"label", "score"}, ...]`."""

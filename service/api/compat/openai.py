@@ -60,8 +60,20 @@ _EXTRA = body_of({"application/json": OPENAI_BODY})
 _PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 
 
-@router.post("/v1/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
-@router.post("/embeddings", response_model=OpenAIEmbeddings, responses=_PROBLEMS, openapi_extra=_EXTRA)
+@router.post(
+    "/v1/embeddings",
+    summary="Create embeddings",
+    response_model=OpenAIEmbeddings,
+    responses=_PROBLEMS,
+    openapi_extra=_EXTRA,
+)
+@router.post(
+    "/embeddings",
+    summary="Create embeddings",
+    response_model=OpenAIEmbeddings,
+    responses=_PROBLEMS,
+    openapi_extra=_EXTRA,
+)
 @labelled("openai", "embed")
 async def embeddings(request: Request) -> Response:
     """OpenAI's embeddings: `input` is one image or a list: data URIs, base64 or `{"image": ...}`, but no text."""
@@ -75,13 +87,18 @@ async def embeddings(request: Request) -> Response:
         return _render(answer, wanted)
 
 
-@router.get("/v1/models", response_model=OpenAIModels)
+@router.get("/v1/models", summary="List models", response_model=OpenAIModels)
 async def models(request: Request) -> Response:
     """OpenAI's list of models: the one model that is served."""
     return JsonResponse({"object": "list", "data": [_model(request)]})
 
 
-@router.get("/v1/models/{model}", response_model=OpenAIModel, responses=problems(404, model=OpenAIProblem))
+@router.get(
+    "/v1/models/{model}",
+    summary="Retrieve a model",
+    response_model=OpenAIModel,
+    responses=problems(404, model=OpenAIProblem),
+)
 async def one_model(request: Request, model: str) -> Response:
     """The served model, by its id."""
     _check_model(request, model)

@@ -18,6 +18,7 @@ IMAGE_TEXT: Json = {
     "type": "string",
     "format": "byte",
     "description": "Base64 of an image file, or a base64 data URI. URLs are not fetched.",
+    "example": PIXEL,
 }
 FILE: Json = {"type": "string", "format": "binary"}
 

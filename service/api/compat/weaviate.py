@@ -33,6 +33,7 @@ _PROBLEMS = problems(*INFERENCE)
 
 @router.post(
     "/vectorize",
+    summary="Embed images for multi2vec-clip",
     response_model=WeaviateVectors,
     responses=_PROBLEMS,
     openapi_extra=body_of({_JSON: VECTORS_BODY}),
@@ -51,7 +52,11 @@ async def vectorize(request: Request) -> Response:
 
 
 @router.post(
-    "/vectors", response_model=WeaviateVector, responses=_PROBLEMS, openapi_extra=body_of({_JSON: VECTOR_BODY})
+    "/vectors",
+    summary="Embed an image for img2vec-neural",
+    response_model=WeaviateVector,
+    responses=_PROBLEMS,
+    openapi_extra=body_of({_JSON: VECTOR_BODY}),
 )
 @router.post("/vectors/", response_class=Response, include_in_schema=False)
 @labelled("weaviate", "embed")
@@ -63,7 +68,7 @@ async def vectors(request: Request) -> Response:
     return JsonResponse(body, headers=headers)
 
 
-@router.get("/meta", response_model=WeaviateMeta, responses=problems(503))
+@router.get("/meta", summary="Metadata of the module", response_model=WeaviateMeta, responses=problems(503))
 async def meta(request: Request) -> Response:
     """The metadata that Weaviate shows for its module: the model, its fingerprint and dimension."""
     model = dependencies.model_of(request)
@@ -71,14 +76,16 @@ async def meta(request: Request) -> Response:
     return JsonResponse({"service": "vim-server", "version": __version__, "model": known})
 
 
-@router.get("/.well-known/live", status_code=204, response_class=Response, responses=problems(503))
+@router.get("/.well-known/live", summary="Liveness", status_code=204, response_class=Response, responses=problems(503))
 async def live(request: Request) -> Response:
     """Liveness, as `/livez`, but with status 204."""
     await health.livez(request)
     return Response(status_code=204)
 
 
-@router.get("/.well-known/ready", status_code=204, response_class=Response, responses=problems(503))
+@router.get(
+    "/.well-known/ready", summary="Readiness", status_code=204, response_class=Response, responses=problems(503)
+)
 async def ready(request: Request) -> Response:
     """Readiness, as `/readyz`, but with status 204."""
     await health.readyz(request)

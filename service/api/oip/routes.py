@@ -62,34 +62,34 @@ class Served:
         return {"name": "image", "datatype": self.datatype, "shape": self.shape}
 
 
-@router.get("")
+@router.get("", summary="Server metadata")
 @router.get("/", include_in_schema=False)
 async def server_metadata() -> dict[str, Any]:
     """The server's name, its version, and the supported extensions of the protocol."""
     return {"name": "vim-server", "version": __version__, "extensions": EXTENSIONS}
 
 
-@router.get("/health/live", responses=problems(503))
+@router.get("/health/live", summary="Server liveness", responses=problems(503))
 async def live(request: Request) -> dict[str, bool]:
     """Liveness, as `/livez`, in the format of the protocol."""
     await health.livez(request)
     return {"live": True}
 
 
-@router.get("/health/ready", responses=problems(503))
+@router.get("/health/ready", summary="Server readiness", responses=problems(503))
 async def ready(request: Request) -> dict[str, bool]:
     """Readiness, as `/readyz`, in the format of the protocol."""
     await health.readyz(request)
     return {"ready": True, "live": True}
 
 
-@router.get("/models/stats")
+@router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(request: Request) -> dict[str, Any]:
     """Statistics of both names since the start, for requests of this protocol: counts, and nanoseconds by stage."""
     return {"model_stats": [_statistics(request, one.name).as_dict(one.name, VERSION) for one in _names(request)]}
 
 
-@router.get(_MODEL, response_model=OipMetadata, responses=_UNREADY)
+@router.get(_MODEL, summary="Model metadata", response_model=OipMetadata, responses=_UNREADY)
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request, model: str) -> Response:
     """Inputs and outputs of NAME (encoded images) or NAME-tensor (pixels)."""
@@ -105,7 +105,7 @@ async def model_metadata(request: Request, model: str) -> Response:
     )
 
 
-@router.get(_MODEL + "/ready", responses=_UNREADY)
+@router.get(_MODEL + "/ready", summary="Model readiness", responses=_UNREADY)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
     """Readiness, as `/readyz`, for one of the two names."""
@@ -114,7 +114,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
     return {"name": served.name, "ready": True}
 
 
-@router.get(_MODEL + "/config", response_model=dict[str, Any], responses=_UNREADY)
+@router.get(_MODEL + "/config", summary="Model configuration", response_model=dict[str, Any], responses=_UNREADY)
 @router.get(_VERSIONED + "/config", include_in_schema=False)
 async def model_config(request: Request, model: str) -> Response:
     """The model configuration that Triton's clients and perf_analyzer request first."""
@@ -136,7 +136,7 @@ async def model_config(request: Request, model: str) -> Response:
     )
 
 
-@router.get(_MODEL + "/stats", responses=_UNKNOWN)
+@router.get(_MODEL + "/stats", summary="Statistics of a model", responses=_UNKNOWN)
 @router.get(_VERSIONED + "/stats", include_in_schema=False)
 async def statistics(request: Request, model: str) -> dict[str, Any]:
     """The statistics of one of the two names."""
@@ -145,7 +145,11 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
 
 
 @router.post(
-    _MODEL + "/infer", response_model=OipAnswer, responses=problems(*INFERENCE) | _BINARY, openapi_extra=_INFER
+    _MODEL + "/infer",
+    summary="Run inference",
+    response_model=OipAnswer,
+    responses=problems(*INFERENCE) | _BINARY,
+    openapi_extra=_INFER,
 )
 @router.post(_VERSIONED + "/infer", response_class=Response, include_in_schema=False)
 @labelled("oip", "classify")
