@@ -191,11 +191,16 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(pause_s, self._probe, min(1.0, 2 * pause_s))
 
     def send_400_response(self, msg: str) -> None:
-        """Answer data that is no request, after the requests before it."""
+        """Answer data that is no request, after the requests before it; or a request whose body is malformed."""
         self._invalid = self._invalid or msg
         self._stop_waiting()
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            super().send_400_response(self._invalid)
+        elif not cycle.more_body or self.pipeline:
             self.flow.pause_reading()
+        elif cycle.response_started:  # a client sees that the answer is cut short
+            self.transport.close()
         else:
             super().send_400_response(self._invalid)
 
@@ -224,9 +229,11 @@ class Protocol(HttpToolsProtocol):
             return
         if answered_early:
             self._await_header()
-        if self.cycle.response_complete and self._invalid:
+        if not self.cycle.response_complete:
+            return
+        if self._invalid and not answered_early:
             super().send_400_response(self._invalid)
-        elif self.cycle.response_complete and self._half_closed:
+        elif self._invalid or self._half_closed:  # invalid: this was the answer to the malformed request
             self.transport.close()
 
     def pause_writing(self) -> None:

@@ -55,7 +55,7 @@ ATTACKS = [
     ),
     Attack("a form of 10,000 parts", lambda: form_of(10_000), ("too_many_images",), FORM),
     Attack("JSON 10,000 deep", lambda: b'{"images": ' + b"[" * 10_000, ("malformed_body",)),
-    Attack("JSON of 6 million lists", lambda: json_of(6_000_000), ("malformed_body",)),
+    Attack("JSON of 6 million lists", lambda: json_of(6_000_000), ("body_too_large",)),
     Attack(
         "a text of data: again and again",
         lambda: json.dumps({"images": ["data:" * 3_000_000]}).encode(),

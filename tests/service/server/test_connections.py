@@ -152,6 +152,16 @@ async def test_good_requests_before_a_broken_one_are_answered(served: tuple[Answ
     assert received.index(b"/slow") < received.index(b"/2") < received.index(b"/3") < received.index(b"HTTP/1.1 400")
 
 
+async def test_a_request_with_a_malformed_body_has_one_answer(served: tuple[Answers, int]) -> None:
+    """A body whose chunks are malformed gets 400 at once, and no second answer."""
+    received = await exchange(
+        served[1], b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+    )
+
+    assert received.startswith(b"HTTP/1.1 400 Bad Request")
+    assert received.count(b"HTTP/1.1") == 1
+
+
 @pytest.mark.parametrize("hosts", [b"", b"Host: a\r\nHost: b\r\n"])
 async def test_a_request_must_have_one_host(served: tuple[Answers, int], hosts: bytes) -> None:
     """RFC 9112 requires 400 for HTTP/1.1 without a Host header, or with several."""
