@@ -54,7 +54,12 @@ def test_parameters_make_it_json(servers: Servers) -> None:
 
 def test_asyncio(servers: Servers) -> None:
     """AsyncInferenceClient gets the same answer."""
-    found = asyncio.run(hub.AsyncInferenceClient(servers.normal).image_classification(PNG, top_k=3))
+
+    async def run() -> Any:
+        async with hub.AsyncInferenceClient(servers.normal) as client:
+            return await client.image_classification(PNG, top_k=3)
+
+    found = asyncio.run(run())
 
     assert same(native.classes(servers.normal, PNG, 3), found)
 
