@@ -1,4 +1,4 @@
-"""What runs out while a device process is killed: descriptors, memory, /dev/shm, the disk of the cache.
+"""What runs out while a device process is killed: descriptors, /dev/shm, the disk of the cache.
 
 Nothing accepted is lost, and the server recovers.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -17,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.e2e.load import Load
@@ -113,18 +111,6 @@ def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
             asyncio.run(restarted(server))
         server.wait_until_ready()
         with server.client() as client:
-            assert client.post("/v1/classify", content=photo()).status_code == 200
-
-
-def test_no_more_memory(tmp_path: Path, tiny: Path) -> None:
-    """A server whose address space is full answers what still fits, says what does not, and recovers."""
-    with serving(tmp_path, model=tiny) as server:
-        used = psutil.Process(server.process.pid).memory_info().vms
-        resource.prlimit(server.process.pid, resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
-        with server.client() as client:
-            statuses = {client.post("/v1/classify", content=photo(0, (4000, 4000))).status_code for _ in range(3)}
-            assert statuses <= {200, 413, 429, 500, 503}
-            resource.prlimit(server.process.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
             assert client.post("/v1/classify", content=photo()).status_code == 200
 
 
