@@ -8,7 +8,6 @@ functions use the image that `service.images.pillow` has opened.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 Opened = Any  # PIL.Image.Image, or the subclass of its format
@@ -20,9 +19,17 @@ class RefusedError(ValueError):
 
 def load(image: Opened, data: bytes) -> Opened:
     """Decode the first frame of `data`, opened by Pillow as `image`. Raises RefusedError, and what Pillow raises."""
-    correct = _CORRECTED.get(image.format)
-    if correct is not None:
-        return correct(image, data)
+    match image.format:
+        case "TIFF":
+            return _tiff(image)
+        case "BMP":
+            return _bmp(image, data)
+        case "GIF":
+            return _first_frame(image)
+        case "PNG":
+            return _png(image, data)
+        case "WEBP":
+            return _webp(image, data)
     image.load()
     return image
 
@@ -36,7 +43,7 @@ _WHITE_IS_ZERO, _SEPARATED, _SEPARATE = 0, 5, 2
 _NOT_PLANE_BY_PLANE = {"LA": "grey and alpha", "La": "grey and alpha", "PA": "palette and alpha", "LAB": "L, a and b"}
 
 
-def _tiff(image: Opened, _: bytes) -> Opened:
+def _tiff(image: Opened) -> Opened:
     tags, mode = image.tag_v2, image.mode
     if tags.get(_PLANES) == _SEPARATE:
         if mode in _NOT_PLANE_BY_PLANE:
@@ -101,7 +108,7 @@ def _png(image: Opened, data: bytes) -> Opened:
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)
     if image.mode == "RGB" and depth == 16 and isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in key)
-    return _first_frame(image, data)
+    return _first_frame(image)
 
 
 # --- First frames that are smaller than the canvas: transparent around them, as in a browser -----------------------
@@ -109,7 +116,7 @@ def _png(image: Opened, data: bytes) -> Opened:
 _ANIMATION = 2  # a flag of VP8X
 
 
-def _first_frame(image: Opened, _: bytes) -> Opened:
+def _first_frame(image: Opened) -> Opened:
     frame = image.tile[0].extents
     image.load()
     if frame == (0, 0, *image.size):
@@ -131,12 +138,3 @@ def _webp(image: Opened, data: bytes) -> Opened:
         image._mode = image.rawmode = "RGBA"
     image.load()
     return image
-
-
-_CORRECTED: dict[str, Callable[[Opened, bytes], Opened]] = {
-    "TIFF": _tiff,
-    "BMP": _bmp,
-    "GIF": _first_frame,
-    "PNG": _png,
-    "WEBP": _webp,
-}

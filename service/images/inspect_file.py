@@ -9,7 +9,6 @@ JPEG and TIFF have their own modules: `service.images.inspect_jpeg` and `service
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
 from service.errors import ImageTooComplex, UnsupportedImage
 from service.images import inspect_jpeg, inspect_tiff
@@ -25,7 +24,20 @@ def inspect(name: str, data: bytes) -> Header:
 
     Raises ImageTooComplex, UnsupportedImage; struct.error or IndexError where the file ends too early.
     """
-    return _INSPECT[name](data)
+    match name:
+        case "JPEG":
+            return inspect_jpeg.inspect(data)
+        case "PNG":
+            return _png(data)
+        case "WebP":
+            return _webp(data)
+        case "GIF":
+            return _gif(data)
+        case "BMP":
+            return _bmp(data)
+        case "TIFF":
+            return inspect_tiff.inspect(data)
+    raise AssertionError(f"not an accepted format: {name}")
 
 
 _ALPHA_ADDED = 6  # bytes for each pixel when a frame is smaller than the canvas: RGBA, and alpha twice
@@ -126,13 +138,3 @@ def _bmp(data: bytes) -> Header:
 def _limit(name: str, what: str, found: int, most: int) -> None:
     if found > most:
         raise ImageTooComplex(f"the {name} image has more than {most} {what}; save it anew with another program")
-
-
-_INSPECT: dict[str, Callable[[bytes], Header]] = {
-    "JPEG": inspect_jpeg.inspect,
-    "PNG": _png,
-    "WebP": _webp,
-    "GIF": _gif,
-    "BMP": _bmp,
-    "TIFF": inspect_tiff.inspect,
-}
