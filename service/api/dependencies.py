@@ -61,8 +61,9 @@ async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s:
 
 def allowed_s(request: Request) -> float:
     """The time limit in seconds: `X-Request-Timeout-Ms`, at most VIM_REQUEST_TIMEOUT_MS. Raises InvalidOptions."""
+    record: RequestRecord = request.scope[KEY]
     longest_ms = engine_of(request).settings.request_timeout_ms
-    given = request.headers.get("x-request-timeout-ms")
+    given = record.headers.get("x-request-timeout-ms")
     if given is None:
         return longest_ms / 1000
     if not given.isascii() or not given.isdigit() or int(given[:12]) < 1:

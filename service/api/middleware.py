@@ -11,11 +11,10 @@ import logging
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
 from fastapi.routing import APIRoute, APIRouter
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -76,9 +75,10 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, start = Headers(scope=scope), time.monotonic()
+        start = time.monotonic()
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         trace = self._tracer.trace_id() if self._tracer.enabled else trace_id(headers)
-        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, self._labels_of(scope))
+        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, headers, self._labels_of(scope))
         status = 0
         task = asyncio.current_task()
         assert task is not None
@@ -169,7 +169,7 @@ def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: floa
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def trace_id(headers: Headers) -> str | None:
+def trace_id(headers: Mapping[str, str]) -> str | None:
     """The trace id of a W3C `traceparent` header, else of Amazon's; it connects our log with other traces."""
     if found := _TRACE.fullmatch(headers.get("traceparent", "").strip()):
         return found.group(1)
@@ -177,7 +177,7 @@ def trace_id(headers: Headers) -> str | None:
     return amazon.group() if amazon else None
 
 
-def request_id(headers: Headers) -> str:
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's X-Request-ID if it is well formed, else a new id."""
     given = headers.get("x-request-id", "")
     # The id is no secret, so cheap random bits are enough.

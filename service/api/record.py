@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ class RequestRecord:
     request_id: str
     trace_id: str | None
     started: float  # monotonic clock
+    headers: Mapping[str, str]  # by lower-case name; the first of several with one name
     labels: Labels | None = None  # None: the endpoint does not process images
     request_class: RequestClass | None = None
     body: BodyAccount | None = None

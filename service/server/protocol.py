@@ -145,7 +145,7 @@ class Protocol(HttpToolsProtocol):
         if self._offered:
             return
         version = self.parser.get_http_version()
-        if version == "1.1" and (hosts := sum(name == b"host" for name, _ in self.headers)) != 1:
+        if version == "1.1" and (hosts := [name for name, _ in self.headers].count(b"host")) != 1:
             self._invalid = f"An HTTP/1.1 request must have one Host header (RFC 9112); this one has {hosts or 'none'}."
             raise ValueError(self._invalid)  # the parser stops, and uvicorn calls `send_400_response`
         self._in_header = False

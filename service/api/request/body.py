@@ -62,7 +62,8 @@ async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[
     engine: Engine = request.app.state.engine
     engine.check(task)
     body = await read_body(request)
-    content_type = request.headers.get("content-type", "")
+    record: RequestRecord = request.scope[KEY]
+    content_type = record.headers.get("content-type", "")
     if needs_parsing(body, content_type):
         found = await in_thread(request, parse, body, content_type, engine.settings.max_images)
     else:
@@ -78,12 +79,12 @@ async def read_body(request: Request) -> bytes:
     """
     engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
-    record.request_class = request_class(request)
+    record.request_class = request_class(record.headers)
     account = record.body = BodyAccount(engine.admission, record.request_class)  # the middleware closes it
     limit = engine.settings.max_body_bytes
     body = await read_limited(request, limit, account, engine.settings.body_timeout_ms / 1000)
     record.bytes = len(body)
-    encoding = request.headers.get("content-encoding", "").strip().lower()
+    encoding = record.headers.get("content-encoding", "").strip().lower()
     if encoding in content_encoding.IDENTITY:
         return body
     content = await in_thread(request, content_encoding.inflate, body, encoding, limit)
@@ -93,9 +94,9 @@ async def read_body(request: Request) -> bytes:
     return content
 
 
-def request_class(request: Request) -> RequestClass:
+def request_class(headers: Mapping[str, str]) -> RequestClass:
     """The request class in `X-Request-Class`; interactive without that header. Raises InvalidOptions."""
-    given = request.headers.get("x-request-class", "interactive").strip().lower()
+    given = headers.get("x-request-class", "interactive").strip().lower()
     if given not in get_args(RequestClass):
         raise InvalidOptions(f"X-Request-Class must be one of {', '.join(get_args(RequestClass))}; got {given[:100]!r}")
     return cast(RequestClass, given)
@@ -106,7 +107,8 @@ async def read_limited(request: Request, max_bytes: int, account: BodyAccount, t
 
     Raises BodyTooLarge, EmptyBody, BodyTimeout, and what `account` raises before and while the bytes arrive.
     """
-    declared = request.headers.get("content-length", "")
+    record: RequestRecord = request.scope[KEY]
+    declared = record.headers.get("content-length", "")
     declared = declared if declared.isascii() and declared.isdigit() else ""
     if declared and int(declared[:20]) > max_bytes:
         raise _too_large(f"{declared[:20]} bytes", max_bytes)
@@ -161,9 +163,9 @@ def needs_parsing(body: bytes, content_type: str) -> bool:
 
 def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
     """Validate the options of query and body. Raises InvalidOptions, which names each wrong or unknown option."""
-    if isinstance(query, QueryParams):
+    if isinstance(query, QueryParams) and len(query.multi_items()) > len(query):
         _check_once((name for name, _ in query.multi_items()), "in the query")
-    if duplicates := sorted(query.keys() & fields.keys()):
+    if fields and (duplicates := sorted(query.keys() & fields.keys())):
         raise InvalidOptions(f"given in the query and in the body: {_names(duplicates)}")
     try:
         return schema.model_validate({**query, **fields})

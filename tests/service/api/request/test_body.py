@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from service.api.bulk import BulkOptions
 from service.api.compat.huggingface import Parameters
+from service.api.record import KEY, RequestRecord
 from service.api.request import body as request_body
 from service.api.request.json_body import load_texts
 from service.api.schemas import ClassifyOptions, EmbedOptions
@@ -244,7 +245,7 @@ def test_a_large_body_is_put_together_beside_the_event_loop(
         return work(*arguments)
 
     monkeypatch.setattr(asyncio, "to_thread", in_thread)
-    request = Request({"type": "http", "headers": []}, receive)
+    request = Request({"type": "http", KEY: RequestRecord("id", None, 0.0, headers={})}, receive)
     admission: Any = SimpleNamespace(expect=lambda *_: None, receive=lambda *_: None)
     account = BodyAccount(admission, "interactive")
 
