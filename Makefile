@@ -42,8 +42,8 @@ install-cuda: $(STAMP) ## install, then compile mamba-ssm and causal-conv1d (CUD
 serve: $(STAMP)  ## serve the demo model (settings: VIM_*)
 	$(BIN)/python -m service serve
 
-test: $(STAMP)   ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)   ## run the tests, a file for each of two processes at a time (ARGS="-n 0 tests/model": one process)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install chromium)
 	$(call needs,chromium,apt-get install chromium)

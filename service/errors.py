@@ -213,6 +213,12 @@ class NotReady(Refusal):
     status, code = 503, "not_ready"
 
 
+class OutOfMemory(Refusal):
+    """The process got no memory from the operating system for this image or request; the log says how much."""
+
+    status, code = 503, "out_of_memory"
+
+
 class Draining(Refusal):
     """The server is shutting down and accepts no new work."""
 

@@ -18,6 +18,7 @@ from service.errors import (
     InvalidOptions,
     MethodNotAllowed,
     NotFound,
+    OutOfMemory,
     ServiceError,
     UnsupportedImage,
     bare,
@@ -72,7 +73,11 @@ def _translate(request: Request, error: Exception) -> ServiceError:
         return _invalid(error)
     if isinstance(error, HTTPException):
         return _from_http(error)
-    log.error("unforeseen", exc_info=error, extra={"fields": {"request_id": record_of(request.scope).request_id}})
+    full = isinstance(error, MemoryError)
+    fields = {"request_id": record_of(request.scope).request_id}
+    log.error("out of memory" if full else "unforeseen", exc_info=error, extra={"fields": fields})
+    if full:
+        return OutOfMemory("the server has no memory for this request now", retry_after_s=1)
     return InternalError("an internal error; the log has the details under this request id")
 
 

@@ -30,7 +30,7 @@ from service.devices.messages import (
 from service.ipc import Connection
 from service.jobs import Job
 from service.settings import Settings
-from service.system import cpus
+from service.system import blocking, cpus
 
 EXIT_TIMEOUT_S = 5.0
 _ABOVE_PACKAGES = Path(__file__).resolve().parents[2]
@@ -134,11 +134,7 @@ class DeviceProcess:
             self._connection.close()
         if self.lost is not None or self._answers:
             self._process.kill()
-        try:
-            await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+        await blocking.ended(self._process, EXIT_TIMEOUT_S)
 
     @property
     def pid(self) -> int | None:
@@ -199,8 +195,7 @@ class DeviceProcess:
 
     async def _exit_reason(self) -> str:
         assert self._process is not None
-        try:
-            status = await asyncio.to_thread(self._process.wait, EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        status = await blocking.exit_status(self._process, EXIT_TIMEOUT_S)
+        if status is None:
             return "closed its connection"
         return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

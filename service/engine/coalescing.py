@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from service.jobs import Image, Job, RequestClass, Task
+from service.system import blocking
 
 SMALL = 1 << 16  # bytes; smaller files are used as keys without hashing
 LARGE = 1 << 20  # bytes; hashing this many takes half a millisecond, so it runs in a thread
@@ -76,5 +77,5 @@ async def content_key(image: Image) -> Hashable:
 
 
 async def _hashed(data: memoryview) -> bytes:
-    hashed = hashlib.sha256(data) if data.nbytes < LARGE else await asyncio.to_thread(hashlib.sha256, data)
+    hashed = hashlib.sha256(data) if data.nbytes < LARGE else await blocking.run(hashlib.sha256, data)
     return hashed.digest()

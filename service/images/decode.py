@@ -51,7 +51,8 @@ class Decoder:
     """Decodes images for one model, with its recipe.
 
     An image is encoded bytes, or RGB pixels: uint8 (height, width, 3). Both ways write uint8 (size, size, 3) to `out`,
-    and leave it untouched on any error. They raise EmptyBody, UnsupportedImage, TooManyPixels and ImageTooComplex.
+    and leave it untouched on any error. They raise EmptyBody, UnsupportedImage, TooManyPixels, ImageTooComplex and
+    OutOfMemory.
 
     - `decode(image, out)` decodes any image. It may take long and wait for memory: call it in a thread, from as many
       threads as you like. Raises DeadlineExceeded when the memory budget stays exhausted.

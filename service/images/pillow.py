@@ -1,6 +1,7 @@
 """Decode with Pillow. No other module of the service uses it.
 
-Every exception of Pillow becomes an UnsupportedImage that shows nothing of Pillow or of the file.
+Every exception of Pillow becomes an UnsupportedImage that shows nothing of Pillow or of the file. If the memory that
+the image needs cannot be allocated, it becomes OutOfMemory; Pillow raises the same exceptions then.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from PIL import (
 
 from model.preprocessing.recipe import Preprocess
 from model.preprocessing.resize import Pixels
-from service.errors import UnsupportedImage
+from service.errors import OutOfMemory, UnsupportedImage
 from service.images import corrections
 from service.images.formats import unsupported
 from service.images.header import Header
 from service.images.inspect_jpeg import MAX_EXIF_BYTES
 from service.images.jpeg import Decoded, Jpegs
+from service.system import memory
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ ERRORS = (
     struct.error,
     zlib.error,
 )
+COPIES = 3  # of the pixels while they are preprocessed
 _IGNORE_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels is checked before decoding
@@ -73,7 +76,7 @@ TiffImagePlugin.READ_LIBTIFF = True
 
 
 def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
-    """Decode the first frame of a file in the format `name`, and preprocess it. Raises UnsupportedImage.
+    """Decode the first frame of a file in the format `name`, and preprocess it. Raises UnsupportedImage, OutOfMemory.
 
     Pillow opens the file; `jpegs` decodes it if it can.
     """
@@ -83,17 +86,20 @@ def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jp
     except ERRORS as error:
         log.debug("%s refused: %s", name, type(error).__name__)
         reason = _reason(error)
-    # Raised out here the error has no Pillow traceback, which would keep the image and its bytes alive.
+    # Out here no Pillow traceback keeps the image and its bytes in memory.
+    _check_memory(f"a {name} image of {header.width} x {header.height} pixels", header.bytes)
     raise unsupported(f"the {name} image {reason}")
 
 
 def preprocess(pixels: Pixels, recipe: Preprocess) -> Pixels:
-    """Preprocess RGB pixels (H, W, 3). Raises UnsupportedImage."""
+    """Preprocess RGB pixels (H, W, 3). Raises UnsupportedImage, OutOfMemory."""
     try:
         return _preprocess(Image.fromarray(pixels), recipe)
     except ERRORS:
         pass
-    raise UnsupportedImage(f"pixels of {pixels.shape[1]} x {pixels.shape[0]} cannot be preprocessed")
+    height, width, _ = pixels.shape
+    _check_memory(f"pixels of {width} x {height}", COPIES * pixels.nbytes)
+    raise UnsupportedImage(f"pixels of {width} x {height} cannot be preprocessed")
 
 
 def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
@@ -112,6 +118,8 @@ def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: J
 def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
     try:
         return recipe(image)
+    except MemoryError:
+        raise
     except ERRORS:
         # The file may be unusual, or this code may be wrong. Only in this case the log has a traceback.
         log.warning(
@@ -122,6 +130,13 @@ def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
             exc_info=True,
         )
         raise
+
+
+def _check_memory(subject: str, needed: int) -> None:
+    """After a failure: raise OutOfMemory if the memory that was needed cannot be allocated."""
+    if not memory.can_allocate(needed):
+        log.error("out of memory: %s needs up to %d bytes, and this process gets no more (ulimit -v?)", subject, needed)
+        raise OutOfMemory(f"the server has no memory for {subject} now", retry_after_s=1)
 
 
 def _reason(error: Exception) -> str:

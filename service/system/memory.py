@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 from service.system.cpus import CGROUPS, OWN, cgroup_directories
@@ -14,6 +15,18 @@ def available_bytes(cgroups: Path = CGROUPS, own: Path = OWN, meminfo: Path = _M
     files = [directory / "memory.max" for directory in cgroup_directories(cgroups, own)]
     limits = [_number(file) for file in (*files, cgroups / "memory" / "memory.limit_in_bytes")]
     return min((one for one in (*limits, _total(meminfo)) if one), default=None)
+
+
+def can_allocate(size: int) -> bool:
+    """Return whether the kernel gives this process `size` more bytes now. They are not used, so this is quick.
+
+    It does not if a limit is set (`ulimit -v`), or if the machine promises no more memory than it has.
+    """
+    try:
+        mmap.mmap(-1, max(1, size)).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _number(file: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""What runs out while a device process is killed: descriptors, /dev/shm, the disk of the cache.
+"""What runs out while a device process is killed: descriptors, memory, processes, /dev/shm, the disk of the cache.
 
 Nothing accepted is lost, and the server recovers.
 """
@@ -6,7 +6,9 @@ Nothing accepted is lost, and the server recovers.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,13 +18,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from PIL import Image
 
 from tests.e2e.load import Load
 from tests.e2e.server import Server, serving
 from tests.tiny import photo
 
 IDLE = 400
+OTHER_USER = "setpriv --reuid 65534 --inh-caps +dac_override --ambient-caps +dac_override"
+SPARE_BYTES = 8 << 20  # enough for small photographs
 
 
 def _may_mount() -> bool:
@@ -112,6 +118,83 @@ def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
         server.wait_until_ready()
         with server.client() as client:
             assert client.post("/v1/classify", content=photo()).status_code == 200
+
+
+@contextmanager
+def limited(server: Server, kind: int, most: int) -> Iterator[None]:
+    """A server process that gets no more of a resource than `most`."""
+    before = resource.prlimit(server.process.pid, kind)
+    resource.prlimit(server.process.pid, kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(server.process.pid, kind, before)
+
+
+def _may_be_another_user() -> bool:
+    """Can a process of ours become another user, who may read our files? Limits of processes do not hold for root."""
+    return os.getuid() == 0 and subprocess.run(["sh", "-c", f"{OTHER_USER} true"], check=False).returncode == 0
+
+
+async def memory_runs_out(server: Server, large: bytes) -> None:
+    """Kill the device process while there is no memory for a large image or a new process."""
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(classify_until(server, ended)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        most = psutil.Process(server.process.pid).memory_info().vms + SPARE_BYTES
+        with limited(server, resource.RLIMIT_AS, most):
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+                refused = await client.post("/v1/classify", content=large)
+            server.signal_device(signal.SIGKILL)
+            await asyncio.sleep(3)
+        await restarted(server)
+        await asyncio.sleep(0.5)
+        ended.set()
+    assert (503, "out_of_memory") == (refused.status_code, refused.json()["code"])
+    assert [{200}] * len(clients) == [client.result() for client in clients]
+
+
+def test_memory_runs_out(tmp_path: Path, tiny: Path) -> None:
+    """Only the large image is refused, with the reason, and the device process comes back when there is memory."""
+    file = io.BytesIO()
+    Image.new("RGB", (9000, 9000), (10, 200, 30)).save(file, "PNG")
+    with serving(tmp_path, model=tiny) as server:
+        asyncio.run(memory_runs_out(server, file.getvalue()))
+
+        assert "out of memory: a PNG image of 9000 x 9000 pixels" in server.log
+        with server.client() as client:
+            assert client.post("/v1/classify", content=file.getvalue()).status_code == 200
+
+
+def allow_processes(server: Server, most: str) -> None:
+    """Set how many processes the user of a server may have; only that user may."""
+    subprocess.run([*OTHER_USER.split(), "prlimit", f"--pid={server.process.pid}", f"--nproc={most}:"], check=True)
+
+
+async def no_process_can_be_started(server: Server) -> None:
+    """Kill the device process while the user may start no more processes."""
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        clients = [group.create_task(classify_until(server, ended)) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        allow_processes(server, "1")
+        server.signal_device(signal.SIGKILL)
+        await asyncio.sleep(3)
+        allow_processes(server, "1000")
+        await restarted(server)
+        await asyncio.sleep(0.5)
+        ended.set()
+    assert [{200}] * len(clients) == [client.result() for client in clients]
+
+
+@pytest.mark.skipif(not _may_be_another_user(), reason="needs root, to become a user with a limit of processes")
+def test_processes_run_out(tmp_path: Path, tiny: Path) -> None:
+    """The log says that no process can be started; when one can, the device process comes back, and nothing is lost."""
+    with serving(tmp_path, model=tiny, limits=f'exec {OTHER_USER} "$@"') as server:
+        asyncio.run(no_process_can_be_started(server))
+
+        assert "cannot be started: [Errno 11]" in server.log
 
 
 @mounts

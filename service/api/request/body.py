@@ -34,6 +34,7 @@ from service.errors import (
 )
 from service.images.formats import sniff
 from service.jobs import Item, RequestClass, Task
+from service.system import blocking
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -133,7 +134,7 @@ async def _streamed(request: Request, max_bytes: int, account: BodyAccount) -> b
                 raise _too_large(f"more than {max_bytes} bytes", max_bytes)
             parts.append(part)
     # Join large bodies in a thread: CPython releases its lock while it copies megabytes.
-    return b"".join(parts) if account.size < LARGE else await asyncio.to_thread(b"".join, parts)
+    return b"".join(parts) if account.size < LARGE else await blocking.run(b"".join, parts)
 
 
 def parse(body: bytes, content_type: str, max_images: int) -> Inputs:

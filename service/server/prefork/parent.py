@@ -27,7 +27,7 @@ from service.server.prefork.broker import Broker, Channel
 from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.server.signals import Signals
 from service.settings import Settings
-from service.system import sched_slice
+from service.system import blocking, sched_slice
 from service.telemetry import shared_counters
 from service.telemetry.multiprocess import MultiprocessDirectory, shared_directory
 
@@ -95,7 +95,7 @@ class Child:
         self._channel = self._broker.open(self._start.number, connection)
         try:
             await connection.ended
-            return await _ended(process)
+            return await blocking.ended(process, EXIT_S)
         finally:
             self._broker.close(self._start.number)
             self._shared.mark_dead(self._start.name)
@@ -244,15 +244,6 @@ async def _all_listen(children: list[Child]) -> None:
 async def _first_of(*awaitables: object) -> None:
     tasks = [asyncio.ensure_future(one) for one in awaitables]  # type: ignore[call-overload]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end of a process that has closed its connection; kill it after `EXIT_S`. Return its exit status."""
-    try:
-        return await asyncio.to_thread(process.wait, EXIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return await asyncio.to_thread(process.wait)
 
 
 def _fate(status: int) -> str:

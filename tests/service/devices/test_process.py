@@ -28,8 +28,8 @@ class FakeProcess:
 
     killed = False
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Return at once: the process has ended."""
+    def poll(self) -> int:
+        """The exit status: the process has ended."""
         return -9
 
     def kill(self) -> None:

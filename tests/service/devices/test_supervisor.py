@@ -106,7 +106,7 @@ async def test_a_process_that_stayed_up_ends_the_row_too(monkeypatch: pytest.Mon
                     await asyncio.sleep(0.001)
                 script.devices[-1].lost = DeviceLost("killed while idle")
                 supervisor.context.wake.set()
-                while supervisor.restarts < restarts:
+                while supervisor.restarts < restarts or not supervisor.up:
                     await asyncio.sleep(0.001)
 
         assert (4, 5) == (supervisor.restarts, script.started)
