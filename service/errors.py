@@ -25,6 +25,7 @@ ServiceError
  │    ├── Overload               429 or 503, as VIM_OVERLOAD_STATUS says
  │    │    ├── QueueFull         429 queue_full
  │    │    └── MemoryFull        429 memory_full
+ │    ├── OutOfMemory            503 out_of_memory
  │    ├── NotReady               503 not_ready
  │    ├── Draining               503 draining
  │    └── DeadlineExceeded       504 deadline_exceeded

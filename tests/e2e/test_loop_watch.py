@@ -81,7 +81,7 @@ BODIES: dict[str, Callable[[], Body]] = {
     "commas": lambda: ("/v1/classify", b'{"images": [' + b"," * LIMIT, {}),
     "deep JSON": lambda: ("/v1/classify", b'{"images": ' + b"[" * LIMIT, {}),
     "deep JSON, OIP": lambda: (f"{OIP}/infer", b"[" * LIMIT, {}),
-    "nested numbers": lambda: (f"{OIP}-tensor/infer", nested(6), {}),
+    "nested numbers": lambda: (f"{OIP}-tensor/infer", nested(4), {}),
     "too many nested numbers": lambda: (f"{OIP}-tensor/infer", nested(30), {}),
     "many members, OIP": lambda: (
         f"{OIP}/infer",

@@ -34,6 +34,7 @@ STATUS = {
     "inference_failed": 500,
     "non_finite_output": 500,
     "internal_error": 500,
+    "out_of_memory": 503,
     "not_ready": 503,
     "draining": 503,
     "deadline_exceeded": 504,

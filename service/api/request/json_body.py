@@ -17,8 +17,8 @@ import orjson
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedImage
 from service.images.formats import sniff
 
-MOST_NUMBERS = 1_000_000  # pixel values: six images of 224 x 224; more are sent as files or as binary tensors
-MOST_LISTS = 400_000  # nested lists of pixels have one list for each pixel
+MOST_NUMBERS = 610_000  # pixel values: four images of 224 x 224; more are sent as files or as binary tensors
+MOST_LISTS = 210_000  # nested lists of pixels have one list for each pixel
 MOST_OBJECTS = 1000  # objects that describe tensors
 MOST_MEMBERS = 10_000  # of all these objects
 MOST_VALUES = 1000  # in a body whose images are strings, without the images
