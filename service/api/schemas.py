@@ -10,12 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from service.jobs import RequestClass
 
 MOST_CLASSES = 1_000_000  # the largest `top_k`; far more than any model has
-_WHOLE = re.compile(r"-?\d{1,30}", re.ASCII)
+_NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def _whole(value: object) -> int:
-    """A whole number of JSON, of the query or of a form. 3.0, 1e18 and true are none, by either way."""
-    if isinstance(value, str) and _WHOLE.fullmatch(value):
+    """A whole number of JSON, of the query or of a form. 3.0 is one, as in JSON Schema; 3.5 and true are none."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value) if {".", "e", "E"} & set(value) else int(value)
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
