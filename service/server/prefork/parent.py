@@ -36,6 +36,8 @@ log = logging.getLogger("vim.parent")
 STATE_S = 0.25  # how often the HTTP processes receive values that change all the time
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... replacement in a row; the last one repeats
 STABLE_S = 60.0  # a process that ran for longer ends the row
+HUNG_S = 2.5  # a process that has reported nothing for this time hangs, or was stopped; it reports every `REPORT_S`
+CHECK_S = 0.5  # how often that is checked
 EXIT_S = 5.0  # a process that has closed its connection is killed after this time
 MARGIN_S = 10.0  # a shutdown may take this much longer than the settings allow
 
@@ -58,6 +60,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel
         self._ending = False
+        self._silent_s: float | None = None  # since the last report; None before the first one
 
     async def run(self) -> None:
         """Run the process and replace it when it ends, until `end` is called. Raises NoStart."""
@@ -93,19 +96,32 @@ class Child:
         connection = await Connection.open(ours, self._on_message)
         connection.send(self._start)
         self._channel = self._broker.open(self._start.number, connection)
+        self._silent_s = None
+        watch = asyncio.create_task(self._kill_if_hung(process))
         try:
             await connection.ended
             return await blocking.ended(process, EXIT_S)
         finally:
+            watch.cancel()
             self._broker.close(self._start.number)
             self._shared.mark_dead(self._start.name)
             connection.close()
 
+    async def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> None:
+        """Seconds are counted here, not read from a clock, which would run on while this process is stopped."""
+        while (silent_s := self._silent_s or 0.0) < HUNG_S or self._ending:
+            await asyncio.sleep(CHECK_S)
+            if self._silent_s is not None:
+                self._silent_s += CHECK_S
+        log.error("%s hangs: it has reported nothing for %.1f s", self._start.name, silent_s)
+        process.kill()
+
     def _on_message(self, message: FromChild) -> None:
         if isinstance(message, Listening):
             self.listening.set()
-        else:
-            self._channel.receive(message)
+            return
+        self._silent_s = 0.0
+        self._channel.receive(message)
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
         inherited = (descriptor, self._broker.slots.descriptor, self._counters_descriptor)

@@ -114,10 +114,9 @@ class RemotePool:
         self._send(Listening())
 
     def report(self, load: ProcessLoad) -> None:
-        """Report the load of this process to the other HTTP processes."""
-        if load != self._load:
-            self._load = load
-            self._send(load)
+        """Report the load of this process; the parent kills a process that stops reporting."""
+        self._load = load
+        self._send(load)
 
     # --- messages ---------------------------------------------------------------------------------------------
 
