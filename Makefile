@@ -42,7 +42,7 @@ install-cuda: $(STAMP) ## install, then compile mamba-ssm and causal-conv1d (CUD
 serve: $(STAMP)  ## serve the demo model (settings: VIM_*)
 	$(BIN)/python -m service serve
 
-test: $(STAMP)   ## run the tests, a file for each of two processes at a time (ARGS="-n 0 tests/model": one process)
+test: $(STAMP)   ## run the tests in two processes (one process: ARGS="-n 0 tests/model")
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install chromium)
