@@ -97,9 +97,10 @@ class Observe:
         try:
             await self._app(scope, receive, observed)
         except Exception as error:  # the ASGI boundary: a client always gets an answer
+            response = errors.respond(Request(scope), error)
             if status:
                 raise
-            await errors.respond(Request(scope), error)(scope, receive, observed)
+            await response(scope, receive, observed)
         except asyncio.CancelledError:
             if status or self._open.verdict is None:
                 raise

@@ -138,19 +138,32 @@ async def test_a_bad_image_is_counted_once(client: httpx.AsyncClient) -> None:
         assert 1 == await rejected(client) - before, path
 
 
+@pytest.mark.parametrize(("path", "status"), [("/v1/classify", 500), ("/v1/bulk", 200)])
 async def test_the_log_of_an_internal_error_has_the_id_of_its_request(
-    app: FastAPI, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    status: int,
 ) -> None:
-    """The answer to an unforeseen error refers to the log, so the line of the log has the id of the request."""
+    """The answer to an unforeseen error refers to the log, so the line of the log has the id of the request.
+
+    A stream has begun with 200 and is cut off.
+    """
 
     async def broken(*_: Any) -> np.ndarray:
         raise ZeroDivisionError
 
     monkeypatch.setattr(Engine, "infer", broken)
-    with caplog.at_level(logging.ERROR, "vim.app"):
-        answer = await client.post("/v1/classify", content=PHOTO, headers={"X-Request-ID": "mine"})
+    line = b'{"image": "%s"}' % TEXT.encode()
+    with caplog.at_level(logging.INFO):
+        content = line if path == "/v1/bulk" else PHOTO
+        answer = await client.post(path, content=content, headers={"X-Request-ID": "mine"})
     (record,) = [one for one in caplog.records if one.name == "vim.app"]
+    (request,) = [one for one in caplog.records if one.name == "vim.request"]
 
-    assert (500, "internal_error") == (answer.status_code, answer.json()["code"])
+    assert status == answer.status_code
+    assert {"status": status, "outcome": "internal_error"}.items() <= vars(request)["fields"].items()
     assert {"request_id": "mine"} == vars(record)["fields"]
     assert record.exc_info
