@@ -133,7 +133,7 @@ def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:
 
 
 def _check_memory(subject: str, needed: int) -> None:
-    """After a failure: raise OutOfMemory if the memory that was needed cannot be allocated."""
+    """Raise OutOfMemory if the memory that a failed step needed cannot be allocated."""
     if not memory.can_allocate(needed):
         log.error("out of memory: %s needs up to %d bytes, and this process gets no more (ulimit -v?)", subject, needed)
         raise OutOfMemory(f"the server has no memory for {subject} now", retry_after_s=1)

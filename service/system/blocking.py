@@ -1,4 +1,4 @@
-"""Await what blocks, also when the process may start no more threads (`ulimit -u`, the pids limit of a container)."""
+"""Wait for blocking work and for processes, even if no thread can be started (`ulimit -u`, a limit of a container)."""
 
 from __future__ import annotations
 

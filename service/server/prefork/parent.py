@@ -108,7 +108,10 @@ class Child:
             connection.close()
 
     async def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> None:
-        """Seconds are counted here, not read from a clock, which would run on while this process is stopped."""
+        """Kill the process when it has reported nothing for `HUNG_S`.
+
+        The seconds are counted here, because a clock would run on while this parent is stopped.
+        """
         while (silent_s := self._silent_s or 0.0) < HUNG_S or self._ending:
             await asyncio.sleep(CHECK_S)
             if self._silent_s is not None:
