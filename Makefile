@@ -10,7 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
-# Whoever runs one of these suites wants all of it: a skipped test is a failure (tests/no_skips.py).
+# In these suites a skipped test is a failure (tests/no_skips.py).
 OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
 # $(call needs,PROGRAM,COMMAND): stop with the command that installs a program.
 needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
@@ -50,7 +50,7 @@ test-page: $(STAMP) ## run the demo page's tests in Chromium (apt-get install ch
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[browser]"
 	$(OPTED_IN) tests/browser $(ARGS)
 
-test-fuzz: $(STAMP) ## requests made up from the OpenAPI document by schemathesis (SEED="2 3": other requests)
+test-fuzz: $(STAMP) ## requests generated from the OpenAPI document by schemathesis (SEED="2 3": other requests)
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[fuzz]"
 	FUZZ_SEEDS="$(SEED)" $(OPTED_IN) tests/e2e/test_openapi.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest for suites that are run on purpose: what is skipped fails, with its reason.
+"""A plugin of pytest for suites that are run on purpose: a skipped test is a failure, with its reason.
 
 python -m pytest -p tests.no_skips tests/browser
 """

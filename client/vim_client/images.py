@@ -18,7 +18,7 @@ Image = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Any  # Any: a PIL i
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
 
 
-# What a PNG holds; other modes become one of these without loss, or RGB as the server itself would convert them.
+# The modes of a PNG. Other modes are converted to one of these without loss, or to RGB as the server converts them.
 _PNG = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 _AS = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "I;16L": "I", "I;16B": "I", "I;16N": "I"}
 _TIFF = {"I", "F"}  # 32 bits
@@ -38,8 +38,8 @@ class ImageError(ClientError, OSError):
 def encoded(image: Image) -> bytes:
     """The bytes of an image file. Raises ImageError, or TypeError for anything that is not an image.
 
-    A PIL image is sent without loss and with its EXIF orientation, so its answer is that of its file: as PNG, or TIFF
-    for 32-bit pixels. Only if that is larger than MAX_BYTES, it is sent with loss: as JPEG, or WebP with transparency.
+    A PIL image is sent without loss and with its EXIF orientation, so it gets the answer of its file: as PNG, or as
+    TIFF for 32-bit pixels. Above MAX_BYTES it is sent with loss: as JPEG, or as WebP if it has transparency.
     """
     if isinstance(image, bytes):
         return image
@@ -69,7 +69,7 @@ def _file(image: Any) -> bytes:
 
 
 def _smaller(image: Any, about: dict[str, Any]) -> bytes:
-    """The first that is small enough, or the smallest, which the server may refuse."""
+    """The first file that is small enough, else the smallest one; the server may refuse that."""
     clear = image.mode in _CLEAR and image.has_transparency_data
     file = b""
     for quality in _QUALITIES:

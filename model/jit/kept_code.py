@@ -1,7 +1,7 @@
 """Machine code on disk: one file for each kernel, whose digest is compared before numba reads its content.
 
-The name of a file and its digest cover the sources, the versions, the kernel and the processor, so a file of another
-one is never used. There is no index, so an upgrade that fails halfway leaves nothing that points to old code. The
+The name of a file and its digest cover the sources, the versions, the kernel and the processor, so a file for other
+ones is never used. There is no index, so an upgrade that fails halfway leaves nothing that points to old code. The
 digest finds damage; it is no protection against someone who may write to the directory.
 """
 
@@ -22,7 +22,7 @@ from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 log = logging.getLogger("vim.model")
-# What all processes of a service would say has a logger of its own, so that all but one can be silent.
+# Messages that every process of a service would write have their own logger, so that all but one process can be silent.
 place_log = logging.getLogger("vim.model.cache_place")
 
 MAGIC = b"vim machine code 1\n"
@@ -95,7 +95,7 @@ def sealed(data: bytes, identity: str) -> bytes:
 
 
 def payload(content: bytes, identity: str) -> bytes | None:
-    """Return the data of a file, or None if any bit of it, or its identity, is another one."""
+    """Return the data of a file, or None if its content or its identity differs by one bit or more."""
     start = len(MAGIC) + DIGEST_BYTES
     data = content[start:]
     return data if content[:start] == MAGIC + _digest(data, identity) else None
@@ -119,7 +119,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def tell_no_home() -> None:
-    """Say, once, that there is no directory to keep code in."""
+    """Log, once, that there is no directory for compiled code."""
     if _first(None):
         place_log.warning(
             "compiled code is not kept, so each start compiles it: uid %d has no home directory; "
@@ -129,7 +129,7 @@ def tell_no_home() -> None:
 
 
 def _tell(directory: Path, error: OSError) -> None:
-    """Say, once for each directory, that it cannot be used, and how to change that."""
+    """Log, once for each directory, that it cannot be used, and how to change that."""
     if not _first(directory.parent):
         return
     said = log if any(directory.glob(f"*{SUFFIX}")) else place_log  # other processes may find their code there
@@ -144,7 +144,7 @@ def _tell(directory: Path, error: OSError) -> None:
 
 
 def _owner(directory: Path) -> str:
-    """Who owns the directory, or the nearest one above it that exists."""
+    """The owner of the directory, or of the nearest existing directory above it, for the log."""
     for place in (directory, *directory.parents):
         try:
             return f", {place} belongs to uid {place.stat().st_uid}"

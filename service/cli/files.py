@@ -48,9 +48,9 @@ def read(file: File, max_bytes: int) -> bytes | Failed:
 
 
 def refusal(file: File) -> Failed | None:
-    """Why the first bytes of a file are no image; None if it may be one."""
+    """The error of a file whose first bytes are not those of an image; None if it may be an image."""
     path = Path(file.name)
-    if file.error is not None or (path.exists() and not path.is_file()):  # what a pipe gives can be read only once
+    if file.error is not None or (path.exists() and not path.is_file()):  # a pipe can be read only once
         return file.error
     try:
         with path.open("rb") as stream:
@@ -82,7 +82,7 @@ def _walk(folder: str) -> Iterator[File]:
 
 
 def _regular(directory: str, name: str) -> bool:
-    """False for pipes, sockets and devices, which may never end; what cannot be looked at is an error of its own."""
+    """Return False for pipes, sockets and devices, which may never end. Reading reports the error of any other file."""
     try:
         return stat.S_ISREG(os.stat(os.path.join(directory, name)).st_mode)
     except OSError:

@@ -145,7 +145,7 @@ def npy_path(text: str) -> Path:
     ending, and when it cannot be written.
     """
     if Path(text).suffix not in ("", ".npy"):
-        raise CommandError(f"{text} does not end in .npy, and that is what is written")
+        raise CommandError(f"{text} does not end in .npy, the format that is written")
     path = Path(text if text.endswith(".npy") else f"{text}.npy")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}")

@@ -12,7 +12,7 @@ from service import log
 from service.cli.backend import CommandError
 from service.settings import Settings, variable
 
-# The other settings, and all of them, are VIM_ variables. Keys are never options: others can see those.
+# Every setting is a VIM_ variable; these are options too. Keys are not: other users can see a command line.
 OPTIONS = ("host", "port", "model", "labels", "device", "dtype", "http_workers", "max_batch", "cache_dir", "log_level")
 
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_port(settings: Settings) -> None:
-    """Raise CommandError if the server could not listen; otherwise that is known when everything else is loaded."""
+    """Raise CommandError if the server cannot listen. Without this check the error comes after the model is loaded."""
     from service.server.prefork import sockets
 
     try:
@@ -61,7 +61,7 @@ def check_port(settings: Settings) -> None:
 
 
 def unknown(arguments: Sequence[str]) -> str:
-    """What to say of arguments that no command has: some are named as settings."""
+    """The error for arguments that the command does not have. If one is named as a setting, it names the variable."""
     name = arguments[0].lstrip("-").partition("=")[0].replace("-", "_")
     if arguments[0].startswith("--") and name in Settings.model_fields:
         only = "" if name not in OPTIONS else " (an option of serve only)"

@@ -182,7 +182,7 @@ def _load_model(settings: Settings, device: str) -> Vim:
     from model.backends.triton.support import use_cache
     from model.loading.load import load
 
-    if settings.decode != "pillow":  # then the HTTP process compiles too, and says that its code cannot be kept
+    if settings.decode != "pillow":  # then the HTTP process compiles too, and logs that code cannot be kept
         logging.getLogger("vim.model.cache_place").setLevel(logging.ERROR)
     use_cache(cache_dir := _cache_dir(settings))
     return load(
@@ -205,7 +205,7 @@ def _cache_dir(settings: Settings) -> Path:
         return settings.cache_dir
     try:
         directory = tempfile.TemporaryDirectory(prefix="vim-server-", ignore_cleanup_errors=True)
-    except OSError:  # nothing is writable; a model that must be downloaded says so
+    except OSError:  # nothing is writable; a download reports it
         return Path(os.devnull)
     atexit.register(directory.cleanup)
     return Path(directory.name)

@@ -1,7 +1,7 @@
-"""Let Pillow decode an opened file, and put right what it is known to decode wrongly.
+"""Let Pillow decode an opened file, and correct what it is known to decode wrongly.
 
 A wrong picture gets an answer like any other, so a file that can be neither corrected nor decoded right is refused.
-`tests/service/images/test_oracle.py` compares what comes out with other decoders. Nothing here imports Pillow: these
+`tests/service/images/test_oracle.py` compares the results with other decoders. Nothing here imports Pillow: these
 functions use the image that `service.images.pillow` has opened.
 """
 

@@ -1,4 +1,4 @@
-"""Requests made up from our own OpenAPI document by schemathesis: no 5xx, and answers as the document promises them."""
+"""schemathesis generates requests from the OpenAPI document: no 5xx, and answers as the document says."""
 
 from __future__ import annotations
 

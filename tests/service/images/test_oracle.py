@@ -1,4 +1,4 @@
-"""What is served for a file is compared with what independent decoders, and the numbers in it, say that it shows.
+"""The pixels that the service decodes are compared with those of other decoders and with the samples in the file.
 
 | Files                       | Asked                                   | Why                                      |
 | --------------------------- | --------------------------------------- | ---------------------------------------- |
