@@ -121,7 +121,7 @@ async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monke
 
         assert [3] == bad
         with_it = [company for company in script.company if 3 in company]
-        assert 2 == len(with_it[0])
+        assert 2 in map(len, with_it[:-2])  # another batch ran beside it, begun before or after it
         assert [{3}, {3}] == with_it[-2:]
 
 
