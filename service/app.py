@@ -24,14 +24,15 @@ from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.errors import SettingsError
 from service.settings import Settings
+from service.system import shared_counts
+from service.system.shared_counts import SharedCount
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import MultiprocessDirectory
-from service.telemetry.shared_counters import SharedCounters
 from service.telemetry.tracer import NoTracer, Tracer
 
 CONTRACTS = tuple(one.router for one in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi))
 LABELS = RouteLabels(CONTRACTS)
-REPORT_S = 0.25  # how often one of several HTTP processes reports its load to the parent
+REPORT_S = 0.25  # how often one of several HTTP processes reports how it fares
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,8 @@ class ProcessContext:
     """What one of several HTTP processes receives from its parent."""
 
     backend: Backend
-    share: Settings  # its part of the limits
     metrics: MultiprocessDirectory
-    counters: SharedCounters
+    statistics: list[SharedCount]  # of the Open Inference Protocol
     created: int  # when the service began, Unix time
 
 
@@ -65,11 +65,10 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     `worker` is the module that runs as the device process. With a `context` it is one of several HTTP processes that
     share the devices of their parent. Raises SettingsError.
     """
-    share = context.share if context else settings
-    metrics = make_metrics(settings, share.queue_images, context.metrics if context else None)
+    metrics = make_metrics(settings, 0, context.metrics) if context else make_metrics(settings, settings.queue_images)
     backend = context.backend if context else Pool(settings, metrics, worker)
     tracer = _tracer(settings)
-    engine = Engine(settings, metrics, backend, share, tracer)
+    engine = Engine(settings, metrics, backend, tracer)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,8 +97,8 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     )
     app.state.engine = engine
     app.state.tracer = tracer
-    counters = context.counters if context else SharedCounters.of_one(statistics.numbers(settings.queue_images))
-    app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counters, settings.queue_images)
+    counts = context.statistics if context else shared_counts.alone(statistics.numbers(settings.queue_images))
+    app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counts, settings.queue_images)
     app.state.created = context.created if context else int(time.time())
     for router in CONTRACTS:  # include_router would make every request match twice
         app.router.routes.extend(router.routes)
@@ -127,11 +126,11 @@ def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer
     )
 
 
-def make_metrics(settings: Settings, slots: int, shared: MultiprocessDirectory | None = None) -> Metrics:
-    """The metrics of one process of the service; it admits as many images as it has `slots`."""
+def make_metrics(settings: Settings, queue_capacity: int, shared: MultiprocessDirectory | None = None) -> Metrics:
+    """The metrics of one process of the service. The capacities of all processes are summed up."""
     return Metrics(
         model=settings.served_name,
-        queue_capacity=slots,
+        queue_capacity=queue_capacity,
         apis=LABELS.apis,
         devices=settings.devices,
         shared=shared,
@@ -139,11 +138,11 @@ def make_metrics(settings: Settings, slots: int, shared: MultiprocessDirectory |
 
 
 async def _report(engine: Engine) -> None:
-    """Report the load of this HTTP process to the others, every `REPORT_S`."""
+    """Report how this HTTP process fares, and free memory that it no longer uses, every `REPORT_S`."""
     while True:
         await asyncio.sleep(REPORT_S)
-        engine.metrics.sample()
-        engine.backend.report(engine.load)
+        engine.report()
+        engine.backend.slots.trim()
 
 
 def _tracer(settings: Settings) -> Tracer:

@@ -20,7 +20,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service import api_keys
 from service.errors import SettingsError
-from service.system import cpus
 
 _PREFIX = "VIM_"
 # Kubernetes sets these in every pod when a service is named vim or vim-something, unless enableServiceLinks is false.
@@ -60,7 +59,7 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         le=64,
-        description="Number of HTTP processes; they divide threads and the limits of queue and memory among them.",
+        description="Number of HTTP processes. They share all limits, and divide the decoding threads among them.",
     )
     tls_cert: Path | None = Field(
         None, description="Certificate (chain), PEM; with VIM_TLS_KEY the server speaks HTTPS."
@@ -205,16 +204,6 @@ class Settings(BaseSettings):
         """The devices, one for each device process."""
         return self.device.split(",")
 
-    @property
-    def share(self) -> Self:
-        """The settings of one of several HTTP processes: its part of the limits of the whole service."""
-        processes = self.http_workers
-        parts = {
-            field: max(1, getattr(self, field) // processes)
-            for field in ("queue_images", "queue_bytes", "max_decode_bytes")
-        }
-        return self.model_copy(update=parts | {"threads": -(-(self.threads or cpus.available_cpus()) // processes)})
-
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the environment. Raises SettingsError with one line for each mistake.
@@ -287,11 +276,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{variable('max_batch')}={self.max_batch} exceeds {variable('queue_images')}={self.queue_images}: "
                 "such a batch could never fill"
-            )
-        if self.queue_images < self.http_workers:
-            raise ValueError(
-                f"{variable('queue_images')}={self.queue_images} is less than "
-                f"{variable('http_workers')}={self.http_workers}: each HTTP process needs an image of its own"
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(f"{variable('tls_cert')} and {variable('tls_key')} belong together: set both or neither")

@@ -112,11 +112,3 @@ class BackendState:
                 for one in self.devices
             ],
         }
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessLoad:
-    """How busy one HTTP process is, or several together."""
-
-    images: int = 0  # admitted and not yet answered
-    overdue: bool = False  # every decode thread is busy for longer than a request may last

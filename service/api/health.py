@@ -40,7 +40,7 @@ async def readyz(request: Request) -> dict[str, str]:
         raise Draining(state.reason, retry_after_s=1)
     if state.phase != "ready":
         raise NotReady(state.reason, retry_after_s=1)
-    if engine.total_load.overdue:
+    if engine.overdue:
         raise NotReady("every decoding thread has been busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
     return {"status": "ready"}
 
@@ -52,7 +52,7 @@ async def info(request: Request) -> Response:
     state = engine.backend.state
     if state.model is None:
         raise NotReady(state.reason, retry_after_s=1)
-    queue = {"images": engine.total_load.images}
+    queue = {"images": engine.admission.images}
     own = {"state": state.phase, "queue": queue, "limits": _limits(engine), "version": __version__}
     return JsonResponse(state.to_json() | own)
 

@@ -18,7 +18,7 @@ from service.devices.supervisor import RestartsExhausted, Supervisor
 from service.errors import InferenceFailed, NotReady
 from service.jobs import Job
 from service.settings import Settings
-from service.status import BackendState, DeviceStatus, Phase, ProcessLoad
+from service.status import BackendState, DeviceStatus, Phase
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("vim.engine")
@@ -35,7 +35,6 @@ class Pool:
         self.state = BackendState()
         self.failed = asyncio.Event()  # the model can no longer be served
         self.changed = asyncio.Event()  # `state` was replaced
-        self.elsewhere = ProcessLoad()
         self._settings = settings
         self._metrics = metrics
         self._queue = Batcher(settings.max_wait_ms / 1000)
@@ -80,9 +79,6 @@ class Pool:
         running = [job for supervisor in self._supervisors for job in supervisor.running]
         for job in [*self._queue.take_all(), *running]:
             job.fail(error)
-
-    def report(self, load: ProcessLoad) -> None:
-        """Do nothing: no other HTTP process shares these devices."""
 
     def _quarantined(self, job: Job) -> InferenceFailed | None:
         return self._context.quarantine.check(self.slots.views[job.slot], time.monotonic())

@@ -14,7 +14,6 @@ from service.devices.context import Context
 from service.devices.dispatcher import Dispatcher
 from service.devices.messages import Loaded, Ready
 from service.devices.process import DeviceLost, DeviceProcess
-from service.devices.slots import Slots
 from service.jobs import Job
 from service.status import DeviceStatus, ModelInfo
 from service.system import memory
@@ -31,12 +30,13 @@ class RestartsExhausted(Exception):  # noqa: N818 - an event
     """The device process could not be brought back; the message says how often that was tried and what went wrong."""
 
 
-def check_memory(model: ModelInfo, slots: Slots, available: int | None) -> None:
-    """Raise DeviceLost if the slots alone would take more than half of the memory that there is."""
+def check_memory(model: ModelInfo, images: int, available: int | None) -> None:
+    """Raise DeviceLost if the slots of so many images alone would take more than half of the memory that there is."""
     each = model.image_size**2 * 3
-    if available is not None and slots.total * each > available // 2:
+    needed = (images + 1) * each  # with the canary image
+    if available is not None and needed > available // 2:
         raise DeviceLost(
-            f"VIM_QUEUE_IMAGES={slots.count} images of {model.image_size} px take {slots.total * each / 1e9:.1f} GB of "
+            f"VIM_QUEUE_IMAGES={images} images of {model.image_size} px take {needed / 1e9:.1f} GB of "
             f"shared memory, more than half of the {available / 1e9:.1f} GB that are available; "
             f"set it to at most {max(1, available // 2 // each - 1)}"
         )
@@ -100,7 +100,7 @@ class Supervisor:
         process = DeviceProcess(context.settings, self.name, context.slots.descriptor, context.worker, context.wake)
         self._process = process
         loaded = await process.start()
-        check_memory(loaded.model, context.slots, memory.available_bytes())
+        check_memory(loaded.model, context.settings.queue_images, memory.available_bytes())
         self._canary.prepare(loaded.model)
         if self.loaded is None:
             self.loaded = loaded

@@ -59,7 +59,8 @@ class Worker:
         if attach is None:  # the parent ended, or refused the model
             return
         assert isinstance(attach, Attach)
-        runner.attach(map_slots(self._slots_descriptor, attach.slots, runner.vim.config.image_size[0]))
+        _, views = map_slots(self._slots_descriptor, attach.slots, runner.vim.config.image_size[0])
+        runner.attach(views)
         self._warm_up(runner)
         loop = WorkerLoop(runner, self.send)
         while (message := self._receive()) is not None:

@@ -3,6 +3,9 @@
 An image is counted while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request
 has ended. Bulk may use only a part of both, so that there is room for interactive requests. Nothing waits here: a
 request that does not fit is refused at once, and `Retry-After` says when to try again.
+
+Several HTTP processes share the limits (`service.devices.usage`). Each adds to the counts first and then compares the
+sums, so that two that do this at the same time never exceed a limit together.
 """
 
 from __future__ import annotations
@@ -89,13 +92,13 @@ class Pace:
 
 
 class Admission:
-    """Counts images and bytes by class. `settings`: the limits of this process; `threads`: its decoding threads."""
+    """Counts images and bytes by class. `threads`: the decoding threads of all HTTP processes."""
 
     def __init__(self, settings: Settings, backend: Backend, threads: int) -> None:
-        self.body_bytes: dict[RequestClass, int] = {"interactive": 0, "bulk": 0}  # of bodies in memory
         self._settings = settings
         self._backend = backend
         self._slots = backend.slots
+        self._images, self._body_bytes = backend.slots.usage.images, backend.slots.usage.body_bytes
         self._threads = threads
         self._decode_s = 0.0
         self.pace = Pace()
@@ -108,13 +111,17 @@ class Admission:
         Raises TooManyImages if the request can never be admitted, QueueFull if it cannot be admitted now.
         """
         self._check_images(request_class, count)
-        least_s = self._slots.in_use * self._backend.state.least_image_s
-        wait_s = max(self.pace.wait_s(self._slots.in_use), least_s)
+        before = self.images
+        wait_s = max(self.pace.wait_s(self._slots.in_use), before * self._backend.state.least_image_s)
         if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline in the past counts as 0
-            before = f"{self._slots.in_use} images are before this one, which takes about {1000 * wait_s:.0f} ms"
+            waiting = f"{before} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
-            raise self._refusal(QueueFull, f"queue too long: {before}; {allowed}")
-        return self._slots.acquire(count, request_class)
+            raise self._refusal(QueueFull, f"queue too long: {waiting}; {allowed}")
+        slots = self._slots.acquire(count, request_class)
+        if not self._room_for(request_class, 0):  # another process has admitted images at the same time
+            self._slots.release(*slots)
+            raise self._refusal(QueueFull, self._queue_full(request_class))
+        return slots
 
     def decoded(self, seconds: float) -> None:
         """An image was decoded: learn what that costs."""
@@ -135,44 +142,68 @@ class Admission:
     def receive(self, request_class: RequestClass, size: int, body: int) -> None:
         """Count `size` more bytes of a body that has `body` bytes now. Raises BodyTooLarge or MemoryFull."""
         self._check_bytes(request_class, size, body)
-        self.body_bytes[request_class] += size
+        self._body_bytes[request_class].own[0] += size
+        if not self._memory_for(request_class, 0):  # another process has received bytes at the same time
+            self._body_bytes[request_class].own[0] -= size
+            raise self._refusal(MemoryFull, self._memory_full(request_class))
+
+    def free(self, request_class: RequestClass, size: int) -> None:
+        """Count `size` bytes of a body as free."""
+        self._body_bytes[request_class].own[0] -= size
+
+    @property
+    def images(self) -> int:
+        """Images that were admitted and are not yet answered, of all HTTP processes."""
+        return sum(self._images["interactive"].parts) + sum(self._images["bulk"].parts)
 
     @property
     def retry_after_s(self) -> int:
         """Whole seconds until all admitted images are answered, by the slowest stage; 1 to 30."""
         pace_s = max(self._backend.seconds_per_image, self._decode_s / self._threads)
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self._slots.in_use * pace_s)))
+        return min(LONGEST_RETRY_S, max(1, math.ceil(self.images * pace_s)))
 
     def _part(self, request_class: RequestClass, whole: int) -> int:
         return whole if request_class == "interactive" else max(1, whole * self._settings.bulk_percent // 100)
 
     def _check_images(self, request_class: RequestClass, count: int) -> None:
-        slots, limit = self._slots, self._part(request_class, self._slots.count)
+        limit = self._part(request_class, self._slots.count)
         if count > limit:
             setting = _named("VIM_QUEUE_IMAGES", request_class)
             raise TooManyImages(f"{count} images in one request; the limit is {limit} ({setting})")
-        if count > slots.count - slots.in_use or (
-            request_class == "bulk" and count > limit - slots.in_use_by[request_class]
-        ):
+        if not self._room_for(request_class, count):
             raise self._refusal(QueueFull, self._queue_full(request_class))
+
+    def _room_for(self, request_class: RequestClass, count: int) -> bool:
+        if request_class == "bulk" and sum(self._images["bulk"].parts) + count > self._part("bulk", self._slots.count):
+            return False
+        return self.images + count <= self._slots.count
 
     def _queue_full(self, request_class: RequestClass) -> str:
         slots, limit = self._slots, self._part(request_class, self._slots.count)
-        used = f"{slots.in_use} of {slots.count} images admitted, {slots.in_use_by['bulk']} of them bulk"
+        used = f"{self.images} of {slots.count} images admitted, {sum(self._images['bulk'].parts)} of them bulk"
         setting = _named("VIM_QUEUE_IMAGES", request_class)
         return f"queue full: {used}; for {request_class} {limit} at most ({setting})"
 
     def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
-        whole = self._settings.queue_bytes
-        limit = self._part(request_class, whole)
-        total, bulk = sum(self.body_bytes.values()), self.body_bytes["bulk"]
-        if body <= limit and size <= whole - total and (request_class != "bulk" or size <= limit - bulk):
-            return
-        setting = _named("VIM_QUEUE_BYTES", request_class)
-        if body > limit:
+        if body > (limit := self._part(request_class, self._settings.queue_bytes)):
+            setting = _named("VIM_QUEUE_BYTES", request_class)
             raise BodyTooLarge(f"the body has {body} bytes or more; the limit is {limit} ({setting})")
-        used = f"bodies of {total} of {whole} bytes in memory, {bulk} of them bulk"
-        raise self._refusal(MemoryFull, f"memory full: {used}; for {request_class} {limit} at most ({setting})")
+        if not self._memory_for(request_class, size):
+            raise self._refusal(MemoryFull, self._memory_full(request_class))
+
+    def _memory_for(self, request_class: RequestClass, size: int) -> bool:
+        whole, counts = self._settings.queue_bytes, self._body_bytes
+        bulk = sum(counts["bulk"].parts)
+        if request_class == "bulk" and bulk + size > self._part("bulk", whole):
+            return False
+        return sum(counts["interactive"].parts) + bulk + size <= whole
+
+    def _memory_full(self, request_class: RequestClass) -> str:
+        whole, counts = self._settings.queue_bytes, self._body_bytes
+        limit, bulk = self._part(request_class, whole), sum(counts["bulk"].parts)
+        used = f"bodies of {sum(counts['interactive'].parts) + bulk} of {whole} bytes in memory, {bulk} of them bulk"
+        setting = _named("VIM_QUEUE_BYTES", request_class)
+        return f"memory full: {used}; for {request_class} {limit} at most ({setting})"
 
     def _refusal(self, kind: type[Overload], detail: str) -> Overload:
         self._refused += 1
@@ -205,7 +236,7 @@ class BodyAccount:
     def release(self, size: int) -> None:
         """Count `size` bytes as free, at most all of them."""
         size = min(size, self.size)
-        self.admission.body_bytes[self.request_class] -= size
+        self.admission.free(self.request_class, size)
         self.size -= size
 
     def close(self) -> None:

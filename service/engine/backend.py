@@ -7,7 +7,7 @@ from typing import Protocol
 
 from service.devices.slots import Slots
 from service.jobs import Job
-from service.status import BackendState, ProcessLoad
+from service.status import BackendState
 
 
 class Backend(Protocol):
@@ -16,11 +16,10 @@ class Backend(Protocol):
     slots: Slots  # for decoded pixels; their number is the capacity
     state: BackendState  # replaced as a whole when something changes
     failed: asyncio.Event  # set when the model can no longer be served
-    elsewhere: ProcessLoad  # of the other HTTP processes that share the devices
 
     @property
     def seconds_per_image(self) -> float:
-        """The measured time of the devices for one image of this process; 0 before the first batch."""
+        """The measured time of all devices together for one image; 0 before the first batch."""
 
     def submit(self, job: Job, *, more: bool = False) -> None:
         """Queue a job; its future is settled later. `more`: others will follow soon."""
@@ -33,9 +32,6 @@ class Backend(Protocol):
 
     def abandon(self, error: Exception) -> None:
         """Fail every job that is not settled."""
-
-    def report(self, load: ProcessLoad) -> None:
-        """Report the load of this process to the other HTTP processes."""
 
     def drain(self) -> None:
         """Readiness is false from now on."""

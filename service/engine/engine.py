@@ -26,7 +26,7 @@ from service.images.jpeg import Jpegs
 from service.images.memory_budget import MemoryBudget
 from service.jobs import Image, Item, Job, Outcome, RequestClass, Result, Task, Timings
 from service.settings import Settings
-from service.status import ModelInfo, ProcessLoad
+from service.status import ModelInfo
 from service.system import cpus
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracer import ImageTrace, NoTracer, Tracer
@@ -47,37 +47,37 @@ class Answer:
 
 
 class Engine:
-    """Handles the requests of one HTTP process. `share`: its part of the limits, if processes share the devices."""
+    """Handles the requests of one HTTP process."""
 
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
         backend: Backend,
-        share: Settings | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        own = share or settings
-        threads, patience_s = own.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
+        threads, patience_s = settings.threads or cpus.available_cpus(), settings.request_timeout_ms / 1000
+        own_threads = -(-threads // settings.http_workers)
         self.settings = settings
         self.metrics = metrics
         self.backend = backend
-        self.decode_pool = DecodePool(threads, patience_s)
-        self.admission = Admission(own, backend, threads)
+        self.decode_pool = DecodePool(own_threads, patience_s)
+        self.admission = Admission(settings, backend, threads)
         self.open_requests = OpenRequests()
         self._slots = backend.slots
+        self._usage = usage = backend.slots.usage
         self._tracer = tracer or NoTracer()
         self._coalescing: Coalescing[Done] = Coalescing()
-        self._limits = DecodeLimits(settings.max_pixels, own.max_decode_bytes)
-        self._budget = MemoryBudget(own.max_decode_bytes, patience_s)
+        self._limits = DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
+        self._budget = MemoryBudget(settings.max_decode_bytes, patience_s, usage.decode_bytes, usage.decode_since)
         self._jpegs: Jpegs | None = None
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        metrics.decode_threads(threads)
-        metrics.levels.images, metrics.levels.body_bytes = backend.slots.in_use_by, self.admission.body_bytes
+        metrics.decode_threads(own_threads)
+        metrics.levels.images, metrics.levels.body_bytes = usage.images, usage.body_bytes
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
@@ -121,15 +121,15 @@ class Engine:
         return self.backend.state.model
 
     @property
-    def load(self) -> ProcessLoad:
-        """How busy this HTTP process is."""
-        return ProcessLoad(self._slots.in_use, self.decode_pool.overdue)
+    def overdue(self) -> bool:
+        """Return whether in any HTTP process all decode threads are busy for longer than a request may last."""
+        return self.decode_pool.overdue or any(self._usage.overdue.parts)
 
-    @property
-    def total_load(self) -> ProcessLoad:
-        """How busy all HTTP processes are together."""
-        own, others = self.load, self.backend.elsewhere
-        return ProcessLoad(own.images + others.images, own.overdue or others.overdue)
+    def report(self) -> None:
+        """Tell the parent and the other HTTP processes how this one fares. To be called again and again."""
+        self._usage.overdue.own[0] = self.decode_pool.overdue
+        self._usage.beats.own[0] += 1
+        self.metrics.sample()
 
     @functools.cached_property
     def _decoder(self) -> Decoder:

@@ -8,24 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.errors import DeadlineExceeded
+from service.system.shared_counts import SharedCount, alone
+
+POLL_S = 0.01  # how often a thread that waits looks for what other processes have returned
 
 
 class MemoryBudget:
     """A number of bytes, reserved in the order of the requests, so that a large image is not overtaken for ever.
 
-    `timeout_s` is how long a thread waits for its reservation.
+    `timeout_s` is how long a thread waits for its reservation. Several HTTP processes share the bytes by two counts:
+    `reserved`, and `since`, the time at which the first thread in line began to wait. The process that waits longest
+    reserves first.
     """
 
-    def __init__(self, size: int, timeout_s: float) -> None:
-        self._free = size
+    def __init__(
+        self, size: int, timeout_s: float, reserved: SharedCount | None = None, since: SharedCount | None = None
+    ) -> None:
+        self._size = size
         self._timeout_s = timeout_s
+        self._reserved = reserved or alone()[0]
+        self._since = since or alone()[0]
         self._changed = threading.Condition()
         self._first_in_line = threading.Lock()  # its holder waits for memory; the others wait for the lock
-
-    @property
-    def contended(self) -> bool:
-        """True while a thread waits for memory."""
-        return self._first_in_line.locked()
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
@@ -33,22 +37,37 @@ class MemoryBudget:
 
         Raises DeadlineExceeded when they do not become free in time.
         """
-        if not self._take(size, time.monotonic() + self._timeout_s):
+        if not self._take(size):
             raise DeadlineExceeded("other images took all of the memory for decoding (VIM_MAX_DECODE_BYTES)")
         try:
             yield
         finally:
             with self._changed:
-                self._free += size
+                self._reserved.own[0] -= size
                 self._changed.notify()
 
-    def _take(self, size: int, deadline: float) -> bool:
+    def _take(self, size: int) -> bool:
+        deadline = time.monotonic() + self._timeout_s
         if not self._first_in_line.acquire(timeout=self._timeout_s):
             return False
         try:
             with self._changed:
-                enough = self._changed.wait_for(lambda: self._free >= size, deadline - time.monotonic())
-                self._free -= size if enough else 0
-                return enough
+                while not (taken := self._try(size)) and time.monotonic() < deadline:
+                    if not self._since.own[0]:
+                        self._since.own[0] = time.monotonic_ns()
+                    self._changed.wait(POLL_S)
+            return taken
         finally:
+            self._since.own[0] = 0
             self._first_in_line.release()
+
+    def _try(self, size: int) -> bool:
+        """Reserve the bytes if they are free and no other process waits for longer."""
+        now = self._since.own[0] or time.monotonic_ns()
+        if any(0 < since < now for since in self._since.parts):
+            return False
+        self._reserved.own[0] += size
+        if sum(self._reserved.parts) <= self._size:
+            return True
+        self._reserved.own[0] -= size
+        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -23,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 
 from service.errors import ServiceError
 from service.jobs import Memory, RequestClass
+from service.system.shared_counts import SharedCount, alone
 from service.telemetry.multiprocess import MultiprocessDirectory, WithoutCreated, exposed_registry
 
 Op = Literal["classify", "embed"]
@@ -163,8 +164,9 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def _none() -> dict[RequestClass, int]:
-    return {"interactive": 0, "bulk": 0}
+def _none() -> Mapping[RequestClass, SharedCount]:
+    interactive, bulk = alone(2)
+    return {"interactive": interactive, "bulk": bulk}
 
 
 @dataclass(slots=True)
@@ -172,8 +174,8 @@ class Levels:
     """Current values, which their owners update in place; read whenever a page of metrics is made."""
 
     batches: int = 0  # with the devices
-    images: dict[RequestClass, int] = field(default_factory=_none)  # admitted and not yet answered
-    body_bytes: dict[RequestClass, int] = field(default_factory=_none)  # of request bodies in memory
+    images: Mapping[RequestClass, SharedCount] = field(default_factory=_none)  # admitted and not yet answered
+    body_bytes: Mapping[RequestClass, SharedCount] = field(default_factory=_none)  # of request bodies in memory
 
 
 class Metrics:
@@ -271,8 +273,8 @@ class Metrics:
         levels = self.levels
         self._inflight.set(levels.batches)
         for one in get_args(RequestClass):
-            self._queue_depth.labels(one).set(levels.images[one])
-            self._body_bytes.labels(one).set(levels.body_bytes[one])
+            self._queue_depth.labels(one).set(levels.images[one].own[0])
+            self._body_bytes.labels(one).set(levels.body_bytes[one].own[0])
 
     def batch_limit(self, device: str, images: int) -> None:
         """Set the largest batch that a device is given."""

@@ -102,6 +102,36 @@ def test_a_process_that_ends_or_hangs_takes_only_its_own_requests(server: Server
     assert 256 == server.metric("vim_queue_capacity")
 
 
+def test_all_processes_share_the_limits(tmp_path: Path, tiny: Path) -> None:
+    """Any of four processes may use the whole queue and the whole decoding memory, and all name the same limits."""
+    with serving(tmp_path, model=tiny, http_workers=4, queue_images=256, max_decode_bytes=4_000_000) as server:
+        statuses = asyncio.run(_large_requests(server, clients=4, images=64, rounds=3))
+        config = httpx.get(f"{server.url}/v2/models/tiny/config", timeout=60).json()
+        large = photo(size=(800, 800))  # takes more than a quarter of the decoding memory
+        answer = httpx.post(f"{server.url}/v1/classify", content=large, timeout=60)
+        too_large = httpx.post(f"{server.url}/v1/classify", content=photo(size=(1500, 1500)), timeout=60)
+
+        assert [200] * 12 == statuses
+        assert 64 == config["max_batch_size"]
+        assert 200 == answer.status_code
+        assert "the limit is 4000000 (VIM_MAX_DECODE_BYTES)" in too_large.json()["detail"]
+
+
+async def _large_requests(server: Server, *, clients: int, images: int, rounds: int) -> list[int]:
+    """The statuses of requests that fill the queue exactly, each client on a new connection for each."""
+    files = [("image", photo(number)) for number in range(images)]
+
+    async def client() -> list[int]:
+        statuses = []
+        for _ in range(rounds):
+            async with httpx.AsyncClient(base_url=server.url, timeout=60) as one:
+                statuses.append((await one.post("/v1/embed", files=files)).status_code)
+        return statuses
+
+    found = await asyncio.gather(*[client() for _ in range(clients)])
+    return [status for statuses in found for status in statuses]
+
+
 async def _watch(server: Server, over: asyncio.Event) -> int:
     """Look at /metrics over and over, on a new connection each time; how often that was answered."""
     seen: dict[str, float] = {}

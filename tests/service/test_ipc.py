@@ -10,7 +10,6 @@ import pytest
 
 from service.ipc import Connection, pack
 from service.server.prefork.messages import FromChild, Submissions
-from service.status import ProcessLoad
 
 pytestmark = pytest.mark.anyio
 
@@ -21,9 +20,9 @@ async def test_messages_arrive_whole_and_in_order() -> None:
     received: list[Any] = []
     connection = await Connection.open(ours, received.append)
     messages: list[FromChild] = [
-        ProcessLoad(1),
+        Submissions(),
         Submissions(cancelled=tuple(range(1000))),
-        ProcessLoad(2, overdue=True),
+        Submissions(promoted=(2,)),
     ]
     stream = b"".join(pack(one) for one in messages)
 
@@ -35,7 +34,7 @@ async def test_messages_arrive_whole_and_in_order() -> None:
         await connection.ended
 
     assert messages == received
-    connection.send(ProcessLoad(3))  # does nothing
+    connection.send(Submissions(promoted=(3,)))  # does nothing
 
 
 async def test_both_ends_speak() -> None:
@@ -43,8 +42,8 @@ async def test_both_ends_speak() -> None:
     ours, theirs = socket.socketpair()
     received: list[Any] = []
     one, two = await Connection.open(ours, received.append), await Connection.open(theirs, received.append)
-    one.send(ProcessLoad(1))
-    two.send(ProcessLoad(2))
+    one.send(Submissions())
+    two.send(Submissions(promoted=(2,)))
     async with asyncio.timeout(5):
         while len(received) < 2:
             await asyncio.sleep(0.001)
@@ -52,4 +51,4 @@ async def test_both_ends_speak() -> None:
     async with asyncio.timeout(5):
         await two.ended
 
-    assert {1, 2} == {message.images for message in received}
+    assert {(), (2,)} == {message.promoted for message in received}

@@ -287,25 +287,6 @@ def test_the_served_name_is_the_models_own(model: str, name: str) -> None:
     assert "other" == Settings(model=model, model_name="other").served_name
 
 
-def test_a_share_is_a_part_of_what_is_limited_for_all() -> None:
-    """A share is at least 1 and rounded down; the share of threads is rounded up."""
-    whole = Settings(http_workers=3, queue_images=256, queue_bytes=100, max_decode_bytes=2, threads=4)
-
-    assert (85, 33, 1, 2) == (
-        whole.share.queue_images,
-        whole.share.queue_bytes,
-        whole.share.max_decode_bytes,
-        whole.share.threads,
-    )
-    assert whole.share.max_images == whole.max_images
-
-
-def test_each_http_process_needs_an_image_of_its_own() -> None:
-    """Fewer images than HTTP processes would give more slots than the setting says."""
-    with pytest.raises(SettingsError, match="VIM_QUEUE_IMAGES=2 is less than VIM_HTTP_WORKERS=4"):
-        Settings.load({"VIM_QUEUE_IMAGES": "2", "VIM_HTTP_WORKERS": "4", "VIM_MAX_BATCH": "2"})
-
-
 @pytest.mark.parametrize(
     ("host", "url"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.engine.engine import Answer
 from service.jobs import Result
-from service.telemetry.shared_counters import SharedCounters
+from service.system.shared_counts import SharedCount
 
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 _KINDS = ("success", "fail", *_STAGES, "cache_hit", "cache_miss")
@@ -16,15 +16,15 @@ NAMES = 2  # names of one model; see `service.api.oip.routes`
 
 
 def numbers(largest_batch: int) -> int:
-    """The number of counters that the statistics of all names need."""
+    """The number of counts that the statistics of all names need."""
     return NAMES * _numbers(largest_batch)
 
 
-def statistics_of(names: Sequence[str], counters: SharedCounters, largest_batch: int) -> dict[str, Statistics]:
-    """Make the statistics of each name; `counters` has `numbers(largest_batch)` counters."""
+def statistics_of(names: Sequence[str], counts: list[SharedCount], largest_batch: int) -> dict[str, Statistics]:
+    """Make the statistics of each name; `counts` are `numbers(largest_batch)`."""
     assert len(names) == NAMES
     each = _numbers(largest_batch)
-    return {name: Statistics(counters.part(n * each, each), largest_batch) for n, name in enumerate(names)}
+    return {name: Statistics(counts[n * each : (n + 1) * each], largest_batch) for n, name in enumerate(names)}
 
 
 def _numbers(largest_batch: int) -> int:
@@ -34,13 +34,13 @@ def _numbers(largest_batch: int) -> int:
 class Statistics:
     """Counts the requests for one name of the model by this protocol."""
 
-    def __init__(self, counters: SharedCounters, largest_batch: int) -> None:
+    def __init__(self, counts: list[SharedCount], largest_batch: int) -> None:
+        self._last_ms, *counts = counts
         kinds, sizes = len(_KINDS), largest_batch + 1
-        self._count = counters.part(0, kinds)
-        self._ns = counters.part(kinds, kinds)
-        self._last_ms = counters.part(2 * kinds, 1)
-        self._images_in = counters.part(2 * kinds + 1, sizes)  # images that ran in batches of this size
-        self._infer_ns_in = counters.part(2 * kinds + 1 + sizes, sizes)
+        self._count = dict(zip(_KINDS, counts[:kinds], strict=True))
+        self._ns = dict(zip(_KINDS, counts[kinds : 2 * kinds], strict=True))
+        self._images_in = counts[2 * kinds :][:sizes]  # images that ran in batches of this size
+        self._infer_ns_in = counts[2 * kinds + sizes :]
 
     def succeeded(self, answer: Answer, request_s: float, render_s: float) -> None:
         """Count a request that was answered. Each stage has the time of the slowest image."""
@@ -51,7 +51,7 @@ class Statistics:
         ):
             self._add(stage, seconds)
         self._ran([one for one in answer.outcomes if isinstance(one, Result)])
-        self._last_ms.put(0, time.time_ns() // 1_000_000)
+        self._last_ms.own[0] = time.time_ns() // 1_000_000
 
     def failed(self, request_s: float) -> None:
         """Count a request that was refused or has failed."""
@@ -59,32 +59,32 @@ class Statistics:
 
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """One entry of `model_stats`. A forward pass shared with other requests counts by its share of the batch."""
-        counts, ns, images_in = self._count.totals(), self._ns.totals(), self._images_in.totals()
+        images_in = [sum(count.parts) for count in self._images_in]
         executions = {size: images / size for size, images in enumerate(images_in) if images}
         return {
             "name": name,
             "version": version,
-            "last_inference": self._last_ms.highest(0),
+            "last_inference": max(self._last_ms.parts),
             "inference_count": sum(images_in),
             "execution_count": round(sum(executions.values())),
             "inference_stats": {
-                kind: {"count": count, "ns": spent} for kind, count, spent in zip(_KINDS, counts, ns, strict=True)
+                kind: {"count": sum(self._count[kind].parts), "ns": sum(self._ns[kind].parts)} for kind in _KINDS
             },
             "batch_stats": [self._batch(size, round(count)) for size, count in executions.items()],
         }
 
     def _add(self, kind: str, seconds: float) -> None:
-        self._count.add(_KINDS.index(kind), 1)
-        self._ns.add(_KINDS.index(kind), _ns(seconds))
+        self._count[kind].own[0] += 1
+        self._ns[kind].own[0] += _ns(seconds)
 
     def _ran(self, results: Sequence[Result]) -> None:
         for one in results:
-            self._images_in.add(one.batch_size, 1)
-            self._infer_ns_in.add(one.batch_size, _ns(one.infer_s / one.batch_size))
+            self._images_in[one.batch_size].own[0] += 1
+            self._infer_ns_in[one.batch_size].own[0] += _ns(one.infer_s / one.batch_size)
 
     def _batch(self, size: int, executions: int) -> dict[str, Any]:
         """One entry of `batch_stats`. It has one stage: only the device works on batches."""
-        return {"batch_size": size, "compute_infer": {"count": executions, "ns": self._infer_ns_in.total(size)}}
+        return {"batch_size": size, "compute_infer": {"count": executions, "ns": sum(self._infer_ns_in[size].parts)}}
 
 
 def _ns(seconds: float) -> int:

@@ -16,7 +16,6 @@ from service.errors import ServiceError
 from service.ipc import Connection
 from service.jobs import Job, Result
 from service.server.prefork.messages import (
-    FromChild,
     Outcomes,
     Row,
     ServiceState,
@@ -24,7 +23,6 @@ from service.server.prefork.messages import (
     Submissions,
 )
 from service.settings import Settings
-from service.status import ProcessLoad
 from service.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -51,8 +49,8 @@ class Broker:
     """The pool of device processes, and a channel for each HTTP process."""
 
     def __init__(self, settings: Settings, metrics: Metrics, worker: str) -> None:
-        self._share = settings.share.queue_images
-        self.slots = LeasedSlots(self._share * settings.http_workers)
+        self._each = settings.queue_images  # slots of one HTTP process
+        self.slots = LeasedSlots(self._each * settings.http_workers)
         self.pool = Pool(settings, metrics, worker, self.slots)
         self._channels: dict[int, Channel] = {}
 
@@ -73,7 +71,6 @@ class Broker:
         """Cancel the jobs of an HTTP process that has ended."""
         if channel := self._channels.pop(number, None):
             channel.close()
-        self.send_state()
 
     def send_state(self) -> None:
         """Send the state to every HTTP process that has not received it yet."""
@@ -82,9 +79,7 @@ class Broker:
             channel.send_state(state)
 
     def _state(self) -> ServiceState:
-        loads = [channel.load for channel in self._channels.values()]
-        load = ProcessLoad(sum(one.images for one in loads), any(one.overdue for one in loads))
-        return ServiceState(self.pool.state, self.pool.seconds_per_image, load)
+        return ServiceState(self.pool.state, self.pool.seconds_per_image)
 
     async def _forward_freed(self) -> None:
         while True:
@@ -92,7 +87,7 @@ class Broker:
             self.slots.any_freed.clear()
             freed, self.slots.freed = self.slots.freed, []
             for slot in freed:
-                if channel := self._channels.get(slot // self._share):
+                if channel := self._channels.get(slot // self._each):
                     channel.free(slot)
 
     async def _forward_state(self) -> None:
@@ -106,7 +101,6 @@ class Channel:
     """The jobs of one HTTP process that are queued or with a device."""
 
     def __init__(self, pool: Pool, slots: LeasedSlots, connection: Connection) -> None:
-        self.load = ProcessLoad()
         self._pool = pool
         self._slots = slots
         self._connection = connection
@@ -118,18 +112,15 @@ class Channel:
         self._sent: ServiceState | None = None
         self._closed = False
 
-    def receive(self, message: FromChild) -> None:
+    def receive(self, message: Submissions) -> None:
         """Handle a message of the HTTP process."""
-        if isinstance(message, ProcessLoad):
-            self.load = message
-        elif isinstance(message, Submissions):
-            for submission in message.new:
-                self._submit(submission)
-            for slot in message.promoted:
-                if slot in self._jobs:
-                    self._pool.promote(self._jobs[slot])
-            for slot in message.cancelled:
-                self._cancel(slot)
+        for submission in message.new:
+            self._submit(submission)
+        for slot in message.promoted:
+            if slot in self._jobs:
+                self._pool.promote(self._jobs[slot])
+        for slot in message.cancelled:
+            self._cancel(slot)
 
     def send_state(self, state: ServiceState) -> None:
         """Send the state, unless the process has received it already."""

@@ -13,23 +13,21 @@ import sys
 from typing import BinaryIO, cast
 
 from service import ipc, log
-from service.api.oip.statistics import numbers
 from service.app import ProcessContext
-from service.devices.slots import Lease
+from service.devices.slots import Lease, Slots
 from service.errors import SettingsError
-from service.server.prefork import sockets
+from service.server.prefork import counts, sockets
 from service.server.prefork.messages import ChildStart
 from service.server.prefork.remote_pool import RemotePool
 from service.server.server import serve_child
 from service.settings import Settings
 from service.telemetry.multiprocess import MultiprocessDirectory
-from service.telemetry.shared_counters import SharedCounters
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 USAGE = 2
 
 
-def main(socket_descriptor: int, slots_descriptor: int, counters_descriptor: int, parent: int) -> int:
+def main(socket_descriptor: int, slots_descriptor: int, counts_descriptor: int, parent: int) -> int:
     """Entry point of the process; returns its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -42,12 +40,11 @@ def main(socket_descriptor: int, slots_descriptor: int, counters_descriptor: int
         return 1
     settings = Settings.model_validate_json(start.settings_json)
     log.configure(settings.log_level, process=start.name)
-    share, processes = settings.share, settings.http_workers
-    slots = share.queue_images
-    lease = Lease(slots_descriptor, start.number * slots, slots * processes + 1)
-    pool = RemotePool(lease, slots, processes, connection)
-    counters = SharedCounters.mapped(counters_descriptor, processes, numbers(settings.queue_images), start.number)
-    context = ProcessContext(pool, share, MultiprocessDirectory(start.metrics, start.name), counters, start.created)
+    shared = counts.mapped(settings, counts_descriptor, start.number)
+    lease = Lease(slots_descriptor, start.number, settings.http_workers)
+    pool = RemotePool(Slots(settings.queue_images, shared.usage, lease), connection)
+    metrics = MultiprocessDirectory(start.metrics, start.name)
+    context = ProcessContext(pool, metrics, shared.statistics, start.created)
     try:
         return serve_child(settings, context, pool, [sockets.bound(*one, shared=True) for one in start.addresses])
     except SettingsError as error:

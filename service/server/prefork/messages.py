@@ -1,7 +1,7 @@
 """The messages between the HTTP processes and their parent. Pixels are not sent: they are in slots.
 
     parent to HTTP process   ChildStart, ServiceState, Outcomes
-    HTTP process to parent   Listening, Submissions, ProcessLoad
+    HTTP process to parent   Listening, Submissions
 
 A job is identified by its slot, counted over the slots of all HTTP processes, until the parent has freed the slot.
 """
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from service.errors import ServiceError
 from service.jobs import RequestClass, Task
-from service.status import BackendState, ProcessLoad
+from service.status import BackendState
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,11 @@ class Outcomes(NamedTuple):
 
 
 class ServiceState(NamedTuple):
-    """The state of the devices and of all HTTP processes, sent whenever it changes."""
+    """The state of the devices, sent whenever it changes."""
 
     state: BackendState
     seconds_per_image: float
-    load: ProcessLoad
 
 
 ToChild = ChildStart | ServiceState | Outcomes
-FromChild = Listening | Submissions | ProcessLoad
+FromChild = Listening | Submissions

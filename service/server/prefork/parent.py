@@ -17,18 +17,17 @@ import time
 
 import uvloop
 
-from service.api.oip.statistics import numbers
 from service.app import make_metrics
 from service.devices.process import python_command, python_environment
+from service.devices.usage import Usage
 from service.ipc import Connection
 from service.server import metrics_port
-from service.server.prefork import sockets
+from service.server.prefork import counts, sockets
 from service.server.prefork.broker import Broker, Channel
 from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.server.signals import Signals
 from service.settings import Settings
 from service.system import blocking, sched_slice
-from service.telemetry import shared_counters
 from service.telemetry.multiprocess import MultiprocessDirectory, shared_directory
 
 log = logging.getLogger("vim.parent")
@@ -36,7 +35,8 @@ log = logging.getLogger("vim.parent")
 STATE_S = 0.25  # how often the HTTP processes receive values that change all the time
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... replacement in a row; the last one repeats
 STABLE_S = 60.0  # a process that ran for longer ends the row
-HUNG_S = 2.5  # a process that has reported nothing for this time hangs, or was stopped; it reports every `REPORT_S`
+HUNG_S = 2.5  # a process whose event loop has not run for this time hangs, or was stopped; it beats every `REPORT_S`
+START_S = 120.0  # the same for one that starts
 CHECK_S = 0.5  # how often that is checked
 EXIT_S = 5.0  # a process that has closed its connection is killed after this time
 MARGIN_S = 10.0  # a shutdown may take this much longer than the settings allow
@@ -50,17 +50,17 @@ class Child:
     """One HTTP process and its replacements."""
 
     def __init__(
-        self, broker: Broker, start: ChildStart, shared: MultiprocessDirectory, counters_descriptor: int
+        self, broker: Broker, start: ChildStart, metrics: MultiprocessDirectory, usage: Usage, counts_descriptor: int
     ) -> None:
         self.listening = asyncio.Event()
         self._broker = broker
         self._start = start
-        self._shared = shared
-        self._counters_descriptor = counters_descriptor
+        self._metrics = metrics
+        self._usage = usage
+        self._counts_descriptor = counts_descriptor
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel
         self._ending = False
-        self._silent_s: float | None = None  # since the last report; None before the first one
 
     async def run(self) -> None:
         """Run the process and replace it when it ends, until `end` is called. Raises NoStart."""
@@ -96,7 +96,6 @@ class Child:
         connection = await Connection.open(ours, self._on_message)
         connection.send(self._start)
         self._channel = self._broker.open(self._start.number, connection)
-        self._silent_s = None
         watch = asyncio.create_task(self._kill_if_hung(process))
         try:
             await connection.ended
@@ -104,30 +103,31 @@ class Child:
         finally:
             watch.cancel()
             self._broker.close(self._start.number)
-            self._shared.mark_dead(self._start.name)
+            self._usage.clear()
+            self._metrics.mark_dead(self._start.name)
             connection.close()
 
     async def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill the process when it has reported nothing for `HUNG_S`.
+        """Kill the process when its event loop has not run for `HUNG_S`.
 
         The seconds are counted here, because a clock would run on while this parent is stopped.
         """
-        while (silent_s := self._silent_s or 0.0) < HUNG_S or self._ending:
+        beats, silent_s = 0, 0.0
+        while silent_s < (HUNG_S if beats else START_S) or self._ending:
             await asyncio.sleep(CHECK_S)
-            if self._silent_s is not None:
-                self._silent_s += CHECK_S
-        log.error("%s hangs: it has reported nothing for %.1f s", self._start.name, silent_s)
+            silent_s = silent_s + CHECK_S if self._usage.beats.own[0] == beats else 0.0
+            beats = self._usage.beats.own[0]
+        log.error("%s hangs: its event loop has not run for %.1f s", self._start.name, silent_s)
         process.kill()
 
     def _on_message(self, message: FromChild) -> None:
         if isinstance(message, Listening):
             self.listening.set()
-            return
-        self._silent_s = 0.0
-        self._channel.receive(message)
+        else:
+            self._channel.receive(message)
 
     def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
-        inherited = (descriptor, self._broker.slots.descriptor, self._counters_descriptor)
+        inherited = (descriptor, self._broker.slots.descriptor, self._counts_descriptor)
         return subprocess.Popen(
             python_command("service.server.prefork.child", *inherited, os.getpid()),
             env=python_environment(),
@@ -144,19 +144,19 @@ class Parent:
         self._settings = settings
         self._addresses = addresses
         shared = MultiprocessDirectory(directory, "parent")
-        self._metrics = make_metrics(settings, 0, shared)
+        self._metrics = make_metrics(settings, settings.queue_images, shared)
         self._broker = Broker(settings, self._metrics, worker)
-        count = settings.http_workers
-        memory = shared_counters.memory(count, numbers(settings.queue_images))
+        memory = counts.memory(settings)
         created = int(time.time())
         self._children = [
             Child(
                 self._broker,
                 ChildStart(settings.model_dump_json(), f"http-{n + 1}", n, addresses, directory, created),
                 shared,
+                counts.mapped(settings, memory, n).usage,
                 memory,
             )
-            for n in range(count)
+            for n in range(settings.http_workers)
         ]
         self._signals = Signals()
 

@@ -1,7 +1,7 @@
 """In an HTTP process: submits jobs to the parent's pool over a socket (a `service.engine.backend.Backend`).
 
-The parent sends the state of devices and HTTP processes whenever it changes. So every HTTP process can answer at once
-for the whole service, and all answers are the same. The other end of the socket is `service.server.prefork.broker`.
+The parent sends the state of the devices whenever it changes. So every HTTP process can answer at once for the whole
+service, and all answers are the same. The other end of the socket is `service.server.prefork.broker`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import numpy as np
 
 from service.devices.batcher import GATHERED, GATHERING_S
-from service.devices.slots import Lease, Slots
+from service.devices.slots import Slots
 from service.errors import NotReady
 from service.ipc import Connection
 from service.jobs import Job, Result
@@ -26,25 +26,21 @@ from service.server.prefork.messages import (
     Submissions,
     ToChild,
 )
-from service.status import BackendState, ProcessLoad
+from service.status import BackendState
 
 
 class RemotePool:
     """The parent's queue and devices."""
 
-    def __init__(self, lease: Lease, slots: int, processes: int, socket_end: socket.socket) -> None:
-        """`slots`: the number of slots of this process. `processes`: the number of HTTP processes."""
-        self.slots = Slots(slots, lease)
+    def __init__(self, slots: Slots, socket_end: socket.socket) -> None:
+        """`slots`: those of this process, in the memory of the parent."""
+        self.slots = slots
         self.state = BackendState()
         self.failed = asyncio.Event()
-        self.elsewhere = ProcessLoad()
         self.seconds_per_image = 0.0
-        self._first = lease.first
-        self._processes = processes
         self._socket = socket_end
         self._connection: Connection | None = None
         self._early: list[FromChild] = []  # messages from before the connection was open
-        self._load = ProcessLoad()
         self._draining = False
         self._jobs: dict[int, Job] = {}  # by slot, counted over all HTTP processes
         self._unfreed: set[int] = set()  # slots that the parent has not freed
@@ -59,7 +55,7 @@ class RemotePool:
     def submit(self, job: Job, *, more: bool = False) -> None:
         """Queue a job; its slot is held until the parent frees it."""
         self.slots.hold(job.slot)
-        slot = self._first + job.slot
+        slot = self.slots.first + job.slot
         self._jobs[slot] = job
         self._unfreed.add(slot)
         self._new.append(Submission(slot, job.task, job.enqueued_at, job.request_class))
@@ -68,15 +64,15 @@ class RemotePool:
     def cancel(self, job: Job) -> None:
         """Remove a job that no request waits for."""
         if self._waits(job):
-            del self._jobs[self._first + job.slot]
-            self._cancelled.append(self._first + job.slot)
+            del self._jobs[self.slots.first + job.slot]
+            self._cancelled.append(self.slots.first + job.slot)
             self._flush_soon()
 
     def promote(self, job: Job) -> None:
         """Make a bulk job interactive."""
         job.request_class = "interactive"
         if self._waits(job):
-            self._promoted.append(self._first + job.slot)
+            self._promoted.append(self.slots.first + job.slot)
             self._flush_soon()
 
     def abandon(self, error: Exception) -> None:
@@ -86,7 +82,7 @@ class RemotePool:
             job.fail(error)
 
     def _waits(self, job: Job) -> bool:
-        return self._jobs.get(self._first + job.slot) is job
+        return self._jobs.get(self.slots.first + job.slot) is job
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
@@ -113,19 +109,13 @@ class RemotePool:
         """Tell the parent that this process accepts connections."""
         self._send(Listening())
 
-    def report(self, load: ProcessLoad) -> None:
-        """Report the load of this process; the parent kills a process that stops reporting."""
-        self._load = load
-        self._send(load)
-
     # --- messages ---------------------------------------------------------------------------------------------
 
     def _on_message(self, message: ToChild) -> None:
         if isinstance(message, Outcomes):
             self._settle(message)
         elif isinstance(message, ServiceState):
-            self.seconds_per_image = message.seconds_per_image * self._processes
-            self.elsewhere = ProcessLoad(max(0, message.load.images - self._load.images), message.load.overdue)
+            self.seconds_per_image = message.seconds_per_image
             if message.state.model is not None and self.state.model is None:
                 self.slots.map(message.state.model.image_size)
             self._replace(message.state)
@@ -141,7 +131,7 @@ class RemotePool:
                 job.fail(error)
         freed = [slot for slot in message.freed if slot in self._unfreed]  # others belonged to an earlier process
         self._unfreed.difference_update(freed)
-        self.slots.release(*[slot - self._first for slot in freed])
+        self.slots.release(*[slot - self.slots.first for slot in freed])
 
     def _replace(self, state: BackendState) -> None:
         failed = bool(state.failure) and not self.state.failure

@@ -82,12 +82,13 @@ async def test_lines_wait_for_memory(tiny_model: Path) -> None:
     app = create_app(settings_for(tiny_model, queue_bytes=20_000))
     body = b"\n\n" + lines(*({"id": index, "image": TEXTS[index % 3]} for index in range(40))).rstrip()
     most, admission = 0, app.state.engine.admission
+    bulk_bytes = app.state.engine.backend.slots.usage.body_bytes["bulk"]
     receive = admission.receive
 
     def watched(*arguments: Any) -> None:
         nonlocal most
         receive(*arguments)
-        most = max(most, admission.body_bytes["bulk"])
+        most = max(most, bulk_bytes.own[0])
 
     admission.receive = watched
     async with running(app) as client:
@@ -97,7 +98,7 @@ async def test_lines_wait_for_memory(tiny_model: Path) -> None:
     assert not [one for one in answers if "error" in one]
     assert len(body) > 5 * most
     assert 5_000 < most <= 10_000
-    assert 0 == admission.body_bytes["bulk"]
+    assert 0 == bulk_bytes.own[0]
 
 
 async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Path) -> None:
@@ -108,7 +109,7 @@ async def test_a_line_that_memory_has_no_room_for_ends_the_stream(tiny_model: Pa
         answers = found(await client.post("/v1/bulk", content=pieces(body, 1000)))
 
     assert ["body_too_large"] == [one["error"]["code"] for one in answers]
-    assert 0 == app.state.engine.admission.body_bytes["bulk"]
+    assert 0 == app.state.engine.backend.slots.usage.body_bytes["bulk"].own[0]
 
 
 async def pieces(body: bytes, size: int) -> AsyncIterator[bytes]:
@@ -186,7 +187,7 @@ async def test_many_blank_lines_are_dropped_at_once(
 
     assert [0, 1] == [one["index"] for one in found(await client.post("/v1/bulk", content=pieces(body, 65_536)))]
     assert len(given) < 100
-    assert 0 == app.state.engine.admission.body_bytes["bulk"]
+    assert 0 == app.state.engine.backend.slots.usage.body_bytes["bulk"].own[0]
 
 
 @pytest.mark.parametrize("limit", [{"VIM": 400}, {"X-Request-Timeout-Ms": "400"}])

@@ -102,5 +102,5 @@ async def test_the_memory_of_a_body_is_free_when_its_request_has_ended(app: Fast
     await client.post("/v1/classify", content=b"no image")
     assert 499 == await status(app, [begun, {"type": "http.disconnect"}])
 
-    assert 0 == app.state.engine.admission.body_bytes["interactive"]
+    assert 0 == app.state.engine.backend.slots.usage.body_bytes["interactive"].own[0]
     assert 'vim_body_bytes{class="interactive"} 0.0' in (await client.get("/metrics")).text

@@ -26,7 +26,7 @@ def test_a_second_mapping_sees_the_pixels(slots: Slots) -> None:
     """Another mapping of the descriptor, as in a new device process, has the same pixels."""
     (slot,) = slots.acquire(1)
     slots.views[slot][...] = 7
-    other = map_slots(slots.descriptor, slots.count, 8)
+    _, other = map_slots(slots.descriptor, slots.count, 8)
 
     np.testing.assert_array_equal(other[[slot]], np.full((1, 8, 8, 3), 7, np.uint8))
 
@@ -43,9 +43,10 @@ def test_slots_are_counted_by_class_until_they_are_free(slots: Slots) -> None:
     slots.hold(lazy)
     slots.release(lazy)
 
-    assert (2, 1, 3) == (slots.in_use_by["interactive"], slots.in_use_by["bulk"], slots.in_use)
+    images = slots.usage.images
+    assert (2, 1, 3) == (images["interactive"].own[0], images["bulk"].own[0], slots.in_use)
     slots.release(lazy)
-    assert (2, 0, 2) == (slots.in_use_by["interactive"], slots.in_use_by["bulk"], slots.in_use)
+    assert (2, 0, 2) == (images["interactive"].own[0], images["bulk"].own[0], slots.in_use)
 
 
 def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
@@ -60,13 +61,56 @@ def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
     assert len(set(slots.acquire(4))) == 4
 
 
-def test_a_lease_is_a_part_of_other_slots(slots: Slots) -> None:
-    """A lease counts only its own slots, from 0, and never changes the size of the memory."""
-    part = Slots(2, Lease(slots.descriptor, first=2, total=slots.total))
-    part.map(8)
-    (slot,) = part.acquire(1)
-    part.views[slot][...] = 5
+def leased(number: int, *, count: int, processes: int, size: int, memory: int) -> Slots:
+    """The slots of one HTTP process, in the memory of the test."""
+    slots = Slots(count, lease=Lease(memory, number, processes))
+    slots.map(size)
+    return slots
 
-    assert (slots.views[2] == 5).all()
-    assert 0 == slots.in_use
-    assert 2 == part.count
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    """An empty memory file."""
+    descriptor = os.memfd_create("test")
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_each_process_has_slots_for_all_images(memory: int) -> None:
+    """Two processes with four slots each write to different slots of the memory; the canary's is the last one."""
+    os.ftruncate(memory, 9 * 8 * 8 * 3)
+    one, two = (leased(number, count=4, processes=2, size=8, memory=memory) for number in range(2))
+    for slots in (one, two):
+        for slot in slots.acquire(4):
+            slots.views[slot][...] = slots.first + slot + 1
+    _, everything = map_slots(memory, 9, 8)
+
+    assert [1, 2, 3, 4, 5, 6, 7, 8, 0] == everything[:, 0, 0, 0].tolist()
+    assert [(9, 8), (9, 8)] == [(slots.total, slots.canary_slot) for slots in (one, two)]
+
+
+def test_memory_beyond_the_part_of_a_process_is_given_back(memory: int) -> None:
+    """A process of two that has used all eight slots keeps the memory of four, and of those that are in use."""
+    size = 128  # 12 pages
+    os.ftruncate(memory, 17 * size * size * 3)
+    slots = leased(1, count=8, processes=2, size=size, memory=memory)
+
+    def used() -> int:
+        return os.fstat(memory).st_blocks * 512 // (size * size * 3)
+
+    taken = slots.acquire(8)
+    for slot in taken:
+        slots.views[slot][...] = 7
+    slots.release(*[slot for slot in taken if slot != 5])
+    slots.trim()
+    assert 8 == used()  # they were used since the last time
+    slots.trim()
+    assert 6 == used()
+    assert (slots.views[5] == 7).all()
+    slots.release(5)
+    slots.trim()
+
+    assert 4 == used()
+    assert (slots.views[3] == 7).all()
+    assert (slots.views[4] == 0).all()
+    assert 8 == len(slots.acquire(8))

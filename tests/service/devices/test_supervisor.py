@@ -10,7 +10,6 @@ import pytest
 
 from service.devices import supervisor as module
 from service.devices.process import DeviceLost
-from service.devices.slots import Slots
 from service.devices.supervisor import RestartsExhausted, check_memory
 from tests.service.devices.scripted_devices import Script, dies, dies_of, model_info, outcomes, rows, submit, supervised
 
@@ -123,14 +122,11 @@ async def test_the_first_start_is_not_repeated(monkeypatch: pytest.MonkeyPatch) 
 
 def test_slots_that_would_take_most_of_the_memory_are_refused() -> None:
     """The message names the setting, the sizes and the largest value that is accepted."""
-    slots, model = Slots(4096), dataclasses.replace(model_info(), image_size=1248)
-    try:
-        check_memory(model, slots, None)
-        check_memory(model, slots, 64 << 30)
-        with pytest.raises(DeviceLost, match=r"VIM_QUEUE_IMAGES=4096 images of 1248 px take 19\.1 GB.*at most 1837"):
-            check_memory(model, slots, 16 << 30)
-    finally:
-        slots.close()
+    model = dataclasses.replace(model_info(), image_size=1248)
+    check_memory(model, 4096, None)
+    check_memory(model, 4096, 64 << 30)
+    with pytest.raises(DeviceLost, match=r"VIM_QUEUE_IMAGES=4096 images of 1248 px take 19\.1 GB.*at most 1837"):
+        check_memory(model, 4096, 16 << 30)
 
 
 async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from service.devices.slots import Slots
+from service.devices.usage import Usage
 from service.jobs import Job
-from service.status import BackendState, ProcessLoad
+from service.status import BackendState
 
 
 class FakeBackend:
     """A `service.engine.backend.Backend` without devices; it only keeps its jobs."""
 
-    def __init__(self, slots: int = 8, seconds_per_image: float = 0.0) -> None:
-        self.slots = Slots(slots)
+    def __init__(self, slots: int = 8, seconds_per_image: float = 0.0, usage: Usage | None = None) -> None:
+        self.slots = Slots(slots, usage)
         self.state = BackendState()
         self.failed = asyncio.Event()
-        self.elsewhere = ProcessLoad()
         self.seconds_per_image = seconds_per_image
         self.jobs: list[Job] = []
 
@@ -36,9 +36,6 @@ class FakeBackend:
         """Fail all jobs."""
         for job in self.jobs:
             job.fail(error)
-
-    def report(self, load: ProcessLoad) -> None:
-        """Do nothing."""
 
     def drain(self) -> None:
         """Do nothing."""

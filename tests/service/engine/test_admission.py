@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
+from service.devices import usage
+from service.devices.usage import Usage
 from service.engine.admission import LONGEST_RETRY_S, Admission, BodyAccount, Pace
 from service.errors import BodyTooLarge, MemoryFull, QueueFull, TooManyImages
 from service.jobs import RequestClass
 from service.settings import Settings
 from service.status import BackendState
+from service.system import shared_counts
+from service.system.shared_counts import SharedCount
 from tests.service.engine.fake_backend import FakeBackend
 
 SETTINGS = Settings(queue_images=8, queue_bytes=1000, bulk_percent=50)
@@ -105,10 +111,10 @@ def test_bytes_are_counted_as_they_arrive_and_until_the_request_ends(backend: Fa
 
     with pytest.raises(MemoryFull, match="bodies of 800 of 1000 bytes in memory"):
         second.receive(201)
-    assert (800, 0) == (control.body_bytes["interactive"], second.size)
+    assert (800, 0) == (backend.slots.usage.body_bytes["interactive"].own[0], second.size)
     first.close()
     second.receive(900)
-    assert 900 == control.body_bytes["interactive"]
+    assert 900 == backend.slots.usage.body_bytes["interactive"].own[0]
 
 
 def test_bulk_cannot_fill_the_memory(backend: FakeBackend) -> None:
@@ -119,7 +125,10 @@ def test_bulk_cannot_fill_the_memory(backend: FakeBackend) -> None:
     with pytest.raises(MemoryFull):
         body(control, "bulk").receive(1)
     body(control, "interactive").receive(500)
-    assert (500, 500) == (control.body_bytes["interactive"], control.body_bytes["bulk"])
+    assert (500, 500) == (
+        backend.slots.usage.body_bytes["interactive"].own[0],
+        backend.slots.usage.body_bytes["bulk"].own[0],
+    )
 
 
 def test_a_body_that_would_be_refused_is_refused_before_it_is_read(backend: FakeBackend) -> None:
@@ -127,7 +136,7 @@ def test_a_body_that_would_be_refused_is_refused_before_it_is_read(backend: Fake
     control = admission(backend)
     body(control, "interactive").expect(1000)
     body(control, "interactive").expect(1000)
-    assert 0 == control.body_bytes["interactive"]
+    assert 0 == backend.slots.usage.body_bytes["interactive"].own[0]
     body(control, "interactive").receive(1)
 
     with pytest.raises(MemoryFull):
@@ -215,3 +224,84 @@ def test_what_the_devices_cannot_answer_in_time_is_refused_before_anything_was_m
         control.admit("interactive", 1, 3.0)
     assert 1 == len(control.admit("interactive", 1, 6.0))
     backend.slots.close()
+
+
+def processes(count: int) -> list[FakeBackend]:
+    """The backends of HTTP processes that share eight slots."""
+    descriptor = shared_counts.memory(count, usage.NUMBERS)
+    counts = [shared_counts.mapped(descriptor, count, usage.NUMBERS, number) for number in range(count)]
+    os.close(descriptor)
+    return [FakeBackend(8, usage=Usage.of(one)) for one in counts]
+
+
+def test_any_process_admits_what_the_others_do_not_use() -> None:
+    """One of two processes may use all slots and all bytes; the other one is refused meanwhile, in the same words."""
+    one, two = (admission(backend) for backend in processes(2))
+    slots = one.admit("interactive", 6)
+    first = body(one, "interactive")
+    first.receive(900)
+
+    with pytest.raises(QueueFull, match="queue full: 6 of 8 images admitted, 0 of them bulk; for interactive 8"):
+        two.admit("interactive", 3)
+    with pytest.raises(MemoryFull, match="bodies of 900 of 1000 bytes in memory"):
+        body(two, "interactive").receive(101)
+    assert 2 == len(two.admit("bulk", 2))
+    one.leave(slots, answered=False)
+    first.close()
+    body(two, "interactive").receive(1000)
+    assert 6 == len(two.admit("interactive", 6))
+
+
+def test_bulk_is_counted_over_all_processes() -> None:
+    """Two processes admit half of the slots and bytes for bulk, together."""
+    one, two = (admission(backend) for backend in processes(2))
+    one.admit("bulk", 3)
+    body(one, "bulk").receive(400)
+
+    with pytest.raises(QueueFull, match="3 of them bulk; for bulk 4 at most"):
+        two.admit("bulk", 2)
+    with pytest.raises(MemoryFull, match="400 of them bulk; for bulk 500 at most"):
+        body(two, "bulk").receive(101)
+    assert 1 == len(two.admit("bulk", 1))
+
+
+class Rival:
+    """The parts of two processes; the other one adds `amount` directly after this one has read the sum."""
+
+    def __init__(self, own: memoryview, amount: int) -> None:
+        self.own, self.amount, self.others = own, amount, 0
+
+    def __iter__(self) -> Iterator[int]:
+        yield self.own[0]
+        yield self.others
+        self.others = self.amount
+
+
+def test_two_processes_never_exceed_a_limit_together() -> None:
+    """What another process adds between the check and the count of this one is seen: this one withdraws."""
+    counts = shared_counts.alone(usage.NUMBERS)
+    for number, amount in ((0, 5), (2, 600)):  # interactive images and bytes
+        own = counts[number].own
+        counts[number] = SharedCount(own, cast(memoryview, Rival(own, amount)))
+    backend = FakeBackend(8, usage=Usage.of(counts))
+    control, account = admission(backend), body(admission(backend), "interactive")
+
+    with pytest.raises(QueueFull, match="5 of 8 images admitted"):
+        control.admit("interactive", 4)
+    with pytest.raises(MemoryFull, match="bodies of 600 of 1000 bytes"):
+        account.receive(500)
+    assert 3 == len(control.admit("interactive", 3))
+    account.receive(400)
+
+
+def test_the_places_of_a_process_that_was_killed_are_free_again() -> None:
+    """The parent clears the counts of a process that has ended."""
+    dead, alive = processes(2)
+    admission(dead).admit("interactive", 8)
+    body(admission(dead), "bulk").receive(500)
+    dead.slots.usage.overdue.own[0] = 1
+    dead.slots.usage.clear()
+
+    assert 8 == len(admission(alive).admit("interactive", 8))
+    body(admission(alive), "interactive").receive(1000)
+    assert not any(alive.slots.usage.overdue.parts)

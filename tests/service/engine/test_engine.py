@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,9 +14,15 @@ import pytest
 from PIL import Image
 
 from service.app import create_app
+from service.devices import usage
+from service.devices.usage import Usage
 from service.engine.engine import Engine
 from service.jobs import RequestClass, Result, Task
+from service.settings import Settings
+from service.system import shared_counts
+from service.telemetry.metrics import Metrics
 from tests.service.conftest import running, settings_for
+from tests.service.engine.fake_backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 
@@ -103,4 +110,21 @@ async def test_many_small_photographs_are_all_answered(engine: Engine) -> None:
 
     assert len(tasks[::7]) == sum(isinstance(one, asyncio.CancelledError) for one in found)
     assert len(tasks) - len(tasks[::7]) == sum(isinstance(one, list) and len(one) == 1 for one in found)
-    assert 0 == engine.load.images
+    assert 0 == engine.backend.slots.in_use
+
+
+async def test_how_each_process_fares_is_known_to_all(anyio_backend: object) -> None:
+    """A process reports whether its threads are overdue and that its event loop runs; the others see it."""
+    descriptor = shared_counts.memory(2, usage.NUMBERS)
+    counts = [Usage.of(shared_counts.mapped(descriptor, 2, usage.NUMBERS, number)) for number in (0, 1)]
+    os.close(descriptor)
+    metrics = Metrics(model="m", queue_capacity=8)
+    one, two = (Engine(Settings(), metrics, FakeBackend(8, usage=each)) for each in counts)
+    one.report()
+    assert not two.overdue
+    counts[0].overdue.own[0] = 1
+    assert two.overdue
+    one.report()
+
+    assert not two.overdue
+    assert [2, 0] == list(counts[1].beats.parts)

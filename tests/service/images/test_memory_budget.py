@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from service.errors import DeadlineExceeded
 from service.images.memory_budget import MemoryBudget
+from service.system import shared_counts
 
 SOON_S = 10.0
 
@@ -68,12 +70,12 @@ def test_memory_comes_back_after_an_error() -> None:
 
 def test_a_small_image_does_not_overtake_a_large_one() -> None:
     """Reservations are served in order: on a busy server a large one would otherwise wait for ever."""
-    budget = MemoryBudget(100, SOON_S)
-    threads = Holders(budget)
+    [since] = shared_counts.alone()
+    threads = Holders(MemoryBudget(100, SOON_S, since=since))
     work = [threads.hold("running", 50)]
     until(lambda: ["running"] == threads.order)
     work.append(threads.hold("large", 100))
-    until(lambda: budget.contended)
+    until(lambda: since.own[0] > 0)
     work.append(threads.hold("small", 10))
     time.sleep(0.05)
     assert ["running"] == threads.order
@@ -92,3 +94,71 @@ def test_waiting_ends_with_the_requests_time(waiting: int) -> None:
         for late in [pool.submit(lambda: budget.reserve(1).__enter__()) for _ in range(waiting)]:
             with pytest.raises(DeadlineExceeded, match="VIM_MAX_DECODE_BYTES"):
                 late.result(SOON_S)
+
+
+class Processes:
+    """Budgets of several HTTP processes that share 100 bytes, by number."""
+
+    def __init__(self, count: int) -> None:
+        descriptor = shared_counts.memory(count, 2)
+        self.counts = [shared_counts.mapped(descriptor, count, 2, own) for own in range(count)]
+        self.threads = [Holders(MemoryBudget(100, SOON_S, *counts)) for counts in self.counts]
+        os.close(descriptor)
+
+
+def test_several_processes_share_the_memory() -> None:
+    """What one process has reserved, another has to wait for, and gets when it is returned."""
+    processes = Processes(2)
+    one, two = processes.threads
+    work = [one.hold("first", 60)]
+    until(lambda: ["first"] == one.order)
+    work.append(two.hold("second", 60))
+    time.sleep(0.05)
+    assert [] == two.order
+    one.go.set()
+    until(lambda: ["second"] == two.order)
+    two.go.set()
+    for done in work:
+        done.result(SOON_S)
+
+    assert [[0, 0], [0, 0]] == [list(count.parts) for count in processes.counts[0]]
+
+
+def test_a_large_image_is_not_overtaken_in_another_process() -> None:
+    """The process that waits longest reserves first, although a small image of another one would fit."""
+    processes = Processes(3)
+    running, large, small = processes.threads
+    work = [running.hold("running", 50)]
+    until(lambda: ["running"] == running.order)
+    work.append(large.hold("large", 100))
+    until(lambda: processes.counts[1][1].own[0] > 0)
+    work.append(small.hold("small", 10))
+    time.sleep(0.05)
+    assert [] == small.order
+    running.go.set()
+    until(lambda: ["large"] == large.order)
+    assert [] == small.order
+    large.go.set()
+    small.go.set()
+    for done in work:
+        done.result(SOON_S)
+
+    assert ["small"] == small.order
+
+
+def test_the_memory_of_a_process_that_was_killed_is_free_again() -> None:
+    """The parent sets the counts of a dead process to 0, also if it was first in line."""
+    processes = Processes(2)
+    dead, alive = processes.counts
+    dead[0].own[0] = 100
+    dead[1].own[0] = 1
+    work = processes.threads[1].hold("late", 100)
+    until(lambda: alive[1].own[0] > 0)
+    time.sleep(0.05)
+    assert [] == processes.threads[1].order
+    dead[0].own[0] = 0
+    dead[1].own[0] = 0
+    processes.threads[1].go.set()
+    work.result(SOON_S)
+
+    assert ["late"] == processes.threads[1].order

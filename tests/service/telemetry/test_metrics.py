@@ -141,7 +141,8 @@ def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> 
 
 def test_gauges_show_the_present(metrics: Metrics) -> None:
     """Gauges show the present queue, batches, readiness and memory."""
-    metrics.levels.images = {"interactive": 7, "bulk": 4}
+    metrics.levels.images["interactive"].own[0] = 7
+    metrics.levels.images["bulk"].own[0] = 4
     metrics.levels.batches = 2
     metrics.ready(True)
     metrics.device_memory("allocated", 1 << 30)
@@ -259,7 +260,8 @@ def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.Mon
     parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
     parent.ready(True)
     one = Metrics(model="m", queue_capacity=2, shared=shares[1])
-    one.levels.images = {"interactive": 3, "bulk": 3}
+    one.levels.images["interactive"].own[0] = 3
+    one.levels.images["bulk"].own[0] = 3
     one.request("native", "classify", "m", 200, 0.01)
     one.sample()
     two = Metrics(model="m", queue_capacity=2, shared=shares[2])

@@ -17,16 +17,15 @@ from service.errors import InferenceFailed, NotReady
 from service.ipc import Connection as IpcConnection
 from service.jobs import Job, Task
 from service.server.prefork.broker import Broker, Channel
-from service.server.prefork.messages import FromChild, Outcomes, ServiceState, Submission, Submissions, ToChild
+from service.server.prefork.messages import Outcomes, ServiceState, Submission, Submissions, ToChild
 from service.settings import Settings
-from service.status import ProcessLoad
 from service.telemetry.metrics import Metrics
 from tests.service.devices import scripted_devices as scripts
 from tests.service.devices.scripted_devices import FakeDevice, Script, rows
 
 pytestmark = pytest.mark.anyio
 
-SHARE = scripts.SLOTS // 2  # so that the canary's slot is where the scripts expect it
+EACH = scripts.SLOTS // 2  # slots of one HTTP process, so that the canary's slot is where the scripts expect it
 
 
 class Connection:
@@ -47,7 +46,7 @@ class Process:
     channel: Channel
     received: list[ToChild]
 
-    def send(self, message: FromChild) -> None:
+    def send(self, message: Submissions) -> None:
         """A message to the parent."""
         self.channel.receive(message)
 
@@ -85,7 +84,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: A
     monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    wanted = {"device": "cpu", "http_workers": 2, "queue_images": 2 * SHARE} | settings
+    wanted = {"device": "cpu", "http_workers": 2, "queue_images": EACH} | settings
     broker = Broker(Settings.model_validate(wanted), Metrics(model="m", queue_capacity=0), "")
     task = asyncio.create_task(broker.run())
     try:
@@ -112,12 +111,12 @@ async def test_images_of_all_processes_share_batches_and_each_gets_its_own_back(
     async with running(monkeypatch, script) as broker:
         one, two = join(broker, 0), join(broker, 1)
         one.submit(0, 1)
-        two.submit(SHARE, SHARE + 1)
+        two.submit(EACH, EACH + 1)
         await until(lambda: len(one.freed) + len(two.freed) == 4)
 
         assert {0: 1.0, 1: 2.0} == one.outcomes
-        assert {SHARE: SHARE + 1.0, SHARE + 1: SHARE + 2.0} == two.outcomes
-        assert ([0, 1], [SHARE, SHARE + 1]) == (one.freed, two.freed)
+        assert {EACH: EACH + 1.0, EACH + 1: EACH + 2.0} == two.outcomes
+        assert ([0, 1], [EACH, EACH + 1]) == (one.freed, two.freed)
         assert [4] == script.batches
 
 
@@ -131,20 +130,6 @@ async def test_a_process_receives_the_state_when_it_connects(monkeypatch: pytest
         assert [ServiceState] == [type(one) for one in late.received]
         assert ("ready", 8) == (late.state.state.phase, late.state.state.max_batch)
         assert late.state.state.model is not None
-
-
-async def test_how_each_process_fares_is_known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The load of all connected HTTP processes is added up; the load of one that has ended is removed."""
-    async with running(monkeypatch, Script(rows)) as broker:
-        one, two = join(broker, 0), join(broker, 1)
-        one.send(ProcessLoad(3))
-        two.send(ProcessLoad(4, overdue=True))
-        broker.send_state()
-        assert (7, True) == (one.state.load.images, one.state.load.overdue)
-
-        broker.close(1)
-
-        assert (3, False) == (one.state.load.images, one.state.load.overdue)
 
 
 async def test_the_images_of_a_process_that_has_ended_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,14 +174,14 @@ async def test_an_image_that_killed_a_device_is_refused_from_whatever_process(mo
 
     async with running(monkeypatch, Script(dies_alone)) as broker:
         one, two = join(broker, 0), join(broker, 1)
-        for slot in (1, SHARE):
+        for slot in (1, EACH):
             broker.slots.views[slot][...] = 9
         one.submit(1)
         await until(lambda: one.outcomes)
-        two.submit(SHARE)
+        two.submit(EACH)
         await until(lambda: two.freed)
 
-        assert [InferenceFailed, InferenceFailed] == [type(one.outcomes[1]), type(two.outcomes[SHARE])]
+        assert [InferenceFailed, InferenceFailed] == [type(one.outcomes[1]), type(two.outcomes[EACH])]
 
 
 async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +190,7 @@ async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pyte
         one, two = join(broker, 0), join(broker, 1)
         one.submit(0, 1)
         await until(lambda: len(one.outcomes) == 2)
-        two.submit(SHARE)
+        two.submit(EACH)
         await until(lambda: two.outcomes)
 
         assert [NotReady] * 3 == [type(error) for error in (*one.outcomes.values(), *two.outcomes.values())]

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.devices.slots import Lease
+from service.devices.slots import Lease, Slots
 from service.errors import InferenceFailed, NotReady
 from service.ipc import Connection
 from service.jobs import Job, RequestClass, Result, Task
 from service.server.prefork.messages import Listening, Outcomes, Row, ServiceState, Submission, Submissions, ToChild
 from service.server.prefork.remote_pool import RemotePool
-from service.status import BackendState, ProcessLoad
+from service.status import BackendState
 from tests.service.devices.scripted_devices import model_info
 
 pytestmark = pytest.mark.anyio
 
 SLOTS, FIRST, SIZE = 4, 4, 8
-READY = ServiceState(BackendState("ready", "", True, model_info(), (), 8), 0.25, ProcessLoad(0))
+READY = ServiceState(BackendState("ready", "", True, model_info(), (), 8), 0.25)
 
 
 @dataclass
@@ -58,7 +58,7 @@ async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
     ours, theirs = socket.socketpair()
     memory = os.memfd_create("test")
     os.ftruncate(memory, (2 * SLOTS + 1) * SIZE * SIZE * 3)
-    pool = RemotePool(Lease(os.dup(memory), FIRST, 2 * SLOTS + 1), SLOTS, 2, theirs)
+    pool = RemotePool(Slots(SLOTS, lease=Lease(os.dup(memory), 1, 2)), theirs)
     task = asyncio.create_task(pool.run())
     received: list[Any] = []
     connection = await Connection.open(ours, received.append)
@@ -155,7 +155,7 @@ async def test_jobs_are_cancelled_once_and_promoted(parent: Parent) -> None:
 async def test_the_state_is_the_parents_except_for_draining(parent: Parent) -> None:
     """The state is that of the parent, except that this process may be draining."""
     pool = parent.pool
-    assert ("ready", 8, 0.5) == (pool.state.phase, pool.state.max_batch, pool.seconds_per_image)
+    assert ("ready", 8, 0.25) == (pool.state.phase, pool.state.max_batch, pool.seconds_per_image)
     assert model_info() == pool.state.model
 
     pool.drain()
@@ -163,15 +163,6 @@ async def test_the_state_is_the_parents_except_for_draining(parent: Parent) -> N
     assert ("draining", "the service is shutting down") == (pool.state.phase, pool.state.reason)
     await parent.send(READY)
     assert "draining" == pool.state.phase
-
-
-async def test_the_load_of_the_other_processes_is_known(parent: Parent) -> None:
-    """The load of the other processes is the sum that the parent sends, without this process's own load."""
-    parent.pool.report(ProcessLoad(2))
-    await parent.send(READY._replace(load=ProcessLoad(5, overdue=True)))
-
-    assert ProcessLoad(3, overdue=True) == parent.pool.elsewhere
-    assert ProcessLoad(2) in parent.received
 
 
 async def test_a_failure_ends_what_waits(parent: Parent) -> None:
@@ -198,7 +189,7 @@ async def test_without_its_parent_it_has_failed(parent: Parent) -> None:
 async def test_messages_from_before_the_connection_is_open_arrive(anyio_backend: object) -> None:
     """Messages that are sent before the connection is open arrive later."""
     ours, theirs = socket.socketpair()
-    pool = RemotePool(Lease(os.memfd_create("test"), 0, 1), 1, 1, theirs)
+    pool = RemotePool(Slots(1), theirs)
     pool.listening()
     received: list[Any] = []
     connection = await Connection.open(ours, received.append)
