@@ -7,38 +7,34 @@ from the device process   Loaded, Ready, BatchDone, BatchFailed, StartFailed
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from service.ipc import Message
 from service.jobs import Memory, Task
 from service.status import ModelInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Message, frozen=True):
     """Load this model on this device. A message, because every user of the machine can read command arguments."""
 
     settings_json: str
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Message, frozen=True):
     """The model is in memory."""
 
     model: ModelInfo
     siblings: tuple[str, ...] = ()  # further devices of the same kind, when no device was selected by number
 
 
-@dataclass(frozen=True, slots=True)
-class Attach:
+class Attach(Message, frozen=True):
     """Map the slots. The process has inherited the descriptor of their memory file."""
 
     slots: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Message, frozen=True):
     """The device process has passed its self-test and has warmed up."""
 
     max_batch: int
@@ -47,17 +43,16 @@ class Ready:
     memory: Mapping[Memory, int]  # bytes of the device's own memory; empty where it has none
     depth: int = 1  # batches that it takes at once
     handover_s: float = 0.0  # how long before the end of a batch the next one should arrive
-    runner: Mapping[str, str] = field(default_factory=dict)  # how the model runs, and why; for /info
+    runner: Mapping[str, str] = {}  # how the model runs, and why; for /info
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(Message, frozen=True):
     """The device process cannot serve; the reason is for the operator."""
 
     reason: str
 
 
-class RunBatch(NamedTuple):
+class RunBatch(Message, frozen=True):
     """Run these slots in one forward pass, each for its own task."""
 
     id: int
@@ -65,7 +60,7 @@ class RunBatch(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-class BatchDone(NamedTuple):
+class BatchDone(Message, frozen=True):
     """One row for each job, in order: float32 bytes; None where the model gave a value that is not finite."""
 
     id: int
@@ -73,7 +68,7 @@ class BatchDone(NamedTuple):
     seconds: float
 
 
-class BatchFailed(NamedTuple):
+class BatchFailed(Message, frozen=True):
     """The forward pass raised an exception; the process continues."""
 
     id: int

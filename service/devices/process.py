@@ -90,7 +90,7 @@ class DeviceProcess:
                 on_error.pop_all()  # the connection keeps our end
         except OSError as error:  # no descriptors, processes or memory
             raise DeviceLost(f"the device process cannot be started: {error}") from error
-        self._connection = await Connection.open(ours, self._on_message)
+        self._connection = await Connection.open(ours, FromDevice, self._on_message)
         self._watch = asyncio.create_task(self._until_ended(), name=f"watch {self._name}")
         self._connection.send(Start(self._settings.model_dump_json(), self._name))
         loaded = await self._receive()

@@ -26,7 +26,7 @@ from model.runtime.runner import BatchRunner, Runner
 from model.vim import Vim
 from service import ipc
 from service import log as service_log
-from service.devices.messages import Attach, FromDevice, Loaded, Ready, RunBatch, Start, StartFailed
+from service.devices.messages import Attach, FromDevice, Loaded, Ready, RunBatch, Start, StartFailed, ToDevice
 from service.devices.slots import map_slots
 from service.devices.worker_loop import WorkerLoop
 from service.settings import Settings
@@ -94,7 +94,7 @@ class Worker:
         )
 
     def _receive(self) -> object | None:
-        message: object = ipc.read(self._stream)
+        message: object = ipc.read(self._stream, ToDevice)
         return message
 
     def send(self, message: FromDevice) -> None:

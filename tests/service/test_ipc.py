@@ -18,7 +18,7 @@ async def test_messages_arrive_whole_and_in_order() -> None:
     """Messages arrive complete and in order, in any pieces, and the closed other end is noticed."""
     ours, theirs = socket.socketpair()
     received: list[Any] = []
-    connection = await Connection.open(ours, received.append)
+    connection = await Connection.open(ours, FromChild, received.append)
     messages: list[FromChild] = [
         Submissions(),
         Submissions(cancelled=tuple(range(1000))),
@@ -41,7 +41,7 @@ async def test_both_ends_speak() -> None:
     """Two connections over one socket pair exchange messages in both directions."""
     ours, theirs = socket.socketpair()
     received: list[Any] = []
-    one, two = await Connection.open(ours, received.append), await Connection.open(theirs, received.append)
+    one, two = [await Connection.open(end, FromChild, received.append) for end in (ours, theirs)]
     one.send(Submissions())
     two.send(Submissions(promoted=(2,)))
     async with asyncio.timeout(5):

@@ -16,6 +16,7 @@ from service.errors import ServiceError
 from service.ipc import Connection
 from service.jobs import Job, Result
 from service.server.prefork.messages import (
+    Failed,
     Outcomes,
     Row,
     ServiceState,
@@ -107,7 +108,7 @@ class Channel:
         self._jobs: dict[int, Job] = {}
         self._lent: set[int] = set()  # slots that the process has submitted and not got back
         self._rows: list[Row] = []
-        self._errors: list[tuple[int, ServiceError]] = []
+        self._errors: list[Failed] = []
         self._freed: list[int] = []
         self._sent: ServiceState | None = None
         self._closed = False
@@ -164,7 +165,7 @@ class Channel:
                 self._send_soon(self._rows, _row(job.slot, done.result()))
             else:
                 assert isinstance(error, ServiceError)
-                self._send_soon(self._errors, (job.slot, error))
+                self._send_soon(self._errors, Failed(job.slot, error.code, error.detail, error.retry_after_s))
 
     def _send_soon(self, values: list[T], value: T) -> None:
         """Queue a value for sending; all values of one iteration of the event loop are sent in one message."""

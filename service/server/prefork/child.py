@@ -17,7 +17,7 @@ from service.app import ProcessContext
 from service.devices.slots import Lease, Slots
 from service.errors import SettingsError
 from service.server.prefork import counts, sockets
-from service.server.prefork.messages import ChildStart
+from service.server.prefork.messages import ChildStart, ToChild
 from service.server.prefork.remote_pool import RemotePool
 from service.server.server import serve_child
 from service.settings import Settings
@@ -35,7 +35,7 @@ def main(socket_descriptor: int, slots_descriptor: int, counts_descriptor: int, 
         return 1
     connection = socket.socket(fileno=socket_descriptor)
     with connection.makefile("rb", buffering=0) as stream:  # unbuffered: the event loop reads what follows
-        start = ipc.read(cast(BinaryIO, stream))
+        start = ipc.read(cast(BinaryIO, stream), ToChild)
     if not isinstance(start, ChildStart):  # the parent has ended
         return 1
     settings = Settings.model_validate_json(start.settings_json)

@@ -8,28 +8,25 @@ A job is identified by its slot, counted over the slots of all HTTP processes, u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from service.errors import ServiceError
+from service.ipc import Message
 from service.jobs import RequestClass, Task
 from service.status import BackendState
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStart:
+class ChildStart(Message, frozen=True):
     """The settings of one HTTP process; the first message that it receives."""
 
     settings_json: str
     name: str  # in the log and in the names of the metrics' files
     number: int  # counted from 0
-    addresses: tuple[tuple[int, Any], ...]  # family and address of each listener
+    addresses: tuple[tuple[int, tuple[Any, ...]], ...]  # family and address of each listener
     metrics: str  # directory
     created: int  # when the service began, Unix time
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
+class Listening(Message, frozen=True):
     """This HTTP process accepts connections."""
 
 
@@ -42,7 +39,7 @@ class Submission(NamedTuple):
     request_class: RequestClass
 
 
-class Submissions(NamedTuple):
+class Submissions(Message, frozen=True):
     """Changes since the last message: new jobs, slots of jobs to promote, slots of jobs to cancel."""
 
     new: tuple[Submission, ...] = ()
@@ -60,15 +57,24 @@ class Row(NamedTuple):
     batch_size: int
 
 
-class Outcomes(NamedTuple):
-    """Results, errors by slot, and slots that no device reads any more."""
+class Failed(NamedTuple):
+    """The error of one job: the fields of a `ServiceError`."""
+
+    slot: int
+    code: str
+    detail: str
+    retry_after_s: float | None
+
+
+class Outcomes(Message, frozen=True):
+    """Results, errors, and slots that no device reads any more."""
 
     rows: tuple[Row, ...]
-    errors: tuple[tuple[int, ServiceError], ...]
+    errors: tuple[Failed, ...]
     freed: tuple[int, ...]
 
 
-class ServiceState(NamedTuple):
+class ServiceState(Message, frozen=True):
     """The state of the devices, sent whenever it changes."""
 
     state: BackendState

@@ -93,7 +93,7 @@ class Child:
         except OSError as error:  # no descriptors, processes or memory: tried again like a process that ended
             log.error("%s cannot be started: %s", self._start.name, error)
             return 1
-        connection = await Connection.open(ours, self._on_message)
+        connection = await Connection.open(ours, FromChild, self._on_message)
         connection.send(self._start)
         self._channel = self._broker.open(self._start.number, connection)
         watch = asyncio.create_task(self._kill_if_hung(process))

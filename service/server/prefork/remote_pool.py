@@ -14,7 +14,7 @@ import numpy as np
 
 from service.devices.batcher import GATHERED, GATHERING_S
 from service.devices.slots import Slots
-from service.errors import NotReady
+from service.errors import NotReady, all_errors
 from service.ipc import Connection
 from service.jobs import Job, Result
 from service.server.prefork.messages import (
@@ -27,6 +27,8 @@ from service.server.prefork.messages import (
     ToChild,
 )
 from service.status import BackendState
+
+ERRORS = {error.code: error for error in all_errors()}
 
 
 class RemotePool:
@@ -88,7 +90,7 @@ class RemotePool:
 
     async def run(self) -> None:
         """Exchange messages with the parent until cancelled, or until the parent has ended."""
-        self._connection = await Connection.open(self._socket, self._on_message)
+        self._connection = await Connection.open(self._socket, ToChild, self._on_message)
         for message in self._early:
             self._connection.send(message)
         await self._connection.ended
@@ -126,9 +128,9 @@ class RemotePool:
             if job is not None and not job.done.done():
                 job.began_at = job.enqueued_at + queue_s
                 job.done.set_result(Result(np.frombuffer(values, np.float32), queue_s, infer_s, batch_size))
-        for slot, error in message.errors:
+        for slot, code, detail, retry_after_s in message.errors:
             if job := self._jobs.pop(slot, None):
-                job.fail(error)
+                job.fail(ERRORS[code](detail, retry_after_s=retry_after_s))
         freed = [slot for slot in message.freed if slot in self._unfreed]  # others belonged to an earlier process
         self._unfreed.difference_update(freed)
         self.slots.release(*[slot - self.slots.first for slot in freed])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-Address = tuple[int, Any]  # family, and what `bind` takes
+Address = tuple[int, tuple[Any, ...]]  # family, and what `bind` takes
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import pickle
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from service import ipc
-from service.devices.messages import Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch
+from service.devices.messages import Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, ToDevice
 from service.devices.process import BatchError, DeviceLost, DeviceProcess
 from service.jobs import Job, Task
 from service.settings import Settings
@@ -55,7 +54,7 @@ class Connected(DeviceProcess):
         """The next message that the process receives."""
         await self.spawned.wait()
         (length,) = ipc.LENGTH.unpack(await self._exactly(ipc.LENGTH.size))
-        return pickle.loads(await self._exactly(length))
+        return ipc.decoder(ToDevice).decode(await self._exactly(length))
 
     async def _exactly(self, size: int) -> bytes:
         read = b""

@@ -13,7 +13,6 @@ import pytest
 
 from service.devices import supervisor as module
 from service.devices.messages import BatchDone
-from service.errors import InferenceFailed, NotReady
 from service.ipc import Connection as IpcConnection
 from service.jobs import Job, Task
 from service.server.prefork.broker import Broker, Channel
@@ -55,11 +54,11 @@ class Process:
         self.send(Submissions(tuple(Submission(slot, Task("embed"), 0.0, "interactive") for slot in slots)))
 
     @property
-    def outcomes(self) -> dict[int, float | Exception]:
-        """The first value of each row, or its error, by slot."""
+    def outcomes(self) -> dict[int, float | str]:
+        """The first value of each row, or the code of its error, by slot."""
         found = [one for one in self.received if isinstance(one, Outcomes)]
         rows = {row.slot: float(np.frombuffer(row.values, np.float32)[0]) for one in found for row in one.rows}
-        return rows | {slot: error for one in found for slot, error in one.errors}
+        return rows | {error.slot: error.code for one in found for error in one.errors}
 
     @property
     def freed(self) -> list[int]:
@@ -181,7 +180,7 @@ async def test_an_image_that_killed_a_device_is_refused_from_whatever_process(mo
         two.submit(EACH)
         await until(lambda: two.freed)
 
-        assert [InferenceFailed, InferenceFailed] == [type(one.outcomes[1]), type(two.outcomes[EACH])]
+        assert ["inference_failed"] * 2 == [one.outcomes[1], two.outcomes[EACH]]
 
 
 async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +192,7 @@ async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pyte
         two.submit(EACH)
         await until(lambda: two.outcomes)
 
-        assert [NotReady] * 3 == [type(error) for error in (*one.outcomes.values(), *two.outcomes.values())]
+        assert ["not_ready"] * 3 == [*one.outcomes.values(), *two.outcomes.values()]
         assert "failed" == two.state.state.phase
 
 

@@ -16,7 +16,17 @@ from service.devices.slots import Lease, Slots
 from service.errors import InferenceFailed, NotReady
 from service.ipc import Connection
 from service.jobs import Job, RequestClass, Result, Task
-from service.server.prefork.messages import Listening, Outcomes, Row, ServiceState, Submission, Submissions, ToChild
+from service.server.prefork.messages import (
+    Failed,
+    FromChild,
+    Listening,
+    Outcomes,
+    Row,
+    ServiceState,
+    Submission,
+    Submissions,
+    ToChild,
+)
 from service.server.prefork.remote_pool import RemotePool
 from service.status import BackendState
 from tests.service.devices.scripted_devices import model_info
@@ -61,7 +71,7 @@ async def parent(anyio_backend: object) -> AsyncIterator[Parent]:
     pool = RemotePool(Slots(SLOTS, lease=Lease(os.dup(memory), 1, 2)), theirs)
     task = asyncio.create_task(pool.run())
     received: list[Any] = []
-    connection = await Connection.open(ours, received.append)
+    connection = await Connection.open(ours, FromChild, received.append)
     parent = Parent(pool, connection, received)
     await parent.send(READY)
     yield parent
@@ -121,13 +131,15 @@ async def test_a_slot_is_free_when_the_request_and_the_parent_have_released_it(p
 
 
 async def test_an_error_reaches_the_job(parent: Parent) -> None:
-    """An error of the parent keeps its type and its detail."""
+    """An error of the parent keeps its type, its detail and its time."""
     job = submit(parent.pool)
+    slot = FIRST + job.slot
 
-    await parent.send(Outcomes((), ((FIRST + job.slot, InferenceFailed("it failed")),), (FIRST + job.slot,)))
+    await parent.send(Outcomes((), (Failed(slot, "inference_failed", "it failed", 2.0),), (slot,)))
 
-    with pytest.raises(InferenceFailed, match="it failed"):
+    with pytest.raises(InferenceFailed, match="it failed") as failure:
         await job.done
+    assert 2.0 == failure.value.retry_after_s
 
 
 async def test_slots_of_an_earlier_process_are_not_freed_here(parent: Parent) -> None:
@@ -169,7 +181,7 @@ async def test_a_failure_ends_what_waits(parent: Parent) -> None:
     """When the devices have failed, waiting jobs get 503 and `failed` is set."""
     job = submit(parent.pool)
 
-    await parent.send(READY._replace(state=BackendState("failed", "no device", True)))
+    await parent.send(ServiceState(BackendState("failed", "no device", True), 0.0))
 
     with pytest.raises(NotReady):
         await job.done
@@ -192,7 +204,7 @@ async def test_messages_from_before_the_connection_is_open_arrive(anyio_backend:
     pool = RemotePool(Slots(1), theirs)
     pool.listening()
     received: list[Any] = []
-    connection = await Connection.open(ours, received.append)
+    connection = await Connection.open(ours, FromChild, received.append)
     task = asyncio.create_task(pool.run())
     await settle()
     task.cancel()
