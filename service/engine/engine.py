@@ -236,7 +236,7 @@ class Engine:
         """Decode into the slot: a small image on the event loop, others in a thread."""
         out, pool, trace.decode_began = self._slots.views[slot], self.decode_pool, time.monotonic()
         try:
-            quick = self._decoder.quick(image, self._slots.in_use == 1) if request_class == "interactive" else None
+            quick = self._decoder.quick(image) if request_class == "interactive" else None
             if quick is not None:
                 times = await pool.inline.run(quick, out)
             else:

@@ -56,9 +56,8 @@ class Decoder:
 
     - `decode(image, out)` decodes any image. It may take long and wait for memory: call it in a thread, from as many
       threads as you like. Raises DeadlineExceeded when the memory budget stays exhausted.
-    - `quick(image, alone)` returns a function for small plain JPEG files, which decode faster than a thread can be
-      given work: call it with `out` on the event loop. None for all other images. Let `alone` be true when no other
-      image is in the service: larger files count as small then. Takes some microseconds.
+    - `quick(image)` returns a function for small plain JPEG files, which decode faster than a thread can be given work:
+      call it with `out` on the event loop. None for all other images. Takes some microseconds.
 
     Memory beyond `budget` is not used by `decode`; without a budget only `limits` apply. Without `jpegs` Pillow
     decodes every file.
@@ -81,12 +80,12 @@ class Decoder:
         """Decode the first frame of a file, or take pixels, and preprocess. Blocks the thread."""
         return self._decode_file(image, out) if isinstance(image, bytes) else self._take_pixels(image, out)
 
-    def quick(self, image: bytes | Pixels, alone: bool) -> Callable[[Pixels], DecodeTimes] | None:
+    def quick(self, image: bytes | Pixels) -> Callable[[Pixels], DecodeTimes] | None:
         """A function that decodes this image to its argument without waiting; None where `decode` is needed."""
         jpegs = self._quick_jpegs
         if jpegs is None or not jpegs.ready or not isinstance(image, bytes):
             return None
-        header = inspect_jpeg.inspect_small(image, inspect_jpeg.ALONE if alone else inspect_jpeg.AMONG_OTHERS)
+        header = inspect_jpeg.inspect_small(image)
         return None if header is None else functools.partial(self._decode_small, image, header, jpegs)
 
     def _take_pixels(self, pixels: Pixels, out: Pixels) -> DecodeTimes:

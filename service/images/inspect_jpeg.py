@@ -19,22 +19,11 @@ from service.images.header import MAX_PARTS, MAX_SCANS, Header
 MAX_STRAY_BYTES = 1024  # between the segments; Pillow steps over each byte in Python
 MAX_EXIF_BYTES = 1_000_000  # one segment holds 64 kB; thumbnails make it larger in other formats
 MAX_PLAIN_SEGMENTS = 512  # a colour profile of 4 MB has 64
+MAX_SMALL_BYTES, MAX_SMALL_PIXELS = 32_768, 102_400  # a file of half of this takes 0.4 ms, less than a thread costs
 MAX_SMALL_SEGMENTS = 32
 MAX_SMALL_ASPECT = 8  # a line of pixels would be resized to thousands of lines, most of which are cut off
 WINDOW = 1 << 16  # bytes of one search, which takes a fraction of a millisecond
 
-
-class SizeLimit(NamedTuple):
-    """The largest file that counts as small."""
-
-    bytes: int
-    pixels: int
-
-
-# When other images wait, a small file is one that decodes faster than a thread can be given work.
-AMONG_OTHERS = SizeLimit(32_768, 102_400)  # 0.4 ms on one core for a file of half these limits
-# An image that is alone in the service gains nothing from a thread, which costs a millisecond with cold caches.
-ALONE = SizeLimit(262_144, 800_000)  # 4 ms, for which a request that arrives meanwhile has to wait
 
 _START = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
@@ -101,16 +90,16 @@ def inspect_plain(data: bytes) -> Header | None:
     return replace(inspect(data), plain_components=first.header.plain_components)
 
 
-def inspect_small(data: bytes, limit: SizeLimit = AMONG_OTHERS) -> Header | None:
+def inspect_small(data: bytes) -> Header | None:
     """The header of a small file; None for any other. Takes some microseconds, whatever the bytes are."""
-    if len(data) > limit.bytes or not data.startswith(_START):
+    if len(data) > MAX_SMALL_BYTES or not data.startswith(_START):
         return None
     first = _first_scan(data, MAX_SMALL_SEGMENTS)
     if first is None or not first.is_only_scan:
         return None
     header = first.header
     width, height = header.width, header.height
-    if not 0 < width * height <= limit.pixels or header.plain_components == 4:
+    if not 0 < width * height <= MAX_SMALL_PIXELS or header.plain_components == 4:
         return None
     if max(width, height) > MAX_SMALL_ASPECT * min(width, height):
         return None

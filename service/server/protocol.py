@@ -28,40 +28,6 @@ PROBE_S = 0.05  # before the second probe of a half-closed connection; doubled e
 _REFUSAL = "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class WholeAnswers:
-    """A transport that writes the head of an answer together with its body: one system call and one packet less.
-
-    It does so if the head has a Content-Length, because then the body follows at once. Other data is written at once.
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Write the data at once; keep the head of an answer for the next write."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.writelines([head, data])
-        elif data.startswith(b"HTTP/1.1 ") and b"\r\ncontent-length: " in data:
-            self._head = data
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Write a head that is still kept: the answer is complete."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Write a head that is still kept, then close the transport."""
-        self.flush()
-        self._transport.close()
-
-
 class AnyLength(int):
     """The length of a body that uvicorn must not check: with HTTP/1.0 the end of the connection ends the body."""
 
@@ -105,7 +71,6 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer for the first header. A connection beyond the limit is answered with 503 and closed."""
         super().connection_made(transport)
-        self.transport = WholeAnswers(transport)  # type: ignore[assignment]
         if len(self.connections) > self.max_connections:
             self._in_header = True
             self._refuse("503 Service Unavailable")
@@ -222,7 +187,6 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Finish the answer. If the request has not ended, read the rest for a while, so that the answer arrives."""
-        self.transport.flush()  # type: ignore[attr-defined]
         answered_early = self.cycle.more_body
         super().on_response_complete()
         if self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""Where images are decoded: small or single ones on the event loop, others in threads, with the same result."""
+"""Where images are decoded: small ones on the event loop, others in threads, with the same result."""
 
 from __future__ import annotations
 
@@ -77,17 +77,6 @@ async def test_only_small_interactive_photographs_need_no_thread(
     assert ["interactive", "interactive"] == given
     await infer(engine, [SMALL], "bulk")
     assert ["interactive", "interactive", "bulk"] == given
-
-
-async def test_a_photograph_that_is_alone_needs_no_thread(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A single large photograph is decoded on the event loop, unless it is too large or not alone."""
-    given = in_threads(engine, monkeypatch)
-    await infer(engine, [LARGE])
-    assert [] == given
-    await infer(engine, [photograph((2000, 1000))])
-    assert ["interactive"] == given
-    await asyncio.gather(infer(engine, [LARGE]), infer(engine, [photograph((800, 599))]))
-    assert ["interactive"] * 3 == given
 
 
 async def test_the_answer_does_not_depend_on_where(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

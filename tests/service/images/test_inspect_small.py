@@ -116,17 +116,6 @@ def test_all_others_are_not_small(data: bytes) -> None:
     assert inspect_jpeg.inspect_small(data) is None
 
 
-def test_alone_a_larger_file_is_small() -> None:
-    """An image that is alone in the service may be larger, within its own limit."""
-    larger, too_large = picture((1000, 800), quality=30), picture((1000, 801), quality=30)
-    found = inspect_jpeg.inspect_small(larger, inspect_jpeg.ALONE)
-
-    assert inspect_jpeg.inspect_small(larger) is None
-    assert found is not None
-    assert (1000, 800) == (found.width, found.height)
-    assert inspect_jpeg.inspect_small(too_large, inspect_jpeg.ALONE) is None
-
-
 def test_scans_one_component_at_a_time_are_not_small() -> None:
     """A baseline file whose first scan has fewer components than its frame has more scans, so it is not small."""
     data = picture()

@@ -225,7 +225,7 @@ def test_quick_files_are_equal_pixel_for_pixel(options: dict[str, Any]) -> None:
 def quick_answer(data: bytes) -> bytes | str:
     """The pixels of a small file by `quick`, or the text of its refusal."""
     out = np.zeros((RECIPE.size, RECIPE.size, 3), np.uint8)
-    quick = compiled_decoder().quick(data, alone=False)
+    quick = compiled_decoder().quick(data)
     assert quick is not None
     try:
         quick(out)
@@ -236,7 +236,7 @@ def quick_answer(data: bytes) -> bytes | str:
 
 def test_limits_hold_for_small_files() -> None:
     """A small file is refused when VIM_MAX_PIXELS is lower than its size."""
-    quick = compiled_decoder(DecodeLimits(1000)).quick(jpeg((240, 180)), alone=False)
+    quick = compiled_decoder(DecodeLimits(1000)).quick(jpeg((240, 180)))
     assert quick is not None
     with pytest.raises(TooManyPixels):
         quick(np.zeros((224, 224, 3), np.uint8))
@@ -259,17 +259,15 @@ def test_nothing_is_quick_without_compiled_code_or_with_a_large_input(monkeypatc
 
 def is_quick(jpegs: Jpegs | None, recipe: Preprocess) -> bool:
     """Whether a small file may be decoded on the event loop."""
-    return Decoder(recipe, LIMITS, jpegs=jpegs).quick(jpeg((240, 180)), alone=False) is not None
+    return Decoder(recipe, LIMITS, jpegs=jpegs).quick(jpeg((240, 180))) is not None
 
 
 def test_only_an_encoded_small_file_is_quick() -> None:
-    """Pixels and large files are decoded in a thread; files of medium size too, unless the image is alone."""
+    """Pixels and larger files are decoded in a thread."""
     decoder = compiled_decoder()
-    small, medium, large = jpeg((240, 180)), jpeg((500, 400)), jpeg((1999, 1333))
 
-    assert [decoder.quick(data, alone=False) is not None for data in (small, medium, large)] == [True, False, False]
-    assert [decoder.quick(data, alone=True) is not None for data in (small, medium, large)] == [True, True, False]
-    assert decoder.quick(np.zeros((180, 240, 3), np.uint8), alone=True) is None
+    assert [decoder.quick(jpeg(size)) is not None for size in ((240, 180), (500, 400))] == [True, False]
+    assert decoder.quick(np.zeros((180, 240, 3), np.uint8)) is None
 
 
 @pytest.mark.parametrize("broken", ["resize", "cmyk"])
