@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -153,6 +154,17 @@ async def test_the_watchdog_counts_from_the_end_of_the_batch_before(device: Conn
         await device.run([job(9)])
     await device.close()
     assert device.process.killed
+
+
+async def test_a_pause_of_the_parent_is_not_a_hang_of_the_device(device: Connected) -> None:
+    """While this program is stopped the device cannot be blamed: its answer is read before it counts as hung."""
+    device.watchdog_s = 0.3
+    call = asyncio.create_task(device.run([job(5)]))
+    order = await device.order()
+    time.sleep(0.5)  # noqa: ASYNC251 - as SIGSTOP does, it stops the event loop
+    device.says(done(order))
+
+    assert 1 == len((await call).rows)
 
 
 async def test_a_process_that_cannot_be_spawned_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
