@@ -115,25 +115,21 @@ class DeviceProcess:
         self._connection.send(order)
         if ahead:
             await asyncio.wait(ahead)  # the watchdog's time begins when the earlier batches are done
-        if not await self._in_time(future):
-            raise self._lose(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
+        tick_s = None if self.watchdog_s is None else self.watchdog_s / TICKS
+        try:
+            for _ in range(TICKS):  # a pause of this program, by SIGSTOP, is one tick at most
+                if (await asyncio.wait([future], timeout=tick_s))[0]:
+                    break
+            else:
+                raise self._lose(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
+        finally:
+            future.cancel()  # does nothing to an answer that has come
         answer = future.result()
         if isinstance(answer, BatchFailed):
             raise BatchError(answer.kind, answer.reason)
         if len(answer.rows) != len(batch):
             raise self._lose(f"{len(answer.rows)} results came back for a batch of {len(batch)}")
         return answer
-
-    async def _in_time(self, answer: asyncio.Future[BatchDone | BatchFailed]) -> bool:
-        """Wait for an answer; False after `watchdog_s`. A pause of this program (SIGSTOP) is one tick at most."""
-        tick_s = None if self.watchdog_s is None else self.watchdog_s / TICKS
-        try:
-            for _ in range(TICKS):
-                if (await asyncio.wait([answer], timeout=tick_s))[0]:
-                    return True
-            return False
-        finally:
-            answer.cancel()  # does nothing to an answer that has come
 
     async def close(self) -> None:
         """End the process: kill it if it is lost or runs a batch, else close its connection."""

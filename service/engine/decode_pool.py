@@ -50,13 +50,13 @@ class DecodePool:
 
     def __init__(self, count: int, patience_s: float) -> None:
         self.count = count
+        self.busy: dict[int, float] = {}  # thread -> when it began its current piece of work
         self.inline = InlineBudget()
         self._gate = Gate(count)
         self._patience_s = patience_s
         self._started = 0
         self._closed = False
         self._idle: list[_Inbox] = []  # one for each thread that has nothing to do
-        self._since: dict[int, float] = {}  # thread -> when it began its current piece of work
 
     async def run(
         self,
@@ -100,7 +100,7 @@ class DecodePool:
     def overdue(self) -> bool:
         """Return whether every thread has been busy with one piece of work for longer than `patience_s`."""
         latest = time.monotonic() - self._patience_s
-        began = list(self._since.values())
+        began = list(self.busy.values())
         return len(began) == self.count and all(one < latest for one in began)
 
     def close(self) -> None:
@@ -132,12 +132,12 @@ class DecodePool:
         thread = threading.get_ident()
         while (piece := inbox.get()) is not None:
             result, error = None, None
-            self._since[thread] = start = time.monotonic()
+            self.busy[thread] = start = time.monotonic()
             try:
                 result = piece.work()
             except BaseException as raised:  # raised again in the caller; the thread continues
                 error = raised
-            del self._since[thread]
+            del self.busy[thread]
             if (seconds := time.monotonic() - start) > self._patience_s:
                 log.warning("a thread worked on one item for %.1f s, longer than a request may last", seconds)
             with contextlib.suppress(RuntimeError):  # the loop has ended

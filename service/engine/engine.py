@@ -77,7 +77,8 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         metrics.decode_threads(own_threads)
-        metrics.levels.images, metrics.levels.body_bytes = usage.images, usage.body_bytes
+        levels = metrics.levels
+        levels.images, levels.body_bytes, levels.decoding = usage.images, usage.body_bytes, self.decode_pool.busy
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
@@ -242,17 +243,13 @@ class Engine:
             else:
                 self._slots.hold(slot)  # until the thread has ended
                 release = functools.partial(self._slots.release, slot)
-                times = await pool.run(request_class, self._decode_in_thread, image, out, ended=release)
+                times = await pool.run(request_class, self._decoder.decode, image, out, ended=release)
         finally:
             trace.decode_ended = time.monotonic()
         trace.decode_s, trace.preprocess_s = times.decode_s, times.preprocess_s
         self.metrics.decoded(times.decode_s, times.preprocess_s)
         self.admission.decoded(times.decode_s + times.preprocess_s)
         return times
-
-    def _decode_in_thread(self, image: Image, out: Any) -> DecodeTimes:
-        with self.metrics.decoding():
-            return self._decoder.decode(image, out)
 
     def _queue(self, slot: int, task: Task, flight: Flight[Done], trace: ImageTrace) -> Job:
         if self.open_requests.verdict is not None:  # the service has ended during decoding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -176,6 +176,7 @@ class Levels:
     batches: int = 0  # with the devices
     images: Mapping[RequestClass, SharedCount] = field(default_factory=_none)  # admitted and not yet answered
     body_bytes: Mapping[RequestClass, SharedCount] = field(default_factory=_none)  # of request bodies in memory
+    decoding: Sized = ()  # threads that decode now
 
 
 class Metrics:
@@ -272,6 +273,7 @@ class Metrics:
         """Write the current levels to the gauges."""
         levels = self.levels
         self._inflight.set(levels.batches)
+        self._decoding.set(len(levels.decoding))
         for one in get_args(RequestClass):
             self._queue_depth.labels(one).set(levels.images[one].own[0])
             self._body_bytes.labels(one).set(levels.body_bytes[one].own[0])
@@ -295,10 +297,6 @@ class Metrics:
     def quarantined(self) -> None:
         """Count an image that ended a device process twice while it was alone on the device."""
         self._quarantined.inc()
-
-    def decoding(self) -> AbstractContextManager[object]:
-        """Count a decoding thread as busy while the context lasts."""
-        return self._decoding.track_inprogress()
 
     def rejected(self, reason: Reason, count: int = 1) -> None:
         """Count work that was refused, or given up before it had a result."""
