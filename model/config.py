@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from model.errors import ConfigError, reject_unknown
 from model.reference_config import translate
 
+Family = Literal["vim", "videomamba"]
 BimambaType = Literal["none", "v1", "v2"]
 ClassToken = Literal["middle", "first", "double", "none"]
 Pool = Literal["cls", "last", "mean", "max", "all"]
@@ -32,6 +33,7 @@ class VimConfig:
     Construction raises ConfigError for a configuration that cannot run; the message names the field.
     """
 
+    family: Family = "vim"  # whose code trained it; what the model computes is in the other fields
     image_size: tuple[int, int] = (224, 224)
     patch_size: int = 16
     stride: int = 16
@@ -139,15 +141,18 @@ class VimConfig:
         return cls.from_dict(values)
 
     @classmethod
-    def from_reference(cls, **kwargs: Any) -> VimConfig:
+    def from_reference(cls, *, family: Family = "vim", **kwargs: Any) -> VimConfig:
         """Translate the reference's constructor arguments (hustvl/Vim, VisionMamba.__init__).
+
+        With `family="videomamba"` they are those of VideoMamba's image models (OpenGVLab/VideoMamba,
+        image_sm/models/videomamba.py), which are ViM's with a class token first and directions summed.
 
         Arguments that cannot affect inference are ignored. An unknown argument raises ConfigError with the nearest
         valid name, while the reference ignores misspelt arguments (its own base model passes `if_devide_out`). With a
         class token `final_pool_type` is ignored, as in the reference, with one exception: `max` does not reduce the
         logits to shape (B,); they stay (B, classes).
         """
-        return cls(**translate(kwargs))
+        return cls(family=family, **translate(kwargs, family))
 
 
 def _is_int(value: object) -> bool:
@@ -162,6 +167,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "family": get_args(Family),
     "bimamba": get_args(BimambaType),
     "class_token": get_args(ClassToken),
     "pool": get_args(Pool),

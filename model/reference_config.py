@@ -54,6 +54,21 @@ IGNORED = frozenset(
     }
 )
 
+# What VideoMamba's constructor has of them, and `bimamba` for v2 or none; it has no options for the rest.
+VIDEOMAMBA = {
+    "img_size",
+    "patch_size",
+    "stride",
+    "bimamba",
+    "depth",
+    "embed_dim",
+    "channels",
+    "num_classes",
+    "ssm_cfg",
+    "norm_epsilon",
+    "rms_norm",
+}
+
 SSM_IGNORED = frozenset({"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "device", "dtype"})
 SSM_FIELDS = {"d_conv": "d_conv", "expand": "expand", "conv_bias": "conv_bias", "bias": "projection_bias"}
 SSM_DUPLICATES = ("d_state", "layer_idx", "bimamba_type", "if_divide_out", "init_layer_scale")
@@ -61,14 +76,18 @@ SSM_DUPLICATES = ("d_state", "layer_idx", "bimamba_type", "if_divide_out", "init
 POOLS = {"none": "last", "mean": "mean", "max": "max", "all": "all"}
 
 
-def translate(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the VimConfig fields for the reference's constructor arguments.
+def translate(kwargs: Mapping[str, Any], family: str = "vim") -> dict[str, Any]:
+    """Return the VimConfig fields for the constructor arguments of a family's reference.
 
     See `model.config.VimConfig.from_reference`. Raises ConfigError for unknown arguments and for values that the
     reference cannot run.
     """
-    reject_unknown(kwargs, set(DEFAULTS) | IGNORED, "argument of the reference's constructor")
+    known = VIDEOMAMBA if family == "videomamba" else DEFAULTS.keys()
+    reject_unknown(kwargs, known | IGNORED, "argument of the reference's constructor")
     given = DEFAULTS | {name: value for name, value in kwargs.items() if name in DEFAULTS}
+    if family == "videomamba":  # its class token is first, and it sums both directions
+        kind = "v2" if kwargs.get("bimamba", True) else "none"
+        given |= {"use_middle_cls_token": False, "if_divide_out": False, "bimamba_type": kind}
     class_token = _class_token(given)
     return {
         "image_size": given["img_size"],

@@ -35,6 +35,7 @@ _DEFAULT_CACHE = Path("~/.cache/vim-server")
 
 _WORDS = {
     "model_name": "a text without slashes",
+    "model_family": "vim or videomamba",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
     "cache_dir": "a directory (~ needs a home directory)",
     "tls_cert": "a file",
@@ -88,6 +89,9 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^[^/]*$",
         description="Name in answers, metrics and paths; empty: derived from VIM_MODEL.",
+    )
+    model_family: Literal["vim", "videomamba"] | None = Field(
+        None, description="Whose code trained the weights; unset: as config.json, the name or the tensors say."
     )
     weights: Literal["model", "model_ema"] = Field(
         default="model", description="Which weights of a training checkpoint."
@@ -229,7 +233,17 @@ class Settings(BaseSettings):
         """Use arguments only; `load` reads the environment. So tests ignore the environment of the developer."""
         return (init_settings,)
 
-    @field_validator("weights", "dtype", "preprocess", "log_level", "device", "ready_devices", "decode", mode="before")
+    @field_validator(
+        "model_family",
+        "weights",
+        "dtype",
+        "preprocess",
+        "log_level",
+        "device",
+        "ready_devices",
+        "decode",
+        mode="before",
+    )
     @classmethod
     def _plain(cls, value: Any) -> Any:
         return re.sub(r"\s", "", value).lower() if isinstance(value, str) else value

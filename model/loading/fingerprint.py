@@ -2,7 +2,7 @@
 
 It is computed from these parts, each preceded by its name and length, so that parts cannot be confused:
 
-    config       every field of VimConfig as JSON with sorted keys; 2 and 2.0 are the same number
+    config       every field of VimConfig but `family`, as JSON with sorted keys; 2 and 2.0 are the same number
     preprocess   the recipe with its mode (reference, friendly), likewise
     <tensor>     for every learned tensor by name, sorted: shape, then float32 bytes, little-endian
 
@@ -30,7 +30,8 @@ DIGITS = 12
 def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
     """Return twelve hexadecimal digits of the sha256 of the parts above."""
     digest = hashlib.sha256()
-    _feed(digest, "config", _canonical(config.to_dict()))
+    fields = {name: value for name, value in config.to_dict().items() if name != "family"}
+    _feed(digest, "config", _canonical(fields))
     _feed(digest, "preprocess", _canonical(preprocess.to_dict()))
     for name in sorted(tensors.keys() - BUFFERS):
         values = np.ascontiguousarray(tensors[name].detach().float().cpu().numpy(), dtype="<f4")

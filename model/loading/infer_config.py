@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.config import VimConfig
+from model.config import Family, VimConfig
 from model.errors import WeightsError
+from model.loading.released import PATCH, Released, by_file, with_shape
 
 Size = tuple[int, int]
 Tensors = Mapping[str, Tensor]
 RELEASED = "as in the released models"
 OLDER = "as in the older RoPE model, vim-tiny-73p1"
+UNPUBLISHED = (
+    "family = vim: no published model has these shapes; if VideoMamba's code trained it, the answers are wrong: "
+    "set the family"
+)
 PLAIN_MAMBA = (
     "bimamba = none: no layer has *_b tensors, as with the plain Mamba block of stock mamba_ssm; if the model was "
     "trained in both directions, half of it is missing from this file"
 )
-USUAL_SIZES = (224, 256, 288, 320, 384, 448, 512)  # no two have the same number of patches at any plain stride
+USUAL_SIZE = 224
+USUAL_SIZES = range(192, 2049)  # sizes that are trained with patches that do not overlap
+FINE = (16, 729, 8)  # patch size, patches and stride of vim-tiny-plus and vim-small-plus, at 224 px
+VIDEOMAMBA = "as in VideoMamba"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +43,16 @@ class Hints:
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None
     known: Mapping[str, Any] = field(default_factory=dict)  # by VimConfig field; not an assumption
+    file: str = ""  # its name
 
     @classmethod
-    def from_args(cls, args: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> Hints:
+    def from_args(cls, args: Mapping[str, Any], known: Mapping[str, Any] | None = None, file: str = "") -> Hints:
         """Extract the hints from the `args` of a training checkpoint."""
         known = known or {}
         name, size = args.get("model"), known.get("image_size", args.get("input_size"))
-        return cls(name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None, known)
+        return cls(
+            name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None, known, file
+        )
 
     @property
     def stride(self) -> int | None:
@@ -50,6 +61,11 @@ class Hints:
             return int(self.known["stride"])
         found = re.search(r"stride(\d+)", self.name)
         return int(found[1]) if found else None
+
+    @property
+    def family(self) -> Family | None:
+        """The family if the factory's name begins with one; other programs name their models as they like."""
+        return "videomamba" if self.name.startswith("videomamba") else "vim" if self.name.startswith("vim_") else None
 
     @property
     def class_token(self) -> str | None:
@@ -63,13 +79,17 @@ class Hints:
         return True if "div2" in self.name else None
 
 
-def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tuple[VimConfig, tuple[str, ...]]:
+def infer(
+    tensors: Tensors, hints: Hints, image_size: Size | None = None, family: Family | None = None
+) -> tuple[VimConfig, tuple[str, ...]]:
     """Return the configuration with which the weights were trained, and one sentence for each assumption.
 
     `image_size` helps to distinguish stride from image size; if the tensors belong to another size, the result has the
-    tensors' size. Raises WeightsError for tensors of another kind of model.
+    tensors' size. Raises WeightsError for tensors of another kind of model, and for those that fit published models of
+    two families, unless `family` or a hint tells which it is.
     """
     fields = visible_fields(tensors)
+    fields["family"], guess = _family(fields, patches(tensors), hints, family)
     size, stride, why = _geometry(tensors, fields, hints, image_size)
     certain = stride == hints.known.get("stride") and size == _square(hints.input_size or 0)
     unseen = _unseen(fields, hints)
@@ -77,6 +97,7 @@ def infer(tensors: Tensors, hints: Hints, image_size: Size | None = None) -> tup
     reasons = [f"{name} = {_text(value)}: {why}" for name, (value, why) in unseen.items() if name not in hints.known]
     plain = () if fields["bimamba"] != "none" else (PLAIN_MAMBA,)
     return VimConfig(image_size=size, stride=stride, **(fields | assumed)), (
+        *guess,
         *plain,
         *(() if certain else why),
         *reasons,
@@ -172,10 +193,47 @@ def _rope_grid(tensors: Tensors, width: int) -> int:
     return max(1, round(angle * side * math.pow(10000, (half - 2) / half)))
 
 
+def _family(
+    fields: Mapping[str, Any], count: int | None, hints: Hints, given: Family | None
+) -> tuple[Family, tuple[str, ...]]:
+    """Return the family, and the assumption about it. Raises WeightsError for shapes of published models of both."""
+    if found := hints.known.get("family", given):
+        return found, ()
+    if hints.family:
+        return hints.family, (f"family = {hints.family}: from the model's name in the checkpoint's args",)
+    if named := by_file(hints.file):
+        return named.family, (f"family = {named.family}: the file has the name of the released {named.name}",)
+    if fields["rope"] or fields["bimamba"] != "v2" or "class_token" in fields:  # only in ViM's code
+        return "vim", ()
+    shape = fields["embed_dim"], fields["depth"], count, fields["num_classes"]
+    fitting = {one.family: one for one in with_shape(*shape)} if fields["patch_size"] == PATCH else {}
+    if len(fitting) > 1:
+        raise WeightsError(_undecided(list(fitting.values())))
+    for family, one in fitting.items():
+        return family, (f"family = {family}: of the published models only {one.name} has these shapes",)
+    return "vim", (UNPUBLISHED,)
+
+
+def _undecided(fitting: list[Released]) -> str:
+    models = " and ".join(
+        f"{one.name} (class token {one.known['class_token']}, directions "
+        f"{'halved' if one.known['divide_out'] else 'summed'})"
+        for one in fitting
+    )
+    options = " or ".join(f"'{one.family}'" for one in fitting)
+    return (
+        f"these tensors fit two published models, {models}, and give wrong answers as the other one; "
+        f"say which it is: family = {options} (VIM_MODEL_FAMILY, --family), or put a config.json beside the weights"
+    )
+
+
 def _unseen(fields: Mapping[str, Any], hints: Hints) -> dict[str, tuple[Any, str]]:
     """Return field -> (value, reason) for the fields that no tensor shows."""
     rope, source = fields["rope"], OLDER if fields["rope"] else RELEASED
     unseen: dict[str, tuple[Any, str]] = {}
+    if fields["family"] == "videomamba":
+        unseen |= {"class_token": ("first", VIDEOMAMBA), "divide_out": (False, VIDEOMAMBA)}
+        return unseen | {name: (value, VIDEOMAMBA) for name, value in _NEVER_SEEN.items()}
     if "class_token" not in fields:
         unseen["class_token"] = _hinted(hints.class_token, "first" if rope else "middle", source)
     if fields["bimamba"] == "v2":
@@ -206,41 +264,40 @@ def _geometry(
     if fields["rope"]:
         return _rope_geometry(_shape(tensors, _ROPE, 2)[0], patch, image_size)
     if count is None:
-        size = image_size or _square(hints.input_size or USUAL_SIZES[0])
+        size = image_size or _square(hints.input_size or USUAL_SIZE)
         stride = hints.stride or patch
         return size, stride, (f"stride = {stride}, image_size = {_px(size)}: without a position embedding none shows",)
-    for size, plain in _trained_sizes(hints, image_size):
-        strides = _strides(size, patch, count, plain=plain)
+    for size, strides in _candidates(patch, count, hints, image_size):
         if strides:
             stride = hints.stride if hints.stride in strides else strides[0]
             certain = size == image_size and strides == [stride]
             return size, stride, () if certain else _why(size, stride, patch, count, strides)
-    side = math.isqrt(count)
-    if side * side != count or count < 1:
-        raise WeightsError(f"{count} patch positions fit no square image: give image_size (height, width)")
-    size = _square(side * patch)
-    return size, patch, (f"image_size = {_px(size)}: {side}x{side} patches of {patch} px, no overlap",)
+    raise WeightsError(f"{count} patch positions fit no square image: give image_size (height, width)")
 
 
-def _trained_sizes(hints: Hints, image_size: Size | None) -> list[tuple[Size, bool]]:
-    """Return the sizes to try, and whether only plain strides count for each.
+def _candidates(patch: int, count: int, hints: Hints, image_size: Size | None) -> Iterator[tuple[Size, list[int]]]:
+    """Yield the trained sizes that are likely, with the strides that fit each, the likeliest first.
 
-    Plain strides are tried first: 14x14 positions are 224 px at stride 16, even when 192 is requested and stride 13
-    would fit.
+    Odd strides, which do not divide the patch, come last: 14x14 positions are 224 px at stride 16, even when 192 is
+    requested and stride 13 would fit. Without a size patches do not overlap, except in the published fine models.
     """
-    hinted = _square(hints.input_size) if hints.input_size else None
-    given = [size for size in (hinted, image_size) if size]
-    released = _square(USUAL_SIZES[0])
-    if not given:  # without other information the released models' size, at any stride
-        return [(released, True), (released, False), *((_square(side), True) for side in USUAL_SIZES[1:])]
-    odd = sorted([*given, released], key=lambda size: size != image_size)
-    return [(size, True) for size in (*given, *map(_square, USUAL_SIZES))] + [(size, False) for size in odd]
+    given = [size for size in (_square(hints.input_size or 0), image_size) if size and min(size) >= patch]
+    side = math.isqrt(count)
+    whole = _square(side * patch) if side * side == count > 0 else None
+    for size in given:
+        yield size, _strides(size, patch, count, plain=True)
+    if (patch, count) == FINE[:2]:
+        yield _square(USUAL_SIZE), [FINE[2]]
+    if whole and whole[0] in USUAL_SIZES:
+        yield whole, [patch]
+    for size in sorted(given, key=lambda size: size != image_size):
+        yield size, _strides(size, patch, count, plain=False)
+    if whole:
+        yield whole, [patch]
 
 
 def _strides(size: Size, patch: int, count: int, *, plain: bool) -> list[int]:
     """Return the strides without gaps that give `count` patches, the likeliest first; plain ones divide the patch."""
-    if min(size) < patch:
-        return []
 
     def fits(stride: int) -> bool:
         return math.prod((side - patch) // stride + 1 for side in size) == count and not (plain and patch % stride)
@@ -254,7 +311,7 @@ def _strides(size: Size, patch: int, count: int, *, plain: bool) -> list[int]:
 def _why(size: Size, stride: int, patch: int, count: int, strides: list[int]) -> tuple[str, ...]:
     others = [f"stride {other}" for other in strides if other != stride]
     side = math.isqrt(count)
-    if patch % stride and side * side == count and size != _square(side * patch):
+    if side * side == count and size != _square(side * patch):
         others.append(f"{_px(_square(side * patch))} at stride {patch}")
     also = f"; {' or '.join(others)} would fit as well" if others else ""
     return (f"stride = {stride}, image_size = {_px(size)}: {count} patch positions{also}",)

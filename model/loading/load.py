@@ -14,21 +14,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from model.backends.fusion import fuse
 from model.backends.reference import scan as reference
-from model.config import VimConfig
+from model.config import Family, VimConfig
 from model.errors import ConfigError, ModelError, WeightsError
 from model.labels import Labels
 from model.loading.checkpoint import Checkpoint
 from model.loading.checkpoint import read as read_checkpoint
 from model.loading.fingerprint import BUFFERS, fingerprint
 from model.loading.fit import check_fit
-from model.loading.infer_config import Hints, Size, infer
+from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
 from model.loading.pos_embed import at_size, check_size
 from model.loading.source import Source, resolve
 from model.preprocessing.recipe import Mode, Preprocess
@@ -59,6 +59,7 @@ def load(
     source: str | Path,
     *,
     config: AnyConfig | None = None,
+    family: str | None = None,
     weights: str = "model",
     labels: AnyLabels | None = None,
     preprocess: str | Preprocess = "reference",
@@ -80,7 +81,8 @@ def load(
       are kept in `cache_dir`, and `offline` forbids the network
 
     Without `config` or config.json the architecture is inferred from the tensors; what they do not show is assumed,
-    logged, and kept in `.assumptions`. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
+    logged, and kept in `.assumptions`. `family` (vim, videomamba) says whose code trained a file whose tensors fit
+    several published models. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
     trained one the position embedding is resampled.
 
     Raises ModelError with a message for the person who chose the source.
@@ -90,6 +92,7 @@ def load(
     contents = read(
         source,
         config=config,
+        family=family,
         weights=weights,
         labels=labels,
         preprocess=preprocess,
@@ -107,6 +110,7 @@ def read(
     source: str | Path,
     *,
     config: AnyConfig | None = None,
+    family: str | None = None,
     weights: str = "model",
     labels: AnyLabels | None = None,
     preprocess: str | Preprocess = "reference",
@@ -118,7 +122,7 @@ def read(
     parts = resolve(source, cache_dir, offline=offline)
     checkpoint = read_checkpoint(parts.weights, weights)
     size = _as_size(image_size)
-    trained, config_from, assumptions = _configuration(config, parts, checkpoint, size)
+    trained, config_from, assumptions = _configuration(config, parts, checkpoint, size, _as_family(family))
     _check(checkpoint, trained)
     architecture, tensors = at_size(trained, checkpoint.tensors, size or trained.image_size)
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
@@ -171,24 +175,38 @@ def _check_cuda(place: torch.device) -> None:
 
 
 def _configuration(
-    given: AnyConfig | None, parts: Source, checkpoint: Checkpoint, image_size: Size | None
+    given: AnyConfig | None, parts: Source, checkpoint: Checkpoint, image_size: Size | None, family: Family | None
 ) -> tuple[VimConfig, str, tuple[str, ...]]:
     """Return the configuration, its origin, and the assumptions. A written configuration overrides an inferred one."""
     if given is not None:
-        return _as_config(given), "given", ()
+        return _of_family(_as_config(given), "config", family), "given", ()
     if parts.config is not None:
-        return VimConfig.read(parts.config), str(parts.config), ()
+        return _of_family(VimConfig.read(parts.config), str(parts.config), family), str(parts.config), ()
     try:
-        hints = Hints.from_args(checkpoint.args, parts.released.known if parts.released else None)
-        config, assumptions = infer(checkpoint.tensors, hints, image_size)
+        known = parts.released.known if parts.released else None
+        hints = Hints.from_args(checkpoint.args, known, parts.weights.name)
+        config, assumptions = infer(checkpoint.tensors, hints, image_size, family)
         if image_size is not None:
             check_size(config, image_size)  # `infer` may have used it as the trained size
     except (WeightsError, ConfigError) as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
     for assumption in assumptions:
-        log.info("%s: assuming %s", checkpoint.path.name, assumption)
-    known = f", and what is known of {parts.released.name}" if parts.released else ""
-    return config, f"inferred from the tensors{known}", assumptions
+        level = logging.WARNING if assumption == UNPUBLISHED else logging.INFO
+        log.log(level, "%s: assuming %s", checkpoint.path.name, assumption)
+    also = f", and what is known of {parts.released.name}" if parts.released else ""
+    return config, f"inferred from the tensors{also}", assumptions
+
+
+def _as_family(given: str | None) -> Family | None:
+    if given is not None and given not in get_args(Family):
+        raise ConfigError(f"family {given!r} is not supported; known: {', '.join(get_args(Family))}")
+    return cast(Family | None, given)
+
+
+def _of_family(config: VimConfig, origin: str, family: Family | None) -> VimConfig:
+    if family is not None and config.family != family:
+        raise ConfigError(f"family {family!r} was asked for, but {origin} says {config.family!r}")
+    return config
 
 
 def _as_size(given: int | Size | None) -> Size | None:

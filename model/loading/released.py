@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
+
+from model.config import Family
 
 GRAMMAR = "owner/name[@revision][:file]"
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([^@:]+))?(?::([^:]+))?")
 _MIDDLE: dict[str, Any] = {
+    "family": "vim",
     "image_size": 224,
     "stride": 16,
     "class_token": "middle",
@@ -23,16 +26,30 @@ _MIDDLE: dict[str, Any] = {
 }
 _FINE = _MIDDLE | {"stride": 8}
 _OLDER = _MIDDLE | {"class_token": "first", "divide_out": False, "rope_residual": True}
+_VIDEOMAMBA = _MIDDLE | {"family": "videomamba", "class_token": "first", "divide_out": False}
+PATCH, CLASSES = 16, 1000  # of all released models
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """One of hustvl/Vim's files, trained on ImageNet-1k; `known` are the fields of VimConfig that no tensor shows."""
+    """A released file, trained on ImageNet-1k; `known` are the fields of VimConfig that no tensor shows."""
 
     name: str
     repo: str
     file: str
+    embed_dim: int
+    depth: int
     known: Mapping[str, Any]
+
+    @property
+    def family(self) -> Family:
+        """The family of the model."""
+        return cast(Family, self.known["family"])
+
+    @property
+    def patches(self) -> int:
+        """The number of its patches."""
+        return int(((self.known["image_size"] - PATCH) // self.known["stride"] + 1) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +61,26 @@ class Reference:
     file: str | None = None
 
 
+def _videomamba(letter: str, name: str, embed_dim: int, depth: int, size: int) -> Released:
+    suffix = "" if size == 224 else f"-{size}"
+    file = f"videomamba_{letter}16_in1k_res{size}.pth"
+    known = _VIDEOMAMBA | {"image_size": size}
+    return Released(f"videomamba-{name}{suffix}", "OpenGVLab/VideoMamba", file, embed_dim, depth, known)
+
+
 RELEASED = {
     released.name: released
     for released in (
-        Released("vim-tiny", "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth", _MIDDLE),
-        Released("vim-tiny-plus", "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth", _FINE),
-        Released("vim-small", "hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth", _MIDDLE),
-        Released("vim-small-plus", "hustvl/Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth", _FINE),
-        Released("vim-base", "hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", _MIDDLE),
-        Released("vim-tiny-73p1", "hustvl/Vim-tiny", "vim_tiny_73p1.pth", _OLDER),
+        Released("vim-tiny", "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_76p1acc.pth", 192, 24, _MIDDLE),
+        Released("vim-tiny-plus", "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth", 192, 24, _FINE),
+        Released("vim-small", "hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth", 384, 24, _MIDDLE),
+        Released("vim-small-plus", "hustvl/Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth", 384, 24, _FINE),
+        Released("vim-base", "hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", 768, 24, _MIDDLE),
+        Released("vim-tiny-73p1", "hustvl/Vim-tiny", "vim_tiny_73p1.pth", 192, 24, _OLDER),
+        *(_videomamba("t", "tiny", 192, 24, size) for size in (224, 448, 576)),
+        *(_videomamba("s", "small", 384, 24, size) for size in (224, 448, 576)),
+        *(_videomamba("m", "middle", 576, 32, size) for size in (224, 448, 576)),
+        _videomamba("b", "base", 768, 24, 224),
     )
 }
 
@@ -68,3 +96,15 @@ def parse(text: str) -> Reference | None:
 def released(repo: str, file: str) -> Released | None:
     """Return the released model in that file, or None."""
     return next((model for model in RELEASED.values() if (model.repo, model.file) == (repo, file)), None)
+
+
+def by_file(file: str) -> Released | None:
+    """Return the released model whose file has this name, or None."""
+    return next((model for model in RELEASED.values() if model.file == file), None)
+
+
+def with_shape(embed_dim: int, depth: int, patches: int | None, classes: int) -> list[Released]:
+    """The released models without RoPE that have tensors of these shapes."""
+    shape = (embed_dim, depth, patches, classes)
+    found = [one for one in RELEASED.values() if shape == (one.embed_dim, one.depth, one.patches, CLASSES)]
+    return [one for one in found if not one.known.get("rope_residual")]

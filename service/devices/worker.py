@@ -188,6 +188,7 @@ def _load_model(settings: Settings, device: str) -> Vim:
     use_cache(cache_dir := _cache_dir(settings))
     return load(
         settings.model,
+        family=settings.model_family,
         weights=settings.weights,
         labels=settings.labels or None,
         preprocess=settings.preprocess,

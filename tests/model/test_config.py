@@ -80,7 +80,7 @@ def test_invalid_values_name_their_field(field: str, value: object) -> None:
 
 def test_reference_arguments_that_cannot_matter_are_ignored() -> None:
     """Drop rates, placement, initialisers and dead arguments change nothing."""
-    ignored = {
+    ignored: dict[str, Any] = {
         "drop_rate": 0.3,
         "drop_path_rate": 0.1,
         "device": "cuda",
@@ -92,6 +92,21 @@ def test_reference_arguments_that_cannot_matter_are_ignored() -> None:
     }
 
     assert VimConfig.from_reference(**SMALL) == VimConfig.from_reference(**SMALL, **ignored)
+
+
+def test_arguments_of_videomamba_are_translated() -> None:
+    """Its class token is first and its directions are summed; it has no options for that, and `bimamba` is its own."""
+    config = VimConfig.from_reference(family="videomamba", img_size=448, embed_dim=576, depth=32, bimamba=True)
+
+    assert (
+        VimConfig(
+            family="videomamba", image_size=(448, 448), embed_dim=576, depth=32, class_token="first", divide_out=False
+        )
+        == config
+    )
+    assert "none" == VimConfig.from_reference(family="videomamba", bimamba=False).bimamba
+    with pytest.raises(ConfigError, match="if_cls_token"):
+        VimConfig.from_reference(family="videomamba", if_cls_token=False)
 
 
 def test_misspelt_reference_argument_is_refused() -> None:

@@ -6,10 +6,8 @@ them run if `../shared` exists.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from safetensors.torch import load_file
 from model.config import VimConfig
 from model.scan import choose, names_on
 from model.vim import Vim
-from tests.golden import SHARED, needs_shared
+from tests.golden import SHARED, make_weights, needs_shared
 
 LOGITS, FEATURES = 1e-4, 5e-5
 DATA = Path(__file__).parents[1] / "data"
@@ -89,13 +87,3 @@ def test_full_size_models_agree(name: str) -> None:
     arrays = np.load(GOLDEN / "full" / f"{name}.npz")
 
     check(vim, weights.make_input(100, 2, 224, 224), arrays["logits"], arrays["features"])
-
-
-def make_weights() -> ModuleType:
-    """Import the golden data's weight generator."""
-    spec = importlib.util.spec_from_file_location("make_weights", GOLDEN / "make_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -34,6 +34,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "cors_origins": "",
         "model": "demo",
         "model_name": "",
+        "model_family": None,
         "weights": "model",
         "labels": "",
         "device": "auto",

@@ -77,6 +77,11 @@ def test_equal_numbers_are_equal() -> None:
     assert fingerprint(TINY.replace(expand=2.0), RECIPE, STATE) == fingerprint(TINY.replace(expand=2), RECIPE, STATE)
 
 
+def test_the_family_does_not_matter() -> None:
+    """It says whose code trained the model; what the model computes is in the other fields."""
+    assert BASE == fingerprint(TINY.replace(family="videomamba"), RECIPE, STATE)
+
+
 def test_every_ingredient_matters() -> None:
     """Configuration, recipe, mode, one bit of a weight, a name and a shape each change the fingerprint."""
     nudged = STATE | {"head.bias": torch.nextafter(STATE["head.bias"], torch.tensor(9.0))}

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.backends.reference import scan as reference
 from model.config import VimConfig
 from model.errors import WeightsError
-from model.loading.infer_config import Hints, Size, infer
+from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
+from model.vim import Vim
 from tests.golden import SHARED, needs_shared
 from tests.model.loading.checkpoints import TINY, rope_state, state
 
@@ -62,10 +64,10 @@ def test_golden_cases_are_inferred(name: str) -> None:
 @needs_shared
 @pytest.mark.parametrize("name", sorted(golden("manifest.json", "models")))
 def test_released_models_are_inferred_whole(name: str) -> None:
-    """Without hints or an image size the released configurations are inferred."""
+    """With the family, but without hints or an image size, the released configurations are inferred."""
     model = golden("manifest.json", "models")[name]
 
-    found, _ = infer(skeleton(model["state_dict"]), NO_HINTS)
+    found, _ = infer(skeleton(model["state_dict"]), NO_HINTS, family="vim")
 
     assert found == VimConfig.from_reference(**model["resolved_kwargs"])
 
@@ -82,11 +84,8 @@ def positions(count: int, patch: int, **changes: Any) -> dict[str, Tensor]:
         (196, 16, None, (224, 224), 16),
         (729, 16, None, (224, 224), 8),
         (784, 8, None, (224, 224), 8),
-        (324, 16, None, (224, 224), 12),  # 224 px unless image_size says otherwise
-        (576, 16, None, (224, 224), 9),  # the assumption names 384 px as the other reading
         (576, 16, (224, 224), (384, 384), 16),  # fine-tuned at 384, asked for at 224
-        (361, 16, None, (224, 224), 11),  # no usual size has 19x19
-        (16, 16, None, (64, 64), 16),  # none does: no overlap
+        (16, 16, None, (64, 64), 16),
         (576, 16, (384, 384), (384, 384), 16),
         (49, 16, (64, 64), (64, 64), 8),
         (25, 16, (64, 64), (64, 64), 12),
@@ -104,13 +103,95 @@ def test_stride_and_size_from_positions(count: int, patch: int, given: Size | No
     assert (found.image_size, found.stride) == (size, stride)
 
 
+@pytest.mark.parametrize(
+    ("patch", "size"),
+    [(16, size) for size in (240, 256, 272, 288, 304, 320, 336, 384, 448, 480, 496, 512, 560, 576, 672)]
+    + [(14, 336), (14, 504), (32, 256), (32, 288), (32, 320), (32, 384), (32, 416), (32, 480), (8, 224), (8, 384)],
+)
+def test_patches_do_not_overlap_unless_a_published_model_is_so(patch: int, size: int) -> None:
+    """Without any hint a square of patches is an image of that many whole patches, not 224 px at an odd stride."""
+    found, assumptions = infer(positions((size // patch) ** 2, patch), NO_HINTS)
+
+    assert ((size, size), patch) == (found.image_size, found.stride)
+    assert f"stride = {patch}, image_size = {size}x{size} px: {(size // patch) ** 2} patch positions" in assumptions
+
+
+def test_the_published_fine_stride_is_assumed_and_the_other_reading_named() -> None:
+    """27x27 positions are those of vim-tiny-plus, and those of an image of 432 px without overlap."""
+    found, assumptions = infer(positions(729, 16), NO_HINTS)
+
+    assert ((224, 224), 8) == (found.image_size, found.stride)
+    assert any("432x432 px at stride 16 would fit as well" in text for text in assumptions)
+
+
+def shapes(embed_dim: int, depth: int, size: int, stride: int = 16, classes: int = 1000) -> dict[str, Tensor]:
+    """The names and shapes of a ViM or VideoMamba with one class token."""
+    config = VimConfig(embed_dim=embed_dim, depth=depth, image_size=(size, size), stride=stride, num_classes=classes)
+    with torch.device("meta"):
+        return dict(Vim(config, reference).state_dict())
+
+
+@pytest.mark.parametrize("embed_dim", [192, 384, 768])
+def test_a_file_that_fits_two_published_models_is_refused(embed_dim: int) -> None:
+    """ViM and VideoMamba at 224 px have the same names and shapes, and give wrong answers as each other."""
+    tensors = shapes(embed_dim, 24, 224)
+
+    with pytest.raises(WeightsError, match=r"vim-\w+ \(class token middle.* videomamba-\w+ .*VIM_MODEL_FAMILY"):
+        infer(tensors, NO_HINTS)
+    for family, expected in (("vim", ("middle", True)), ("videomamba", ("first", False))):
+        for found, assumptions in (
+            infer(tensors, NO_HINTS, family=family),  # type: ignore[arg-type]
+            infer(tensors, Hints({"vim": "vim_tiny_patch16_224", "videomamba": "videomamba_tiny"}[family])),
+        ):
+            assert (family, *expected) == (found.family, found.class_token, found.divide_out)
+            assert not any(UNPUBLISHED in text for text in assumptions)
+
+
+@pytest.mark.parametrize(
+    ("file", "family"),
+    [("vim_t_midclstok_76p1acc.pth", "vim"), ("videomamba_t16_in1k_res224.pth", "videomamba")],
+)
+def test_a_file_with_a_released_name_tells_the_family(file: str, family: str) -> None:
+    """The released files are recognised by their names on disk, too; the assumption says so."""
+    found, assumptions = infer(shapes(192, 24, 224), Hints(file=file))
+
+    assert family == found.family
+    assert any("the file has the name of the released" in text for text in assumptions)
+
+
+@pytest.mark.parametrize(
+    ("given", "family", "name"),
+    [
+        ((192, 24, 448), "videomamba", "videomamba-tiny-448"),
+        ((384, 24, 576), "videomamba", "videomamba-small-576"),
+        ((576, 32, 224), "videomamba", "videomamba-middle"),
+        ((192, 24, 224, 8), "vim", "vim-tiny-plus"),
+    ],
+)
+def test_a_shape_that_one_published_model_has_tells_the_family(given: tuple[int, ...], family: str, name: str) -> None:
+    """The family is that of the only published model with these shapes, and the assumption names the model."""
+    found, assumptions = infer(shapes(*given), NO_HINTS)
+
+    assert (family, family == "videomamba") == (found.family, found.class_token == "first")
+    assert f"family = {family}: of the published models only {name} has these shapes" in assumptions
+
+
+@pytest.mark.parametrize("changes", [{"classes": 10}, {"depth": 12}, {"size": 384}])
+def test_other_shapes_are_taken_for_vim_with_a_warning(changes: dict[str, int]) -> None:
+    """No published model has them, so ViM's values are assumed, and the assumption says that this may be wrong."""
+    found, assumptions = infer(shapes(**({"embed_dim": 192, "depth": 24, "size": 224} | changes)), NO_HINTS)
+
+    assert ("vim", "middle", True) == (found.family, found.class_token, found.divide_out)
+    assert UNPUBLISHED in assumptions
+
+
 def test_what_the_image_size_settles_is_no_assumption() -> None:
     """If only one stride fits the given size nothing is assumed; if others fit too they are named."""
     _, certain = infer(positions(16, 16), NO_HINTS, (64, 64))
     _, unsure = infer(positions(25, 16), NO_HINTS, (64, 64))
 
     assert not any("stride" in text for text in certain)
-    assert "stride = 12, image_size = 64x64 px: 25 patch positions; stride 11 or stride 10 or 80x80" in unsure[0]
+    assert "stride = 12, image_size = 64x64 px: 25 patch positions; stride 11 or stride 10 or 80x80" in unsure[1]
 
 
 def test_a_table_that_fits_no_square_needs_the_image_size() -> None:
@@ -125,7 +206,7 @@ def test_without_positions_the_size_is_free(given: Size | None, expected: Size) 
     found, assumptions = infer(state(pos_embed=False), NO_HINTS, given)
 
     assert (found.image_size, found.stride) == (expected, 8)
-    assert "without a position embedding" in assumptions[0]
+    assert "without a position embedding" in assumptions[1]
 
 
 def test_rope_buffers_mean_the_older_model() -> None:

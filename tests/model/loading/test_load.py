@@ -81,6 +81,30 @@ def test_a_given_configuration_wins(tmp_path: Path, pth: Path, form: str) -> Non
     assert vim.assumptions == ()
 
 
+def test_the_family_decides_what_tensors_do_not_show(pth: Path, directory: Path) -> None:
+    """VideoMamba has its class token first and sums both directions; a config.json that says otherwise is an error."""
+    vim = load(pth, family="videomamba")
+    assert ("videomamba", "first", False) == (vim.config.family, vim.config.class_token, vim.config.divide_out)
+    assert "class_token = first: as in VideoMamba" in vim.assumptions
+
+    TINY.replace(family="videomamba").save(directory / "config.json")
+    assert "videomamba" == load(directory).config.family
+    assert "videomamba" == load(directory, family="videomamba").config.family
+    with pytest.raises(ConfigError, match=r"family 'vim' was asked for, but .*config\.json says 'videomamba'"):
+        load(directory, family="vim")
+    with pytest.raises(ConfigError, match="family 'resnet' is not supported; known: vim, videomamba"):
+        load(pth, family="resnet")
+
+
+def test_a_guessed_family_is_a_warning(pth: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where no published model has the shapes, the log warns that the family is a guess."""
+    with caplog.at_level(logging.INFO, "vim.model"):
+        load(pth)
+        load(pth, family="vim")
+
+    assert 1 == sum(record.levelno == logging.WARNING and "family = vim" in record.message for record in caplog.records)
+
+
 def test_a_directory_brings_its_parts(directory: Path) -> None:
     """config.json, labels.json and the overrides of preprocess.json are used, with the caller's mode."""
     TINY.replace(class_token="first").save(directory / "config.json")

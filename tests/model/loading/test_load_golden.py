@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model import Vim, VimConfig, load
-from tests.golden import SHARED, needs_shared
+from model.scan import names_on
+from tests.golden import SHARED, make_weights, needs_shared
+
+RELATIVES = SHARED / "golden" / "relatives"
 
 
 def logits(vim: Vim, images: np.ndarray) -> np.ndarray:
@@ -45,3 +52,50 @@ def test_golden_state_dicts_load() -> None:
         assert sum(p.numel() for p in vim.parameters()) == cases[name]["n_params"]
         loaded += 1
     assert loaded == 58
+
+
+def relatives(family: str, kind: str) -> dict[str, Any]:
+    """Cases of the golden data of a related model, or nothing where ../shared is absent (the tests then skip)."""
+    path = RELATIVES / family / "index.json"
+    found: dict[str, Any] = json.loads(path.read_text())[kind] if path.is_file() else {"absent": {}}
+    return found
+
+
+def check(vim: Vim, images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
+    """Features and logits within the published limits of a float32 implementation."""
+    with torch.inference_mode():
+        features = vim.forward_features(torch.from_numpy(images))
+        logits = vim.forward_head(features)
+
+    np.testing.assert_allclose(features.numpy(), arrays["features"], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(logits.numpy(), arrays["logits"], rtol=0, atol=1e-4)
+
+
+@needs_shared
+@pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
+@pytest.mark.parametrize("name", sorted(relatives("videomamba", "small")))
+def test_videomamba_files_give_its_numbers(name: str, scan: str) -> None:
+    """A bare file of VideoMamba, loaded with its family, gives the numbers of VideoMamba's own code."""
+    directory = RELATIVES / "videomamba"
+    case, arrays = relatives("videomamba", "small")[name], np.load(directory / f"{name}.npz")
+
+    vim = load(directory / f"{name}.pth", family="videomamba", scan=scan, device="cpu")
+
+    assert VimConfig.from_reference(family="videomamba", **case["kwargs"]) == vim.config
+    check(vim, arrays["input"], arrays)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", sorted(relatives("videomamba", "full")))
+def test_full_size_videomamba_agrees(name: str, tmp_path: Path) -> None:
+    """The published configurations at 224 and 448 px agree, with generated weights and the default scan."""
+    case, weights = relatives("videomamba", "full")[name], make_weights()
+    tensors = weights.make_state_dict(case["keys"], weights.FULL_SEED)
+    path = tmp_path / "weights.safetensors"
+    save_file({key: torch.from_numpy(np.array(values)) for key, values in tensors.items()}, path)
+    size = case["kwargs"]["img_size"]
+
+    vim = load(path, family="videomamba", device="cpu")
+
+    assert (size, size) == vim.config.image_size
+    check(vim, weights.make_input(100, 1, size, size), np.load(RELATIVES / "videomamba" / f"{name}.npz"))
