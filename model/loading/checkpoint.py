@@ -7,25 +7,33 @@ If a file is not a checkpoint, the error says what it is. This module does not k
 from __future__ import annotations
 
 import argparse
+import codecs
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import date, datetime, time, timedelta, timezone
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.errors import WeightsError
+from model.loading import shards
+from model.loading.names import counted, usual
 
 AGAIN = "download it again"
 # Keys under which a state dict is stored, by the requested weights; any other name is its own key.
-_WRAPPERS = {"model": ("model", "state_dict", "model_state_dict"), "model_ema": ("model_ema", "state_dict_ema")}
+# `module` is DeepSpeed's.
+_WRAPPERS = {
+    "model": ("model", "state_dict", "model_state_dict", "model_state", "net", "module"),
+    "model_ema": ("model_ema", "state_dict_ema"),
+}
 _DEEPEST = 4  # limits recursion: a pickle may contain itself
-_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 _OTHER_FILES = (
     (rb"\s*<(!doctype|html|\?xml)", f"an HTML or XML page: the link led to a web page, not to the file; {AGAIN}"),
@@ -47,20 +55,57 @@ class Checkpoint:
     keys: tuple[str, ...] = ()  # at the top level; empty when the file is a plain state dict
     unwrapped: tuple[str, ...] = ()  # the wrapper keys above the weights, outermost first
     args: Mapping[str, Any] = field(default_factory=dict)  # the training run's arguments
+    notes: tuple[str, ...] = ()  # what was renamed or left out
 
 
 def read(path: Path, weights: str = "model") -> Checkpoint:
-    """Read the weights called `weights`. Raises WeightsError, which says what the file is and what to do."""
-    size, form = _recognise(path)
-    if form == "safetensors":
-        content: Mapping[Any, Any] = _read_safetensors(path)
-    else:
-        content = _read_torch(path, mmap=form == "torch")
+    """Read the weights called `weights` from a file, or from the shards of an index.
+
+    Raises WeightsError, which says what the file is and what to do.
+    """
+    if shards.is_index(path):
+        return _read_shards(path, weights)
+    if shards.of_several(path):
+        raise WeightsError(f"{path} is one of several shards: give its directory, with the index and all shards")
+    size, form, content = _content(path)
     state, unwrapped = _unwrap(content, weights, path)
-    tensors = _strip_prefixes({name: _float32(name, value, path) for name, value in state.items()})
+    named, notes = usual(state)
+    tensors = {name: _float32(name, value, path) for name, value in named.items()}
     _check_finite(tensors, path)
     keys = tuple(map(str, content)) if unwrapped else ()
-    return Checkpoint(path, form, size, tensors, keys, unwrapped, _arguments(content))
+    return Checkpoint(path, form, size, tensors, keys, unwrapped, _arguments(content), notes)
+
+
+def _read_shards(index: Path, weights: str) -> Checkpoint:
+    """Read one shard after the other; of each only its weights stay in memory."""
+    if weights != "model":
+        raise WeightsError(f"{index} has no weights {weights!r}: shards hold one set of weights")
+    tensors, size, forms, dropped = dict[str, Tensor](), 0, set[str](), list[str]()
+    for file, names in shards.read_index(index).items():
+        path = index.parent / file
+        if not path.is_file():
+            raise WeightsError(f"{index} lists {file}, which is not there: download it too")
+        shard_size, form, content = _content(path)
+        state, _ = _unwrap(content, weights, path)
+        if missing := [name for name in names if name not in state]:
+            raise WeightsError(f"{path} has no tensor {missing[0]!r}, which {index.name} says it has")
+        named, counters = counted({name: state[name] for name in names})
+        tensors |= {name: _float32(name, value, path) for name, value in named.items()}
+        dropped += [*counters, *(name for name in state if name not in names)]
+        size, forms = size + shard_size, forms | {form}
+    tensors, notes = usual(tensors)
+    if dropped:
+        notes = (*notes, f"left out {len(dropped)} tensors that are counters or not in the index, such as {dropped[0]}")
+    _check_finite(tensors, index)
+    return Checkpoint(index, f"{' and '.join(sorted(forms))}, in shards", size, tensors, notes=notes)
+
+
+def _content(path: Path) -> tuple[int, str, Mapping[Any, Any]]:
+    """Size, format, and what the file holds."""
+    size, form = _recognise(path)
+    if form == "safetensors":
+        return size, form, _read_safetensors(path)
+    return size, form, _read_torch(path, mmap=form == "torch")
 
 
 def _recognise(path: Path) -> tuple[int, str]:
@@ -119,8 +164,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, *, mmap: bool) -> Mapping[Any, Any]:
     try:
-        # The reference pickles its command line, which is plain data, so Namespace is allowed.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(_harmless()):
             if mmap and path.suffix != ".safetensors":  # for that suffix torch.load does not use the content
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
@@ -134,6 +178,39 @@ def _read_torch(path: Path, *, mmap: bool) -> Mapping[Any, Any]:
         what = f"a tensor of shape {tuple(content.shape)}" if isinstance(content, Tensor) else type(content).__name__
         raise WeightsError(f"{path} holds {what}, not a state dict (tensors by name)")
     return content
+
+
+def _harmless() -> list[Any]:
+    """Classes and functions that training programs pickle beside the weights, and that only hold values.
+
+    The reference pickles its command line, a Namespace. torch allows nothing that is not named here or by itself.
+    """
+    paths = {"PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
+    modules = ("pathlib", "pathlib._local")  # before and since Python 3.13
+    scalar, rebuilt = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    numpy = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in (("scalar", scalar), ("_reconstruct", rebuilt))
+        for core in ("core", "_core")  # before and since NumPy 2
+    ]
+    kinds = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
+    return [
+        argparse.Namespace,
+        (_empty_dict, "collections.defaultdict"),  # torch fills no other kind of dict
+        *(dict, float, int, list, set),  # what a defaultdict makes
+        *(datetime, date, time, timedelta, timezone),
+        *((kind, f"{module}.{name}") for module in modules for name, kind in paths.items()),
+        *((kind, f"pathlib.{kind.__name__}") for kind in (PurePosixPath, PureWindowsPath)),
+        *numpy,
+        np.ndarray,
+        np.dtype,
+        *kinds,
+        codecs.encode,  # of the bytes of a scalar, with protocol 2
+    ]
+
+
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    return {}
 
 
 def _refusal(path: Path, message: str) -> str:
@@ -181,13 +258,6 @@ def _float32(name: str, value: Tensor, path: Path) -> Tensor:
     if not value.is_floating_point():
         raise WeightsError(f"{path}: {name} is {value.dtype}, not floating point; quantised weights are not supported")
     return value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-
-
-def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return _strip_prefixes({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
-    return tensors
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:

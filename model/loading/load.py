@@ -121,6 +121,8 @@ def read(
     """Read everything about a source that needs no device. Arguments and errors are those of `load`."""
     parts = resolve(source, cache_dir, offline=offline)
     checkpoint = read_checkpoint(parts.weights, weights)
+    for note in checkpoint.notes:
+        log.info("%s: %s", checkpoint.path.name, note)
     size = _as_size(image_size)
     trained, config_from, assumptions = _configuration(config, parts, checkpoint, size, _as_family(family))
     _check(checkpoint, trained)

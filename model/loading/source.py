@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from model.errors import WeightsError
 from model.labels import IMAGENET
+from model.loading import shards
 from model.loading.hub import Hub
 from model.loading.released import GRAMMAR, RELEASED, Reference, Released, parse, released
 from model.shipped import shipped
 
 SHIPPED = {"demo": shipped("demo")}
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 WEIGHTS = "model.safetensors"
 PARTS = ("config", "labels", "preprocess")
 
@@ -74,7 +75,7 @@ def _local(path: Path) -> Source:
         return _joined(path / _choose(files, str(path)), beside)
     if not path.exists():
         raise WeightsError(f"the shipped model {path} is not there")
-    if path.suffix == ".json":
+    if path.suffix == ".json" and not shards.is_index(path):
         raise WeightsError(f"{path} is JSON, not weights; name its directory {path.parent} to load the model there")
     return Source(path)
 
@@ -85,10 +86,14 @@ def _fetched(reference: Reference, hub: Hub) -> Source:
         return _fetched_file(reference, reference.file, hub)
     files = hub.files(reference)
     weights = _choose(files, f"{reference.repo} (revision {reference.revision})")
-    if weights != WEIGHTS:
+    if weights != WEIGHTS and weights not in shards.INDEXES:
         return _fetched_file(reference, weights, hub)
     beside = {part: hub.download(reference, f"{part}.json") for part in PARTS if f"{part}.json" in files}
-    return _joined(hub.download(reference, weights), beside)
+    path = hub.download(reference, weights)
+    if weights in shards.INDEXES:
+        for shard in shards.read_index(path):
+            hub.download(reference, shard)
+    return _joined(path, beside)
 
 
 def _fetched_file(reference: Reference, file: str, hub: Hub) -> Source:
@@ -104,10 +109,13 @@ def _joined(weights: Path, beside: dict[str, Path]) -> Source:
 
 
 def _choose(files: Iterable[str], where: str) -> str:
-    """Return the only file of weights at the top of a directory or repository."""
+    """Return the only file of weights at the top of a directory or repository, or the index of its shards."""
+    files = set(files)
     weights = sorted(file for file in files if "/" not in file and PurePosixPath(file).suffix in SUFFIXES)
     if WEIGHTS in weights:
         return WEIGHTS
+    if index := next((index for index in shards.INDEXES if index in files), None):
+        return index
     # The same model is often stored in both formats; safetensors is the safer one.
     candidates = [file for file in weights if file.endswith(".safetensors")] or weights
     if not candidates:

@@ -7,9 +7,13 @@ import os
 import pickle
 import shutil
 import zipfile
-from pathlib import Path
+from argparse import Namespace
+from collections import Counter, OrderedDict, defaultdict
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -77,7 +81,18 @@ def test_training_checkpoint_gives_the_chosen_weights(
     assert found.args["input_size"] == 224
 
 
-@pytest.mark.parametrize("trail", [("state_dict",), ("model",), ("model_state_dict",), ("model", "state_dict")])
+@pytest.mark.parametrize(
+    "trail",
+    [
+        ("state_dict",),
+        ("model",),
+        ("model_state_dict",),
+        ("net",),
+        ("model_state",),
+        ("module",),
+        ("model", "state_dict"),
+    ],
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path, trail: tuple[str, ...], prefix: str) -> None:
     """Wrappers of common training programs and prefixes of DistributedDataParallel and torch.compile are removed."""
@@ -130,6 +145,24 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, zipped: bool) -
         read(path)
 
     assert not (tmp_path / "trace").exists()
+
+
+HARMLESS = {
+    "numpy scalars": (np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True)),
+    "numpy arrays": (np.arange(3.0), np.arange(3, dtype=np.int32), np.array(["a", "b"])),
+    "paths": (PosixPath("/data"), PurePosixPath("runs"), Namespace(output=PosixPath("/data"))),
+    "times": (datetime(2026, 1, 2, tzinfo=UTC), date(2026, 1, 2), timedelta(1)),
+    "dicts": (defaultdict(list, {"loss": [0.5]}), OrderedDict(a=1), Counter("ab")),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_values_that_training_programs_keep_are_read(tmp_path: Path, kind: str, zipped: bool) -> None:
+    """Metrics, paths, dates and command lines beside the weights are no code."""
+    content = training(extra=HARMLESS[kind])
+
+    assert_same(read(saved(tmp_path / "train.pth", content, _use_new_zipfile_serialization=zipped)).tensors, STATE)
 
 
 def test_a_plain_pickle_is_not_even_parsed(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Names of tensors in files -> names of this model: prefixes are removed, heads renamed, counters left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_ANCHOR = "patch_embed.proj.weight"  # every model of these families has it
+# Of averaged models, of batch norms around the model, and of the profiler thop.
+_COUNTER = re.compile(r"(.*\.)?(n_averaged|num_batches_tracked|total_ops|total_params)")
+_HEAD = re.compile(r"(head\.\d+|fc|classifier)\.weight")
+
+
+def usual(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors under their usual names, and one sentence for each change. Never raises.
+
+    What is not recognised keeps its name; `model.loading.fit` reports it.
+    """
+    kept, counters = counted(tensors)
+    notes = [f"left out {len(counters)} counters, such as {counters[0]}"] if counters else []
+    if prefix := _prefix(kept):
+        kept = {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
+        notes.append(f"every name without its prefix {prefix!r}")
+    return _with_head(kept, notes), tuple(notes)
+
+
+def counted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors without counters, and the names of the counters."""
+    counters = [name for name in tensors if _COUNTER.fullmatch(name)]
+    return {name: tensor for name, tensor in tensors.items() if name not in counters}, counters
+
+
+def _prefix(tensors: Mapping[str, Tensor]) -> str:
+    """Return what stands before every name; empty if only some names have it."""
+    found = [name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)]
+    if len(found) != 1 or not found[0].endswith("."):
+        return ""
+    return found[0] if all(name.startswith(found[0]) for name in tensors) else ""
+
+
+def _with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Rename the only linear layer that can be the head; add the bias of a head that has none."""
+    roots = [name.removesuffix(".weight") for name in tensors if _HEAD.fullmatch(name)]
+    if "head.weight" not in tensors and len(roots) == 1 and tensors[f"{roots[0]}.weight"].ndim == 2:
+        root = roots[0]
+        tensors = {
+            f"head.{name.removeprefix(f'{root}.')}" if name.startswith(f"{root}.") else name: tensor
+            for name, tensor in tensors.items()
+        }
+        notes.append(f"{root} is the head")
+    head = tensors.get("head.weight")
+    if head is not None and head.ndim == 2 and "head.bias" not in tensors:
+        tensors = tensors | {"head.bias": torch.zeros(head.shape[0])}
+        notes.append("the head has no bias: zeros")
+    return tensors
