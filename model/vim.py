@@ -7,9 +7,11 @@ weights depend on them.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from model.config import VimConfig
 from model.mixer import Mixer
-from model.scan import ScanChoice, ScanFn
+from model.scan import ScanChoice, ScanFn, choose
 
 if TYPE_CHECKING:
     from model.labels import Labels
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 # All layers and the final norm as one function: tokens (B, L, D) -> tokens (B, L, D) in the same dtype.
 EncoderFn = Callable[[Tensor], Tensor]
 
+log = logging.getLogger("vim.model")
+
+DIFFERENTIABLE = "reference"  # the scan that torch can differentiate
 _RECURRENCE = ("A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias")
 _KEEP_WIDE = (*_RECURRENCE, "norm.weight", "norm.bias", "norm_f.weight", "norm_f.bias")
 
@@ -190,6 +195,7 @@ class Vim(nn.Module):
         return self._encoded(self._with_positions(patches))
 
     def _encoded(self, tokens: Tensor) -> Tensor:
+        self._check_encoder(tokens)
         return self.encode(tokens) if self.encoder is None else self.encoder(tokens)
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -253,6 +259,53 @@ class Vim(nn.Module):
             back, back_residual = backward(hidden.flip(1), None if residual is None else residual.flip(1))
             hidden, residual = ahead + back.flip(1), ahead_residual + back_residual.flip(1)
         return hidden, residual
+
+    # --- scan and fused layers; what they were prepared from may change -----------------------------------------
+
+    def use_encoder(self, encoder: EncoderFn) -> None:
+        """Use fused layers, which hold copies of the weights, until a weight changes or a gradient is wanted."""
+        self.encoder = encoder
+        self._made_from = [(weight, weight._version) for weight in self.parameters() if not weight.is_inference()]
+
+    def _check_encoder(self, tokens: Tensor) -> None:
+        """Compose the layers if the fused ones were made from other weights, or if a gradient is wanted."""
+        choice = self.scan_choice
+        if choice is None:
+            return
+        if torch.is_grad_enabled() and choice.name != DIFFERENTIABLE and self._wants_gradient(tokens):
+            self._compose(choose(DIFFERENTIABLE, tokens.device), "a gradient was wanted")
+        elif self.encoder is not None and any(weight._version != version for weight, version in self._made_from):
+            self._compose(choice, "weights were changed after loading")
+
+    def _wants_gradient(self, tokens: Tensor) -> bool:
+        return tokens.requires_grad or any(weight.requires_grad for weight in self.parameters())
+
+    def _compose(self, choice: ScanChoice, why: str) -> None:
+        log.info("layers are composed from now on, with scan %s: %s", choice.name, why)
+        self.use_scan(dataclasses.replace(choice, path=f"composed: {why}"))
+
+    def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        """As torch's; fused layers of a loaded model are dropped."""
+        loaded = super().load_state_dict(*arguments, **keywords)
+        if self.encoder is not None and self.scan_choice is not None:
+            self._compose(self.scan_choice, "weights were changed after loading")
+        return loaded
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Vim:
+        """Behind `.to`, `.half`, `.double`, `.cuda`: a converted model is composed, on a scan for any dtype.
+
+        Parameters of recurrence and norms stay at least float32, as `cast` keeps them.
+        """
+        before = self._kind()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.scan_choice is not None and self._kind() != before:
+            self.cast(self.patch_embed.proj.weight.dtype)
+            self._compose(choose("torch", self.norm_f.weight.device), "the model was converted or moved after loading")
+        return self
+
+    def _kind(self) -> tuple[torch.dtype, torch.device]:
+        weight = self.patch_embed.proj.weight
+        return weight.dtype, weight.device
 
     def use_scan(self, choice: ScanChoice) -> None:
         """Use another scan and its convolution in every layer, composed; `model.backends.fusion` fuses layers."""

@@ -34,7 +34,7 @@ SLACK = 2  # factor on the scan's tolerance: a layer rounds its activations seve
 def fuse(vim: Vim) -> None:
     """Fuse the layers if the backend supports this model; `scan_choice.path` records the result.
 
-    Call it last, and again after weights are moved, converted or loaded.
+    Call it last, and again after weights are moved, converted or loaded: until then the model runs composed.
     """
     choice = vim.scan_choice
     if choice is None:
@@ -42,7 +42,7 @@ def fuse(vim: Vim) -> None:
     module, reason = _module(choice, vim)
     _set_path(vim, choice, f"composed: {reason}" if reason else "fused")
     if module is not None:
-        vim.encoder = module.encoder(vim)
+        vim.use_encoder(module.encoder(vim))
 
 
 def fuse_verified(vim: Vim) -> None:

@@ -32,7 +32,7 @@ from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
 from model.loading.pos_embed import at_size, check_size
 from model.loading.source import Source, resolve
 from model.preprocessing.recipe import Mode, Preprocess
-from model.scan import ScanChoice, ScanFn, choose
+from model.scan import ScanFn, choose
 from model.vim import Rope, Vim
 
 log = logging.getLogger("vim.model")
@@ -100,7 +100,8 @@ def load(
         cache_dir=cache_dir,
         offline=offline,
     )
-    vim = _assemble(contents, choice).cast(kind).to(place)
+    vim = _assemble(contents).cast(kind).to(place)
+    vim.use_scan(choice)
     fuse(vim)
     log.info("loaded %s: fingerprint %s, %s on %s", contents.checkpoint.path, vim.fingerprint, kind, place)
     return vim
@@ -269,9 +270,9 @@ def _tables(config: VimConfig) -> dict[str, Tensor]:
     return {f"rope.{name}": table for name, table in Rope(config).state_dict().items()} if config.rope else {}
 
 
-def _assemble(contents: Contents, choice: ScanChoice) -> Vim:
-    vim = _skeleton(contents.config, choice.fn)
+def _assemble(contents: Contents) -> Vim:
+    vim = _skeleton(contents.config, reference)
     vim.load_state_dict(contents.checkpoint.tensors | _tables(contents.config), strict=True, assign=True)
     vim.preprocess, vim.labels = contents.preprocess, contents.labels
-    vim.fingerprint, vim.assumptions, vim.scan_choice = contents.fingerprint, contents.assumptions, choice
+    vim.fingerprint, vim.assumptions = contents.fingerprint, contents.assumptions
     return vim.requires_grad_(False).eval()
