@@ -132,13 +132,7 @@ class VimConfig:
     @classmethod
     def read(cls, path: str | Path) -> VimConfig:
         """Read `config.json`. Raises ConfigError if the file is not a JSON object or not a valid configuration."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold a JSON object, found {type(values).__name__}")
-        return cls.from_dict(values)
+        return cls.from_dict(read_object(Path(path)))
 
     @classmethod
     def from_reference(cls, *, family: Family = "vim", **kwargs: Any) -> VimConfig:
@@ -153,6 +147,17 @@ class VimConfig:
         logits to shape (B,); they stay (B, classes).
         """
         return cls(family=family, **translate(kwargs, family))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ConfigError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object, found {type(values).__name__}")
+    return values
 
 
 def _is_int(value: object) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from model.config import VimConfig
 from model.errors import WeightsError
 from model.loading.infer_config import class_tokens, patches, visible_fields
+from model.loading.others import verdict
 
 _FEW = 4
 _REMARKS = {
@@ -32,7 +33,8 @@ def check_fit(path: Path, config: VimConfig, expected: Mapping[str, Tensor], fou
     groups = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     lines = [f"{len(names)} {what}: {_few(names)}" for what, names in groups.items() if names]
     if lines:
-        lines.append(f"likely cause: {_cause(config, found)}")
+        what = verdict(found)
+        lines.append(f"likely cause: {f'this is {what}' if what else _cause(config, found)}")
         raise WeightsError("\n  ".join([f"{path} does not fit the configuration:", *lines]))
 
 

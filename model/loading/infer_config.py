@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.config import Family, VimConfig
 from model.errors import WeightsError
+from model.loading.others import verdict
 from model.loading.released import PATCH, Released, by_file, with_shape
 
 Size = tuple[int, int]
@@ -88,6 +89,8 @@ def infer(
     tensors' size. Raises WeightsError for tensors of another kind of model, and for those that fit published models of
     two families, unless `family` or a hint tells which it is.
     """
+    if what := verdict(tensors):
+        raise WeightsError(f"this is {what}")
     fields = visible_fields(tensors)
     fields["family"], guess = _family(fields, patches(tensors), hints, family)
     size, stride, why = _geometry(tensors, fields, hints, image_size)

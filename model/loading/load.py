@@ -9,7 +9,6 @@ is known of a source without running the model.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ from torch import Tensor
 
 from model.backends.fusion import fuse
 from model.backends.reference import scan as reference
-from model.config import Family, VimConfig
+from model.config import Family, VimConfig, read_object
 from model.errors import ConfigError, ModelError, WeightsError
 from model.labels import Labels
 from model.loading.checkpoint import Checkpoint
 from model.loading.checkpoint import read as read_checkpoint
 from model.loading.fingerprint import BUFFERS, fingerprint
 from model.loading.fit import check_fit
+from model.loading.foreign_config import read_config
 from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
 from model.loading.pos_embed import at_size, check_size
 from model.loading.source import Source, resolve
@@ -183,8 +183,12 @@ def _configuration(
     """Return the configuration, its origin, and the assumptions. A written configuration overrides an inferred one."""
     if given is not None:
         return _of_family(_as_config(given), "config", family), "given", ()
+    unused: tuple[str, ...] = ()
     if parts.config is not None:
-        return _of_family(VimConfig.read(parts.config), str(parts.config), family), str(parts.config), ()
+        written, library = read_config(parts.config)
+        if written is not None:
+            return _of_family(written, str(parts.config), family), str(parts.config), ()
+        unused = (f"nothing from config.json: it is a file of {library}, which does not describe this architecture",)
     try:
         known = parts.released.known if parts.released else None
         hints = Hints.from_args(checkpoint.args, known, parts.weights.name)
@@ -193,6 +197,7 @@ def _configuration(
             check_size(config, image_size)  # `infer` may have used it as the trained size
     except (WeightsError, ConfigError) as error:
         raise type(error)(f"{checkpoint.path}: {error}") from error
+    assumptions = (*unused, *assumptions)
     for assumption in assumptions:
         level = logging.WARNING if assumption == UNPUBLISHED else logging.INFO
         log.log(level, "%s: assuming %s", checkpoint.path.name, assumption)
@@ -246,18 +251,8 @@ def _recipe(given: str | Preprocess, file: Path | None, config: VimConfig) -> Pr
             raise ConfigError(f"the preprocessing makes {given.size} px images, the model takes {config.image_size}")
         return given
     size = config.image_size[0]  # the reference has no recipe for images that are not square; the service refuses them
-    written = Preprocess.from_dict({"size": size} | ({} if file is None else _read_object(file)))
+    written = Preprocess.from_dict({"size": size} | ({} if file is None else read_object(file)))
     return dataclasses.replace(written, size=size, mode=cast(Mode, given))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object, found {type(values).__name__}")
-    return values
 
 
 def _skeleton(config: VimConfig, scan: ScanFn) -> Vim:

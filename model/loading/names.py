@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_ANCHOR = "patch_embed.proj.weight"  # every model of these families has it
+ANCHOR = "patch_embed.proj.weight"  # every model of these families has it
 # Of averaged models, of batch norms around the model, and of the profiler thop.
 _COUNTER = re.compile(r"(.*\.)?(n_averaged|num_batches_tracked|total_ops|total_params)")
 _HEAD = re.compile(r"(head\.\d+|fc|classifier)\.weight")
@@ -35,7 +35,7 @@ def counted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str:
     """Return what stands before every name; empty if only some names have it."""
-    found = [name.removesuffix(_ANCHOR) for name in tensors if name.endswith(_ANCHOR)]
+    found = [name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)]
     if len(found) != 1 or not found[0].endswith("."):
         return ""
     return found[0] if all(name.startswith(found[0]) for name in tensors) else ""
