@@ -146,6 +146,15 @@ def test_broken_parts_of_a_directory_are_named(directory: Path, file: str, conte
         load(directory)
 
 
+def test_a_directory_with_one_checkpoint_of_lightning(tmp_path: Path) -> None:
+    """The only file is a .ckpt, with hyperparameters beside the state dict and a prefix before every name."""
+    content = {"state_dict": {f"model.{name}": tensor for name, tensor in state().items()}, "epoch": 3}
+    torch.save(content | {"hyper_parameters": {"lr": 0.1}}, tmp_path / "epoch=3.ckpt")
+    torch.save(state(), tmp_path.parent / "plain.pth")
+
+    assert load(tmp_path, config=TINY).fingerprint == load(tmp_path.parent / "plain.pth", config=TINY).fingerprint
+
+
 def test_a_lone_file_stands_for_itself(directory: Path) -> None:
     """If a file is given, the other files in its directory are ignored."""
     TINY.replace(class_token="first").save(directory / "config.json")
