@@ -6,17 +6,15 @@ python -m tests.model.full_size vim_base vim_base.pth
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tests.golden import SHARED
+from tests.golden import SHARED, make_weights
 
 
 def write(short: str, path: Path) -> dict[str, Any]:
@@ -45,16 +43,6 @@ def _training(name: str, weights: dict[str, Tensor]) -> dict[str, Any]:
         "scaler": "none",
         "args": argparse.Namespace(model=name, input_size=224),
     }
-
-
-def make_weights() -> ModuleType:
-    """Import the golden data's weight generator."""
-    spec = importlib.util.spec_from_file_location("make_weights", SHARED / "golden" / "make_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

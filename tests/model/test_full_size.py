@@ -52,7 +52,7 @@ def test_a_released_model_in_full_size(tmp_path: Path, monkeypatch: pytest.Monke
 
 def golden_input() -> np.ndarray:
     """Return the images of the golden logits."""
-    from tests.model.full_size import make_weights
+    from tests.golden import make_weights
 
     images: np.ndarray = make_weights().make_input(100, 2, 224, 224)
     return images
