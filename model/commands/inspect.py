@@ -23,6 +23,7 @@ def describe(source: str, **reading: Any) -> dict[str, Any]:
         "bytes": checkpoint.size,
         "top_level_keys": list(checkpoint.keys),
         "weights": " / ".join(checkpoint.unwrapped) or "the whole file",
+        "sets_of_weights": list(checkpoint.sets),
         "notes": list(checkpoint.notes),
         "tensors": len(learned),
         "parameters": sum(tensor.numel() for tensor in learned),
@@ -43,6 +44,11 @@ def as_text(report: dict[str, Any]) -> str:
         f"file         {report['file']}",
         f"format       {report['format']}, {report['bytes'] / 1e6:,.1f} MB",
         f"weights      {report['weights']}" + (f" (the file's keys: {', '.join(keys)})" if keys else ""),
+        *(
+            [f"sets         {', '.join(report['sets_of_weights'])} (--weights)"]
+            if report["sets_of_weights"][1:]
+            else []
+        ),
         *(f"note         {note}" for note in report["notes"]),
         f"parameters   {report['parameters']:,} in {report['tensors']} tensors",
         f"fingerprint  {report['fingerprint']}",

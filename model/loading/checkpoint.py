@@ -24,7 +24,7 @@ from torch import Tensor
 
 from model.errors import WeightsError
 from model.loading import shards
-from model.loading.names import counted, usual
+from model.loading.names import ANCHOR, counted, usual
 
 AGAIN = "download it again"
 # Keys under which a state dict is stored, by the requested weights; any other name is its own key.
@@ -56,6 +56,7 @@ class Checkpoint:
     unwrapped: tuple[str, ...] = ()  # the wrapper keys above the weights, outermost first
     args: Mapping[str, Any] = field(default_factory=dict)  # the training run's arguments
     notes: tuple[str, ...] = ()  # what was renamed or left out
+    sets: tuple[str, ...] = ()  # names of the sets of weights that the file holds
 
 
 def read(path: Path, weights: str = "model") -> Checkpoint:
@@ -73,7 +74,7 @@ def read(path: Path, weights: str = "model") -> Checkpoint:
     tensors = {name: _float32(name, value, path) for name, value in named.items()}
     _check_finite(tensors, path)
     keys = tuple(map(str, content)) if unwrapped else ()
-    return Checkpoint(path, form, size, tensors, keys, unwrapped, _arguments(content), notes)
+    return Checkpoint(path, form, size, tensors, keys, unwrapped, _arguments(content), notes, _sets(content))
 
 
 def _read_shards(index: Path, weights: str) -> Checkpoint:
@@ -243,6 +244,15 @@ def _unwrap(content: Mapping[Any, Any], weights: str, path: Path) -> tuple[Mappi
         where = f" under {' / '.join(trail)}" if trail else ""
         raise WeightsError(f"{path} holds no state dict (tensors by name){where}: {_describe(state)}")
     return state, tuple(trail)
+
+
+def _sets(content: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The top-level keys under which there are weights of a model, such as `model` and `model_ema`."""
+    return tuple(
+        str(key)
+        for key, value in content.items()
+        if isinstance(value, Mapping) and any(str(name).endswith(ANCHOR) for name in value)
+    )
 
 
 def _describe(content: Mapping[Any, Any]) -> str:

@@ -122,6 +122,8 @@ def read(
     """Read everything about a source that needs no device. Arguments and errors are those of `load`."""
     parts = resolve(source, cache_dir, offline=offline)
     checkpoint = read_checkpoint(parts.weights, weights)
+    if parts.released and parts.released.note:
+        checkpoint = dataclasses.replace(checkpoint, notes=(*checkpoint.notes, parts.released.note))
     for note in checkpoint.notes:
         log.info("%s: %s", checkpoint.path.name, note)
     size = _as_size(image_size)

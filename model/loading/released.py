@@ -27,6 +27,7 @@ _MIDDLE: dict[str, Any] = {
 _FINE = _MIDDLE | {"stride": 8}
 _OLDER = _MIDDLE | {"class_token": "first", "divide_out": False, "rope_residual": True}
 _VIDEOMAMBA = _MIDDLE | {"family": "videomamba", "class_token": "first", "divide_out": False}
+_EMA = "the published accuracy, 81.9 %, is said to be that of its EMA weights (weights = model_ema), if it has them"
 PATCH, CLASSES = 16, 1000  # of all released models
 
 
@@ -40,6 +41,7 @@ class Released:
     embed_dim: int
     depth: int
     known: Mapping[str, Any]
+    note: str = ""  # for the person who loads it
 
     @property
     def family(self) -> Family:
@@ -75,7 +77,7 @@ RELEASED = {
         Released("vim-tiny-plus", "hustvl/Vim-tiny-midclstok", "vim_t_midclstok_ft_78p3acc.pth", 192, 24, _FINE),
         Released("vim-small", "hustvl/Vim-small-midclstok", "vim_s_midclstok_80p5acc.pth", 384, 24, _MIDDLE),
         Released("vim-small-plus", "hustvl/Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth", 384, 24, _FINE),
-        Released("vim-base", "hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", 768, 24, _MIDDLE),
+        Released("vim-base", "hustvl/Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth", 768, 24, _MIDDLE, _EMA),
         Released("vim-tiny-73p1", "hustvl/Vim-tiny", "vim_tiny_73p1.pth", 192, 24, _OLDER),
         *(_videomamba("t", "tiny", 192, 24, size) for size in (224, 448, 576)),
         *(_videomamba("s", "small", 384, 24, size) for size in (224, 448, 576)),

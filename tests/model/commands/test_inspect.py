@@ -32,6 +32,7 @@ def test_a_file_is_described(checkpoint: Path, capsys: pytest.CaptureFixture[str
     out, vim = capsys.readouterr().out, load(checkpoint)
     assert "format       torch, " in out
     assert "weights      model (the file's keys: model, model_ema, epoch, args)" in out
+    assert "sets         model, model_ema (--weights)\n" in out
     assert f"fingerprint  {vim.fingerprint}" in out
     assert f"parameters   {sum(p.numel() for p in vim.parameters()):,} in {len(vim.state_dict())} tensors" in out
     assert "config       inferred from the tensors" in out
@@ -49,6 +50,7 @@ def test_json_holds_the_same(checkpoint: Path, capsys: pytest.CaptureFixture[str
     assert report["fingerprint"] == load(checkpoint, weights="model_ema", image_size=40).fingerprint
     assert report["config"] == TINY.replace(image_size=(40, 40)).to_dict()
     assert report["assumptions"]
+    assert ["model", "model_ema"] == report["sets_of_weights"]
     assert report["bytes"] == checkpoint.stat().st_size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -97,7 +98,9 @@ def test_a_hub_out_of_reach_leaves_the_cache(hub: FakeHub, cache: Path, monkeypa
 
 
 @pytest.mark.parametrize("name", sorted(RELEASED))
-def test_released_names_lead_to_their_file(name: str, hub: FakeHub, cache: Path) -> None:
+def test_released_names_lead_to_their_file(
+    name: str, hub: FakeHub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Name, file and full reference give the same model, with ImageNet's labels and without assumptions."""
     released = RELEASED[name]
     size = int(name.rpartition("-")[2]) if name.endswith(("448", "576")) else 224
@@ -106,7 +109,8 @@ def test_released_names_lead_to_their_file(name: str, hub: FakeHub, cache: Path)
     tensors = rope_state(stride=stride, **changes) if "73p1" in name else state(stride=stride, **changes)
     hub.repos[released.repo] = {released.file: pth({"model": tensors, "model_ema": tensors})}
 
-    vim = load(name, cache_dir=cache, device="cpu")
+    with caplog.at_level(logging.INFO, "vim.model"):
+        vim = load(name, cache_dir=cache, device="cpu")
 
     first: dict[str, Any] = {"class_token": "first", "divide_out": False}
     differs: dict[str, Any] = {}
@@ -117,6 +121,7 @@ def test_released_names_lead_to_their_file(name: str, hub: FakeHub, cache: Path)
     assert vim.config == TINY.replace(stride=stride, **changes, **differs)
     assert vim.assumptions == ()
     assert vim.labels == Labels.imagenet()
+    assert ("EMA weights" in caplog.text) == (name == "vim-base")
     same = load(f"{released.repo}:{released.file}", cache_dir=cache, offline=True, device="cpu")
     assert (same.fingerprint, same.assumptions) == (vim.fingerprint, ())
 
