@@ -32,7 +32,7 @@ from service.telemetry.tracer import NoTracer, Tracer
 
 CONTRACTS = tuple(one.router for one in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi))
 LABELS = RouteLabels(CONTRACTS)
-REPORT_S = 0.25  # how often one of several HTTP processes reports how it fares
+REPORT_S = 0.25  # how often one of several HTTP processes reports its state
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def make_metrics(settings: Settings, queue_capacity: int, shared: MultiprocessDi
 
 
 async def _report(engine: Engine) -> None:
-    """Report how this HTTP process fares, and free memory that it no longer uses, every `REPORT_S`."""
+    """Report the state of this HTTP process, and free memory that it no longer uses, every `REPORT_S`."""
     while True:
         await asyncio.sleep(REPORT_S)
         engine.report()

@@ -40,15 +40,13 @@ def as_text(report: dict[str, Any]) -> str:
     """Format the report of `describe` for a terminal."""
     labels, keys = report["labels"], report["top_level_keys"]
     names = f": {', '.join(labels['first'])}, …" if labels["first"] else ""
+    several = report["sets_of_weights"][1:]
+    sets = [f"sets         {', '.join(report['sets_of_weights'])} (--weights)"] if several else []
     lines = [
         f"file         {report['file']}",
         f"format       {report['format']}, {report['bytes'] / 1e6:,.1f} MB",
         f"weights      {report['weights']}" + (f" (the file's keys: {', '.join(keys)})" if keys else ""),
-        *(
-            [f"sets         {', '.join(report['sets_of_weights'])} (--weights)"]
-            if report["sets_of_weights"][1:]
-            else []
-        ),
+        *sets,
         *(f"note         {note}" for note in report["notes"]),
         f"parameters   {report['parameters']:,} in {report['tensors']} tensors",
         f"fingerprint  {report['fingerprint']}",

@@ -7,21 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.config import VimConfig, read_object
-from model.reference_config import DEFAULTS, IGNORED
+from model.config import Family, VimConfig, read_object
+from model.reference_config import DEFAULTS, IGNORED, VIDEOMAMBA
 
 _OWN = {field.name for field in dataclasses.fields(VimConfig)}
-_REFERENCE = DEFAULTS.keys() | IGNORED
+_CONSTRUCTORS = DEFAULTS.keys() | VIDEOMAMBA | IGNORED
 _LIBRARIES = {"architecture": "timm", "architectures": "transformers", "model_type": "transformers"}
 # What transformers adds to the arguments of a model.
 _ADDED = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "auto_map", "_name_or_path"}
 
 
-def read_config(path: Path) -> tuple[VimConfig | None, str]:
-    """Return the configuration in a file and an empty text; or None and the library whose file it is.
+def read_config(path: Path, family: Family | None = None) -> tuple[VimConfig | None, str]:
+    """Return the configuration in a file and an empty text; or None and whose file it is.
 
-    The arguments of the reference's constructor are translated: alone, as `PyTorchModelHubMixin` writes them, among
-    those of transformers, or under `model_args`, as timm writes them. Raises ConfigError for any other content.
+    The arguments of a family's constructor are translated: alone, as `PyTorchModelHubMixin` writes them, among those of
+    transformers, or under `model_args`, as timm writes them. Arguments that both families have do not show the family.
+    Raises ConfigError for any other content.
     """
     values = read_object(path)
     library = next((name for key, name in _LIBRARIES.items() if key in values), "")
@@ -30,13 +31,23 @@ def read_config(path: Path) -> tuple[VimConfig | None, str]:
         arguments = values
     if library:
         arguments = {name: value for name, value in arguments.items() if name not in _ADDED}
-    if _is_constructors(arguments, library):
-        return VimConfig.from_reference(**arguments), ""
-    return (None, library) if library else (VimConfig.from_dict(values), "")
+    if not _is_constructors(arguments, library):
+        return (None, library) if library else (VimConfig.from_dict(values), "")
+    found = family or _family(arguments)
+    if found is None:
+        return None, "another program"
+    return VimConfig.from_reference(family=found, **arguments), ""
 
 
 def _is_constructors(arguments: Mapping[str, Any], library: str) -> bool:
-    """Whether these are arguments of the reference's constructor, some of which have names of their own."""
+    """Return whether these are arguments of a constructor; without a library's names some must be no fields of ours."""
     if library:
-        return bool(arguments) and arguments.keys() <= _REFERENCE
-    return bool(arguments.keys() & (_REFERENCE - _OWN))
+        return bool(arguments) and arguments.keys() <= _CONSTRUCTORS
+    return bool(arguments.keys() & (_CONSTRUCTORS - _OWN)) and "family" not in arguments
+
+
+def _family(arguments: Mapping[str, Any]) -> Family | None:
+    """The only family whose constructor has one of these arguments; None if both have all of them."""
+    if arguments.keys() & (DEFAULTS.keys() - VIDEOMAMBA):
+        return "vim"
+    return "videomamba" if arguments.keys() & (VIDEOMAMBA - DEFAULTS.keys()) else None

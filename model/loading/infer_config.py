@@ -225,8 +225,8 @@ def _undecided(fitting: list[Released]) -> str:
     )
     options = " or ".join(f"'{one.family}'" for one in fitting)
     return (
-        f"these tensors fit two published models, {models}, and give wrong answers as the other one; "
-        f"say which it is: family = {options} (VIM_MODEL_FAMILY, --family), or put a config.json beside the weights"
+        f"these tensors fit two published models, {models}; loaded as the wrong one they give wrong answers; "
+        f"say which one it is: family = {options} (VIM_MODEL_FAMILY, --family), or put a config.json beside the weights"
     )
 
 

@@ -187,10 +187,10 @@ def _configuration(
         return _of_family(_as_config(given), "config", family), "given", ()
     unused: tuple[str, ...] = ()
     if parts.config is not None:
-        written, library = read_config(parts.config)
+        written, library = read_config(parts.config, family)
         if written is not None:
             return _of_family(written, str(parts.config), family), str(parts.config), ()
-        unused = (f"nothing from config.json: it is a file of {library}, which does not describe this architecture",)
+        unused = (f"nothing from config.json: it is a file of {library} that does not describe this architecture",)
     try:
         known = parts.released.known if parts.released else None
         hints = Hints.from_args(checkpoint.args, known, parts.weights.name)

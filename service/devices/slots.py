@@ -4,9 +4,9 @@ The memory is an anonymous file (memfd): no name to leak, no /dev/shm limit, and
 same pixels. Slots are also the admission limit: a request takes one for each image before any byte is decoded (see
 `service.engine.admission`).
 
-With several HTTP processes each has slots for all images that the service admits. So nothing but their common count
-decides how many of them one process uses. A slot that was never used takes no memory, and `trim` gives back the memory
-that a process no longer uses beyond its part.
+With several HTTP processes each has slots for all images that the service admits. The common count of images decides
+how many slots one process may use. A slot that was never used takes no memory. `trim` gives back memory that a process
+no longer uses beyond its part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the HTTP processes use of the limits that they share, and how they fare."""
+"""What the HTTP processes use of the limits that they share, and their state."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Engine:
         return self.decode_pool.overdue or any(self._usage.overdue.parts)
 
     def report(self) -> None:
-        """Tell the parent and the other HTTP processes how this one fares. To be called again and again."""
+        """Show the parent and the other HTTP processes the state of this one. Call it at regular intervals."""
         self._usage.overdue.own[0] = self.decode_pool.overdue
         self._usage.beats.own[0] += 1
         self.metrics.sample()

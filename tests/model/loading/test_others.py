@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.errors import WeightsError
-from model.loading.infer_config import Hints, infer
+from model.loading.infer_config import UNPUBLISHED, Hints, infer
 from model.loading.load import read
 from model.loading.others import verdict
 from tests.golden import SHARED, needs_shared
@@ -98,6 +98,21 @@ def test_arguments_of_the_reference_in_a_config_are_translated(tmp_path: Path, w
 
     assert TINY.replace(class_token="first", divide_out=False) == contents.config
     assert () == contents.assumptions
+
+
+def test_arguments_that_both_families_have_do_not_tell_which_it_is(tmp_path: Path) -> None:
+    """They are used with a family; without one the tensors decide, and the assumptions say so."""
+    both = {name: value for name, value in ARGUMENTS.items() if name in ("img_size", "patch_size", "stride", "depth")}
+    both |= {"embed_dim": 16, "num_classes": 5}
+    place = directory(tmp_path, both, state(d_state=16))
+    expected = TINY.replace(d_state=16)
+
+    assert UNPUBLISHED in read(place).assumptions
+    assert expected == read(place, family="vim").config
+    videomamba = expected.replace(family="videomamba", class_token="first", divide_out=False)
+    assert videomamba == read(place, family="videomamba").config
+    directory(tmp_path, both | {"bimamba": True}, state(d_state=16))
+    assert videomamba == read(place).config
 
 
 def test_a_config_without_an_architecture_is_not_used(tmp_path: Path) -> None:
