@@ -120,10 +120,10 @@ class DeviceProcess:
             for _ in range(TICKS):  # a pause of this program, by SIGSTOP, is one tick at most
                 if (await asyncio.wait([future], timeout=tick_s))[0]:
                     break
-            else:
-                raise self._lose(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
         finally:
             future.cancel()  # does nothing to an answer that has come
+        if future.cancelled():
+            raise self._lose(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
         answer = future.result()
         if isinstance(answer, BatchFailed):
             raise BatchError(answer.kind, answer.reason)
