@@ -64,7 +64,9 @@ def _common() -> argparse.ArgumentParser:
     """Arguments that all commands have: the source, and how to read it."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("source", metavar="SRC", help="a directory, a file, a name, or owner/name[@revision][:file]")
-    common.add_argument("--family", help="whose code trained the weights (vim, videomamba), if the file does not say")
+    common.add_argument(
+        "--family", help="whose code trained the weights (vim, videomamba, mamba-reg), if the file does not say"
+    )
     common.add_argument("--weights", default="model", help="which weights of a training checkpoint (model, model_ema)")
     common.add_argument(
         "--image-size", type=_size, metavar="N", help="pixels per side, or HxW; also determines the stride"

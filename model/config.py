@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args
 from model.errors import ConfigError, reject_unknown
 from model.reference_config import translate
 
-Family = Literal["vim", "videomamba"]
+Family = Literal["vim", "videomamba", "mamba-reg"]
 BimambaType = Literal["none", "v1", "v2"]
-ClassToken = Literal["middle", "first", "double", "none"]
+ClassToken = Literal["middle", "first", "double", "none", "spread"]
 Pool = Literal["cls", "last", "mean", "max", "all"]
 Norm = Literal["rms", "layer"]
 
@@ -48,6 +48,8 @@ class VimConfig:
     bimamba: BimambaType = "v2"
     bidirectional_layers: bool = False  # even layers run forward, odd ones backward
     class_token: ClassToken = "middle"
+    spread_tokens: int = 0  # number of class tokens with class_token "spread", which only Mamba-Reg has
+    neck_reduction: int = 1  # above 1 a neck reduces each spread class token to embed_dim / neck_reduction
     pool: Pool = "cls"
     pos_embed: bool = True
     rope: bool = False
@@ -68,6 +70,7 @@ class VimConfig:
         _check_types(self)
         _check_sizes(self)
         _check_pool(self)
+        _check_spread(self)
         if self.rope or self.rope_residual:
             _check_rope(self)
 
@@ -84,8 +87,8 @@ class VimConfig:
 
     @property
     def num_class_tokens(self) -> int:
-        """Number of class tokens: 0, 1 or 2."""
-        return {"none": 0, "first": 1, "middle": 1, "double": 2}[self.class_token]
+        """Number of class tokens: 0, 1, 2 or `spread_tokens`."""
+        return {"none": 0, "first": 1, "middle": 1, "double": 2, "spread": self.spread_tokens}[self.class_token]
 
     @property
     def seq_len(self) -> int:
@@ -94,14 +97,28 @@ class VimConfig:
 
     @property
     def class_slots(self) -> tuple[int, ...]:
-        """Positions of the class tokens in the sequence, which the head reads (reference: token_position)."""
+        """Positions of the class tokens in the sequence, which the head reads (reference: token_position).
+
+        Spread tokens divide the patches into `spread_tokens` groups, each followed by its class token, and the rest
+        (Mamba-Reg, utils.py, get_cls_idx).
+        """
         patches = self.num_patches
+        if self.class_token == "spread":
+            step = patches // (self.spread_tokens + 1) + 1
+            return tuple(step - 1 + step * index for index in range(self.spread_tokens))
         return {"none": (), "first": (0,), "middle": (patches // 2,), "double": (0, patches + 1)}[self.class_token]
 
     @property
     def d_inner(self) -> int:
         """Width E inside the mixer."""
         return int(self.expand * self.embed_dim)
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the input of the head: `embed_dim`, or for spread class tokens that of all of them side by side."""
+        if self.class_token != "spread":
+            return self.embed_dim
+        return self.spread_tokens * (self.embed_dim // self.neck_reduction)
 
     @property
     def token_wise(self) -> bool:
@@ -139,7 +156,8 @@ class VimConfig:
         """Translate the reference's constructor arguments (hustvl/Vim, VisionMamba.__init__).
 
         With `family="videomamba"` they are those of VideoMamba's image models (OpenGVLab/VideoMamba,
-        image_sm/models/videomamba.py), which are ViM's with a class token first and directions summed.
+        image_sm/models/videomamba.py), which are ViM's with a class token first and directions summed; with
+        `family="mamba-reg"` those of Mamba-Reg (wangf3014/Mamba-Reg, models_mamba.py).
 
         Arguments that cannot affect inference are ignored. An unknown argument raises ConfigError with the nearest
         valid name, while the reference ignores misspelt arguments (its own base model passes `if_devide_out`). With a
@@ -184,6 +202,8 @@ _MINIMUM = {
     "channels": 1,
     "embed_dim": 1,
     "depth": 1,
+    "spread_tokens": 0,
+    "neck_reduction": 1,
     "num_classes": 0,
     "d_state": 1,
     "d_conv": 2,
@@ -224,6 +244,24 @@ def _check_pool(config: VimConfig) -> None:
         raise ConfigError(
             f"pool {config.pool!r} does not go with class_token {config.class_token!r}: "
             "a model with a class token pools 'cls', one without pools 'last', 'mean', 'max' or 'all'"
+        )
+
+
+def _check_spread(config: VimConfig) -> None:
+    spread = config.class_token == "spread"
+    if spread != (config.family == "mamba-reg"):
+        raise ConfigError(
+            f"class_token 'spread' is that of family 'mamba-reg' only; got {config.class_token!r} "
+            f"of family {config.family!r}"
+        )
+    if spread != (config.spread_tokens > 0):
+        raise ConfigError(f"spread_tokens {config.spread_tokens} does not go with class_token {config.class_token!r}")
+    if spread and config.num_patches <= config.spread_tokens:
+        raise ConfigError(f"{config.num_patches} patches are too few for {config.spread_tokens} spread class tokens")
+    if config.neck_reduction > 1 and (not spread or config.embed_dim % config.neck_reduction):
+        raise ConfigError(
+            f"neck_reduction {config.neck_reduction} needs class_token 'spread' and an embed_dim that it divides, "
+            f"got {config.class_token!r} and {config.embed_dim}"
         )
 
 

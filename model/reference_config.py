@@ -1,7 +1,8 @@
-"""Translation of the constructor arguments of hustvl/Vim's VisionMamba to the fields of VimConfig.
+"""Translation of the constructor arguments of hustvl/Vim's VisionMamba, and of its relatives, to fields of VimConfig.
 
-Source: vim/models_mamba.py and mamba_ssm/modules/mamba_simple.py at commit dd0358a. "Quirk n" is a number in the list
-of the reference's unexpected behaviours.
+Sources: vim/models_mamba.py and mamba_ssm/modules/mamba_simple.py at commit dd0358a; image_sm/models/videomamba.py of
+OpenGVLab/VideoMamba; models_mamba.py of wangf3014/Mamba-Reg. "Quirk n" is a number in the list of the reference's
+unexpected behaviours.
 """
 
 from __future__ import annotations
@@ -54,12 +55,9 @@ IGNORED = frozenset(
     }
 )
 
-# What VideoMamba's constructor has of them, and `bimamba` for v2 or none; it has no options for the rest.
-VIDEOMAMBA = {
+_COMMON = {
     "img_size",
     "patch_size",
-    "stride",
-    "bimamba",
     "depth",
     "embed_dim",
     "channels",
@@ -67,6 +65,12 @@ VIDEOMAMBA = {
     "ssm_cfg",
     "norm_epsilon",
     "rms_norm",
+}
+# Family -> the arguments of its constructor that affect a forward pass.
+CONSTRUCTORS: dict[str, set[str]] = {
+    "vim": set(DEFAULTS),
+    "videomamba": _COMMON | {"stride", "bimamba"},  # `bimamba` is v2 or none
+    "mamba-reg": _COMMON | {"num_cls_tokens", "cls_reduce"},
 }
 
 SSM_IGNORED = frozenset({"dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "device", "dtype"})
@@ -82,12 +86,31 @@ def translate(kwargs: Mapping[str, Any], family: str = "vim") -> dict[str, Any]:
     See `model.config.VimConfig.from_reference`. Raises ConfigError for unknown arguments and for values that the
     reference cannot run.
     """
-    known = VIDEOMAMBA if family == "videomamba" else DEFAULTS.keys()
-    reject_unknown(kwargs, known | IGNORED, "argument of the reference's constructor")
+    reject_unknown(kwargs, CONSTRUCTORS[family] | IGNORED, "argument of the reference's constructor")
     given = DEFAULTS | {name: value for name, value in kwargs.items() if name in DEFAULTS}
     if family == "videomamba":  # its class token is first, and it sums both directions
         kind = "v2" if kwargs.get("bimamba", True) else "none"
         given |= {"use_middle_cls_token": False, "if_divide_out": False, "bimamba_type": kind}
+    fields = _fields(given)
+    return fields | _spread_fields(kwargs, fields) if family == "mamba-reg" else fields
+
+
+def _spread_fields(kwargs: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields in which Mamba-Reg differs; its patches never overlap, and its `rms_norm` is off by default."""
+    tokens, reduction = kwargs.get("num_cls_tokens", 1), kwargs.get("cls_reduce", 1)
+    if tokens == 0:
+        raise ConfigError("num_cls_tokens 0 leaves nothing to classify: Mamba-Reg's head reads the class tokens")
+    return {
+        "stride": fields["patch_size"],
+        "class_token": "spread",
+        "spread_tokens": tokens,
+        "neck_reduction": reduction,
+        "norm": "rms" if kwargs.get("rms_norm", False) else "layer",
+    }
+
+
+def _fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of ViM's constructor -> fields of VimConfig."""
     class_token = _class_token(given)
     return {
         "image_size": given["img_size"],

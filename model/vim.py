@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from model.config import VimConfig
 from model.mixer import Mixer
+from model.rope import Rope
 from model.scan import ScanChoice, ScanFn, choose
 
 if TYPE_CHECKING:
@@ -32,20 +33,23 @@ log = logging.getLogger("vim.model")
 
 DIFFERENTIABLE = "reference"  # the scan that torch can differentiate
 _RECURRENCE = ("A_log", "A_b_log", "D", "D_b", "dt_proj.bias", "dt_proj_b.bias")
-_KEEP_WIDE = (*_RECURRENCE, "norm.weight", "norm.bias", "norm_f.weight", "norm_f.bias")
+_KEEP_WIDE = (
+    *_RECURRENCE,
+    *(f"{norm}.{part}" for norm in ("norm", "norm_f", "norm_neck") for part in ("weight", "bias")),
+)
 
 
 class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last axis, by the configuration's `norm`."""
+    """RMSNorm or LayerNorm over the last axis of `width` values, by the configuration's `norm`."""
 
-    def __init__(self, config: VimConfig) -> None:
+    def __init__(self, config: VimConfig, width: int) -> None:
         super().__init__()
         self.eps = config.norm_epsilon
-        self.weight = nn.Parameter(torch.empty(config.embed_dim))
-        self.bias = nn.Parameter(torch.empty(config.embed_dim)) if config.norm == "layer" else None
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if config.norm == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., width) -> (..., width)."""
         if self.bias is None:
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
@@ -64,48 +68,13 @@ class PatchEmbed(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-class Rope(nn.Module):
-    """Rotary position embedding over the patch grid (reference: vim/rope.py, VisionRotaryEmbeddingFast)."""
-
-    freqs_cos: Tensor
-    freqs_sin: Tensor
-
-    def __init__(self, config: VimConfig) -> None:
-        super().__init__()
-        angles = _rope_angles(config)
-        self.register_buffer("freqs_cos", angles.cos())
-        self.register_buffer("freqs_sin", angles.sin())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Rotate (B, L, D). Quirk 6: with an odd length token 0 is not rotated, wherever the class token is."""
-        if x.shape[1] % 2:
-            return torch.cat((x[:, :1], self._rotate(x[:, 1:])), dim=1)
-        return self._rotate(x)
-
-    def _rotate(self, x: Tensor) -> Tensor:
-        pairs = x.reshape(*x.shape[:-1], -1, 2)
-        turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-        return x * self.freqs_cos + turned * self.freqs_sin
-
-
-def _rope_angles(config: VimConfig) -> Tensor:
-    """Angles (rows * rows, D): the patch row's in the first half of the columns, the patch column's in the second."""
-    rows, half = config.image_size[0] // config.patch_size, config.embed_dim // 2
-    frequencies = 10000.0 ** -(torch.arange(0, half, 2)[: half // 2].float() / half)
-    position = torch.arange(rows) / rows * config.rope_pretrained_grid
-    angles = (position[:, None] * frequencies).repeat_interleave(2, dim=-1)
-    down = angles[:, None].expand(rows, rows, half)
-    across = angles[None, :].expand(rows, rows, half)
-    return torch.cat((down, across), dim=-1).flatten(0, 1)
-
-
 class Layer(nn.Module):
     """One layer: add, norm, mixer. Returns the mixer output and the residual stream that entered the norm."""
 
     def __init__(self, config: VimConfig, scan: ScanFn) -> None:
         super().__init__()
         self.mixer = Mixer(config, scan)
-        self.norm = Norm(config)
+        self.norm = Norm(config, config.embed_dim)
 
     def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, L, D) and (B, L, D), or None for the first layer -> two tensors (B, L, D)."""
@@ -140,14 +109,20 @@ class Vim(nn.Module):
             self.cls_token_head = nn.Parameter(torch.empty(1, 1, width))
             self.cls_token_tail = nn.Parameter(torch.empty(1, 1, width))
         elif config.class_token != "none":
-            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        if config.pos_embed:
+            self.cls_token = nn.Parameter(torch.empty(1, config.num_class_tokens, width))
+        if config.pos_embed and config.class_token == "spread":
+            self.pos_embed = nn.Parameter(torch.empty(1, config.num_patches, width))
+            self.pos_embed_cls = nn.Parameter(torch.empty(1, config.spread_tokens, width))
+        elif config.pos_embed:
             self.pos_embed = nn.Parameter(torch.empty(1, config.seq_len, width))
         if config.rope:
             self.rope = Rope(config)
         self.layers = nn.ModuleList(Layer(config, scan) for _ in range(config.depth))
-        self.norm_f = Norm(config)
-        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+        self.norm_f = Norm(config, width)
+        if config.neck_reduction > 1:
+            self.neck = nn.Linear(width, width // config.neck_reduction, bias=False)
+            self.norm_neck = Norm(config, config.feature_dim)
+        self.head = nn.Linear(config.feature_dim, config.num_classes) if config.num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, classes); with pool 'all' (B, L, classes); without classes the features."""
@@ -159,20 +134,31 @@ class Vim(nn.Module):
         return logits.amax(dim=1) if self.config.pool == "max" else logits
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Return the input of the head: (B, D), or (B, L, D) for the token-wise pools 'max' and 'all' (quirk 9)."""
+        """Return the input of the head: (B, `config.feature_dim`).
+
+        For the token-wise pools 'max' and 'all' it has a row for each token, (B, L, D) (quirk 9).
+        """
         return self.pool(self.forward_tokens(images))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Tokens after the final norm (B, L, D) -> the input of the head, (B, D) or (B, L, D).
+        """Tokens after the final norm (B, L, D) -> the input of the head, as `forward_features` returns it.
 
         Quirk 7: a flipped sequence is read at the unflipped slots, where the class token need not be.
         """
         if self.config.pool == "cls":
             # Slices, because a list of indices is copied from the host, which a CUDA graph cannot record.
-            return torch.stack([tokens[:, slot] for slot in self.config.class_slots]).mean(dim=0)
+            found = torch.stack([tokens[:, slot] for slot in self.config.class_slots], dim=1)
+            return self._side_by_side(found) if self.config.class_token == "spread" else found.mean(dim=1)
         if self.config.pool == "last":
             return tokens[:, -1]
         return tokens.mean(dim=1) if self.config.pool == "mean" else tokens
+
+    def _side_by_side(self, tokens: Tensor) -> Tensor:
+        """Spread class tokens (B, n, D) -> (B, n * D / neck_reduction) (Mamba-Reg, models_mamba.py)."""
+        if self.config.neck_reduction == 1:
+            return tokens.flatten(1)
+        features: Tensor = self.norm_neck(_widened(self.neck(tokens).flatten(1)))
+        return features.to(tokens.dtype)
 
     def mean_of_patches(self, tokens: Tensor) -> Tensor:
         """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), without class tokens."""
@@ -214,9 +200,12 @@ class Vim(nn.Module):
         return self._with_positions(self.patch_embed(images))
 
     def _with_positions(self, patches: Tensor) -> Tensor:
-        tokens = self._insert_class_tokens(patches)
-        if self.config.pos_embed:
-            tokens = tokens + self.pos_embed
+        if self.config.class_token == "spread":
+            tokens = self._spread_class_tokens(patches)
+        else:
+            tokens = self._insert_class_tokens(patches)
+            if self.config.pos_embed:
+                tokens = tokens + self.pos_embed
         return tokens.flip(1) if self.config.flip else tokens
 
     def _insert_class_tokens(self, patches: Tensor) -> Tensor:
@@ -228,6 +217,16 @@ class Vim(nn.Module):
             return torch.cat((head, patches, tail), dim=1)
         (slot,) = self.config.class_slots
         return torch.cat((patches[:, :slot], self.cls_token.expand(images, -1, -1), patches[:, slot:]), dim=1)
+
+    def _spread_class_tokens(self, patches: Tensor) -> Tensor:
+        """Patches (B, M, D) -> n groups of patches, each followed by its class token, and the rest (B, M + n, D)."""
+        cls_tokens: Tensor = self.cls_token
+        if self.config.pos_embed:
+            patches, cls_tokens = patches + self.pos_embed, cls_tokens + self.pos_embed_cls
+        count, group = self.config.spread_tokens, self.config.class_slots[0]
+        groups = patches[:, : count * group].reshape(-1, count, group, patches.shape[2])  # (B, n, group, D)
+        ends = cls_tokens[:, :, None].expand(patches.shape[0], -1, -1, -1)  # (B, n, 1, D)
+        return torch.cat((torch.cat((groups, ends), dim=2).flatten(1, 2), patches[:, count * group :]), dim=1)
 
     def _run(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         residual = None

@@ -35,7 +35,7 @@ _DEFAULT_CACHE = Path("~/.cache/vim-server")
 
 _WORDS = {
     "model_name": "a text without slashes",
-    "model_family": "vim or videomamba",
+    "model_family": "vim, videomamba or mamba-reg",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
     "cache_dir": "a directory (~ needs a home directory)",
     "tls_cert": "a file",
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         pattern=r"^[^/]*$",
         description="Name in answers, metrics and paths; empty: derived from VIM_MODEL.",
     )
-    model_family: Literal["vim", "videomamba"] | None = Field(
+    model_family: Literal["vim", "videomamba", "mamba-reg"] | None = Field(
         None, description="Whose code trained the weights; unset: as config.json, the name or the tensors say."
     )
     weights: Literal["model", "model_ema"] = Field(

@@ -23,9 +23,11 @@ class ModelInfo:
     """A loaded model, as its device process describes it."""
 
     name: str
+    family: str  # vim, videomamba or mamba-reg
     fingerprint: str
     classes: int  # 0 without a classifier head
-    embedding_dim: int
+    embedding_dim: int  # with pooling "cls"
+    mean_embedding_dim: int  # with pooling "mean"
     image_size: int  # side of the square image, pixels
     preprocess: Mapping[str, Any]  # of `model.Preprocess.to_dict`
     labels: tuple[str, ...]  # one for each class
@@ -45,12 +47,14 @@ class ModelInfo:
         return {
             "model": {
                 "name": self.name,
+                "family": self.family,
                 "fingerprint": self.fingerprint,
                 "source": self.source,
                 "weights": self.weights,
                 "parameters": self.parameters,
                 "classes": self.classes,
                 "embedding_dim": self.embedding_dim,
+                "mean_embedding_dim": self.mean_embedding_dim,
                 "config": self.config,
                 "assumptions": self.assumptions,
                 "labels": self.labels_source,

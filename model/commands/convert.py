@@ -5,6 +5,7 @@ The directory computes the same as the source: fingerprints are compared before 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -15,9 +16,8 @@ from safetensors.torch import save_file
 from model.errors import ModelError, WeightsError
 from model.labels import NUMBERED
 from model.loading.fingerprint import BUFFERS
-from model.loading.load import Contents, read
+from model.loading.load import Contents, own_recipe, read
 from model.loading.source import PARTS, WEIGHTS
-from model.preprocessing.recipe import Preprocess
 
 Write = Callable[[Path], object]
 
@@ -25,8 +25,8 @@ Write = Callable[[Path], object]
 def convert(contents: Contents, directory: Path, *, force: bool = False) -> list[Path]:
     """Write the parts and return their paths.
 
-    Numbered classes get no labels.json, and the default preprocessing no preprocess.json; old files of these names are
-    removed. Raises WeightsError if a file exists and `force` is false, or if the directory cannot be written.
+    Numbered classes get no labels.json, and the family's own preprocessing no preprocess.json; old files of these names
+    are removed. Raises WeightsError if a file exists and `force` is false, or if the directory cannot be written.
     """
     parts = _parts(contents)
     check_free(directory, force=force)
@@ -54,7 +54,7 @@ def _parts(contents: Contents) -> dict[str, Write]:
     if contents.labels.source != NUMBERED:
         parts["labels.json"] = contents.labels.save
     recipe = contents.preprocess
-    if recipe != Preprocess(size=recipe.size, mode=recipe.mode):
+    if recipe != dataclasses.replace(own_recipe(contents.config), mode=recipe.mode):
         text = json.dumps(recipe.to_dict(), indent=2) + "\n"
         parts["preprocess.json"] = lambda path: path.write_text(text, encoding="utf-8")
     return parts

@@ -2,7 +2,8 @@
 
 It is computed from these parts, each preceded by its name and length, so that parts cannot be confused:
 
-    config       every field of VimConfig but `family`, as JSON with sorted keys; 2 and 2.0 are the same number
+    config       fields of VimConfig, as JSON with sorted keys, without `family`, and without fields that were added
+                 after the first version and have their default; 2 and 2.0 are the same number
     preprocess   the recipe with its mode (reference, friendly), likewise
     <tensor>     for every learned tensor by name, sorted: shape, then float32 bytes, little-endian
 
@@ -25,12 +26,13 @@ from model.preprocessing.recipe import Preprocess
 
 BUFFERS = frozenset({"rope.freqs_cos", "rope.freqs_sin"})
 DIGITS = 12
+_ADDED = {"spread_tokens": 0, "neck_reduction": 1}  # field -> default; older fingerprints stay the same
 
 
 def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
     """Return twelve hexadecimal digits of the sha256 of the parts above."""
     digest = hashlib.sha256()
-    fields = {name: value for name, value in config.to_dict().items() if name != "family"}
+    fields = {name: value for name, value in config.to_dict().items() if name != "family" and _ADDED.get(name) != value}
     _feed(digest, "config", _canonical(fields))
     _feed(digest, "preprocess", _canonical(preprocess.to_dict()))
     for name in sorted(tensors.keys() - BUFFERS):

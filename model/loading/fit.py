@@ -11,7 +11,7 @@ from torch import Tensor
 from model.config import VimConfig
 from model.errors import WeightsError
 from model.loading.infer_config import class_tokens, patches, visible_fields
-from model.loading.others import verdict
+from model.loading.names import verdict
 
 _FEW = 4
 _REMARKS = {

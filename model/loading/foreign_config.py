@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from model.config import Family, VimConfig, read_object
-from model.reference_config import DEFAULTS, IGNORED, VIDEOMAMBA
+from model.reference_config import CONSTRUCTORS, IGNORED
 
 _OWN = {field.name for field in dataclasses.fields(VimConfig)}
-_CONSTRUCTORS = DEFAULTS.keys() | VIDEOMAMBA | IGNORED
+_ARGUMENTS = IGNORED.union(*CONSTRUCTORS.values())
 _LIBRARIES = {"architecture": "timm", "architectures": "transformers", "model_type": "transformers"}
 # What transformers adds to the arguments of a model.
 _ADDED = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "auto_map", "_name_or_path"}
@@ -21,8 +21,8 @@ def read_config(path: Path, family: Family | None = None) -> tuple[VimConfig | N
     """Return the configuration in a file and an empty text; or None and whose file it is.
 
     The arguments of a family's constructor are translated: alone, as `PyTorchModelHubMixin` writes them, among those of
-    transformers, or under `model_args`, as timm writes them. Arguments that both families have do not show the family.
-    Raises ConfigError for any other content.
+    transformers, or under `model_args`, as timm writes them. Arguments that several families have do not show
+    which it is. Raises ConfigError for any other content.
     """
     values = read_object(path)
     library = next((name for key, name in _LIBRARIES.items() if key in values), "")
@@ -42,12 +42,14 @@ def read_config(path: Path, family: Family | None = None) -> tuple[VimConfig | N
 def _is_constructors(arguments: Mapping[str, Any], library: str) -> bool:
     """Return whether these are arguments of a constructor; without a library's names some must be no fields of ours."""
     if library:
-        return bool(arguments) and arguments.keys() <= _CONSTRUCTORS
-    return bool(arguments.keys() & (_CONSTRUCTORS - _OWN)) and "family" not in arguments
+        return bool(arguments) and arguments.keys() <= _ARGUMENTS
+    return bool(arguments.keys() & (_ARGUMENTS - _OWN)) and "family" not in arguments
 
 
 def _family(arguments: Mapping[str, Any]) -> Family | None:
-    """The only family whose constructor has one of these arguments; None if both have all of them."""
-    if arguments.keys() & (DEFAULTS.keys() - VIDEOMAMBA):
-        return "vim"
-    return "videomamba" if arguments.keys() & (VIDEOMAMBA - DEFAULTS.keys()) else None
+    """The first family whose constructor has an argument that no other has; None if there is no such argument."""
+    for family in get_args(Family):
+        others = (known for name, known in CONSTRUCTORS.items() if name != family)
+        if arguments.keys() & CONSTRUCTORS[family].difference(*others):
+            return cast(Family, family)
+    return None

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from model.config import Family, VimConfig
 from model.errors import WeightsError
-from model.loading.others import verdict
+from model.loading.geometry import Size, geometry, square
+from model.loading.hints import Hints
+from model.loading.names import verdict
 from model.loading.released import PATCH, Released, by_file, with_shape
 
-Size = tuple[int, int]
 Tensors = Mapping[str, Tensor]
 RELEASED = "as in the released models"
 OLDER = "as in the older RoPE model, vim-tiny-73p1"
@@ -31,53 +31,7 @@ PLAIN_MAMBA = (
     "bimamba = none: no layer has *_b tensors, as with the plain Mamba block of stock mamba_ssm; if the model was "
     "trained in both directions, half of it is missing from this file"
 )
-USUAL_SIZE = 224
-USUAL_SIZES = range(192, 2049)  # sizes that are trained with patches that do not overlap
-FINE = (16, 729, 8)  # patch size, patches and stride of vim-tiny-plus and vim-small-plus, at 224 px
-VIDEOMAMBA = "as in VideoMamba"
-
-
-@dataclass(frozen=True, slots=True)
-class Hints:
-    """Hints from a training run's arguments, and what is `known` of a released model. Tensors override hints."""
-
-    name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
-    input_size: int | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)  # by VimConfig field; not an assumption
-    file: str = ""  # its name
-
-    @classmethod
-    def from_args(cls, args: Mapping[str, Any], known: Mapping[str, Any] | None = None, file: str = "") -> Hints:
-        """Extract the hints from the `args` of a training checkpoint."""
-        known = known or {}
-        name, size = args.get("model"), known.get("image_size", args.get("input_size"))
-        return cls(
-            name if isinstance(name, str) else "", size if isinstance(size, int) and size > 0 else None, known, file
-        )
-
-    @property
-    def stride(self) -> int | None:
-        """The known stride, or the one in the factory's name."""
-        if "stride" in self.known:
-            return int(self.known["stride"])
-        found = re.search(r"stride(\d+)", self.name)
-        return int(found[1]) if found else None
-
-    @property
-    def family(self) -> Family | None:
-        """The family if the factory's name begins with one; other programs name their models as they like."""
-        return "videomamba" if self.name.startswith("videomamba") else "vim" if self.name.startswith("vim_") else None
-
-    @property
-    def class_token(self) -> str | None:
-        """The class token's position if the name says middle or first; many names only say that there is a token."""
-        found = re.search(r"(mid|first)(dle)?_?cls", self.name)
-        return {"mid": "middle", "first": "first"}[found[1]] if found else None
-
-    @property
-    def divide_out(self) -> bool | None:
-        """True if the name contains `div2`; other names say nothing."""
-        return True if "div2" in self.name else None
+TITLES: dict[Family, str] = {"vim": "ViM", "videomamba": "VideoMamba", "mamba-reg": "Mamba-Reg"}
 
 
 def infer(
@@ -92,9 +46,10 @@ def infer(
     if what := verdict(tensors):
         raise WeightsError(f"this is {what}")
     fields = visible_fields(tensors)
-    fields["family"], guess = _family(fields, patches(tensors), hints, family)
-    size, stride, why = _geometry(tensors, fields, hints, image_size)
-    certain = stride == hints.known.get("stride") and size == _square(hints.input_size or 0)
+    count, rope_rows = patches(tensors), _shape(tensors, _ROPE, 2)[0] if fields["rope"] else 0
+    fields["family"], guess = _family(fields, count, hints, family)
+    size, stride, why = geometry(fields["family"], fields["patch_size"], count, rope_rows, hints, image_size)
+    certain = stride == hints.known.get("stride") and size == square(hints.input_size or 0)
     unseen = _unseen(fields, hints)
     assumed = {name: hints.known.get(name, value) for name, (value, _) in unseen.items()}
     reasons = [f"{name} = {_text(value)}: {why}" for name, (value, why) in unseen.items() if name not in hints.known]
@@ -134,30 +89,33 @@ def visible_fields(tensors: Tensors) -> dict[str, Any]:
     }
     if fields["rope"]:
         fields["rope_pretrained_grid"] = _rope_grid(tensors, width)
-    return fields | _token_fields(class_tokens(tensors))
+    return fields | (_spread_fields(tensors, width) if has(_SPREAD) else _token_fields(class_tokens(tensors)))
 
 
 def class_tokens(tensors: Tensors) -> int:
-    """Return the number of class tokens: 0, 1 or 2."""
+    """Return the number of class tokens: 0, 1, 2, or any number of spread ones."""
+    if _SPREAD in tensors:
+        return _shape(tensors, _SPREAD, 3)[1]
     return 2 if "cls_token_head" in tensors else int("cls_token" in tensors)
 
 
 def patches(tensors: Tensors) -> int | None:
     """Return the number of patches of the position embedding or the RoPE table; None without either."""
     if "pos_embed" in tensors:
-        return _shape(tensors, "pos_embed", 3)[1] - class_tokens(tensors)
+        return _shape(tensors, "pos_embed", 3)[1] - (0 if _SPREAD in tensors else class_tokens(tensors))
     return _shape(tensors, _ROPE, 2)[0] if _ROPE in tensors else None
 
 
 _MIXER = "layers.0.mixer."
 _ROPE = "rope.freqs_cos"
+_SPREAD = "pos_embed_cls"  # only spread class tokens have position embeddings of their own
 
 
 def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
         some = ", ".join(list(tensors)[:4])
         raise WeightsError(
-            f"this is no Vision Mamba of hustvl/Vim: no tensor {name!r} among {len(tensors)} ({some}, …)"
+            f"this is no Vision Mamba, VideoMamba or Mamba-Reg: no tensor {name!r} among {len(tensors)} ({some}, …)"
         )
     shape = tuple(tensors[name].shape)
     if len(shape) != axes or 0 in shape:
@@ -186,6 +144,16 @@ def _token_fields(tokens: int) -> dict[str, Any]:
     return {"class_token": "double", "pool": "cls"} if tokens else {"class_token": "none"}
 
 
+def _spread_fields(tensors: Tensors, width: int) -> dict[str, Any]:
+    reduced = _shape(tensors, "neck.weight", 2)[0] if "neck.weight" in tensors else width
+    return {
+        "class_token": "spread",
+        "pool": "cls",
+        "spread_tokens": class_tokens(tensors),
+        "neck_reduction": max(width // reduced, 1),
+    }
+
+
 def _rope_grid(tensors: Tensors, width: int) -> int:
     """Return the reference's pt_hw_seq_len, computed from the slowest frequency of grid position (1, 0)."""
     cos, sin, half = tensors[_ROPE], tensors.get("rope.freqs_sin"), width // 2
@@ -199,14 +167,22 @@ def _rope_grid(tensors: Tensors, width: int) -> int:
 def _family(
     fields: Mapping[str, Any], count: int | None, hints: Hints, given: Family | None
 ) -> tuple[Family, tuple[str, ...]]:
-    """Return the family, and the assumption about it. Raises WeightsError for shapes of published models of both."""
-    if found := hints.known.get("family", given):
-        return found, ()
-    if hints.family:
+    """Return the family, and the assumption about it.
+
+    Raises WeightsError for shapes of published models of two families, and for a family that has no such tensors.
+    """
+    possible, named = _possible_families(fields), by_file(hints.file)
+    if chosen := hints.known.get("family", given):
+        if chosen not in possible:
+            raise WeightsError(f"family {chosen!r} was asked for, but only {_titles(possible)} has such tensors")
+        return chosen, ()
+    if len(possible) == 1:
+        return possible[0], ()
+    if hints.family in possible:
         return hints.family, (f"family = {hints.family}: from the model's name in the checkpoint's args",)
-    if named := by_file(hints.file):
+    if named and named.family in possible:
         return named.family, (f"family = {named.family}: the file has the name of the released {named.name}",)
-    if fields["rope"] or fields["bimamba"] != "v2" or "class_token" in fields:  # only in ViM's code
+    if fields["bimamba"] == "none":  # no published model of either
         return "vim", ()
     shape = fields["embed_dim"], fields["depth"], count, fields["num_classes"]
     fitting = {one.family: one for one in with_shape(*shape)} if fields["patch_size"] == PATCH else {}
@@ -215,6 +191,18 @@ def _family(
     for family, one in fitting.items():
         return family, (f"family = {family}: of the published models only {one.name} has these shapes",)
     return "vim", (UNPUBLISHED,)
+
+
+def _titles(families: Iterable[Family]) -> str:
+    return " or ".join(TITLES[family] for family in families)
+
+
+def _possible_families(fields: Mapping[str, Any]) -> tuple[Family, ...]:
+    """Return the families whose code can have such tensors."""
+    if fields.get("class_token") == "spread":
+        return ("mamba-reg",)
+    only_vim = fields["rope"] or fields["bimamba"] == "v1" or "class_token" in fields
+    return ("vim",) if only_vim else ("vim", "videomamba")
 
 
 def _undecided(fitting: list[Released]) -> str:
@@ -234,9 +222,9 @@ def _unseen(fields: Mapping[str, Any], hints: Hints) -> dict[str, tuple[Any, str
     """Return field -> (value, reason) for the fields that no tensor shows."""
     rope, source = fields["rope"], OLDER if fields["rope"] else RELEASED
     unseen: dict[str, tuple[Any, str]] = {}
-    if fields["family"] == "videomamba":
-        unseen |= {"class_token": ("first", VIDEOMAMBA), "divide_out": (False, VIDEOMAMBA)}
-        return unseen | {name: (value, VIDEOMAMBA) for name, value in _NEVER_SEEN.items()}
+    if fields["family"] != "vim":
+        values = _OF_RELATIVES[fields["family"]] | _NEVER_SEEN
+        return {name: (value, f"as in {TITLES[fields['family']]}") for name, value in values.items()}
     if "class_token" not in fields:
         unseen["class_token"] = _hinted(hints.class_token, "first" if rope else "middle", source)
     if fields["bimamba"] == "v2":
@@ -248,6 +236,10 @@ def _unseen(fields: Mapping[str, Any], hints: Hints) -> dict[str, tuple[Any, str
     return unseen | {name: (value, RELEASED) for name, value in _NEVER_SEEN.items()}
 
 
+_OF_RELATIVES: dict[str, dict[str, Any]] = {
+    "videomamba": {"class_token": "first", "divide_out": False},
+    "mamba-reg": {"divide_out": True},
+}
 _NEVER_SEEN = {"bidirectional_layers": False, "flip": False, "norm_epsilon": 1e-5}
 
 
@@ -257,83 +249,3 @@ def _hinted(hint: Any, default: Any, source: str) -> tuple[Any, str]:
 
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _geometry(
-    tensors: Tensors, fields: Mapping[str, Any], hints: Hints, image_size: Size | None
-) -> tuple[Size, int, tuple[str, ...]]:
-    """Return the trained image size, the stride, and the assumptions."""
-    patch, count = fields["patch_size"], patches(tensors)
-    if fields["rope"]:
-        return _rope_geometry(_shape(tensors, _ROPE, 2)[0], patch, image_size)
-    if count is None:
-        size = image_size or _square(hints.input_size or USUAL_SIZE)
-        stride = hints.stride or patch
-        return size, stride, (f"stride = {stride}, image_size = {_px(size)}: without a position embedding none shows",)
-    for size, strides in _candidates(patch, count, hints, image_size):
-        if strides:
-            stride = hints.stride if hints.stride in strides else strides[0]
-            certain = size == image_size and strides == [stride]
-            return size, stride, () if certain else _why(size, stride, patch, count, strides)
-    raise WeightsError(f"{count} patch positions fit no square image: give image_size (height, width)")
-
-
-def _candidates(patch: int, count: int, hints: Hints, image_size: Size | None) -> Iterator[tuple[Size, list[int]]]:
-    """Yield the trained sizes that are likely, with the strides that fit each, the likeliest first.
-
-    Odd strides, which do not divide the patch, come last: 14x14 positions are 224 px at stride 16, even when 192 is
-    requested and stride 13 would fit. Without a size patches do not overlap, except in the published fine models.
-    """
-    given = [size for size in (_square(hints.input_size or 0), image_size) if size and min(size) >= patch]
-    side = math.isqrt(count)
-    whole = _square(side * patch) if side * side == count > 0 else None
-    for size in given:
-        yield size, _strides(size, patch, count, plain=True)
-    if (patch, count) == FINE[:2]:
-        yield _square(USUAL_SIZE), [FINE[2]]
-    if whole and whole[0] in USUAL_SIZES:
-        yield whole, [patch]
-    for size in sorted(given, key=lambda size: size != image_size):
-        yield size, _strides(size, patch, count, plain=False)
-    if whole:
-        yield whole, [patch]
-
-
-def _strides(size: Size, patch: int, count: int, *, plain: bool) -> list[int]:
-    """Return the strides without gaps that give `count` patches, the likeliest first; plain ones divide the patch."""
-
-    def fits(stride: int) -> bool:
-        return math.prod((side - patch) // stride + 1 for side in size) == count and not (plain and patch % stride)
-
-    def unlikely(stride: int) -> tuple[bool, bool, int]:
-        return stride != patch, any((side - patch) % stride for side in size), -stride
-
-    return sorted(filter(fits, range(1, patch + 1)), key=unlikely)
-
-
-def _why(size: Size, stride: int, patch: int, count: int, strides: list[int]) -> tuple[str, ...]:
-    others = [f"stride {other}" for other in strides if other != stride]
-    side = math.isqrt(count)
-    if side * side == count and size != _square(side * patch):
-        others.append(f"{_px(_square(side * patch))} at stride {patch}")
-    also = f"; {' or '.join(others)} would fit as well" if others else ""
-    return (f"stride = {stride}, image_size = {_px(size)}: {count} patch positions{also}",)
-
-
-def _rope_geometry(rows: int, patch: int, image_size: Size | None) -> tuple[Size, int, tuple[str, ...]]:
-    """The table has (size // patch)^2 rows and requires stride == patch (quirk 6)."""
-    side = math.isqrt(rows)
-    if side * side != rows:
-        raise WeightsError(f"a RoPE table of {rows} rows fits no square image")
-    if image_size and image_size[0] == image_size[1] and image_size[0] // patch == side:
-        return image_size, patch, ()
-    size = _square(side * patch)
-    return size, patch, (f"image_size = {_px(size)}: the RoPE table is for {side}x{side} patches of {patch} px",)
-
-
-def _square(side: int) -> Size:
-    return side, side
-
-
-def _px(size: Size) -> str:
-    return f"{size[0]}x{size[1]} px"

@@ -28,17 +28,21 @@ from model.loading.checkpoint import read as read_checkpoint
 from model.loading.fingerprint import BUFFERS, fingerprint
 from model.loading.fit import check_fit
 from model.loading.foreign_config import read_config
-from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
+from model.loading.geometry import Size
+from model.loading.hints import Hints
+from model.loading.infer_config import UNPUBLISHED, infer
 from model.loading.pos_embed import at_size, check_size
 from model.loading.source import Source, resolve
 from model.preprocessing.recipe import Mode, Preprocess
+from model.rope import Rope
 from model.scan import ScanFn, choose
-from model.vim import Rope, Vim
+from model.vim import Vim
 
 log = logging.getLogger("vim.model")
 
 AnyConfig = VimConfig | Mapping[str, Any] | str | Path
 AnyLabels = Labels | Sequence[str] | str | Path
+CROP_RATIOS: dict[Family, float] = {"vim": 0.875, "videomamba": 0.875, "mamba-reg": 1.0}  # as each family evaluates
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 
 
@@ -81,8 +85,8 @@ def load(
       are kept in `cache_dir`, and `offline` forbids the network
 
     Without `config` or config.json the architecture is inferred from the tensors; what they do not show is assumed,
-    logged, and kept in `.assumptions`. `family` (vim, videomamba) says whose code trained a file whose tensors fit
-    several published models. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
+    logged, and kept in `.assumptions`. `family` (vim, videomamba, mamba-reg) says whose code trained a file whose
+    tensors fit several published models. `preprocess` is a mode, or a whole recipe. At an `image_size` other than the
     trained one the position embedding is resampled.
 
     Raises ModelError with a message for the person who chose the source.
@@ -191,6 +195,8 @@ def _configuration(
         if written is not None:
             return _of_family(written, str(parts.config), family), str(parts.config), ()
         unused = (f"nothing from config.json: it is a file of {library} that does not describe this architecture",)
+    if parts.released and family not in (None, parts.released.family):
+        raise ConfigError(f"family {family!r} was asked for, but {parts.released.name} is {parts.released.family!r}")
     try:
         known = parts.released.known if parts.released else None
         hints = Hints.from_args(checkpoint.args, known, parts.weights.name)
@@ -246,15 +252,22 @@ def _check(checkpoint: Checkpoint, config: VimConfig) -> None:
             )
 
 
+def own_recipe(config: VimConfig) -> Preprocess:
+    """Return the preprocessing with which the family evaluates its models, in the mode `reference`."""
+    # The references have no recipe for images that are not square; the service refuses such models.
+    return Preprocess(size=config.image_size[0], crop_ratio=CROP_RATIOS[config.family])
+
+
 def _recipe(given: str | Preprocess, file: Path | None, config: VimConfig) -> Preprocess:
-    """Return the file's recipe with the caller's mode; the size always follows the model."""
+    """Return the file's recipe, by default `own_recipe`, with the caller's mode; the size always follows the model."""
     if isinstance(given, Preprocess):
         if config.image_size != (given.size, given.size):
             raise ConfigError(f"the preprocessing makes {given.size} px images, the model takes {config.image_size}")
         return given
-    size = config.image_size[0]  # the reference has no recipe for images that are not square; the service refuses them
-    written = Preprocess.from_dict({"size": size} | ({} if file is None else read_object(file)))
-    return dataclasses.replace(written, size=size, mode=cast(Mode, given))
+    own = own_recipe(config)
+    defaults = {"size": own.size, "crop_ratio": own.crop_ratio}
+    written = Preprocess.from_dict(defaults | ({} if file is None else read_object(file)))
+    return dataclasses.replace(written, size=own.size, mode=cast(Mode, given))
 
 
 def _skeleton(config: VimConfig, scan: ScanFn) -> Vim:

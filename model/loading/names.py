@@ -1,4 +1,7 @@
-"""Names of tensors in files -> names of this model: prefixes are removed, heads renamed, counters left out."""
+"""Names of tensors in files -> names of this model: prefixes are removed, heads renamed, counters left out.
+
+Names also show what a file holds that is not one whole model of the three families.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,17 @@ ANCHOR = "patch_embed.proj.weight"  # every model of these families has it
 # Of averaged models, of batch norms around the model, and of the profiler thop.
 _COUNTER = re.compile(r"(.*\.)?(n_averaged|num_batches_tracked|total_ops|total_params)")
 _HEAD = re.compile(r"(head\.\d+|fc|classifier)\.weight")
+_VIDEO = "a video model of VideoMamba: only its image models are supported"
+# Kind -> parts of names, of which one is enough.
+_KINDS = {
+    "LoRA adapters: merge them into their base model": ("lora_A", "lora_B", "lora_down", "lora_up"),
+    _VIDEO: ("temporal_pos_embed",),
+    "a distilled model with two heads: not supported": ("head_dist.", "dist_token"),
+    "a model of masked pre-training, without classes: save its encoder alone": ("mask_token", "decoder_blocks."),
+    "a model for detection or segmentation: save its backbone alone": ("decode_head.", "rpn_head.", "roi_head."),
+    "a transformer": (".attn.qkv.", ".self_attn.", ".attention."),
+    "a convolutional network": ("layer1.0.conv1.", "features.0."),
+}
 
 
 def usual(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -56,3 +70,12 @@ def _with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor
         tensors = tensors | {"head.bias": torch.zeros(head.shape[0])}
         notes.append("the head has no bias: zeros")
     return tensors
+
+
+def verdict(tensors: Mapping[str, Tensor]) -> str | None:
+    """Say what the tensors are instead; None for those of an image model, and for unknown ones."""
+    anchor = tensors.get(ANCHOR)
+    if anchor is not None and anchor.ndim == 5:
+        return _VIDEO
+    found = (kind for kind, parts in _KINDS.items() for name in tensors if any(part in name for part in parts))
+    return next(found, None)

@@ -14,8 +14,7 @@ from torch import Tensor
 from model.config import VimConfig
 from model.errors import ConfigError
 from model.loading.fingerprint import BUFFERS
-
-Size = tuple[int, int]
+from model.loading.geometry import Size
 
 
 def at_size(config: VimConfig, tensors: Mapping[str, Tensor], size: Size) -> tuple[VimConfig, dict[str, Tensor]]:
@@ -34,17 +33,20 @@ def at_size(config: VimConfig, tensors: Mapping[str, Tensor], size: Size) -> tup
 def resample(positions: Tensor, old: VimConfig, new: VimConfig) -> Tensor:
     """(1, L, D) on the old grid -> (1, L', D) float32 on the new one, with class tokens moved to their new slots.
 
+    For spread class tokens, which have an embedding of their own, L is the number of patches.
+
     Bicubic without antialiasing and with half-pixel centres, as the reference resamples its patches. The reference also
     treats slot 0 as the class token's, which is wrong for a middle token (vim/main.py, --finetune; quirk 21). Computed
     in float64, so that the results round to the same float32 on all machines and fingerprints agree.
     """
     if new.grid == old.grid:
         return positions
-    grid = positions[:, _patch_slots(old)].reshape(1, *old.grid, -1).permute(0, 3, 1, 2)
+    (patches, cls_slots), (new_patches, new_cls_slots) = _slots(old), _slots(new)
+    grid = positions[:, patches].reshape(1, *old.grid, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid.double(), size=new.grid, mode="bicubic", align_corners=False, antialias=False)
-    moved = torch.empty(1, new.seq_len, positions.shape[2])
-    moved[:, _patch_slots(new)] = resized.flatten(2).transpose(1, 2).float()
-    moved[:, list(new.class_slots)] = positions[:, list(old.class_slots)].float()
+    moved = torch.empty(1, len(new_patches) + len(new_cls_slots), positions.shape[2])
+    moved[:, new_patches] = resized.flatten(2).transpose(1, 2).float()
+    moved[:, new_cls_slots] = positions[:, cls_slots].float()
     return moved
 
 
@@ -60,8 +62,12 @@ def check_size(config: VimConfig, size: Size) -> None:
     )
 
 
-def _patch_slots(config: VimConfig) -> list[int]:
-    return [slot for slot in range(config.seq_len) if slot not in config.class_slots]
+def _slots(config: VimConfig) -> tuple[list[int], list[int]]:
+    """Return the rows of `pos_embed` that belong to patches, and those of class tokens."""
+    if config.class_token == "spread":
+        return list(range(config.num_patches)), []
+    slots = list(config.class_slots)
+    return [slot for slot in range(config.seq_len) if slot not in slots], slots
 
 
 def _is_whole(config: VimConfig, size: Size) -> bool:

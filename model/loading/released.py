@@ -27,6 +27,7 @@ _MIDDLE: dict[str, Any] = {
 _FINE = _MIDDLE | {"stride": 8}
 _OLDER = _MIDDLE | {"class_token": "first", "divide_out": False, "rope_residual": True}
 _VIDEOMAMBA = _MIDDLE | {"family": "videomamba", "class_token": "first", "divide_out": False}
+_SPREAD = _MIDDLE | {"family": "mamba-reg", "class_token": "spread"}
 _EMA = "the published accuracy, 81.9 %, is said to be that of its EMA weights (weights = model_ema), if it has them"
 PATCH, CLASSES = 16, 1000  # of all released models
 
@@ -70,6 +71,12 @@ def _videomamba(letter: str, name: str, embed_dim: int, depth: int, size: int) -
     return Released(f"videomamba-{name}{suffix}", "OpenGVLab/VideoMamba", file, embed_dim, depth, known)
 
 
+def _mamba_reg(name: str, embed_dim: int, depth: int) -> Released:
+    return Released(
+        f"mambar-{name}", "Wangf3014/Mamba-Reg", f"mambar_{name}_patch16_224.pth", embed_dim, depth, _SPREAD
+    )
+
+
 RELEASED = {
     released.name: released
     for released in (
@@ -83,6 +90,9 @@ RELEASED = {
         *(_videomamba("s", "small", 384, 24, size) for size in (224, 448, 576)),
         *(_videomamba("m", "middle", 576, 32, size) for size in (224, 448, 576)),
         _videomamba("b", "base", 768, 24, 224),
+        _mamba_reg("small", 384, 24),
+        _mamba_reg("base", 768, 24),
+        _mamba_reg("large", 1024, 48),
     )
 }
 
@@ -106,7 +116,7 @@ def by_file(file: str) -> Released | None:
 
 
 def with_shape(embed_dim: int, depth: int, patches: int | None, classes: int) -> list[Released]:
-    """The released models without RoPE that have tensors of these shapes."""
+    """The released models without RoPE and without spread class tokens that have tensors of these shapes."""
     shape = (embed_dim, depth, patches, classes)
     found = [one for one in RELEASED.values() if shape == (one.embed_dim, one.depth, one.patches, CLASSES)]
-    return [one for one in found if not one.known.get("rope_residual")]
+    return [one for one in found if not one.known.get("rope_residual") and one.known["class_token"] != "spread"]

@@ -36,8 +36,8 @@ class Rows:
     """The results of one forward pass for n images, float32. Parts that were not requested are None."""
 
     scores: Array | None  # (n, classes), softmax
-    cls: Array | None  # (n, D), the input of the head
-    mean: Array | None  # (n, D), mean of the patch tokens after the final norm
+    cls: Array | None  # (n, config.feature_dim), the input of the head
+    mean: Array | None  # (n, config.embed_dim), mean of the patch tokens after the final norm
     finite: Array  # (n,) bool: False where a value is NaN or infinite
 
 

@@ -43,7 +43,8 @@ class EmbedOptions(BaseModel):
     normalize: bool = Field(True, description="Scale the embedding to unit length (L2).")
     pooling: Literal["cls", "mean"] = Field(
         "cls",
-        description="`cls`: input of the classifier head. `mean`: mean of the patch tokens after the final norm.",
+        description="`cls`: input of the classifier head. `mean`: mean of the patch tokens after the final norm. "
+        "`/info` has both dimensions; they differ for Mamba-Reg.",
     )
     encoding: Literal["float", "base64"] = Field(
         "float", description="`base64`: the embedding as base64 of little-endian float32, less than half the size."

@@ -182,7 +182,11 @@ class Pool:
         model, settings, seconds = self.state.model, self._settings, time.monotonic() - self._started_at
         assert model is not None
         self._metrics.model_loaded(
-            version=model.fingerprint, device=model.device.name, dtype=model.dtype, seconds=seconds
+            family=model.family,
+            version=model.fingerprint,
+            device=model.device.name,
+            dtype=model.dtype,
+            seconds=seconds,
         )
         hint = f"curl --data-binary @photo.jpg {settings.url}/v1/classify"
         log.info("ready in %.1f s: %s; try: %s", seconds, model.name, hint)

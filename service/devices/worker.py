@@ -149,9 +149,11 @@ def describe(runner: BatchRunner, settings: Settings) -> ModelInfo:
     vim = runner.vim
     return ModelInfo(
         name=settings.served_name,
+        family=vim.config.family,
         fingerprint=served_fingerprint(vim, settings),
         classes=vim.config.num_classes,
-        embedding_dim=vim.config.embed_dim,
+        embedding_dim=vim.config.feature_dim,
+        mean_embedding_dim=vim.config.embed_dim,
         image_size=vim.config.image_size[0],
         preprocess=vim.preprocess.to_dict(),
         labels=tuple(vim.labels.names),

@@ -130,7 +130,10 @@ DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
 DECODE_THREADS = Metric("vim_decode_threads", "gauge", (), "Threads that decode.")
 REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
 MODEL_INFO = Metric(
-    "vim_model_info", "gauge", ("model", "version", "device", "dtype"), "Always 1; the labels say what is served."
+    "vim_model_info",
+    "gauge",
+    ("model", "family", "version", "device", "dtype"),
+    "Always 1; the labels say what is served.",
 )
 READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 0.")
 LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")
@@ -311,11 +314,11 @@ class Metrics:
         """Set whether the server accepts work."""
         self._ready.set(value)
 
-    def model_loaded(self, *, version: str, device: str, dtype: str, seconds: float) -> None:
+    def model_loaded(self, *, family: str, version: str, device: str, dtype: str, seconds: float) -> None:
         """Describe the model, which is loaded, tested and warm. A reload replaces the labels."""
         if not self._shared:  # shared metrics cannot be cleared, and are set once
             self._model_info.clear()
-        self._model_info.labels(self._model, version, device, dtype).set(1)
+        self._model_info.labels(self._model, family, version, device, dtype).set(1)
         self._load_seconds.set(seconds)
 
     def device_memory(self, kind: Memory, size: int) -> None:

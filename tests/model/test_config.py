@@ -109,6 +109,69 @@ def test_arguments_of_videomamba_are_translated() -> None:
         VimConfig.from_reference(family="videomamba", if_cls_token=False)
 
 
+MAMBAR_SMALL: dict[str, Any] = {"embed_dim": 384, "rms_norm": True, "num_cls_tokens": 12, "cls_reduce": 2}
+
+
+def test_arguments_of_mamba_reg_are_translated() -> None:
+    """Its class tokens are spread, its patches never overlap, and without `rms_norm` it has LayerNorm."""
+    config = VimConfig.from_reference(family="mamba-reg", patch_size=14, **MAMBAR_SMALL)
+
+    assert (
+        VimConfig(
+            family="mamba-reg",
+            patch_size=14,
+            stride=14,
+            embed_dim=384,
+            class_token="spread",
+            spread_tokens=12,
+            neck_reduction=2,
+        )
+        == config
+    )
+    assert (268, 2304) == (config.seq_len, config.feature_dim)
+    assert "layer" == VimConfig.from_reference(family="mamba-reg", num_cls_tokens=12).norm
+    with pytest.raises(ConfigError, match="stride"):
+        VimConfig.from_reference(family="mamba-reg", stride=8)
+    with pytest.raises(ConfigError, match="num_cls_tokens 0 leaves nothing to classify"):
+        VimConfig.from_reference(family="mamba-reg", num_cls_tokens=0)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 12, 16])
+def test_spread_class_tokens_end_groups_of_equal_length(tokens: int) -> None:
+    """Their positions are those of Mamba-Reg's `get_cls_idx`; the patches that are left over come last."""
+    config = VimConfig(family="mamba-reg", class_token="spread", spread_tokens=tokens)
+    group = 196 // (tokens + 1)
+
+    assert list(range(group, group * (tokens + 1) + tokens, group + 1)) == list(config.class_slots)
+    assert 196 + tokens == config.seq_len
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "vim"}, "class_token 'spread' is that of family 'mamba-reg' only"),
+        ({"class_token": "middle"}, "class_token 'spread' is that of family 'mamba-reg' only"),
+        ({"spread_tokens": 0}, "spread_tokens 0 does not go with class_token 'spread'"),
+        ({"image_size": (48, 48)}, "9 patches are too few for 12 spread class tokens"),
+        ({"neck_reduction": 5}, "neck_reduction 5 needs .* an embed_dim that it divides"),
+        ({"pool": "mean"}, "pool 'mean' does not go with class_token 'spread'"),
+    ],
+)
+def test_spread_class_tokens_are_checked(changes: dict[str, Any], message: str) -> None:
+    """What Mamba-Reg cannot compute is refused, and so is the family without its tokens."""
+    config = VimConfig(family="mamba-reg", class_token="spread", spread_tokens=12)
+
+    with pytest.raises(ConfigError, match=message):
+        config.replace(**changes)
+
+
+def test_only_spread_class_tokens_have_a_neck() -> None:
+    """Fields of Mamba-Reg alone are refused in other models."""
+    for changes in ({"spread_tokens": 3}, {"neck_reduction": 2}):
+        with pytest.raises(ConfigError, match="does not go with|needs class_token 'spread'"):
+            VimConfig.from_dict(changes)
+
+
 def test_misspelt_reference_argument_is_refused() -> None:
     """The reference swallows `if_devide_out`; here it is an error with the right name."""
     with pytest.raises(ConfigError, match="if_devide_out.*did you mean 'if_divide_out'"):

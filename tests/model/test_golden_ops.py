@@ -12,8 +12,9 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.conv import causal_conv
+from model.rope import Rope
 from model.scan import choose, names_on
-from model.vim import Norm, Rope
+from model.vim import Norm
 from tests.golden import SHARED, needs_shared
 
 RELATIVE = 1e-5
@@ -62,7 +63,7 @@ def test_causal_convolution_with_silu(width: int) -> None:
 @pytest.mark.parametrize(("kind", "expected"), [("rms", "rms_out"), ("layer", "ln_out")])
 def test_add_and_norm(kind: str, expected: str) -> None:
     """RMSNorm and LayerNorm of the sum of hidden state and residual agree."""
-    norm = Norm(VimConfig(embed_dim=40, norm=kind))  # type: ignore[arg-type]
+    norm = Norm(VimConfig(embed_dim=40, norm=kind), 40)  # type: ignore[arg-type]
     norm.weight.data = op("norm_weight")
     if norm.bias is not None:
         norm.bias.data = op("norm_bias")

@@ -266,7 +266,7 @@ class CudaRunner:
     def _widths(self) -> tuple[int, ...]:
         """Columns of a row of the output: scores, cls, mean, then one flag for each of these that exists."""
         config = self.vim.config
-        widths = [config.num_classes, config.embed_dim, config.embed_dim]
+        widths = [config.num_classes, config.feature_dim, config.embed_dim]
         return (*widths, sum(width > 0 for width in widths))
 
     def _all_parts(self) -> list[Part]:

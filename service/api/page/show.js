@@ -90,6 +90,7 @@ export function status(info) {
   set("state", info?.state ?? "unreachable");
   if (!info?.model) return;
   set("model", info.model.name);
+  set("family", info.model.family);
   set("fingerprint", info.model.fingerprint);
   set("device", info.device.name);
   set("scan", info.scan.name);

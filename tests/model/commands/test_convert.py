@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from model import Labels, Preprocess, load
+from model import Labels, Preprocess, VimConfig, load
 from model.__main__ import main
 from model.commands.convert import convert
 from model.loading.load import read
@@ -69,6 +69,24 @@ def test_an_unusual_recipe_goes_along(tmp_path: Path) -> None:
         convert(contents, tmp_path / mode)
         assert read(tmp_path / mode, preprocess=mode).fingerprint == contents.fingerprint
         assert read(tmp_path / mode).preprocess == Preprocess(size=32, crop_ratio=1.0)
+
+
+@pytest.mark.parametrize(("crop_ratio", "written"), [(None, False), (0.875, True)])
+def test_a_family_keeps_its_own_recipe(tmp_path: Path, crop_ratio: float | None, written: bool) -> None:
+    """Mamba-Reg evaluates with crop ratio 1.0: only another one needs a file."""
+    spread: dict[str, Any] = {"family": "mamba-reg", "class_token": "spread", "spread_tokens": 3, "neck_reduction": 2}
+    source = tmp_path / "source"
+    source.mkdir()
+    torch.save(state(**spread), source / "weights.pth")
+    if crop_ratio:
+        (source / "preprocess.json").write_text(json.dumps({"crop_ratio": crop_ratio}))
+    contents = read(source)
+
+    convert(contents, tmp_path / "out")
+
+    assert TINY.replace(**spread) == VimConfig.read(tmp_path / "out" / "config.json")
+    assert Preprocess(size=32, crop_ratio=crop_ratio or 1.0) == read(tmp_path / "out").preprocess
+    assert written == (tmp_path / "out" / "preprocess.json").exists()
 
 
 def read_tiny(tmp_path: Path) -> Any:

@@ -82,6 +82,15 @@ def test_the_family_does_not_matter() -> None:
     assert BASE == fingerprint(TINY.replace(family="videomamba"), RECIPE, STATE)
 
 
+def test_later_fields_change_no_older_fingerprint() -> None:
+    """Fields that were added since have no part in it while they have their default."""
+    spread = TINY.replace(family="mamba-reg", class_token="spread", spread_tokens=2)
+
+    assert "7cfad46ef350" == fingerprint(TINY, RECIPE, {"head.bias": torch.arange(5.0)})
+    assert fingerprint(spread, RECIPE, STATE) != fingerprint(spread.replace(spread_tokens=3), RECIPE, STATE)
+    assert fingerprint(spread, RECIPE, STATE) != fingerprint(spread.replace(neck_reduction=2), RECIPE, STATE)
+
+
 def test_every_ingredient_matters() -> None:
     """Configuration, recipe, mode, one bit of a weight, a name and a shape each change the fingerprint."""
     nudged = STATE | {"head.bias": torch.nextafter(STATE["head.bias"], torch.tensor(9.0))}

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 
 from model import Labels, load
-from model.errors import WeightsError
+from model.errors import ConfigError, WeightsError
 from model.loading.hub import Hub
 from model.loading.released import RELEASED, Reference
 from model.loading.source import resolve
@@ -106,6 +106,8 @@ def test_released_names_lead_to_their_file(
     size = int(name.rpartition("-")[2]) if name.endswith(("448", "576")) else 224
     changes: dict[str, Any] = {"patch_size": 16, "num_classes": 1000, "image_size": (size, size)}
     stride = 8 if name.endswith("plus") else 16
+    if released.family == "mamba-reg":
+        changes |= {"family": "mamba-reg", "class_token": "spread", "spread_tokens": 12, "neck_reduction": 2}
     tensors = rope_state(stride=stride, **changes) if "73p1" in name else state(stride=stride, **changes)
     hub.repos[released.repo] = {released.file: pth({"model": tensors, "model_ema": tensors})}
 
@@ -124,6 +126,15 @@ def test_released_names_lead_to_their_file(
     assert ("EMA weights" in caplog.text) == (name == "vim-base")
     same = load(f"{released.repo}:{released.file}", cache_dir=cache, offline=True, device="cpu")
     assert (same.fingerprint, same.assumptions) == (vim.fingerprint, ())
+
+
+def test_another_family_than_the_released_models_is_refused(hub: FakeHub, cache: Path) -> None:
+    """The name says the family, so that another one is a mistake."""
+    released = RELEASED["videomamba-tiny"]
+    hub.repos[released.repo] = {released.file: pth(state(patch_size=16, image_size=(224, 224), num_classes=1000))}
+
+    with pytest.raises(ConfigError, match="'vim' was asked for, but videomamba-tiny is 'videomamba'"):
+        load("videomamba-tiny", family="vim", cache_dir=cache)
 
 
 def test_what_is_known_never_beats_a_tensor(hub: FakeHub, cache: Path) -> None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from model.backends.reference import scan as reference
-from model.config import VimConfig
+from model.config import Family, VimConfig
 from model.errors import WeightsError
-from model.loading.infer_config import UNPUBLISHED, Hints, Size, infer
+from model.loading.geometry import Size
+from model.loading.hints import Hints
+from model.loading.infer_config import UNPUBLISHED, infer
 from model.vim import Vim
 from tests.golden import SHARED, needs_shared
 from tests.model.loading.checkpoints import TINY, rope_state, state
@@ -183,6 +185,53 @@ def test_other_shapes_are_taken_for_vim_with_a_warning(changes: dict[str, int]) 
 
     assert ("vim", "middle", True) == (found.family, found.class_token, found.divide_out)
     assert UNPUBLISHED in assumptions
+
+
+SPREAD: dict[str, Any] = {"family": "mamba-reg", "class_token": "spread", "spread_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({}, None),
+        ({"neck_reduction": 4}, None),
+        ({"norm": "layer", "num_classes": 0, "neck_reduction": 2}, None),
+        ({"image_size": (216, 216)}, None),  # 27x27 patches: not 224 px at stride 4
+        ({"image_size": (32, 64)}, (32, 64)),
+    ],
+)
+def test_spread_class_tokens_and_their_neck_are_visible(changes: dict[str, Any], given: Size | None) -> None:
+    """Mamba-Reg is recognised, with or without a neck; its patches never overlap."""
+    expected = TINY.replace(**(SPREAD | changes))
+
+    found, assumptions = infer(state(**(SPREAD | changes)), NO_HINTS, given)
+
+    assert expected == found
+    assert "norm_epsilon = 1e-05: as in Mamba-Reg" in assumptions
+    assert not any("family" in text for text in assumptions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "family", "only"),
+    [
+        (SPREAD, "vim", "Mamba-Reg"),
+        (SPREAD, "videomamba", "Mamba-Reg"),
+        ({}, "mamba-reg", "ViM"),
+        ({"class_token": "double"}, "videomamba", "ViM"),
+        ({"bimamba": "v1"}, "videomamba", "ViM"),
+    ],
+)
+def test_a_family_without_such_tensors_is_refused(changes: dict[str, Any], family: Family, only: str) -> None:
+    """A family that contradicts the tensors would give wrong answers, or an error about single tensors."""
+    with pytest.raises(WeightsError, match=f"family '{family}' was asked for, but only {only}.* has such tensors"):
+        infer(state(**changes), NO_HINTS, family=family)
+
+
+def test_a_name_that_the_tensors_contradict_is_not_used() -> None:
+    """A program may call a Mamba-Reg `vim_...`, or a file of it as it likes."""
+    found, _ = infer(state(**SPREAD), Hints("vim_tiny", file="vim_t_midclstok_76p1acc.pth"))
+
+    assert "mamba-reg" == found.family
 
 
 def test_what_the_image_size_settles_is_no_assumption() -> None:

@@ -17,6 +17,7 @@ from model.scan import names_on
 from tests.golden import SHARED, make_weights, needs_shared
 
 RELATIVES = SHARED / "golden" / "relatives"
+FAMILIES = {"videomamba": "videomamba", "mambareg": "mamba-reg"}  # folder -> family
 
 
 def logits(vim: Vim, images: np.ndarray) -> np.ndarray:
@@ -54,11 +55,12 @@ def test_golden_state_dicts_load() -> None:
     assert loaded == 58
 
 
-def relatives(family: str, kind: str) -> dict[str, Any]:
-    """Cases of the golden data of a related model, or nothing where ../shared is absent (the tests then skip)."""
-    path = RELATIVES / family / "index.json"
-    found: dict[str, Any] = json.loads(path.read_text())[kind] if path.is_file() else {"absent": {}}
-    return found
+def relatives(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Cases of the golden data of related models by folder and name; a stand-in where ../shared is absent."""
+    paths = [RELATIVES / folder / "index.json" for folder in FAMILIES]
+    indexes = {path.parent.name: json.loads(path.read_text()) for path in paths if path.is_file()}
+    found = {(folder, name): case for folder, index in indexes.items() for name, case in index[kind].items()}
+    return found or {("absent", "absent"): {}}
 
 
 def check(vim: Vim, images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
@@ -73,29 +75,29 @@ def check(vim: Vim, images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> Non
 
 @needs_shared
 @pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
-@pytest.mark.parametrize("name", sorted(relatives("videomamba", "small")))
-def test_videomamba_files_give_its_numbers(name: str, scan: str) -> None:
-    """A bare file of VideoMamba, loaded with its family, gives the numbers of VideoMamba's own code."""
-    directory = RELATIVES / "videomamba"
-    case, arrays = relatives("videomamba", "small")[name], np.load(directory / f"{name}.npz")
+@pytest.mark.parametrize(("folder", "name"), relatives("small"))
+def test_files_of_relatives_give_their_numbers(folder: str, name: str, scan: str) -> None:
+    """A bare file, loaded with its family, gives the numbers of the family's own code."""
+    case, arrays = relatives("small")[folder, name], np.load(RELATIVES / folder / f"{name}.npz")
 
-    vim = load(directory / f"{name}.pth", family="videomamba", scan=scan, device="cpu")
+    vim = load(RELATIVES / folder / f"{name}.pth", family=FAMILIES[folder], scan=scan, device="cpu")
 
-    assert VimConfig.from_reference(family="videomamba", **case["kwargs"]) == vim.config
+    assert VimConfig.from_reference(family=FAMILIES[folder], **case["kwargs"]) == vim.config  # type: ignore[arg-type]
     check(vim, arrays["input"], arrays)
 
 
 @needs_shared
-@pytest.mark.parametrize("name", sorted(relatives("videomamba", "full")))
-def test_full_size_videomamba_agrees(name: str, tmp_path: Path) -> None:
-    """The published configurations at 224 and 448 px agree, with generated weights and the default scan."""
-    case, weights = relatives("videomamba", "full")[name], make_weights()
+@pytest.mark.parametrize(("folder", "name"), relatives("full"))
+def test_full_size_relatives_agree(folder: str, name: str, tmp_path: Path) -> None:
+    """Published configurations agree, with generated weights and the default scan."""
+    case, weights = relatives("full")[folder, name], make_weights()
     tensors = weights.make_state_dict(case["keys"], weights.FULL_SEED)
     path = tmp_path / "weights.safetensors"
     save_file({key: torch.from_numpy(np.array(values)) for key, values in tensors.items()}, path)
     size = case["kwargs"]["img_size"]
 
-    vim = load(path, family="videomamba", device="cpu")
+    vim = load(path, family=FAMILIES[folder], device="cpu")
 
     assert (size, size) == vim.config.image_size
-    check(vim, weights.make_input(100, 1, size, size), np.load(RELATIVES / "videomamba" / f"{name}.npz"))
+    assert vim.encoder is not None
+    check(vim, weights.make_input(100, 1, size, size), np.load(RELATIVES / folder / f"{name}.npz"))

@@ -1,13 +1,19 @@
-"""Names as training programs write them become the usual ones, and every change is said."""
+"""Names as training programs write them become the usual ones, every change is said, and other models are named."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.loading.names import usual
-from tests.model.loading.checkpoints import state
+from model.errors import WeightsError
+from model.loading.hints import Hints
+from model.loading.infer_config import infer
+from model.loading.load import read
+from model.loading.names import usual, verdict
+from tests.model.loading.checkpoints import TINY, state
 
 STATE = state()
 
@@ -78,3 +84,42 @@ def test_a_head_without_a_bias_gets_zeros() -> None:
     assert found.keys() == STATE.keys()
     assert not found["head.bias"].any()
     assert ("the head has no bias: zeros",) == notes
+
+
+OTHERS = {
+    "layers.0.mixer.in_proj.lora_A.weight": "LoRA adapters: merge them",
+    "temporal_pos_embedding": "a video model of VideoMamba",
+    "head_dist.weight": "a distilled model with two heads",
+    "decoder_blocks.0.norm.weight": "a model of masked pre-training, without classes: save its encoder alone",
+    "decode_head.conv_seg.weight": "a model for detection or segmentation: save its backbone alone",
+    "blocks.0.attn.qkv.weight": "a transformer",
+    "layer1.0.conv1.weight": "a convolutional network",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_are_named(name: str) -> None:
+    """The error says what the file is, whether the architecture is inferred or given."""
+    tensors = state() | {name: torch.zeros(1)}
+
+    with pytest.raises(WeightsError, match=f"this is {OTHERS[name]}"):
+        infer(tensors, Hints())
+
+
+def test_a_given_configuration_does_not_hide_it(tmp_path: Path) -> None:
+    """Then it is the likely cause of tensors that do not fit."""
+    torch.save(state() | {"temporal_pos_embedding": torch.zeros(1, 4, 16)}, tmp_path / "video.pth")
+
+    with pytest.raises(WeightsError, match="likely cause: this is a video model"):
+        read(tmp_path / "video.pth", config=TINY)
+
+
+def test_videos_are_told_by_their_patches() -> None:
+    """Their patches have five axes."""
+    assert "video" in str(verdict(state() | {"patch_embed.proj.weight": torch.zeros(16, 3, 1, 8, 8)}))
+
+
+def test_nothing_is_said_of_image_models() -> None:
+    """Neither of usual files, nor of unknown ones."""
+    assert verdict(state()) is None
+    assert verdict({"weight": torch.zeros(1)}) is None

@@ -11,7 +11,8 @@ import torch
 
 from model import Preprocess, VimConfig, load
 from model.errors import ConfigError
-from model.loading.pos_embed import Size, at_size, check_size, resample
+from model.loading.geometry import Size
+from model.loading.pos_embed import at_size, check_size, resample
 from tests.golden import SHARED, needs_shared
 from tests.model.loading.checkpoints import TINY, rope_state, state
 
@@ -66,6 +67,19 @@ def test_patches_are_resampled_as_in_the_reference(case: str, old: int, new: int
     found = resample(before, config.replace(image_size=16 * old), config.replace(image_size=16 * new))
 
     torch.testing.assert_close(found, after, rtol=0, atol=1e-5)
+
+
+def test_spread_class_tokens_keep_their_own_embedding() -> None:
+    """Only the embedding of patches is resampled, and the class tokens spread over the new number of patches."""
+    old = SMALL.replace(family="mamba-reg", class_token="spread", spread_tokens=12, neck_reduction=4)
+    patches = with_tokens(SMALL, "none")
+    tensors = {"pos_embed": slope(patches), "pos_embed_cls": torch.randn(1, 12, 2)}
+
+    new, moved = at_size(old, tensors, (384, 384))
+
+    torch.testing.assert_close(moved["pos_embed"], resample(slope(patches), patches, patches.replace(image_size=384)))
+    assert moved["pos_embed_cls"] is tensors["pos_embed_cls"]
+    assert (576 // 13, 2 * (576 // 13) + 1) == new.class_slots[:2]
 
 
 @pytest.mark.parametrize("kind", TOKENS)

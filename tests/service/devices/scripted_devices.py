@@ -35,9 +35,11 @@ def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
     """The description of a model for images of 8 x 8 pixels."""
     return ModelInfo(
         name="m",
+        family="vim",
         fingerprint="f",
         classes=3,
         embedding_dim=4,
+        mean_embedding_dim=4,
         image_size=8,
         preprocess={},
         labels=(),

@@ -33,7 +33,7 @@ DOCUMENTED = {
     "vim_decode_busy": (),
     "vim_rejected_total": ("reason",),
     "vim_decode_threads": (),
-    "vim_model_info": ("model", "version", "device", "dtype"),
+    "vim_model_info": ("model", "family", "version", "device", "dtype"),
     "vim_ready": (),
     "vim_model_load_seconds": (),
     "vim_device_memory_bytes": ("kind",),
@@ -171,10 +171,11 @@ def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
 
 def test_the_model_is_described_once(metrics: Metrics) -> None:
     """A reload replaces the series of the model; two series would double every join."""
-    metrics.model_loaded(version="aaa", device="cpu", dtype="float32", seconds=2.5)
-    metrics.model_loaded(version="bbb", device="cuda:0", dtype="bfloat16", seconds=3.5)
+    metrics.model_loaded(family="vim", version="aaa", device="cpu", dtype="float32", seconds=2.5)
+    new = {"family": "mamba-reg", "version": "bbb", "device": "cuda:0", "dtype": "bfloat16"}
+    metrics.model_loaded(**new, seconds=3.5)
 
-    assert value(metrics, "vim_model_info", model="demo", version="bbb", device="cuda:0", dtype="bfloat16") == 1
+    assert value(metrics, "vim_model_info", model="demo", **new) == 1
     assert "aaa" not in metrics.render()[0].decode()
     assert value(metrics, "vim_model_load_seconds") == 3.5
 

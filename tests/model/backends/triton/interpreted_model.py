@@ -19,6 +19,7 @@ from model.conv import causal_conv
 from model.errors import ScanError
 from model.scan import ScanChoice
 from model.vim import Vim
+from tests.model import golden_relatives
 from tests.model.backends.triton.interpreter import interpreter
 from tests.model.backends.triton.problems import DTYPES, TOLERANCE, error
 from tests.tiny import tiny_vim
@@ -48,6 +49,18 @@ def test_logits_of_the_fused_model_equal_those_of_torch() -> None:
     expected = tiny_vim(CONFIG).double()(images.double())
 
     assert error(vim(images), expected) <= TOLERANCE[torch.float32]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["vm_base", "reg_12_small_grid"])
+def test_relatives_give_the_numbers_of_their_own_code(name: str) -> None:
+    """VideoMamba and Mamba-Reg run fused, within the limits for a float32 implementation."""
+    vim = golden_relatives.built(name)
+    vim.use_scan(CHOICE)
+    fusion.fuse(vim)
+    assert vim.encoder is not None
+
+    golden_relatives.check(vim, name, images=1)
 
 
 @torch.inference_mode()

@@ -297,7 +297,23 @@ class Ops(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-@pytest.mark.parametrize("changes", [{}, {"flip": True}, {"class_token": "double"}, {"bimamba": "v1"}])
+SPREAD = {"family": "mamba-reg", "class_token": "spread", "spread_tokens": 3, "neck_reduction": 2}
+
+
+def test_spread_class_tokens_have_wider_features() -> None:
+    """The rows of Mamba-Reg have the width of its head's input, the means that of a token."""
+    vim = tiny_vim(SMALL.replace(**SPREAD))
+    vim.preprocess = Preprocess(SIZE)
+    runner = warm(Shuffled(), arena(), vim=vim)
+
+    rows = runner.collect(runner.submit([3, 4], PARTS))
+
+    assert rows.cls is not None
+    assert (2, 48) == rows.cls.shape
+    check(rows, Runner(vim).run(arena()[[3, 4]], scores=True, cls=True, mean=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"flip": True}, {"class_token": "double"}, {"bimamba": "v1"}, SPREAD])
 def test_a_forward_pass_brings_nothing_from_the_host(changes: dict[str, object]) -> None:
     """A forward pass copies nothing from the host, because a graph cannot record that."""
     config = SMALL.replace(**changes)

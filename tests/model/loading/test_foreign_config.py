@@ -1,4 +1,4 @@
-"""Files of other models are named, with what to do."""
+"""`config.json` of other programs: arguments of the references' constructors are used, other content is not."""
 
 from __future__ import annotations
 
@@ -10,64 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.errors import WeightsError
-from model.loading.infer_config import UNPUBLISHED, Hints, infer
+from model.loading.infer_config import UNPUBLISHED
 from model.loading.load import read
-from model.loading.others import verdict
-from tests.golden import SHARED, needs_shared
 from tests.model.loading.checkpoints import TINY, state
 
-OTHERS = {
-    "layers.0.mixer.in_proj.lora_A.weight": "LoRA adapters: merge them",
-    "pos_embed_cls": r"a Mamba-Reg \(class tokens spread through the sequence\): not supported",
-    "temporal_pos_embedding": "a video model of VideoMamba",
-    "head_dist.weight": "a distilled model with two heads",
-    "decoder_blocks.0.norm.weight": "a model of masked pre-training, without classes: save its encoder alone",
-    "decode_head.conv_seg.weight": "a model for detection or segmentation: save its backbone alone",
-    "blocks.0.attn.qkv.weight": "a transformer",
-    "layer1.0.conv1.weight": "a convolutional network",
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_other_models_are_named(name: str) -> None:
-    """The error says what the file is, whether the architecture is inferred or given."""
-    tensors = state() | {name: torch.zeros(1)}
-
-    with pytest.raises(WeightsError, match=f"this is {OTHERS[name]}"):
-        infer(tensors, Hints())
-
-
-def test_a_given_configuration_does_not_hide_it(tmp_path: Path) -> None:
-    """Then it is the likely cause of tensors that do not fit."""
-    torch.save(state() | {"pos_embed_cls": torch.zeros(1, 4, 16)}, tmp_path / "mambar.pth")
-
-    with pytest.raises(WeightsError, match="likely cause: this is a Mamba-Reg"):
-        read(tmp_path / "mambar.pth", config=TINY)
-
-
-def test_videos_are_told_by_their_patches() -> None:
-    """Their patches have five axes."""
-    assert "video" in str(verdict(state() | {"patch_embed.proj.weight": torch.zeros(16, 3, 1, 8, 8)}))
-
-
-def test_nothing_is_said_of_image_models() -> None:
-    """Neither of usual files, nor of unknown ones."""
-    assert verdict(state()) is None
-    assert verdict({"weight": torch.zeros(1)}) is None
-
-
-@needs_shared
-def test_mamba_reg_is_recognised() -> None:
-    """The files of the golden data."""
-    directory = SHARED / "golden" / "relatives" / "mambareg"
-    files = sorted(directory.glob("*.pth"))
-    assert files
-    for file in files:
-        with pytest.raises(WeightsError, match="Mamba-Reg"):
-            read(file)
-
-
+SPREAD = ("family", "class_token", "spread_tokens", "neck_reduction", "norm", "d_state")
 ARGUMENTS: dict[str, Any] = {
     "img_size": 32,
     "patch_size": 8,
@@ -113,6 +60,18 @@ def test_arguments_that_both_families_have_do_not_tell_which_it_is(tmp_path: Pat
     assert videomamba == read(place, family="videomamba").config
     directory(tmp_path, both | {"bimamba": True}, state(d_state=16))
     assert videomamba == read(place).config
+
+
+def test_arguments_of_mamba_reg_are_recognised(tmp_path: Path) -> None:
+    """Its constructor alone has a number of class tokens, no stride, and LayerNorm unless told otherwise."""
+    spread = TINY.replace(
+        family="mamba-reg", class_token="spread", spread_tokens=3, neck_reduction=2, norm="layer", d_state=16
+    )
+    changes = {name: getattr(spread, name) for name in SPREAD}
+    arguments = {name: ARGUMENTS[name] for name in ("img_size", "patch_size", "embed_dim", "depth", "num_classes")}
+    place = directory(tmp_path, arguments | {"num_cls_tokens": 3, "cls_reduce": 2}, state(**changes))
+
+    assert spread == read(place).config
 
 
 def test_a_config_without_an_architecture_is_not_used(tmp_path: Path) -> None:
