@@ -21,6 +21,7 @@ BimambaType = Literal["none", "v1", "v2"]
 ClassToken = Literal["middle", "first", "double", "none", "spread"]
 Pool = Literal["cls", "last", "mean", "max", "all"]
 Norm = Literal["rms", "layer"]
+Scores = Literal["softmax", "sigmoid"]
 
 TOKEN_WISE_POOLS = ("max", "all")
 
@@ -62,6 +63,9 @@ class VimConfig:
     norm_epsilon: float = 1e-5
     projection_bias: bool = False
     conv_bias: bool = True
+    scores: Scores | Literal["auto"] = (
+        "auto"  # sigmoid for multi-label heads; auto: sigmoid for one class, else softmax
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", _pair("image_size", self.image_size))
@@ -71,6 +75,8 @@ class VimConfig:
         _check_sizes(self)
         _check_pool(self)
         _check_spread(self)
+        if self.num_classes == 1 and self.scores == "softmax":
+            raise ConfigError("scores 'softmax' of one class are always 1: num_classes 1 needs 'sigmoid' or 'auto'")
         if self.rope or self.rope_residual:
             _check_rope(self)
 
@@ -119,6 +125,13 @@ class VimConfig:
         if self.class_token != "spread":
             return self.embed_dim
         return self.spread_tokens * (self.embed_dim // self.neck_reduction)
+
+    @property
+    def score_function(self) -> Scores:
+        """How the classifier's logits become scores."""
+        if self.scores == "auto":
+            return "sigmoid" if self.num_classes == 1 else "softmax"
+        return self.scores
 
     @property
     def token_wise(self) -> bool:
@@ -195,6 +208,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "class_token": get_args(ClassToken),
     "pool": get_args(Pool),
     "norm": get_args(Norm),
+    "scores": ("auto", *get_args(Scores)),
 }
 _MINIMUM = {
     "patch_size": 1,

@@ -133,6 +133,11 @@ class Vim(nn.Module):
         logits: Tensor = self.head(features)
         return logits.amax(dim=1) if self.config.pool == "max" else logits
 
+    def scores(self, features: Tensor) -> Tensor:
+        """Features of `forward_features` -> float32 scores of the classes, by the configuration's `score_function`."""
+        logits = self.forward_head(features).float()
+        return logits.sigmoid() if self.config.score_function == "sigmoid" else logits.softmax(-1)
+
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the input of the head: (B, `config.feature_dim`).
 

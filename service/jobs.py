@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One image's answer: softmax scores (classes,), an embedding (D,), or both concatenated; float32."""
+    """One image's answer: scores (classes,), an embedding (D,), or both concatenated; float32."""
 
     values: np.ndarray
     queue_s: float

@@ -26,6 +26,7 @@ class ModelInfo:
     family: str  # vim, videomamba or mamba-reg
     fingerprint: str
     classes: int  # 0 without a classifier head
+    scores: Literal["softmax", "sigmoid"]
     embedding_dim: int  # with pooling "cls"
     mean_embedding_dim: int  # with pooling "mean"
     image_size: int  # side of the square image, pixels
@@ -53,6 +54,7 @@ class ModelInfo:
                 "weights": self.weights,
                 "parameters": self.parameters,
                 "classes": self.classes,
+                "scores": self.scores,
                 "embedding_dim": self.embedding_dim,
                 "mean_embedding_dim": self.mean_embedding_dim,
                 "config": self.config,

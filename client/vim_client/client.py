@@ -46,7 +46,7 @@ SMALL_BYTES = 400_000  # a larger image has a request of its own: base64 would c
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class and its softmax probability."""
+    """One class and its score, a probability."""
 
     index: int
     label: str

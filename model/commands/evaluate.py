@@ -43,7 +43,7 @@ class Tally:
     interrupted: bool = False
 
     def add(self, scores: Array, labels: Sequence[int]) -> None:
-        """Add rows of softmax scores (n, classes); of equal scores the lower index ranks first."""
+        """Add rows of scores (n, classes); of equal scores the lower index ranks first."""
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.top]
         hits = best == np.asarray(labels)[:, None]
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), self.top)
@@ -123,6 +123,8 @@ def _not_scored(bad: list[dict[str, str]]) -> Iterator[str]:
 def check_classifier(config: VimConfig) -> None:
     """Raise ModelError unless the model returns one row of scores for a square RGB image."""
     height, width = config.image_size
+    if config.score_function == "sigmoid":
+        raise ModelError("this model scores each class by itself, while a folder gives each image one class")
     if config.num_classes == 0 or config.pool == "all":
         raise ModelError("this model does not classify: it has no head, or scores every token")
     if height != width or config.channels != 3:

@@ -26,7 +26,11 @@ from model.preprocessing.recipe import Preprocess
 
 BUFFERS = frozenset({"rope.freqs_cos", "rope.freqs_sin"})
 DIGITS = 12
-_ADDED = {"spread_tokens": 0, "neck_reduction": 1}  # field -> default; older fingerprints stay the same
+_ADDED = {
+    "spread_tokens": 0,
+    "neck_reduction": 1,
+    "scores": "auto",
+}  # field -> default; older fingerprints stay the same
 
 
 def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:

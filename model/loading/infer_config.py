@@ -31,6 +31,7 @@ PLAIN_MAMBA = (
     "bimamba = none: no layer has *_b tensors, as with the plain Mamba block of stock mamba_ssm; if the model was "
     "trained in both directions, half of it is missing from this file"
 )
+ONE_CLASS = "scores = sigmoid: the head has one class, of which a softmax is always 1"
 TITLES: dict[Family, str] = {"vim": "ViM", "videomamba": "VideoMamba", "mamba-reg": "Mamba-Reg"}
 
 
@@ -54,9 +55,11 @@ def infer(
     assumed = {name: hints.known.get(name, value) for name, (value, _) in unseen.items()}
     reasons = [f"{name} = {_text(value)}: {why}" for name, (value, why) in unseen.items() if name not in hints.known]
     plain = () if fields["bimamba"] != "none" else (PLAIN_MAMBA,)
+    one_class = (ONE_CLASS,) if fields["num_classes"] == 1 else ()
     return VimConfig(image_size=size, stride=stride, **(fields | assumed)), (
         *guess,
         *plain,
+        *one_class,
         *(() if certain else why),
         *reasons,
     )

@@ -35,7 +35,7 @@ CUDA_MAX_BATCH = 64
 class Rows:
     """The results of one forward pass for n images, float32. Parts that were not requested are None."""
 
-    scores: Array | None  # (n, classes), softmax
+    scores: Array | None  # (n, classes), by `VimConfig.score_function`
     cls: Array | None  # (n, config.feature_dim), the input of the head
     mean: Array | None  # (n, config.embed_dim), mean of the patch tokens after the final norm
     finite: Array  # (n,) bool: False where a value is NaN or infinite
@@ -137,7 +137,7 @@ class Runner:
         tokens = self._tokens(pixels)
         features = self.vim.pool(tokens)
         parts = {
-            "scores": self.vim.forward_head(features).float().softmax(-1) if scores else None,
+            "scores": self.vim.scores(features) if scores else None,
             "cls": features if cls else None,
             "mean": self.vim.mean_of_patches(tokens) if mean else None,
         }

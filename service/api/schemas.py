@@ -63,7 +63,7 @@ class Prediction(BaseModel):
 
     index: int
     label: str
-    score: float = Field(description="Softmax probability.")
+    score: float = Field(description="Softmax or sigmoid of the logit, as `/info` says in `model.scores`.")
 
 
 class ItemError(BaseModel):

@@ -152,6 +152,7 @@ def describe(runner: BatchRunner, settings: Settings) -> ModelInfo:
         family=vim.config.family,
         fingerprint=served_fingerprint(vim, settings),
         classes=vim.config.num_classes,
+        scores=vim.config.score_function,
         embedding_dim=vim.config.feature_dim,
         mean_embedding_dim=vim.config.embed_dim,
         image_size=vim.config.image_size[0],

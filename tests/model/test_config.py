@@ -172,6 +172,15 @@ def test_only_spread_class_tokens_have_a_neck() -> None:
             VimConfig.from_dict(changes)
 
 
+def test_one_class_has_a_sigmoid() -> None:
+    """A softmax of one class is always 1, which is no answer."""
+    assert "softmax" == VimConfig().score_function
+    assert "sigmoid" == VimConfig(num_classes=1).score_function
+    assert "sigmoid" == VimConfig(scores="sigmoid").score_function
+    with pytest.raises(ConfigError, match="scores 'softmax' of one class are always 1"):
+        VimConfig(num_classes=1, scores="softmax")
+
+
 def test_misspelt_reference_argument_is_refused() -> None:
     """The reference swallows `if_devide_out`; here it is an error with the right name."""
     with pytest.raises(ConfigError, match="if_devide_out.*did you mean 'if_divide_out'"):

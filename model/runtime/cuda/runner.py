@@ -258,7 +258,7 @@ class CudaRunner:
         features = self.vim.pool(tokens)
         parts = [features, self.vim.mean_of_patches(tokens)]
         if self.vim.config.num_classes:
-            parts.insert(0, self.vim.forward_head(features).float().softmax(-1))
+            parts.insert(0, self.vim.scores(features))
         wide = [part.float() for part in parts]
         finite = [part.isfinite().all(dim=1, keepdim=True).float() for part in wide]
         self._output[:size].copy_(torch.cat([*wide, *finite], dim=1))

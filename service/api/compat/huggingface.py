@@ -34,7 +34,9 @@ class Parameters(BaseModel):
 
     top_k: TopK | None = Field(None, description="How many classes to return; 5 by default.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
-        None, description="`softmax` only.", json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]}
+        None,
+        description="The model's own: `softmax`, or `sigmoid` for a multi-label model.",
+        json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]},
     )
 
 
@@ -55,8 +57,9 @@ async def predict(request: Request) -> Response:
     content_type = request.headers.get("content-type", "")
     found, many = await dependencies.in_thread(request, _parse, body, content_type, engine.settings.max_images)
     wanted = validate(Parameters, request.query_params, found.fields)
-    if wanted.function_to_apply in ("sigmoid", "none"):
-        raise UnsupportedInput(f"function_to_apply {wanted.function_to_apply!r} is not supported; scores are softmax")
+    scores = dependencies.model_of(request).scores
+    if wanted.function_to_apply not in (None, scores):
+        raise UnsupportedInput(f"function_to_apply {wanted.function_to_apply!r} is not supported; scores are {scores}")
     answer = await dependencies.infer(request, whole(found.images), Task("classify"))
     with engine.metrics.timed("postprocess"):
         labels = answer.model.labels

@@ -160,6 +160,7 @@ def test_ctrl_c_keeps_what_was_scored(directory: Path, folder: Path) -> None:
     ("changes", "message"),
     [
         ({"num_classes": 0}, "does not classify"),
+        ({"num_classes": 1}, "scores each class by itself"),
         ({"image_size": (64, 32)}, "only square RGB images can be prepared: the model takes 3x64x32"),
         ({"class_token": "none", "pool": "all"}, "does not classify"),
     ],

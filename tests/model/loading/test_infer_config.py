@@ -234,6 +234,14 @@ def test_a_name_that_the_tensors_contradict_is_not_used() -> None:
     assert "mamba-reg" == found.family
 
 
+def test_a_head_of_one_class_is_said_to_have_a_sigmoid() -> None:
+    """A softmax of one class would always be 1."""
+    found, assumptions = infer(state(num_classes=1), NO_HINTS)
+
+    assert "sigmoid" == found.score_function
+    assert "scores = sigmoid: the head has one class, of which a softmax is always 1" in assumptions
+
+
 def test_what_the_image_size_settles_is_no_assumption() -> None:
     """If only one stride fits the given size nothing is assumed; if others fit too they are named."""
     _, certain = infer(positions(16, 16), NO_HINTS, (64, 64))

@@ -39,6 +39,19 @@ def test_scores_are_the_softmax_of_the_head_of_the_features() -> None:
     assert rows.finite.all()
 
 
+@pytest.mark.parametrize(("classes", "scores"), [(1, "auto"), (7, "sigmoid")])
+def test_multi_label_scores_are_independent(classes: int, scores: str) -> None:
+    """With one class, or if the configuration says so, each score is the sigmoid of its logit."""
+    vim = tiny_vim(CONFIG.replace(num_classes=classes, scores=scores))
+    vim.preprocess = Preprocess(CONFIG.image_size[0])
+    rows = Runner(vim).run(pixels(3), scores=True, cls=True, mean=False)
+
+    with torch.inference_mode():
+        logits = vim.forward_head(torch.from_numpy(np.asarray(rows.cls)))
+    np.testing.assert_allclose(np.asarray(rows.scores), 1 / (1 + np.exp(-logits.numpy())), atol=1e-6)
+    assert len(np.unique(np.asarray(rows.scores))) == 3 * classes
+
+
 def test_only_what_is_asked_for_is_computed() -> None:
     """Parts that were not requested are None."""
     rows = runner().run(pixels(1), scores=False, cls=False, mean=True)

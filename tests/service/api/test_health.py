@@ -31,8 +31,8 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
     """/info shows the model, its preprocessing, the device, the scan and why, and the limits."""
     info = (await client.get("/info")).json()
 
-    names = ("name", "family", "classes", "embedding_dim", "mean_embedding_dim")
-    assert ["tiny", "vim", 7, 32, 32] == [info["model"][name] for name in names]
+    names = ("name", "family", "classes", "scores", "embedding_dim", "mean_embedding_dim")
+    assert ["tiny", "vim", 7, "softmax", 32, 32] == [info["model"][name] for name in names]
     assert ("numba", "fused") == (info["scan"]["name"], info["scan"]["path"])
     assert "fastest" in info["scan"]["why"]
     assert {"type": "cpu", "name": "cpu", "threads": 1} == info["device"]

@@ -38,6 +38,7 @@ def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
         family="vim",
         fingerprint="f",
         classes=3,
+        scores="softmax",
         embedding_dim=4,
         mean_embedding_dim=4,
         image_size=8,

@@ -115,6 +115,19 @@ async def test_the_page_at_the_same_path_is_not_counted(client: httpx.AsyncClien
     assert 1 == await counted(client) - before
 
 
+async def test_a_multi_label_model_has_sigmoid_scores(tmp_path: Path) -> None:
+    """Its scores are independent of one another, and the client may name the function."""
+    app = create_app(settings_for(write_tiny_model(tmp_path / "labels", scores="sigmoid")))
+    async with running(app) as client:
+        found = (await client.post("/", json={"inputs": TEXT, "parameters": {"function_to_apply": "sigmoid"}})).json()
+        refused = await client.post("/", json={"inputs": TEXT, "parameters": {"function_to_apply": "softmax"}})
+        info = (await client.get("/info")).json()
+
+    assert abs(sum(one["score"] for one in found) - 1) > 0.1
+    assert (400, True) == (refused.status_code, "scores are sigmoid" in refused.text)
+    assert "sigmoid" == info["model"]["scores"]
+
+
 async def test_a_model_without_a_head_is_404(tmp_path: Path) -> None:
     """Without a classifier head the request is refused with 404 no_classifier, as by the native endpoint."""
     app = create_app(settings_for(write_tiny_model(tmp_path / "headless", num_classes=0)))
