@@ -22,7 +22,7 @@ from model.backends.selftest import TOLERANCE, example_inputs
 from model.config import VimConfig
 from model.runtime.cuda.precision import in_precision
 from model.runtime.cuda.runner import CudaRunner
-from model.runtime.runner import PARTS
+from model.runtime.pixel_model import PARTS
 from model.scan import choose
 from model.vim import Vim
 

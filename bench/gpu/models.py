@@ -14,7 +14,7 @@ from bench.gpu.record import Entry, Record
 from bench.gpu.reference import Reference
 from bench.gpu.timing import Clock
 from model.config import VimConfig
-from model.runtime.runner import PARTS
+from model.runtime.pixel_model import PARTS
 
 
 def run(plan: Plan, record: Record, clock: Clock) -> None:

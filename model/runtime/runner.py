@@ -14,19 +14,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from model.backends.cpu.patch_embed import PixelPatchEmbed
 from model.backends.fusion import fuse_verified
 from model.backends.selftest import choose_verified
+from model.runtime.pixel_model import PARTS, Part, PixelModel
 from model.vim import Vim
 
 log = logging.getLogger("vim.model")
 
 Array = np.ndarray
-Part = Literal["scores", "cls", "mean"]
-PARTS: tuple[Part, ...] = ("scores", "cls", "mean")
-
 CPU_MAX_BATCH = 8  # more does not increase throughput on a CPU, and delays every image of the batch
 CUDA_MAX_BATCH = 64
 
@@ -39,6 +35,7 @@ class Rows:
     cls: Array | None  # (n, config.feature_dim), the input of the head
     mean: Array | None  # (n, config.embed_dim), mean of the patch tokens after the final norm
     finite: Array  # (n,) bool: False where a value is NaN or infinite
+    widened: int = 0  # images that were computed again in a wider dtype, because a value was not finite
 
 
 class BatchRunner(Protocol):
@@ -99,9 +96,7 @@ class Runner:
         self.device = parameter.device
         self.dtype = vim.patch_embed.proj.weight.dtype
         self.max_batch = max_batch or (CPU_MAX_BATCH if self.device.type == "cpu" else CUDA_MAX_BATCH)
-        self._embed = PixelPatchEmbed(vim.patch_embed.proj, vim.preprocess) if self.device.type == "cpu" else None
-        self._mean = torch.tensor(vim.preprocess.mean, device=self.device)[:, None, None]
-        self._std = torch.tensor(vim.preprocess.std, device=self.device)[:, None, None]
+        self._model = PixelModel(vim, narrow=self.device.type != "cpu")
 
     def verify_scan(self, name: str) -> None:
         """Use the scan `name` after a self-test, and fuse the layers if possible. Raises ScanError."""
@@ -134,15 +129,11 @@ class Runner:
     @torch.inference_mode()
     def run(self, pixels: Array, *, scores: bool, cls: bool, mean: bool) -> Rows:
         """Run one forward pass over uint8 pixels (n, H, W, 3), n <= max_batch."""
-        tokens = self._tokens(pixels)
-        features = self.vim.pool(tokens)
-        parts = {
-            "scores": self.vim.scores(features) if scores else None,
-            "cls": features if cls else None,
-            "mean": self.vim.mean_of_patches(tokens) if mean else None,
-        }
-        rows = {name: None if part is None else part.float().cpu().numpy() for name, part in parts.items()}
-        return Rows(**rows, finite=_finite(rows.values()))
+        wanted = {"scores": scores, "cls": cls, "mean": mean}
+        chosen = [part for part in PARTS if wanted[part]]
+        found = self._model.parts(torch.from_numpy(pixels).to(self.device), chosen)
+        rows = [found[part].cpu().numpy() if part in found else None for part in PARTS]
+        return Rows(rows[0], rows[1], rows[2], _finite(rows))
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Rows:
         """Run a batch of attached slots to completion."""
@@ -173,24 +164,11 @@ class Runner:
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
 
-    def _tokens(self, pixels: Array) -> Tensor:
-        if self._embed is None:
-            return self.vim.forward_tokens(self._normalised(pixels))
-        return self.vim.forward_patches(self._embed(torch.from_numpy(pixels)))
-
-    def _normalised(self, pixels: Array) -> Tensor:
-        return normalised(torch.from_numpy(pixels).to(self.device), self._mean, self._std).to(self.dtype)
-
 
 def batch_sizes(largest: int) -> list[int]:
     """Return the sizes to warm up: powers of two, and the largest batch."""
     powers = [1 << n for n in range(largest.bit_length()) if 1 << n < largest]
     return [*powers, largest]
-
-
-def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W), as the reference's ToTensor and Normalize."""
-    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 def is_out_of_memory(error: Exception) -> bool:

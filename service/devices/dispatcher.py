@@ -198,6 +198,7 @@ class Dispatcher:
         self.pipeline.ran(size, seconds)
         self._context.queue.ran(size, seconds)
         self._context.metrics.batch(classes, waits, seconds)
+        self._context.metrics.widened(done.widened)
         for job, row, wait in zip(batch.jobs, done.rows, waits, strict=True):
             if row is None:
                 job.fail(NonFiniteOutput("the model gave NaN or infinity for this image"))

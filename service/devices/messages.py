@@ -66,6 +66,7 @@ class BatchDone(Message, frozen=True):
     id: int
     rows: tuple[bytes | None, ...]
     seconds: float
+    widened: int = 0  # images that were computed again in a wider dtype
 
 
 class BatchFailed(Message, frozen=True):

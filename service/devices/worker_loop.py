@@ -84,11 +84,12 @@ class WorkerLoop:
         if begun.failed is not None:
             return begun.failed
         try:
-            rows = _rows_of(begun.batch, self._runner.collect(begun.handle))
+            collected = self._runner.collect(begun.handle)
+            rows = _rows_of(begun.batch, collected)
         except Exception as error:
             return self._failed(begun.batch, error)
         started, self._ended_at = max(begun.started, self._ended_at), time.perf_counter()
-        return BatchDone(begun.batch.id, rows, self._ended_at - started)
+        return BatchDone(begun.batch.id, rows, self._ended_at - started, collected.widened)
 
     def _failed(self, batch: RunBatch, error: Exception) -> BatchFailed:
         log.error("batch %d of %d images failed", batch.id, len(batch.slots), exc_info=error)

@@ -125,6 +125,9 @@ DEVICE_LOST = Metric(
     "vim_device_lost_total", "counter", ("device",), "Device processes that died, hung or gave wrong answers."
 )
 QUARANTINED = Metric("vim_quarantined_images_total", "counter", (), "Images that killed a device process twice, alone.")
+WIDENED = Metric(
+    "vim_widened_images_total", "counter", (), "Images that overflowed float16 and were computed again in float32."
+)
 INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or handed to it.")
 DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
 DECODE_THREADS = Metric("vim_decode_threads", "gauge", (), "Threads that decode.")
@@ -139,32 +142,7 @@ READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 
 LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")
 MEMORY = Metric("vim_device_memory_bytes", "gauge", ("kind",), "Memory of the device; 0 where it has none of its own.")
 
-METRICS: tuple[Metric, ...] = (
-    REQUESTS,
-    REQUEST_SECONDS,
-    IMAGES,
-    JOINED,
-    QUEUE_SECONDS,
-    STAGE_SECONDS,
-    BATCH_SIZE,
-    BATCHES,
-    BATCH_LIMIT,
-    BATCH_RETRIES,
-    DEVICE_UP,
-    DEVICE_LOST,
-    QUARANTINED,
-    QUEUE_DEPTH,
-    QUEUE_CAPACITY,
-    BODY_BYTES,
-    INFLIGHT,
-    DECODING,
-    DECODE_THREADS,
-    REJECTED,
-    MODEL_INFO,
-    READY,
-    LOAD_SECONDS,
-    MEMORY,
-)
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 
 
 def _none() -> Mapping[RequestClass, SharedCount]:
@@ -213,6 +191,7 @@ class Metrics:
         self._device_up = DEVICE_UP.gauge(registry)
         self._device_lost = DEVICE_LOST.counter(registry)
         self._quarantined = QUARANTINED.counter(registry)
+        self._widened = WIDENED.counter(registry)
         self._queue_depth = QUEUE_DEPTH.gauge(registry)
         self._body_bytes = BODY_BYTES.gauge(registry)
         self._inflight = INFLIGHT.gauge(registry)
@@ -296,6 +275,10 @@ class Metrics:
     def device_lost(self, device: str) -> None:
         """Count a device process that died, hung or gave wrong answers."""
         self._device_lost.labels(device).inc()
+
+    def widened(self, images: int) -> None:
+        """Count images that were computed again in a wider dtype."""
+        self._widened.inc(images)
 
     def quarantined(self) -> None:
         """Count an image that ended a device process twice while it was alone on the device."""

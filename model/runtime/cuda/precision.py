@@ -1,7 +1,8 @@
 """The precision of the weights: the narrowest that agrees with float32 on this model, measured at start-up.
 
 float16 is tried before bfloat16: it is equally fast and eight times finer, but its range ends at 65,504, which a
-trained model may exceed. The residual stream, the recurrence and the norms stay float32 in both (`Vim.cast`).
+trained model may exceed. It is used only if float32's own activations leave a factor of `HEADROOM`. The residual
+stream, the recurrence and the norms stay float32 in both (`Vim.cast`).
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from torch import Tensor
 
 from model.backends.fusion import fuse_verified
 from model.backends.selftest import choose_verified
-from model.config import VimConfig
 from model.errors import ScanError
+from model.runtime.cuda.calibration import calibration_pixels
+from model.runtime.cuda.margins import Peaks, as_text, peaks
+from model.runtime.pixel_model import PixelModel
 from model.vim import Vim
 
 log = logging.getLogger("vim.model")
 
-IMAGES = 8
 # Candidates, and the smallest cosine between their features and float32's that counts as agreement.
 COSINE = {torch.float16: 0.9999, torch.bfloat16: 0.999}
+HEADROOM = 8.0
 # If float32's two best logits differ by less than this fraction of its range of logits, either may be the top class.
 TIE = 0.01
 
@@ -35,6 +38,8 @@ class Precision:
 
     vim: Vim
     why: str
+    exact: Vim | None = None  # in float32, if the dtype is float16: for images that overflow
+    margins: str = ""  # of every layer, see `model.runtime.cuda.margins`
 
 
 def choose_precision(vim: Vim, scan: str) -> Precision:
@@ -42,24 +47,36 @@ def choose_precision(vim: Vim, scan: str) -> Precision:
 
     Raises ScanError if no scan is right in float32.
     """
-    device = vim.patch_embed.proj.weight.device
     exact = in_precision(vim, scan, torch.float32)
-    images = example(vim.config).to(device)
-    expected = _outputs(exact, images)
-    passed_over = []
+    pixels = calibration_pixels(vim.preprocess).to(vim.patch_embed.proj.weight.device)
+    found = peaks(exact, pixels)
+    expected = _outputs(exact, pixels)
+    passed_over: list[str] = []
     for dtype, least in COSINE.items():
         name = str(dtype).removeprefix("torch.")
-        try:
-            candidate = in_precision(_copy(vim), scan, dtype)
-        except ScanError as error:
-            passed_over.append(f"{name}: {error}")
-            continue
-        complaint, agreement = compare(expected, _outputs(candidate, images), least)
-        log.info("%s: %s", name, complaint or agreement)
-        if complaint is None:
-            return Precision(candidate, "; ".join([f"{name} {agreement}", *passed_over]))
+        candidate, complaint = _candidate(vim, scan, dtype, found)
+        if candidate is not None:
+            complaint, agreement = compare(expected, _outputs(candidate, pixels), least)
+            log.info("%s: %s", name, complaint or agreement)
+            if complaint is None:
+                why = "; ".join([f"{name} {agreement}", *passed_over])
+                return Precision(candidate, why, exact if dtype == torch.float16 else None, as_text(found))
         passed_over.append(f"{name}: {complaint}")
-    return Precision(exact, "; ".join(passed_over))
+    return Precision(exact, "; ".join(passed_over), margins=as_text(found))
+
+
+def _candidate(vim: Vim, scan: str, dtype: torch.dtype, found: list[Peaks]) -> tuple[Vim | None, str | None]:
+    """Return a copy of the model in `dtype`, or None and the reason against it."""
+    largest = max(layer.largest for layer in found) if found else 0.0
+    if largest * HEADROOM > torch.finfo(dtype).max:
+        return (
+            None,
+            f"float32's activations reach {largest:.3g}, and a factor of {HEADROOM:g} is wanted below its range",
+        )
+    try:
+        return in_precision(_copy(vim), scan, dtype), None
+    except ScanError as error:
+        return None, str(error)
 
 
 def in_precision(vim: Vim, scan: str, dtype: torch.dtype) -> Vim:
@@ -90,28 +107,19 @@ def _same_top(expected: Tensor, found: Tensor) -> bool:
     return bool((expected.amax(-1) - chosen <= TIE * span).all())
 
 
-def example(config: VimConfig) -> Tensor:
-    """Return seeded, normalised images (n, C, H, W) from fine noise to large patches of colour."""
-    generator = torch.Generator().manual_seed(0)
-    height, width = config.image_size
-    images = []
-    for index in range(IMAGES):
-        cells = max(2, min(height, width) >> index)
-        coarse = torch.randn(1, config.channels, cells, cells, generator=generator)
-        images.append(F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False))
-    return torch.cat(images)
-
-
 @torch.inference_mode()
-def _outputs(vim: Vim, images: Tensor) -> list[Tensor]:
-    """Return features (n, D) and, with a head, logits (n, classes), float32 on the CPU; one image at a time."""
-    dtype = vim.patch_embed.proj.weight.dtype
-    features = [vim.forward_features(image[None].to(dtype)) for image in images]
-    parts = [features, [vim.forward_head(f) for f in features]] if vim.config.num_classes else [features]
-    return [torch.cat(part).float().cpu() for part in parts]
+def _outputs(vim: Vim, pixels: Tensor) -> list[Tensor]:
+    """Return features and, with a head, logits (n, width), float32 on the CPU; one image at a time."""
+    model, dtype = PixelModel(vim, narrow=True), vim.patch_embed.proj.weight.dtype
+    features = [model.parts(image[None], ["cls"])["cls"] for image in pixels]
+    logits = [vim.forward_head(row.to(dtype)) for row in features] if vim.config.num_classes else []
+    return [torch.cat(part).float().cpu() for part in (features, logits) if part]
 
 
 def _copy(vim: Vim) -> Vim:
-    """Return another model with the same weights; fused layers, which hold copies of weights, are dropped."""
-    vim.encoder = None
-    return copy.deepcopy(vim)
+    """Return another model with the same weights, without fused layers, which hold copies of weights."""
+    encoder, vim.encoder = vim.encoder, None
+    try:
+        return copy.deepcopy(vim)
+    finally:
+        vim.encoder = encoder

@@ -8,6 +8,7 @@ influence each other. While one batch computes, the pixels of the next are copie
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -21,7 +22,9 @@ from torch import Tensor
 from model.runtime.cuda.accelerator import Accelerator, Array, Event, Graph, Stream
 from model.runtime.cuda.batches import runs_of, size_for, sizes_that_fit
 from model.runtime.cuda.precision import Precision, choose_precision, in_precision
-from model.runtime.runner import PARTS, Part, Rows, batch_sizes, is_out_of_memory, normalised
+from model.runtime.cuda.row_layout import RowLayout
+from model.runtime.pixel_model import Part, PixelModel
+from model.runtime.runner import Rows, batch_sizes, is_out_of_memory
 from model.vim import Vim
 
 log = logging.getLogger("vim.model")
@@ -46,9 +49,14 @@ class SubmittedBatch:
     """A batch that is submitted and not yet collected."""
 
     buffers: BatchBuffers
-    images: int
+    slots: tuple[int, ...]
     parts: frozenset[Part]
     done: Event
+
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return len(self.slots)
 
 
 class CudaRunner:
@@ -65,6 +73,7 @@ class CudaRunner:
         self.vim = vim
         self.max_batch = max_batch or MAX_BATCH
         self.dtype_why = "requested"
+        self.margins = ""
         self.graphs = "not recorded yet"
         self.page_lock = "no pixels attached yet"
         self.handover_s = 0.0
@@ -79,10 +88,9 @@ class CudaRunner:
         self._slots: Tensor
         self._input: Tensor
         self._output: Tensor
-        self._mean, self._std = (
-            torch.tensor(values, device=accelerator.device)[:, None, None]
-            for values in (vim.preprocess.mean, vim.preprocess.std)
-        )
+        self._layout = RowLayout.of(vim.config)
+        self._exact: PixelModel | None = None  # in float32, for rows that are not finite in float16
+        self._model: PixelModel
 
     @property
     def device(self) -> torch.device:
@@ -105,11 +113,13 @@ class CudaRunner:
             precision = choose_precision(self.vim, name)
         else:
             precision = Precision(in_precision(self.vim, name, self.dtype), self.dtype_why)
-        self.vim, self.dtype_why = precision.vim, precision.why
+        self.vim, self.dtype_why, self.margins = precision.vim, precision.why, precision.margins
+        self._exact = PixelModel(precision.exact, narrow=True) if precision.exact is not None else None
         self._accelerator.wait_and_free()
 
     def attach(self, slots: Array) -> None:
         """Set the pixels of all later batches: uint8 (slots, H, W, 3), in memory that other processes write."""
+        self._model = PixelModel(self.vim, narrow=True)
         self._slots = torch.from_numpy(slots)
         reason = self._accelerator.page_lock(slots)
         self.page_lock = "pixels are page-locked" if reason is None else f"pixels are gathered first: {reason}"
@@ -132,7 +142,7 @@ class CudaRunner:
     def _allocate(self, size: int) -> None:
         """Allocate input and output for batches of up to `size`; graphs recorded earlier keep the old ones."""
         self._input = self._accelerator.device_buffer(size, *self._slots.shape[1:], dtype=torch.uint8)
-        self._output = self._accelerator.device_buffer(size, sum(self._widths()), dtype=torch.float32)
+        self._output = self._accelerator.device_buffer(size, self._layout.columns, dtype=torch.float32)
 
     def _peak_of(self, size: int) -> int | None:
         def once() -> None:
@@ -172,7 +182,7 @@ class CudaRunner:
         seconds = []
         for _ in range(TIMED):
             start = time.perf_counter()
-            self.collect(self.submit(slots, self._all_parts()))
+            self.collect(self.submit(slots, self._layout.parts))
             seconds.append(time.perf_counter() - start)
         return sorted(seconds)[TIMED // 2]
 
@@ -198,7 +208,7 @@ class CudaRunner:
         self._compute_batch(size_for(images, self._sizes))
         self._accelerator.copy(self._compute, buffers.rows[:images], self._output[:images])
         buffers.busy = True
-        return SubmittedBatch(buffers, images, frozenset(parts), self._accelerator.record(self._compute))
+        return SubmittedBatch(buffers, tuple(slots), frozenset(parts), self._accelerator.record(self._compute))
 
     def collect(self, batch: SubmittedBatch) -> Rows:
         """Wait for a batch and return its rows; raises the device's errors."""
@@ -207,7 +217,40 @@ class CudaRunner:
         finally:
             batch.buffers.busy = False
         packed = batch.buffers.rows[: batch.images].numpy().copy()
-        return _unpacked(packed, self._widths(), batch.parts)
+        rows = self._layout.unpack(packed, batch.parts)
+        return rows if self._exact is None or rows.finite.all() else self._widened(self._exact, batch, rows)
+
+    def _widened(self, exact: PixelModel, batch: SubmittedBatch, rows: Rows) -> Rows:
+        """Compute the rows that are not finite again in float32, which has a larger range than float16."""
+        bad = np.flatnonzero(~rows.finite)
+        try:
+            again = self._rows_of(exact, [batch.slots[index] for index in bad], batch.parts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("%d images that overflow %s do not fit into memory in float32", len(bad), self.dtype)
+            self._accelerator.wait_and_free()
+            return rows
+        for part in batch.parts:
+            getattr(rows, part)[bad] = getattr(again, part)
+        rows.finite[bad] = again.finite
+        return dataclasses.replace(rows, widened=len(bad))
+
+    @torch.inference_mode()
+    def _rows_of(self, model: PixelModel, slots: list[int], parts: frozenset[Part]) -> Rows:
+        accelerator, stream, count = self._accelerator, self._compute, len(slots)
+        pixels = accelerator.device_buffer(count, *self._slots.shape[1:], dtype=torch.uint8)
+        output = accelerator.device_buffer(count, self._layout.columns, dtype=torch.float32)
+        packed = accelerator.host_buffer(count, self._layout.columns, dtype=torch.float32)
+        accelerator.copy(stream, pixels, self._slots[slots])
+
+        def work() -> None:
+            output.copy_(self._packed(model, pixels))
+
+        accelerator.run(stream, work)
+        accelerator.copy(stream, packed, output)
+        accelerator.synchronize(accelerator.record(stream))
+        return self._layout.unpack(packed.numpy(), parts)
 
     def compute_again(self, images: int) -> None:
         """Run the batch that is in the input again, on `compute_stream`, to measure it."""
@@ -232,7 +275,8 @@ class CudaRunner:
 
     def describe(self) -> dict[str, str]:
         """Return, for `/info`, the reason for the dtype, the graphs, and how pixels reach the device."""
-        return {"dtype": self.dtype_why, "graphs": self.graphs, "pixels": self.page_lock}
+        found = {"dtype": self.dtype_why, "graphs": self.graphs, "pixels": self.page_lock}
+        return found | ({"margins": self.margins} if self.margins else {})
 
     def _stage(self, buffers: BatchBuffers, slots: Sequence[int]) -> Event:
         """Copy pixels to the device; neighbouring slots are one copy."""
@@ -253,38 +297,15 @@ class CudaRunner:
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
         """Compute the first `size` rows of the output from the input: every part, and whether each is finite."""
-        images = normalised(self._input[:size], self._mean, self._std).to(self.dtype)
-        tokens = self.vim.forward_tokens(images)
-        features = self.vim.pool(tokens)
-        parts = [features, self.vim.mean_of_patches(tokens)]
-        if self.vim.config.num_classes:
-            parts.insert(0, self.vim.scores(features))
-        wide = [part.float() for part in parts]
-        finite = [part.isfinite().all(dim=1, keepdim=True).float() for part in wide]
-        self._output[:size].copy_(torch.cat([*wide, *finite], dim=1))
+        self._output[:size].copy_(self._packed(self._model, self._input[:size]))
 
-    def _widths(self) -> tuple[int, ...]:
-        """Columns of a row of the output: scores, cls, mean, then one flag for each of these that exists."""
-        config = self.vim.config
-        widths = [config.num_classes, config.feature_dim, config.embed_dim]
-        return (*widths, sum(width > 0 for width in widths))
-
-    def _all_parts(self) -> list[Part]:
-        return [part for part, width in zip(PARTS, self._widths(), strict=False) if width]
+    def _packed(self, model: PixelModel, pixels: Tensor) -> Tensor:
+        return self._layout.pack(model.parts(pixels, self._layout.parts))
 
     def _new_buffers(self) -> BatchBuffers:
         shape = (self.max_batch, *self._slots.shape[1:])
         return BatchBuffers(
             staged=self._accelerator.device_buffer(*shape, dtype=torch.uint8),
             gathered=None if self._direct else self._accelerator.host_buffer(*shape, dtype=torch.uint8),
-            rows=self._accelerator.host_buffer(self.max_batch, sum(self._widths()), dtype=torch.float32),
+            rows=self._accelerator.host_buffer(self.max_batch, self._layout.columns, dtype=torch.float32),
         )
-
-
-def _unpacked(packed: Array, widths: tuple[int, ...], wanted: frozenset[Part]) -> Rows:
-    """Rows (n, columns) as `_forward` packs them -> the requested parts."""
-    columns = dict(zip(PARTS, np.split(packed, np.cumsum(widths)[:-1], axis=1), strict=False))
-    flags = iter(packed[:, len(packed.T) - widths[-1] :].T > 0)
-    finite = {name: next(flags) for name, part in columns.items() if part.shape[1]}
-    parts = {name: part if name in wanted else None for name, part in columns.items()}
-    return Rows(**parts, finite=np.logical_and.reduce([finite[name] for name in wanted]))

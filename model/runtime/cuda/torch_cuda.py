@@ -93,8 +93,10 @@ class TorchCuda:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def device_buffer(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Allocate zeros on the device."""
-        return torch.zeros(shape, dtype=dtype, device=self._device)
+        """Allocate zeros on the device; they are written when this returns, because other streams do not wait."""
+        buffer = torch.zeros(shape, dtype=dtype, device=self._device)
+        torch.cuda.current_stream(self._device).synchronize()
+        return buffer
 
     def peak_of(self, work: Work) -> int:
         """Run `work`; returns the most bytes that torch's allocator used in addition."""

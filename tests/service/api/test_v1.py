@@ -83,7 +83,8 @@ async def test_mean_pooling_is_the_mean_of_the_patch_tokens(client: httpx.AsyncC
     item = (await client.post("/v1/embed", content=photo(4), params=options)).json()["results"][0]
     pixels = Preprocess(64, mode="friendly")(Image.open(io.BytesIO(photo(4))))
     with torch.inference_mode():
-        tokens = vim.forward_tokens(Runner(vim)._normalised(pixels[None]))[0]
+        mean, std = (torch.tensor(three) for three in (vim.preprocess.mean, vim.preprocess.std))
+        tokens = vim.forward_tokens(((torch.from_numpy(pixels[None]) / 255 - mean) / std).permute(0, 3, 1, 2))[0]
     patches = torch.cat((tokens[:8], tokens[9:]))  # 16 patches, the class token in slot 8
 
     np.testing.assert_allclose(item["embedding"], patches.mean(0).numpy(), atol=1e-6)

@@ -58,7 +58,7 @@ async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPa
 
     def one_nan(batch: Sequence[Job]) -> BatchDone:
         done = rows(batch)
-        return BatchDone(0, (None, *done.rows[1:]), 0.001)
+        return BatchDone(0, (None, *done.rows[1:]), 0.001, widened=2)
 
     script = Script(one_nan)
     async with supervised(monkeypatch, script) as supervisor:
@@ -66,6 +66,7 @@ async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPa
 
         assert isinstance(answers[0], NonFiniteOutput)
         assert 3 == sum(hasattr(answer, "values") for answer in answers)
+        assert "vim_widened_images_total 2.0" in supervisor.context.metrics.render("")[0].decode()
         assert [4] == script.batches
 
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from model.runtime.runner import BatchRunner, Part, Rows
+from model.runtime.pixel_model import Part
+from model.runtime.runner import BatchRunner, Rows
 from service.devices.messages import BatchDone, BatchFailed, RunBatch
 from service.devices.worker_loop import BROKEN, Answer, WorkerLoop
 from service.jobs import Task
@@ -35,13 +36,13 @@ class FakeRunner:
         return tuple(slots)
 
     def collect(self, flight: tuple[int, ...]) -> Rows:
-        """Slot 77 fails on the device, and slot 88 gives NaN."""
+        """Slot 77 fails on the device, slot 88 gives NaN, and slot 99 was computed again."""
         if self.depth > 1:
             assert self.gate.wait(10)
         if 77 in flight:
             raise MemoryError("no room")
         values = np.array([[slot] for slot in flight], np.float32)
-        return Rows(None, values, -values, np.array([slot != 88 for slot in flight]))
+        return Rows(None, values, -values, np.array([slot != 88 for slot in flight]), widened=flight.count(99))
 
     def recover(self) -> None:
         """Raise if the device is beyond use."""
@@ -67,6 +68,14 @@ def started(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker
     statuses: list[int] = []
     monkeypatch.setattr(os, "_exit", statuses.append)
     return WorkerLoop(cast(BatchRunner, cast(Any, runner)), answers.append), answers, statuses
+
+
+def test_images_that_were_computed_again_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number is part of the answer, so that it can be counted."""
+    loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
+    loop.begin(batch(0, 5, 99))
+
+    assert [1] == [answer.widened for answer in answers if isinstance(answer, BatchDone)]
 
 
 def test_one_batch_at_a_time_is_answered_before_the_next_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

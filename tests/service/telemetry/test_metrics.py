@@ -42,6 +42,7 @@ DOCUMENTED = {
     "vim_device_up": ("device",),
     "vim_device_lost_total": ("device",),
     "vim_quarantined_images_total": (),
+    "vim_widened_images_total": (),
 }
 
 

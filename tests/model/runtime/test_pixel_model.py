@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.backends.cpu.patch_embed import PixelPatchEmbed
 from model.preprocessing.recipe import Preprocess
-from model.runtime.runner import normalised
+from model.runtime.pixel_model import PARTS, PixelModel, PixelPatchEmbed
+from tests.tiny import CONFIG, tiny_vim
 
 
 def projection(side: int, stride: int, *, bias: bool = True) -> nn.Conv2d:
@@ -48,7 +48,36 @@ def test_without_a_bias_and_in_bfloat16() -> None:
     recipe = Preprocess()
     found = PixelPatchEmbed(proj, recipe)(pixels)
     mean, std = (torch.tensor(three)[:, None, None] for three in (recipe.mean, recipe.std))
-    expected = proj.float()(normalised(pixels, mean, std)).flatten(2).transpose(1, 2)
+    normalised = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+    expected = proj.float()(normalised).flatten(2).transpose(1, 2)
 
     assert torch.bfloat16 == found.dtype
     torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1.5e-3), (torch.bfloat16, 1.2e-2), (torch.float32, 2e-6)])
+def test_a_product_in_the_weights_dtype_is_as_exact_as_the_dtype(dtype: torch.dtype, most: float) -> None:
+    """On a GPU the product is narrow; its error is that of rounding weights and tokens, also for flat images."""
+    proj, recipe = projection(16, 16), Preprocess()
+    noise = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    flat = np.stack([np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)])
+    pixels = torch.from_numpy(np.concatenate([noise, flat]))
+    mean, std = (torch.tensor(three).double() for three in (recipe.mean, recipe.std))
+    images = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    expected = projection(16, 16).double()(images).flatten(2).transpose(1, 2)
+
+    found = PixelPatchEmbed(proj.to(dtype), recipe, narrow=True)(pixels)
+
+    assert dtype == found.dtype
+    assert float((found.double() - expected).abs().max()) <= most * float(expected.abs().max())
+
+
+def test_only_the_wanted_parts_are_computed() -> None:
+    """Parts come in one order; without a head there are no scores to want."""
+    vim = tiny_vim()
+    vim.preprocess = Preprocess(CONFIG.image_size[0])
+    model, pixels = PixelModel(vim, narrow=False), torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+
+    with torch.inference_mode():
+        assert list(PARTS) == list(model.parts(pixels, {"mean", "cls", "scores"}))
+        assert {"mean": (2, 32)} == {part: tuple(row.shape) for part, row in model.parts(pixels, ["mean"]).items()}
