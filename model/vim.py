@@ -152,7 +152,10 @@ class Vim(nn.Module):
         """
         if self.config.pool == "cls":
             # Slices, because a list of indices is copied from the host, which a CUDA graph cannot record.
-            found = torch.stack([tokens[:, slot] for slot in self.config.class_slots], dim=1)
+            slots = self.config.class_slots
+            if len(slots) == 1 and self.config.class_token != "spread":
+                return tokens[:, slots[0]]
+            found = torch.stack([tokens[:, slot] for slot in slots], dim=1)
             return self._side_by_side(found) if self.config.class_token == "spread" else found.mean(dim=1)
         if self.config.pool == "last":
             return tokens[:, -1]
@@ -166,13 +169,14 @@ class Vim(nn.Module):
         return features.to(tokens.dtype)
 
     def mean_of_patches(self, tokens: Tensor) -> Tensor:
-        """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), without class tokens."""
+        """Tokens after the final norm (B, L, D) -> mean over the patch tokens (B, D), at least float32."""
         slots = self.config.class_slots
         if self.config.flip:
             slots = tuple(self.config.seq_len - 1 - slot for slot in slots)
         edges = [-1, *sorted(slots), self.config.seq_len]
         patches = [tokens[:, before + 1 : after] for before, after in itertools.pairwise(edges)]
-        return torch.cat(patches, dim=1).mean(dim=1)
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        return torch.cat(patches, dim=1).mean(dim=1, dtype=wide)
 
     def forward_tokens(self, images: Tensor) -> Tensor:
         """Return all tokens (B, L, D) after the final norm, in the order in which the layers processed them.

@@ -79,5 +79,5 @@ class PixelModel:
         if "cls" in wanted:
             found["cls"] = features.float()
         if "mean" in wanted:
-            found["mean"] = self.vim.mean_of_patches(tokens).float()
+            found["mean"] = self.vim.mean_of_patches(tokens)
         return found

@@ -133,7 +133,7 @@ class Runner:
         chosen = [part for part in PARTS if wanted[part]]
         found = self._model.parts(torch.from_numpy(pixels).to(self.device), chosen)
         rows = [found[part].cpu().numpy() if part in found else None for part in PARTS]
-        return Rows(rows[0], rows[1], rows[2], _finite(rows))
+        return Rows(rows[0], rows[1], rows[2], finite_rows(rows))
 
     def submit(self, slots: Sequence[int], parts: Collection[Part]) -> Rows:
         """Run a batch of attached slots to completion."""
@@ -181,6 +181,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error.__context__, Exception) and is_out_of_memory(error.__context__)
 
 
-def _finite(parts: Iterable[Array | None]) -> Array:
+def finite_rows(parts: Iterable[Array | None]) -> Array:
+    """Parts (n, width) or None -> (n,) bool: whether all values of a row are finite."""
     finite: Array = np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts if part is not None])
     return finite

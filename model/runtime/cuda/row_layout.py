@@ -11,15 +11,12 @@ from torch import Tensor
 
 from model.config import VimConfig
 from model.runtime.pixel_model import PARTS, Part
-from model.runtime.runner import Array, Rows
+from model.runtime.runner import Array, Rows, finite_rows
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """Columns of a row: the parts in the order of PARTS, then for each part a flag, 1 where all its values are finite.
-
-    A model without classes has no scores.
-    """
+    """Columns of a row: the parts in the order of PARTS. A model without classes has no scores."""
 
     widths: Mapping[Part, int]
 
@@ -37,18 +34,15 @@ class RowLayout:
     @property
     def columns(self) -> int:
         """The number of columns."""
-        return sum(self.widths.values()) + len(self.widths)
+        return sum(self.widths.values())
 
-    def pack(self, parts: Mapping[Part, Tensor]) -> Tensor:
-        """Float32 parts (n, width), all that the model has -> rows (n, columns)."""
-        rows = [parts[part] for part in self.widths]
-        finite = [part.isfinite().all(dim=1, keepdim=True).float() for part in rows]
-        return torch.cat([*rows, *finite], dim=1)
+    def pack(self, parts: Mapping[Part, Tensor], out: Tensor) -> None:
+        """Write float32 parts (n, width), all that the model has, to rows (n, columns)."""
+        torch.cat([parts[part] for part in self.widths], dim=1, out=out)
 
     def unpack(self, packed: Array, wanted: Collection[Part]) -> Rows:
         """Rows (n, columns) -> the wanted parts, views of the rows; a row is finite if these parts of it are."""
         ends = np.cumsum([*self.widths.values()])
-        found = dict(zip(self.widths, np.split(packed[:, : ends[-1]], ends[:-1], axis=1), strict=True))
-        flags = dict(zip(self.widths, packed[:, ends[-1] :].T > 0, strict=True))
+        found = dict(zip(self.widths, np.split(packed, ends[:-1], axis=1), strict=True))
         scores, cls, mean = (found[part] if part in wanted else None for part in PARTS)
-        return Rows(scores, cls, mean, np.logical_and.reduce([flags[part] for part in wanted]))
+        return Rows(scores, cls, mean, finite_rows((scores, cls, mean)))

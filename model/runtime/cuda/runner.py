@@ -243,11 +243,7 @@ class CudaRunner:
         output = accelerator.device_buffer(count, self._layout.columns, dtype=torch.float32)
         packed = accelerator.host_buffer(count, self._layout.columns, dtype=torch.float32)
         accelerator.copy(stream, pixels, self._slots[slots])
-
-        def work() -> None:
-            output.copy_(self._packed(model, pixels))
-
-        accelerator.run(stream, work)
+        accelerator.run(stream, lambda: self._compute_rows(model, pixels, output))
         accelerator.copy(stream, packed, output)
         accelerator.synchronize(accelerator.record(stream))
         return self._layout.unpack(packed.numpy(), parts)
@@ -296,11 +292,11 @@ class CudaRunner:
 
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
-        """Compute the first `size` rows of the output from the input: every part, and whether each is finite."""
-        self._output[:size].copy_(self._packed(self._model, self._input[:size]))
+        """Compute the first `size` rows of the output from the input: every part that the model has."""
+        self._compute_rows(self._model, self._input[:size], self._output[:size])
 
-    def _packed(self, model: PixelModel, pixels: Tensor) -> Tensor:
-        return self._layout.pack(model.parts(pixels, self._layout.parts))
+    def _compute_rows(self, model: PixelModel, pixels: Tensor, rows: Tensor) -> None:
+        self._layout.pack(model.parts(pixels, self._layout.parts), rows)
 
     def _new_buffers(self) -> BatchBuffers:
         shape = (self.max_batch, *self._slots.shape[1:])

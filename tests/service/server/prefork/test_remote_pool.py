@@ -52,9 +52,12 @@ class Parent:
         await settle()
 
     async def submissions(self) -> list[Submissions]:
-        """The messages about jobs."""
+        """The messages about jobs, of which there is at least one."""
         await settle()
-        return [one for one in self.received if isinstance(one, Submissions)]
+        async with asyncio.timeout(10):
+            while not (found := [one for one in self.received if isinstance(one, Submissions)]):
+                await asyncio.sleep(0.01)
+        return found
 
 
 async def settle() -> None:
