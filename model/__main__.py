@@ -7,14 +7,16 @@ serve a model, run `python -m service`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from model.errors import ModelError
+from model.preprocessing.recipe import Crop
 
 INTERRUPTED = 130  # the shell's status of a process that Ctrl-C ended
 CACHE = "~/.cache/vim-server"  # the service's default too, so that both share downloads
@@ -52,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--limit", type=_positive, metavar="N", help="at most N images, evenly distributed over the classes"
+    )
+    evaluate.add_argument(
+        "--crop", choices=get_args(Crop), default="center", help="the middle (default), the full image, or padded"
     )
     evaluate.add_argument("--batch-size", type=_positive, metavar="N", help="images per forward pass (CPU 8, GPU 64)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -125,6 +130,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     vim = load(options.source, device=options.device, **_reading(options))
     check_classifier(vim.config)
+    vim.preprocess = dataclasses.replace(vim.preprocess, crop=options.crop)
     found = find(options.folder, vim.labels)
     samples = evenly_spaced(found, options.limit)
     runner = Runner(vim, max_batch=options.batch_size)
@@ -137,6 +143,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         "device": str(runner.device),
         "batch_size": runner.max_batch,
         "image_size": vim.preprocess.size,
+        "crop": vim.preprocess.crop,
         "folder_images": len(found),
     }
     report = about | tally.report()

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from model.preprocessing.recipe import Crop
 from service.errors import ServiceError
 
 Pooling = Literal["cls", "mean"]
@@ -26,6 +27,7 @@ class Task(NamedTuple):
     op: Literal["classify", "embed"]
     pooling: Pooling = "cls"
     embedding_too: bool = False  # after the scores
+    crop: Crop = "center"  # what of the image the model sees
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, Unpack
 
 import anyio.from_thread
 import httpx
@@ -36,9 +36,17 @@ from numpy.typing import NDArray
 
 from vim_client.http import ClientError, Item, ServerError, Wire
 from vim_client.images import Image, encoded, find_images
+from vim_client.options import (
+    ClassifyManyOptions,
+    ClassifyOptions,
+    Crop,
+    EmbedManyOptions,
+    EmbedOptions,
+    Pooling,
+    cropped,
+)
 
 Vector = NDArray[np.float32]
-Pooling = Literal["cls", "mean"]
 T = TypeVar("T")
 
 SMALL_BYTES = 400_000  # a larger image has a request of its own: base64 would cost more than the request
@@ -113,32 +121,47 @@ class AsyncClient:
         """The response of `/info`: model, fingerprint, preprocessing, device, limits."""
         return await self._wire.read(self._http.build_request("GET", "info"), _object)
 
-    async def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
+    async def classify(
+        self, image: Image, *, top_k: int = 5, crop: Crop = "center", bulk: bool = False
+    ) -> Classification:
         """The `top_k` most likely classes. Raises ClientError: ServerError, or ImageError for an unreadable file."""
-        request = await self._request("v1/classify", image, {"top_k": top_k}, bulk)
+        request = await self._request("v1/classify", image, {"top_k": top_k} | cropped(crop), bulk)
         return await self._wire.read(request, _first)
 
     async def embed(
-        self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False
+        self,
+        image: Image,
+        *,
+        pooling: Pooling = "cls",
+        normalize: bool = True,
+        crop: Crop = "center",
+        bulk: bool = False,
     ) -> Vector:
         """The embedding, float32 (D,). Raises as `classify`."""
-        options = {"pooling": pooling, "normalize": str(normalize).lower()}
+        options = {"pooling": pooling, "normalize": str(normalize).lower()} | cropped(crop)
         request = await self._request("v1/embed", image, options, bulk, accept="application/octet-stream")
         return await self._wire.read(request, lambda answer: np.frombuffer(answer.content, "<f4").astype(np.float32))
 
     def classify_many(
-        self, images: Iterable[Image], *, top_k: int = 5
+        self, images: Iterable[Image], *, top_k: int = 5, crop: Crop = "center"
     ) -> AsyncGenerator[Classification | ClientError, None]:
         """Yield one answer for each image, in order; an error takes the place of an answer. Requests are bulk."""
-        alone = functools.partial(self.classify, top_k=top_k, bulk=True)
-        return self._many(images, _Wish({"op": "classify", "top_k": top_k}, _classification, alone))
+        alone = functools.partial(self.classify, top_k=top_k, crop=crop, bulk=True)
+        options = {"op": "classify", "top_k": top_k} | cropped(crop)
+        return self._many(images, _Wish(options, _classification, alone))
 
     def embed_many(
-        self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
+        self,
+        images: Iterable[Image],
+        *,
+        pooling: Pooling = "cls",
+        normalize: bool = True,
+        crop: Crop = "center",
     ) -> AsyncGenerator[Vector | ClientError, None]:
         """Yield one embedding for each image, in order; an error takes the place of an embedding. Requests are bulk."""
         options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
-        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, bulk=True)
+        options |= cropped(crop)
+        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, crop=crop, bulk=True)
         return self._many(images, _Wish(options, _vector, alone))
 
     async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
@@ -227,23 +250,25 @@ class Client:
         """See `AsyncClient.info`."""
         return self._portal.call(self._client.info)
 
-    def classify(self, image: Image, *, top_k: int = 5, bulk: bool = False) -> Classification:
+    def classify(self, image: Image, **options: Unpack[ClassifyOptions]) -> Classification:
         """See `AsyncClient.classify`."""
-        return self._portal.call(lambda: self._client.classify(image, top_k=top_k, bulk=bulk))
+        return self._portal.call(lambda: self._client.classify(image, **options))
 
-    def embed(self, image: Image, *, pooling: Pooling = "cls", normalize: bool = True, bulk: bool = False) -> Vector:
+    def embed(self, image: Image, **options: Unpack[EmbedOptions]) -> Vector:
         """See `AsyncClient.embed`."""
-        return self._portal.call(lambda: self._client.embed(image, pooling=pooling, normalize=normalize, bulk=bulk))
+        return self._portal.call(lambda: self._client.embed(image, **options))
 
-    def classify_many(self, images: Iterable[Image], *, top_k: int = 5) -> Iterator[Classification | ClientError]:
+    def classify_many(
+        self, images: Iterable[Image], **options: Unpack[ClassifyManyOptions]
+    ) -> Iterator[Classification | ClientError]:
         """See `AsyncClient.classify_many`."""
-        return self._each(self._client.classify_many(images, top_k=top_k))
+        return self._each(self._client.classify_many(images, **options))
 
     def embed_many(
-        self, images: Iterable[Image], *, pooling: Pooling = "cls", normalize: bool = True
+        self, images: Iterable[Image], **options: Unpack[EmbedManyOptions]
     ) -> Iterator[Vector | ClientError]:
         """See `AsyncClient.embed_many`."""
-        return self._each(self._client.embed_many(images, pooling=pooling, normalize=normalize))
+        return self._each(self._client.embed_many(images, **options))
 
     def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
         """See `AsyncClient.embed_folder`."""

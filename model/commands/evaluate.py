@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from model.commands.image_folder import Sample
 from model.config import VimConfig
@@ -174,8 +173,7 @@ def _batches(pool: ThreadPoolExecutor, runner: Runner, samples: Iterable[Sample]
 
 def _decode(recipe: Preprocess, sample: Sample) -> _Decoded:
     try:
-        with Image.open(sample.path) as image:
-            pixels = recipe(image)
+        pixels = recipe.read(sample.path)
     except Exception as error:  # Pillow raises many types of errors for damaged files
         return sample, str(error) or type(error).__name__
     if pixels.shape != (recipe.size, recipe.size, 3):  # at sizes up to 32 images are not resized

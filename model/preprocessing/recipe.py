@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -21,6 +22,7 @@ from model.errors import ConfigError, reject_unknown
 from model.preprocessing.resize import UPRIGHT, Axis, Box, Pixels, Turn, resize_window
 
 Mode = Literal["reference", "friendly"]
+Crop = Literal["center", "full", "pad"]
 UNTOUCHED = 32  # the reference neither resizes nor crops for input sizes up to this value
 
 
@@ -30,6 +32,9 @@ class Preprocess:
 
     `friendly` mode differs in three points: EXIF orientation is applied, transparency is shown on white, and 16-bit
     values are scaled instead of clamped. Sizes up to 32 return the image in its own size.
+
+    `crop` chooses what the model sees: the centre, as it was trained; the whole image, squashed to a square ("full");
+    or the whole image on a black square ("pad"). It is chosen for each image, so it is no part of the written recipe.
     Raises ConfigError for fields that cannot be used.
     """
 
@@ -39,6 +44,7 @@ class Preprocess:
     interpolation: Literal["bicubic"] = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    crop: Crop = "center"
 
     def __post_init__(self) -> None:
         _check(self)
@@ -54,6 +60,11 @@ class Preprocess:
             return np.array(source.read((0, 0, *source.size)))
         across, down = self.axes(source.size)
         return self.padded(resize_window(source.read, across, down), across, down)
+
+    def read(self, path: Path) -> Pixels:
+        """Return the pixels of the first frame of a file. Raises whatever Pillow raises for it."""
+        with Image.open(path) as image:
+            return self(image)
 
     def padded(self, window: Pixels, across: Axis, down: Axis) -> Pixels:
         """Centre the window of a resized image on black where the image is smaller than the crop; C-contiguous."""
@@ -81,12 +92,13 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready values, with the derived `resize`."""
         values = dataclasses.asdict(self)
+        del values["crop"]
         return values | {"resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """The inverse of `to_dict`. Raises ConfigError for unknown fields and for a contradictory `resize`."""
-        fields = {field.name for field in dataclasses.fields(cls)}
+        fields = {field.name for field in dataclasses.fields(cls)} - {"crop"}
         reject_unknown(values, fields | {"resize"}, "preprocessing field")
         recipe = cls(**{name: value for name, value in values.items() if name in fields})
         if values.get("resize", recipe.resize) != recipe.resize:
@@ -102,10 +114,18 @@ class Preprocess:
         Only for recipes that resize.
         """
         assert self.resize is not None
+        if self.crop != "center":
+            return self._whole(size)
         short = self.resize
         long = int(short * max(size) / min(size))
         width, height = (short, long) if size[0] <= size[1] else (long, short)
         return _centered(size[0], width, self.size), _centered(size[1], height, self.size)
+
+    def _whole(self, size: tuple[int, int]) -> tuple[Axis, Axis]:
+        width, height = self.size, self.size
+        if self.crop == "pad":
+            width, height = (max(1, round(self.size * side / max(size))) for side in size)
+        return Axis(size[0], width, 0, width), Axis(size[1], height, 0, height)
 
 
 def _check(recipe: Preprocess) -> None:
@@ -118,6 +138,10 @@ def _check(recipe: Preprocess) -> None:
         raise ConfigError(f"crop_ratio {ratio} of size {size} leaves no pixel to resize to")
     if recipe.mode not in get_args(Mode):
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}, got {recipe.mode!r}")
+    if recipe.crop not in get_args(Crop):
+        raise ConfigError(f"crop must be one of {', '.join(get_args(Crop))}, got {recipe.crop!r}")
+    if recipe.crop != "center" and size <= UNTOUCHED:
+        raise ConfigError(f"crop {recipe.crop!r} needs a model of more than {UNTOUCHED} px: others resize nothing")
     if recipe.interpolation != "bicubic":
         raise ConfigError(f"interpolation must be bicubic, as in the reference, got {recipe.interpolation!r}")
 

@@ -63,7 +63,8 @@ class BulkOptions(EmbedOptions):
     @property
     def task(self) -> Task:
         """The task of each image."""
-        return Task("classify") if self.op == "classify" else Task("embed", self.pooling)
+        pooling = self.pooling if self.op == "embed" else "cls"
+        return Task(self.op, pooling, crop=self.crop)
 
 
 _TEXT = {"type": "string"}

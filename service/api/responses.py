@@ -77,18 +77,19 @@ def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, 
         "dim": len(values),
         "pooling": options.pooling,
         "normalized": options.normalize,
+        "crop": options.crop,
     }
 
 
-def raw_embeddings(answer: Answer, normalize: bool) -> Response:
-    """All embeddings as little-endian float32, row after row; the header `X-Shape` has N,D.
+def raw_embeddings(answer: Answer, options: EmbedOptions) -> Response:
+    """All embeddings as little-endian float32, row after row; the header `X-Shape` has N,D, `X-Crop` the crop.
 
     The format cannot hold errors, so one bad image fails the whole request; the error has the index of the image.
     """
-    found = [normalised(row) if normalize else row for row in rows(answer)]
+    found = [normalised(row) if options.normalize else row for row in rows(answer)]
     body = np.stack(found).astype("<f4")
     shape = ",".join(map(str, body.shape))
-    headers = {"X-Shape": shape} | model_headers(answer.model)
+    headers = {"X-Shape": shape, "X-Crop": options.crop} | model_headers(answer.model)
     return Response(body.tobytes(), media_type=OCTETS, headers=headers)
 
 

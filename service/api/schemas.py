@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from model.preprocessing.recipe import Crop
 from service.jobs import RequestClass
 
 MOST_CLASSES = 1_000_000  # the largest `top_k`; far more than any model has
@@ -27,18 +28,26 @@ def _whole(value: object) -> int:
 TopK = Annotated[int, Field(ge=1, le=MOST_CLASSES), BeforeValidator(_whole)]
 
 
-class ClassifyOptions(BaseModel):
-    """Options of /v1/classify."""
+class ImageOptions(BaseModel):
+    """Options of the native endpoints for every task."""
 
     model_config = ConfigDict(extra="forbid")
+
+    crop: Crop = Field(
+        "center",
+        description="What the model sees. `center`: the middle, as it was trained. `full`: the whole image, squashed "
+        "to a square. `pad`: the whole image on a black square. Embeddings of different crops do not match.",
+    )
+
+
+class ClassifyOptions(ImageOptions):
+    """Options of /v1/classify."""
 
     top_k: TopK = Field(5, description="How many classes to return; clamped to the number of classes.")
 
 
-class EmbedOptions(BaseModel):
+class EmbedOptions(ImageOptions):
     """Options of /v1/embed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     normalize: bool = Field(True, description="Scale the embedding to unit length (L2).")
     pooling: Literal["cls", "mean"] = Field(
@@ -90,6 +99,7 @@ class Embedded(BaseModel):
     dim: int | None = None
     pooling: Literal["cls", "mean"] | None = None
     normalized: bool | None = None
+    crop: Crop | None = None
     error: ItemError | None = None
 
 

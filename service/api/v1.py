@@ -37,7 +37,7 @@ _RAW = {
 async def classify(request: Request) -> Response:
     """The most likely classes of each image, best first."""
     images, options = await receive(request, _CLASSIFY, ClassifyOptions)
-    answer = await infer(request, images, _CLASSIFY)
+    answer = await infer(request, images, Task("classify", crop=options.crop))
     metrics = request.app.state.engine.metrics
     with metrics.timed("postprocess"):
         return responses.classifications(answer, options, metrics)
@@ -54,9 +54,9 @@ async def classify(request: Request) -> Response:
 async def embed(request: Request) -> Response:
     """The embedding of each image, as JSON or, with `Accept: application/octet-stream`, as raw float32."""
     images, options = await receive(request, _EMBED, EmbedOptions)
-    answer = await infer(request, images, Task("embed", options.pooling))
+    answer = await infer(request, images, Task("embed", options.pooling, crop=options.crop))
     metrics = request.app.state.engine.metrics
     with metrics.timed("postprocess"):
         if prefers(request.headers.get("accept", ""), responses.OCTETS, responses.JsonResponse.media_type):
-            return responses.raw_embeddings(answer, options.normalize)
+            return responses.raw_embeddings(answer, options)
         return responses.embeddings(answer, options, metrics)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.preprocessing.recipe import Crop
 from service.jobs import Pooling
 
 Op = Literal["classify", "embed"]
@@ -30,6 +31,7 @@ class Ask:
     top_k: int = 5
     pooling: Pooling = "cls"
     normalize: bool = True
+    crop: Crop = "center"
 
 
 @dataclass(frozen=True, slots=True)

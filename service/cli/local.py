@@ -58,7 +58,7 @@ class Local:
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """Answer one image with the engine."""
-        outcome = await self._outcome(data, Task(ask.op, ask.pooling))
+        outcome = await self._outcome(data, Task(ask.op, ask.pooling, crop=ask.crop))
         if isinstance(outcome, ServiceError):
             return Failed(outcome.code, outcome.detail)
         if ask.op == "classify":

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from model.errors import ModelError
 from model.loading import source
+from model.preprocessing.recipe import Crop
 from service import __version__, log
 from service.cli import serve
 from service.cli.backend import Ask, CommandError
@@ -46,7 +47,8 @@ or, for a file that failed:
 _EMBED = """\
 Write the embeddings of all images to OUT.npy (float32, N x D) and their names to OUT.names.txt (one a line, in the
 order of the rows; a file that failed has neither), and print what was written and by which model. With --json that is
-one object: {"out", "names", "shape", "dtype", "pooling", "normalized", "model", "failed": [{"file", "error"}, ...]}
+one object: {"out", "names", "shape", "dtype", "pooling", "normalized", "crop", "model", "failed"}, where "failed" is a
+list of {"file", "error"}
 """
 _TUNE = """\
 Measure this machine with the model of the VIM_* settings: start-up, decoding by threads, forward passes by batch size,
@@ -158,6 +160,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="an image, or a folder of images")
     parser.add_argument(
+        "--crop",
+        choices=get_args(Crop),
+        default="center",
+        help="what the model sees: the middle (default), the full image squashed, or the image padded to a square",
+    )
+    parser.add_argument(
         "--batch",
         type=_positive,
         metavar="N",
@@ -196,13 +204,14 @@ def _classify(options: argparse.Namespace) -> int:
     progress = Progress(len(files))
     write = _writer(progress)
     sink = Lines(write) if options.json else Table([file.name for file in files], write)
-    return _run(answer(_source(options), files, Ask("classify", top_k=options.top_k), sink, progress), progress)
+    ask = Ask("classify", top_k=options.top_k, crop=options.crop)
+    return _run(answer(_source(options), files, ask, sink, progress), progress)
 
 
 def _embed(options: argparse.Namespace) -> int:
     files = find(options.files)
     progress = Progress(len(files))
-    ask = Ask("embed", pooling=options.pooling, normalize=not options.no_normalize)
+    ask = Ask("embed", pooling=options.pooling, normalize=not options.no_normalize, crop=options.crop)
     sink = Embeddings(options.out, ask, _writer(progress), as_json=options.json)
     return _run(answer(_source(options), files, ask, sink, progress), progress)
 

@@ -114,6 +114,7 @@ class Embeddings:
             "dtype": "float32",
             "pooling": self._ask.pooling,
             "normalized": self._ask.normalize,
+            "crop": self._ask.crop,
             "model": _identity(self._model) if self._model else None,
             "failed": self._failed,
         }

@@ -110,9 +110,11 @@ def wait_s(attempt: int, retry_after: str | None) -> float:
 
 
 def _options(ask: Ask) -> dict[str, str | int]:
+    # The default is not sent, because older servers do not know the option.
+    crop: dict[str, str | int] = {} if ask.crop == "center" else {"crop": ask.crop}
     if ask.op == "classify":
-        return {"top_k": ask.top_k}
-    return {"pooling": ask.pooling, "normalize": str(ask.normalize).lower(), "encoding": "base64"}
+        return {"top_k": ask.top_k} | crop
+    return {"pooling": ask.pooling, "normalize": str(ask.normalize).lower(), "encoding": "base64"} | crop
 
 
 def _outcome(body: dict[str, Any], ask: Ask) -> Outcome:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from model.preprocessing.recipe import Preprocess
+from model.preprocessing.recipe import Crop, Preprocess
 from service.engine.admission import Admission
 from service.engine.backend import Backend
 from service.engine.coalescing import Coalescing, Flight
@@ -133,8 +134,10 @@ class Engine:
         self.metrics.sample()
 
     @functools.cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(Preprocess.from_dict(self.model.preprocess), self._limits, self._budget, self._jpegs)
+    def _decoders(self) -> dict[Crop, Decoder]:
+        recipe = Preprocess.from_dict(self.model.preprocess)
+        recipes = {crop: dataclasses.replace(recipe, crop=crop) for crop in get_args(Crop)}
+        return {crop: Decoder(one, self._limits, self._budget, self._jpegs) for crop, one in recipes.items()}
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -211,7 +214,7 @@ class Engine:
         """Decode one image, queue its job and await the result, for every request that waits for it."""
         trace = ImageTrace(time.monotonic())
         try:
-            times = await self._decode(image, slot, flight.request_class, trace)
+            times = await self._decode(image, slot, task.crop, flight.request_class, trace)
             job = self._queue(slot, task, flight, trace)
             try:
                 result = await job.done
@@ -233,17 +236,20 @@ class Engine:
             if self._tracer.enabled:
                 self._tracer.image(trace)
 
-    async def _decode(self, image: Image, slot: int, request_class: RequestClass, trace: ImageTrace) -> DecodeTimes:
+    async def _decode(
+        self, image: Image, slot: int, crop: Crop, request_class: RequestClass, trace: ImageTrace
+    ) -> DecodeTimes:
         """Decode into the slot: a small image on the event loop, others in a thread."""
-        out, pool, trace.decode_began = self._slots.views[slot], self.decode_pool, time.monotonic()
+        decoder, out, pool = self._decoders[crop], self._slots.views[slot], self.decode_pool
+        trace.decode_began = time.monotonic()
         try:
-            quick = self._decoder.quick(image) if request_class == "interactive" else None
+            quick = decoder.quick(image) if request_class == "interactive" else None
             if quick is not None:
                 times = await pool.inline.run(quick, out)
             else:
                 self._slots.hold(slot)  # until the thread has ended
                 release = functools.partial(self._slots.release, slot)
-                times = await pool.run(request_class, self._decoder.decode, image, out, ended=release)
+                times = await pool.run(request_class, decoder.decode, image, out, ended=release)
         finally:
             trace.decode_ended = time.monotonic()
         trace.decode_s, trace.preprocess_s = times.decode_s, times.preprocess_s

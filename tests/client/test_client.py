@@ -76,6 +76,20 @@ def test_options_of_embed_arrive(client: Client) -> None:
     np.testing.assert_allclose(plain, raw / np.linalg.norm(raw), atol=1e-5)
 
 
+def test_the_crop_arrives(client: Client) -> None:
+    """Every method takes it, for one image and for many."""
+    wide = photo(size=(150, 70))
+    center, padded = client.embed(wide), client.embed(wide, crop="pad")
+
+    assert not np.allclose(center, padded)
+    (many,) = client.embed_many([wide], crop="pad")
+    assert isinstance(many, np.ndarray)
+    np.testing.assert_allclose(many, padded, atol=1e-6)
+    alone = client.classify(wide, crop="full")
+    assert [alone] == list(client.classify_many([wide], crop="full"))
+    assert alone != client.classify(wide)
+
+
 def test_a_refusal_is_an_error_with_code_and_request_id(client: Client) -> None:
     """A file that is not an image raises ServerError with the status, code and request id of the response."""
     with pytest.raises(ServerError, match="415 unsupported_image") as caught:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from model.preprocessing.recipe import Preprocess
@@ -43,8 +42,4 @@ def _extremes(size: int) -> Tensor:
 def _pictures(recipe: Preprocess) -> list[Tensor]:
     if recipe.resize is None:
         return []
-    found = []
-    for path in sorted(shipped("samples").glob("*.png")):
-        with Image.open(path) as image:
-            found.append(torch.from_numpy(recipe(image))[None])
-    return found
+    return [torch.from_numpy(recipe.read(path))[None] for path in sorted(shipped("samples").glob("*.png"))]

@@ -209,3 +209,47 @@ def test_invalid_recipes_are_refused(values: dict[str, Any], message: str) -> No
     """Each refusal names the field and what was found."""
     with pytest.raises(ConfigError, match=message):
         Preprocess.from_dict(values)
+
+
+SHAPES = [(300, 200), (200, 300), (90, 90), (1000, 40), (3, 700)]
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_the_full_image_is_squashed(width: int, height: int) -> None:
+    """Crop "full" is Pillow's bicubic resize of the whole image to a square."""
+    image = _noise(3, width, height)
+
+    found = Preprocess(size=64, crop="full")(image)
+
+    np.testing.assert_array_equal(found, _resized(image, 64, 64))
+
+
+def _resized(image: Image.Image, width: int, height: int) -> Pixels:
+    """Pillow's resize, the horizontal pass first whatever its version is."""
+    wide = image.resize((width, image.height), Image.Resampling.BICUBIC)
+    return np.asarray(wide.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+def test_a_padded_image_keeps_its_proportions(width: int, height: int) -> None:
+    """Crop "pad" is the whole image, as large as it fits, in the middle of a black square."""
+    image = _noise(4, width, height)
+    across, down = (max(1, round(64 * side / max(width, height))) for side in (width, height))
+
+    found = Preprocess(size=64, crop="pad")(image)
+
+    left, top = (64 - across) // 2, (64 - down) // 2
+    expected = np.zeros((64, 64, 3), np.uint8)
+    expected[top : top + down, left : left + across] = _resized(image, across, down)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_crop_is_no_part_of_the_written_recipe() -> None:
+    """It is chosen for each image; a model is the same with every crop."""
+    assert Preprocess(size=64).to_dict() == Preprocess(size=64, crop="pad").to_dict()
+    with pytest.raises(ConfigError, match="crop"):
+        Preprocess.from_dict({"crop": "pad"})
+    with pytest.raises(ConfigError, match="crop must be one of center, full, pad, got 'none'"):
+        Preprocess(crop="none")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="crop 'full' needs a model of more than 32 px"):
+        Preprocess(size=32, crop="full")

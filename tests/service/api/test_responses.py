@@ -56,7 +56,14 @@ def test_an_embedding_says_what_it_is() -> None:
     item = responses.embedding(0, result(0.1, 0.2), EmbedOptions(pooling="mean", normalize=False))
     body = json.loads(bytes(responses.JsonResponse(item).body))
 
-    assert {"index": 0, "embedding": [0.1, 0.2], "dim": 2, "pooling": "mean", "normalized": False} == body
+    assert {
+        "index": 0,
+        "embedding": [0.1, 0.2],
+        "dim": 2,
+        "pooling": "mean",
+        "normalized": False,
+        "crop": "center",
+    } == body
 
 
 @pytest.mark.parametrize("form", ["float", "base64", "octets"])
@@ -75,7 +82,7 @@ def calls_to_render(form: str, dim: int) -> int:
     sys.setprofile(lambda _frame, event, _argument: events.append(event))
     try:
         if form == "octets":
-            responses.raw_embeddings(answer, True)
+            responses.raw_embeddings(answer, EmbedOptions())
         else:
             responses.embeddings(answer, EmbedOptions.model_validate({"encoding": form}), METRICS)
     finally:

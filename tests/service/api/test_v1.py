@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -14,7 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 import model
-from model.preprocessing.recipe import Preprocess
+from model.preprocessing.recipe import Crop, Preprocess
 from model.runtime.runner import Runner
 from service.app import create_app
 from tests.service.conftest import running, settings_for
@@ -216,3 +219,55 @@ async def test_a_wrong_deadline_is_refused(client: httpx.AsyncClient, given: str
 
     assert (422, "invalid_options") == (answer.status_code, answer.json()["code"])
     assert "X-Request-Timeout-Ms" in answer.json()["detail"]
+
+
+async def test_the_crop_is_chosen_by_the_request(client: httpx.AsyncClient, vim: model.Vim) -> None:
+    """Each crop gives the model's own answer for its pixels; the answer says which crop it is of."""
+    data, vectors = photo(6, size=(150, 70)), {}
+    for crop in get_args(Crop):
+        options = {"crop": crop, "normalize": "false"}
+        item = (await client.post("/v1/embed", content=data, params=options)).json()["results"][0]
+        pixels = Preprocess(64, mode="friendly", crop=crop)(Image.open(io.BytesIO(data)))
+        expected = Runner(vim).run(pixels[None], scores=True, cls=True, mean=False)
+        assert expected.cls is not None
+        assert expected.scores is not None
+        assert crop == item["crop"]
+        np.testing.assert_allclose(item["embedding"], expected.cls[0], rtol=0, atol=1e-5)
+        vectors[crop] = tuple(item["embedding"])
+        best = (await client.post("/v1/classify", content=data, params={"crop": crop})).json()["results"][0]
+        assert int(expected.scores[0].argmax()) == best["predictions"][0]["index"]
+
+    assert 3 == len(set(vectors.values()))
+
+
+async def test_the_crop_in_other_forms(client: httpx.AsyncClient) -> None:
+    """Forms, JSON members, bulk lines and raw vectors take it, and an unknown crop is refused."""
+    data = photo(6, size=(150, 70))
+    text = base64.b64encode(data).decode()
+    native = await client.post("/v1/embed", content=data, params={"crop": "pad"})
+    vector = native.json()["results"][0]["embedding"]
+
+    form = await client.post("/v1/embed", files={"image": data}, data={"crop": "pad"})
+    body = await client.post("/v1/embed", json={"images": [text], "crop": "pad"})
+    line = json.dumps({"image": text}).encode() + b"\n"
+    bulk = await client.post("/v1/bulk", content=line, params={"crop": "pad"})
+    raw = await client.post(
+        "/v1/embed", content=data, params={"crop": "pad"}, headers={"Accept": "application/octet-stream"}
+    )
+    refused = await client.post("/v1/embed", content=data, params={"crop": "left"})
+
+    assert [vector] * 2 == [one.json()["results"][0]["embedding"] for one in (form, body)]
+    assert (vector, "pad") == (bulk.json()["embedding"], bulk.json()["crop"])
+    assert "pad" == raw.headers["X-Crop"]
+    np.testing.assert_allclose(np.frombuffer(raw.content, "<f4"), vector, rtol=0, atol=1e-7)
+    assert 422 == refused.status_code
+
+
+async def test_identical_images_with_other_crops_are_not_shared(client: httpx.AsyncClient) -> None:
+    """Requests for the same file at once get their own crops."""
+    data = photo(8, size=(150, 70))
+    crops = [*get_args(Crop)] * 3
+    answers = await asyncio.gather(*(client.post("/v1/embed", content=data, params={"crop": crop}) for crop in crops))
+
+    vectors = {(crop, tuple(one.json()["results"][0]["embedding"])) for crop, one in zip(crops, answers, strict=True)}
+    assert 3 == len(vectors)

@@ -111,6 +111,17 @@ def test_embed_writes_rows_and_names(
     assert "model       tiny (fingerprint " in out
 
 
+def test_the_crop_is_an_option(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """embed --crop gives other rows, and the report says which crop they are of."""
+    file, rows = folder / "z.JPG", {}
+    for crop in ("center", "full"):
+        assert 0 == main(["embed", str(file), "--crop", crop, "--json", "--out", str(tmp_path / f"{crop}.npy")])
+        assert crop == json.loads(capsys.readouterr().out)["crop"]
+        rows[crop] = np.load(tmp_path / f"{crop}.npy")
+
+    assert not np.allclose(rows["center"], rows["full"])
+
+
 def test_a_model_that_cannot_be_loaded_is_one_message(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import mmap
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from PIL import Image
 
 from model.preprocessing.compiled.cmyk import CmykToRgb
 from model.preprocessing.compiled.resize import Resize
-from model.preprocessing.recipe import Preprocess
+from model.preprocessing.recipe import Crop, Preprocess
 from service.errors import TooManyPixels, UnsupportedImage
 from service.images import inspect_file, jpeg_check
 from service.images.decode import DecodeLimits, Decoder
@@ -306,3 +307,15 @@ def test_the_self_test_covers_all_kinds() -> None:
         with Image.open(io.BytesIO(sample.data)) as image:
             assert ((303, 227), "CMYK" if sample.cmyk else "RGB") == (image.size, image.mode)
             assert RECIPE.plain_turn(image) == sample.turn
+
+
+@pytest.mark.parametrize("crop", ["full", "pad"])
+@pytest.mark.parametrize("size", [(240, 180), (180, 240), (1600, 400), (97, 101)])
+def test_other_crops_are_those_of_the_recipe(crop: Crop, size: tuple[int, int]) -> None:
+    """The compiled resize gives the recipe's own pixels for the whole image, squashed or padded."""
+    recipe, data = dataclasses.replace(RECIPE, crop=crop), jpeg(size)
+    out = np.empty((RECIPE.size, RECIPE.size, 3), np.uint8)
+
+    Decoder(recipe, LIMITS, jpegs=JPEGS).decode(data, out)
+
+    np.testing.assert_array_equal(out, recipe(Image.open(io.BytesIO(data))))
