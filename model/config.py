@@ -63,9 +63,7 @@ class VimConfig:
     norm_epsilon: float = 1e-5
     projection_bias: bool = False
     conv_bias: bool = True
-    scores: Scores | Literal["auto"] = (
-        "auto"  # sigmoid for multi-label heads; auto: sigmoid for one class, else softmax
-    )
+    scores: Scores | Literal["auto"] = "auto"  # sigmoid for multi-label heads; auto is that for one class
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", _pair("image_size", self.image_size))

@@ -26,11 +26,7 @@ from model.preprocessing.recipe import Preprocess
 
 BUFFERS = frozenset({"rope.freqs_cos", "rope.freqs_sin"})
 DIGITS = 12
-_ADDED = {
-    "spread_tokens": 0,
-    "neck_reduction": 1,
-    "scores": "auto",
-}  # field -> default; older fingerprints stay the same
+_ADDED = {"spread_tokens": 0, "neck_reduction": 1, "scores": "auto"}  # field -> default: old fingerprints stay
 
 
 def fingerprint(config: VimConfig, preprocess: Preprocess, tensors: Mapping[str, Tensor]) -> str:
