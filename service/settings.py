@@ -116,8 +116,8 @@ class Settings(BaseSettings):
     )
     preprocess: Literal["friendly", "reference"] = Field(
         default="friendly",
-        description="friendly: rotate photos upright, put transparency over white, scale 16 bits; "
-        "reference: exactly the evaluation of the paper.",
+        description="friendly: rotate photos upright, put transparency over white, scale 16 bits, convert colour "
+        "profiles to sRGB; reference: exactly the evaluation of the paper.",
     )
     decode: Literal["exact", "fast", "pillow"] = Field(
         default="exact",

@@ -25,6 +25,7 @@ class Header:
     bytes_per_pixel: float
     scans: int = 1  # of a JPEG: components of all its scans together
     plain_components: int = 0  # components of a JPEG that is decoded without Pillow; 0: any other file
+    profile: bytes = b""  # the ICC profile of a JPEG that is decoded without Pillow
     packed_bytes: float = 0  # for each pixel, of a PNG: interlaced ones count a quarter more
 
     @property

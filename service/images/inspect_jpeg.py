@@ -29,7 +29,7 @@ _START = b"\xff\xd8"
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _AFTER_DATA = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # entropy-coded data holds FF 00 and restart markers only
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
-_SCAN, _END, _EXIF = 0xDA, 0xD9, 0xE1
+_SCAN, _END, _EXIF, _PROFILE = 0xDA, 0xD9, 0xE1, 0xE2
 _FRAMES = {0xC0, 0xC1, 0xC2}
 _OTHER_FRAMES = {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}
 _PROGRESSIVE = 0xC2
@@ -87,7 +87,7 @@ def inspect_plain(data: bytes) -> Header | None:
         return None
     if first.is_only_scan:
         return first.header
-    return replace(inspect(data), plain_components=first.header.plain_components)
+    return replace(inspect(data), plain_components=first.header.plain_components, profile=first.header.profile)
 
 
 def inspect_small(data: bytes) -> Header | None:
@@ -109,6 +109,7 @@ def inspect_small(data: bytes) -> Header | None:
 
 def _first_scan(data: bytes, max_segments: int) -> _FirstScan | None:
     frame, kind_of_frame, at = b"", 0, 2
+    profile: list[bytes] = []
     for _ in range(max_segments):
         head = data[at : at + 4]
         if len(head) < 4 or head[0] != 0xFF:
@@ -118,11 +119,13 @@ def _first_scan(data: bytes, max_segments: int) -> _FirstScan | None:
         if length < 2 or stop > len(data) or not (kind in _PLAIN or _is_plain(data, at + 4, kind, length)):
             return None
         if kind == _SCAN:
-            return _begin_scan(frame, kind_of_frame, data[at + 4], stop) if length > 2 else None
+            return _begin_scan(frame, kind_of_frame, data[at + 4], stop, profile) if length > 2 else None
         if kind in _FRAMES:
             if frame:
                 return None
             frame, kind_of_frame = data[at + 4 : stop], kind
+        elif kind == _PROFILE:
+            profile.append(data[at + 16 : stop])  # number, count, content
         at = stop
     return None
 
@@ -132,11 +135,17 @@ def _is_plain(data: bytes, at: int, kind: int, length: int) -> bool:
     return length >= 2 + least and data.startswith(start, at)
 
 
-def _begin_scan(frame: bytes, kind: int, components: int, at: int) -> _FirstScan | None:
+def _begin_scan(frame: bytes, kind: int, components: int, at: int, profile: list[bytes]) -> _FirstScan | None:
     if len(frame) < 6 or frame[0] != 8 or frame[5] not in (1, 3, 4) or len(frame) != 6 + 3 * frame[5]:
         return None
-    header = _header(frame, kind, components, plain_components=frame[5])
+    header = _header(frame, kind, components, frame[5], _joined(profile))
     return _FirstScan(header, kind != _PROGRESSIVE and components == frame[5], at)
+
+
+def _joined(profile: list[bytes]) -> bytes:
+    """The parts of an ICC profile, each behind its number and their count, in order; empty if one is missing."""
+    parts = sorted(profile)
+    return b"".join(part[2:] for part in parts) if parts and parts[0][1] == len(parts) else b""
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
@@ -165,7 +174,7 @@ def _read_segment(data: bytes, at: int, kind: int, found: _Found) -> int:
     return at + length
 
 
-def _header(frame: bytes, kind: int, components: int, plain_components: int = 0) -> Header:
+def _header(frame: bytes, kind: int, components: int, plain_components: int = 0, profile: bytes = b"") -> Header:
     _, height, width, count = struct.unpack_from(">BHHB", frame)
     if len(frame) < 6 + 3 * count:
         raise IndexError("components")
@@ -174,7 +183,7 @@ def _header(frame: bytes, kind: int, components: int, plain_components: int = 0)
         factors = [frame[7 + 3 * one] for one in range(count)]
         most = max((factor >> 4 for factor in factors), default=1) * max((factor & 15 for factor in factors), default=1)
         coefficients = 2 * sum((factor >> 4) * (factor & 15) for factor in factors) / max(1, most)
-    return Header(width, height, 4 + coefficients, components, plain_components)
+    return Header(width, height, 4 + coefficients, components, plain_components, profile)
 
 
 def _limit(what: str, found: int, most: int) -> None:

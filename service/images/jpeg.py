@@ -49,6 +49,13 @@ def encode(pixels: Pixels) -> bytes:
     return encoded
 
 
+def _in_srgb(found: Decoded | None, recipe: Preprocess, profile: bytes, *, grey: bool) -> Decoded | None:
+    if found is None or not profile:
+        return found
+    pixels, decoded_at = found
+    return recipe.in_srgb(pixels, profile, grey=grey), decoded_at
+
+
 def unaligned_memory(size: int) -> Pixels:
     """Uninitialised bytes that libjpeg-turbo does not write past the caches."""
     memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -94,9 +101,13 @@ class Jpegs:
         width, height = header.width, header.height
         if recipe.size <= UNTOUCHED or width == 0 or height == 0:
             return None
+        inks = header.plain_components == 4
+        if inks and recipe.converts_inks(header.profile):
+            return None
         if not self._loaded.is_set():
             self._loaded.wait()
-        return self._decode_and_resize(data, recipe, UPRIGHT, (width, height), header.plain_components == 4)
+        found = self._decode_and_resize(data, recipe, UPRIGHT, (width, height), inks)
+        return _in_srgb(found, recipe, header.profile, grey=header.plain_components == 1)
 
     def decode_opened(self, data: bytes, image: Any, recipe: Preprocess) -> Decoded | None:
         """Decode a file that Pillow has opened and not yet decoded; None when Pillow has to decode it."""
@@ -104,7 +115,8 @@ class Jpegs:
             return None
         if not self._loaded.is_set():
             self._loaded.wait()
-        return self._decode_and_resize(data, recipe, turn, image.size, image.mode == "CMYK")
+        found = self._decode_and_resize(data, recipe, turn, image.size, image.mode == "CMYK")
+        return _in_srgb(found, recipe, image.info.get("icc_profile") or b"", grey=image.mode == "L")
 
     def _decode_and_resize(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, cmyk: bool) -> Decoded | None:
         """Not split into smaller functions: a photograph passes through it on the event loop."""

@@ -17,9 +17,10 @@ from fastapi import FastAPI
 from PIL import Image
 
 import model
-from model.preprocessing.recipe import Crop, Preprocess
+from model.preprocessing.recipe import Crop, Mode, Preprocess
 from model.runtime.runner import Runner
 from service.app import create_app
+from tests.model.preprocessing.profiles import rgb_profile
 from tests.service.conftest import running, settings_for
 from tests.tiny import LABELS, photo
 
@@ -271,3 +272,20 @@ async def test_identical_images_with_other_crops_are_not_shared(client: httpx.As
 
     vectors = {(crop, tuple(one.json()["results"][0]["embedding"])) for crop, one in zip(crops, answers, strict=True)}
     assert 3 == len(vectors)
+
+
+@pytest.mark.parametrize("mode", ["friendly", "reference"])
+async def test_colour_profiles_are_converted_in_friendly_mode(tiny_model: Path, mode: Mode) -> None:
+    """A photograph in Display P3 gets the model's answer for its sRGB colours; the reference ignores its profile."""
+    file, profile = io.BytesIO(), rgb_profile("Display P3")
+    Image.open(io.BytesIO(photo(9, size=(300, 200)))).save(file, "JPEG", quality=95, icc_profile=profile)
+    pixels = Preprocess(64, mode=mode)(Image.open(io.BytesIO(file.getvalue())))
+    expected = Runner(model.load(tiny_model, device="cpu")).run(pixels[None], scores=False, cls=True, mean=False).cls
+    assert expected is not None
+
+    async with running(create_app(settings_for(tiny_model, preprocess=mode))) as server:
+        answer = await server.post("/v1/embed", content=file.getvalue(), params={"normalize": "false"})
+
+    np.testing.assert_allclose(answer.json()["results"][0]["embedding"], expected[0], rtol=0, atol=1e-5)
+    plain = Preprocess(64, mode="reference")(Image.open(io.BytesIO(file.getvalue())))
+    assert (mode == "reference") == np.array_equal(plain, pixels)

@@ -1,0 +1,101 @@
+"""Colour spaces: pixels of an image with a colour profile -> sRGB, by lcms (Pillow's ImageCms).
+
+The rendering intent is relative colorimetric with black point compensation, which is what browsers do.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+Pixels = NDArray[np.uint8]
+Space = Literal["RGB", "L", "CMYK"]
+
+REMEMBERED = 64  # profiles; a transform takes 3 ms to build
+LARGEST_PROFILE = 4 << 20  # bytes
+CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
+_SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_SRGB = ImageCms.createProfile("sRGB")
+# What ImageCms raises for broken profiles, and for those that lcms cannot connect to sRGB.
+_BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a profile asks for. Without a transform the pixels are used as they are."""
+
+    space: Space
+    transform: ImageCms.ImageCmsTransform | None
+    broken: bool = False
+
+    @property
+    def is_for_inks(self) -> bool:
+        """Whether it converts CMYK."""
+        return self.space == "CMYK" and self.transform is not None
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """Convert an image in the mode `space` to sRGB, in mode RGB."""
+        assert self.transform is not None
+        found = ImageCms.applyTransform(image, self.transform)
+        assert found is not None
+        return found
+
+
+_UNUSABLE = Conversion("RGB", None, broken=True)
+
+
+@functools.lru_cache(REMEMBERED)
+def conversion(profile: bytes) -> Conversion:
+    """Return what an ICC profile asks for; never raises."""
+    if len(profile) > LARGEST_PROFILE:
+        return _UNUSABLE
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = _SPACES.get(source.profile.xcolor_space)
+        if space is None:
+            return _UNUSABLE
+        transform = ImageCms.buildTransform(
+            source,
+            _SRGB,
+            space,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        found = Conversion(space, transform)
+        return Conversion(space, None) if _changes_nothing(found) else found
+    except _BROKEN:
+        return _UNUSABLE
+
+
+def to_srgb(pixels: Pixels, profile: bytes, *, grey: bool) -> Pixels:
+    """Convert decoded and resized pixels (H, W, 3); `grey` says that the three channels are one.
+
+    A profile of another kind of image is ignored, as browsers do. CMYK images are converted before, because their
+    inks are gone by now.
+    """
+    found = conversion(profile)
+    if found.transform is None or found.space == "CMYK" or (found.space == "L" and not grey):
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if found.space == "L" else pixels)
+    return np.array(found.apply(image))
+
+
+def _changes_nothing(found: Conversion) -> bool:
+    """Return whether the transform of RGB or grey is the identity, up to CLOSE levels, on a grid of colours."""
+    if found.space == "CMYK":
+        return False
+    if found.space == "L":
+        levels = np.arange(256, dtype=np.uint8)[None]
+        expected = np.repeat(levels[..., None], 3, axis=2)
+    else:
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        levels = expected = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(1, -1, 3)
+    converted = np.asarray(found.apply(Image.fromarray(levels))).astype(int)
+    return int(np.abs(converted - expected).max()) <= CLOSE

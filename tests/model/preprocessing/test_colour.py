@@ -1,0 +1,117 @@
+"""Embedded colour profiles are converted to sRGB in friendly mode, after the resize."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from model.preprocessing.colour import CLOSE, LARGEST_PROFILE, conversion
+from model.preprocessing.recipe import Preprocess
+from model.preprocessing.resize import Pixels
+from tests.model.preprocessing.profiles import SPACES, cmyk_profile, grey_profile, rgb_profile
+
+FRIENDLY = Preprocess(size=64, mode="friendly")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (90, 70)) -> Image.Image:
+    """Large soft patches of colour, as a photograph has."""
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 6, bands), np.uint8)
+    return Image.frombytes(mode, (6, 5), coarse.tobytes()).resize(size, Image.Resampling.BICUBIC)
+
+
+def with_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """The same image with a profile, as Pillow opens a file."""
+    copy = image.copy()
+    copy.info["icc_profile"] = profile
+    return copy
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_other_spaces_are_converted(name: str) -> None:
+    """The result is close to converting every pixel first, and far from ignoring the profile."""
+    profile = rgb_profile(name)
+    before = FRIENDLY(conversion(profile).apply(picture()))
+
+    found = FRIENDLY(with_profile(picture(), profile))
+
+    assert np.abs(found.astype(int) - before).mean() <= 0.7
+    assert np.abs(found.astype(int) - FRIENDLY(picture())).mean() > 3
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_gamma_of_grey_is_converted(mode: str) -> None:
+    """A grey image stays grey."""
+    found = FRIENDLY(with_profile(picture(mode), grey_profile(1.0)))
+
+    assert (found[..., 0] == found[..., 1]).all()
+    assert found.mean() > FRIENDLY(picture(mode)).mean() + 20
+
+
+def test_inks_are_converted_before_the_resize() -> None:
+    """The profile of a CMYK image decides its colours, not the plain formula."""
+    profile, image = cmyk_profile(), picture("CMYK")
+
+    found = FRIENDLY(with_profile(image, profile))
+
+    np.testing.assert_array_equal(found, FRIENDLY(conversion(profile).apply(image)))
+    assert np.abs(found.astype(int) - FRIENDLY(image)).mean() > 10
+    assert FRIENDLY.plain_turn(with_profile(image, profile)) is None
+    assert FRIENDLY.plain_turn(image) is not None
+
+
+def test_the_reference_ignores_profiles() -> None:
+    """As the paper's evaluation does."""
+    plain = dataclasses.replace(FRIENDLY, mode="reference")
+
+    np.testing.assert_array_equal(plain(with_profile(picture(), rgb_profile("ProPhoto"))), plain(picture()))
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [
+        ("RGB", SRGB),
+        ("RGB", b"no profile"),
+        ("RGB", rgb_profile("Display P3")[:300]),
+        ("RGB", grey_profile(1.0)),
+        ("RGB", cmyk_profile()),
+        ("L", cmyk_profile()),
+        ("CMYK", grey_profile(1.0)),
+        ("RGB", bytes(LARGEST_PROFILE + 1)),
+    ],
+    ids=["sRGB", "broken", "cut", "grey for RGB", "inks for RGB", "inks for grey", "grey for inks", "too large"],
+)
+def test_a_profile_that_does_not_apply_changes_nothing(mode: str, profile: bytes) -> None:
+    """sRGB itself, broken profiles, and those of another kind of image."""
+    np.testing.assert_array_equal(FRIENDLY(with_profile(picture(mode), profile)), FRIENDLY(picture(mode)))
+
+
+def test_profiles_are_told_apart() -> None:
+    """sRGB is no conversion, broken is one that says so, and transforms are built once."""
+    assert (None, False) == (conversion(SRGB).transform, conversion(SRGB).broken)
+    assert conversion(b"").broken
+    assert conversion(rgb_profile("Adobe RGB")) is conversion(rgb_profile("Adobe RGB"))
+    assert 0 < CLOSE < 4
+
+
+def test_small_images_are_converted_too() -> None:
+    """At sizes up to 32 the image keeps its size, and its colours are converted."""
+    image = picture(size=(20, 30))
+    small = Preprocess(size=32, mode="friendly")
+
+    found: Pixels = small(with_profile(image, rgb_profile("Adobe RGB")))
+
+    np.testing.assert_array_equal(found, np.asarray(conversion(rgb_profile("Adobe RGB")).apply(image)))
+
+
+def test_the_fingerprint_of_friendly_says_so() -> None:
+    """Embeddings of images with profiles have changed, so friendly models have another fingerprint."""
+    assert "sRGB" == FRIENDLY.to_dict()["colours"]
+    assert "colours" not in Preprocess(size=64).to_dict()
+    assert FRIENDLY == Preprocess.from_dict(FRIENDLY.to_dict())
