@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+
+from model.preprocessing import icc
 
 Pixels = NDArray[np.uint8]
 Space = Literal["RGB", "L", "CMYK"]
 
 REMEMBERED = 64  # profiles; a transform takes 3 ms to build
 LARGEST_PROFILE = 4 << 20  # bytes
+SRGB_GAMMA, ROUNDING = 1 / 2.2, 0.001  # how encoders write sRGB's curve in gAMA
 CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
 _SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.createProfile("sRGB")
@@ -72,6 +76,26 @@ def conversion(profile: bytes) -> Conversion:
         return Conversion(space, None) if _changes_nothing(found) else found
     except _BROKEN:
         return _UNUSABLE
+
+
+def png_profile(info: Mapping[Any, Any]) -> bytes:
+    """Return a profile for the chunks gAMA and cHRM, of Pillow's `info` of a PNG; empty if they do not say the space.
+
+    They count only without a profile and without the chunk sRGB; cHRM counts with gAMA only, as in browsers.
+    """
+    gamma, points = info.get("gamma"), info.get("chromaticity")
+    if "srgb" in info or not isinstance(gamma, float) or not 0.1 <= gamma <= 2:
+        return b""
+    white, *primaries = _points(points) if points else (icc.SRGB_WHITE, *icc.SRGB_POINTS)
+    curve = None if abs(gamma - SRGB_GAMMA) < ROUNDING else 1 / gamma
+    try:
+        return icc.matrix_profile((primaries[0], primaries[1], primaries[2]), white, curve)
+    except ValueError:
+        return b""
+
+
+def _points(flat: tuple[float, ...]) -> list[icc.Point]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def to_srgb(pixels: Pixels, profile: bytes, *, grey: bool) -> Pixels:

@@ -238,7 +238,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _profile(image: Image.Image) -> bytes:
     found = image.info.get("icc_profile")
-    return found if isinstance(found, bytes) else b""
+    return found if isinstance(found, bytes) and found else colour.png_profile(image.info)
 
 
 def _white_level(image: Image.Image) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from model.preprocessing.colour import CLOSE, LARGEST_PROFILE, conversion
 from model.preprocessing.recipe import Preprocess
@@ -115,3 +117,55 @@ def test_the_fingerprint_of_friendly_says_so() -> None:
     assert "sRGB" == FRIENDLY.to_dict()["colours"]
     assert "colours" not in Preprocess(size=64).to_dict()
     assert FRIENDLY == Preprocess.from_dict(FRIENDLY.to_dict())
+
+
+def png(**chunks: tuple[float, ...]) -> Image.Image:
+    """A PNG file with these chunks, opened; values as the chunk has them, times 100,000."""
+    file, added = io.BytesIO(), PngImagePlugin.PngInfo()
+    for name, values in chunks.items():
+        content = bytes(1) if name == "sRGB" else struct.pack(f">{len(values)}I", *(round(1e5 * v) for v in values))
+        added.add(name.encode(), content)
+    picture().save(file, "PNG", pnginfo=added)
+    return Image.open(io.BytesIO(file.getvalue()))
+
+
+SRGB_CHROMATICITIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+P3_CHROMATICITIES = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {},
+        {"gAMA": (0.45455,)},
+        {"gAMA": (0.45455,), "cHRM": SRGB_CHROMATICITIES},
+        {"sRGB": (0,), "gAMA": (1.0,)},
+        {"cHRM": P3_CHROMATICITIES},
+        {"gAMA": (0.0,)},
+        {"gAMA": (0.45455,), "cHRM": (0.3, 0.0, *P3_CHROMATICITIES[2:])},
+        {"gAMA": (0.45455,), "cHRM": (0.3, 0.3) * 4},
+    ],
+    ids=str,
+)
+def test_png_chunks_that_say_srgb_or_nonsense_change_nothing(chunks: dict[str, tuple[float, ...]]) -> None:
+    """sRGB by its chunk or by its numbers, primaries without a gamma, and impossible values."""
+    np.testing.assert_array_equal(FRIENDLY(png(**chunks)), FRIENDLY(picture()))
+
+
+def test_png_chunks_alone_say_the_space() -> None:
+    """gAMA and cHRM of Display P3 are its profile; a gamma of 1 is linear light; a profile comes before them."""
+    display = png(gAMA=(0.45455,), cHRM=P3_CHROMATICITIES)
+    expected = FRIENDLY(with_profile(picture(), rgb_profile("Display P3")))
+
+    np.testing.assert_array_equal(FRIENDLY(display), expected)
+    assert FRIENDLY(png(gAMA=(1.0,))).mean() > FRIENDLY(picture()).mean() + 20
+    np.testing.assert_array_equal(FRIENDLY(with_profile(png(gAMA=(1.0,)), rgb_profile("Display P3"))), expected)
+
+
+def test_known_colours_of_display_p3() -> None:
+    """Computed by hand with the linear matrix from Display P3 to sRGB of CSS Color 4."""
+    image = Image.fromarray(np.array([[[128, 128, 128], [204, 102, 51]]], np.uint8))
+    grey, orange = np.asarray(conversion(rgb_profile("Display P3")).apply(image))[0].astype(int)
+
+    assert np.abs(grey - 128).max() <= 1
+    assert np.abs(orange - [219, 94, 31]).max() <= 1
