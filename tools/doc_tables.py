@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from bench.gpu.table import table as measured
 from model.loading.released import RELEASED
+from model.preprocessing.colour import Kind
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
 from service.jobs import Memory, RequestClass
@@ -39,6 +40,7 @@ _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_stage_duration_seconds", "stage"): metrics.Stage,
     ("vim_rejected_total", "reason"): metrics.Reason,
     ("vim_device_memory_bytes", "kind"): Memory,
+    ("vim_colour_profiles_total", "kind"): Kind,
     ("vim_batch_retries_total", "reason"): metrics.Retry,
     ("vim_images_total", "op"): metrics.Op,
     ("vim_images_total", "class"): RequestClass,

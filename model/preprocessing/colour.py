@@ -19,6 +19,7 @@ from model.preprocessing import icc
 
 Pixels = NDArray[np.uint8]
 Space = Literal["RGB", "L", "CMYK"]
+Kind = Literal["srgb", "converted", "broken"]
 
 REMEMBERED = 64  # profiles; a transform takes 3 ms to build
 LARGEST_PROFILE = 4 << 20  # bytes
@@ -37,6 +38,11 @@ class Conversion:
     space: Space
     transform: ImageCms.ImageCmsTransform | None
     broken: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """What became of the profile; "srgb" if it changes nothing."""
+        return "broken" if self.broken else "srgb" if self.transform is None else "converted"
 
     @property
     def is_for_inks(self) -> bool:

@@ -63,7 +63,7 @@ class Preprocess:
         else:
             across, down = self.axes(source.size)
             pixels = self.padded(resize_window(source.read, across, down), across, down)
-        return self.in_srgb(pixels, _profile(image), grey=image.mode in _GREY)
+        return self.in_srgb(pixels, embedded_profile(image), grey=image.mode in _GREY)
 
     def in_srgb(self, pixels: Pixels, profile: bytes, *, grey: bool) -> Pixels:
         """Convert preprocessed RGB pixels of an image with this ICC profile; `grey` says that it had one channel.
@@ -97,7 +97,7 @@ class Preprocess:
         """
         if self.resize is None or image.mode not in ("RGB", "L", "CMYK"):
             return None
-        if image.mode == "CMYK" and self.converts_inks(_profile(image)):
+        if image.mode == "CMYK" and self.converts_inks(embedded_profile(image)):
             return None
         return ORIENTATIONS.get(_orientation(image), UPRIGHT) if self.mode == "friendly" else UPRIGHT
 
@@ -193,7 +193,7 @@ class _Source:
         self._image = image
         self._turn = ORIENTATIONS.get(_orientation(image)) if friendly else None
         self._white = _white_level(image) if friendly else None
-        inks = colour.conversion(_profile(image)) if friendly and image.mode == "CMYK" else None
+        inks = colour.conversion(embedded_profile(image)) if friendly and image.mode == "CMYK" else None
         self._inks = inks if inks is not None and inks.is_for_inks else None
         swapped = self._turn is not None and self._turn.swaps
         self.size = (image.height, image.width) if swapped else image.size
@@ -236,7 +236,8 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _profile(image: Image.Image) -> bytes:
+def embedded_profile(image: Image.Image) -> bytes:
+    """Return the ICC profile of an image, or one for what its PNG chunks say; empty if it has none."""
     found = image.info.get("icc_profile")
     return found if isinstance(found, bytes) and found else colour.png_profile(image.info)
 

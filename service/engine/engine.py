@@ -253,7 +253,7 @@ class Engine:
         finally:
             trace.decode_ended = time.monotonic()
         trace.decode_s, trace.preprocess_s = times.decode_s, times.preprocess_s
-        self.metrics.decoded(times.decode_s, times.preprocess_s)
+        self.metrics.decoded(times.decode_s, times.preprocess_s, times.profile)
         self.admission.decoded(times.decode_s + times.preprocess_s)
         return times
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.preprocessing import colour
 from model.preprocessing.recipe import UNTOUCHED, Preprocess
 from service.errors import ImageTooComplex, TooManyPixels
 from service.images import inspect_file, inspect_jpeg, pillow
@@ -45,6 +46,7 @@ class DecodeTimes:
 
     decode_s: float
     preprocess_s: float
+    profile: colour.Kind | None = None  # what became of its colour profile, if that counts and the image has one
 
 
 class Decoder:
@@ -91,7 +93,7 @@ class Decoder:
     def _take_pixels(self, pixels: Pixels, out: Pixels) -> DecodeTimes:
         start = time.perf_counter()
         self._check_area(pixels.shape[1], pixels.shape[0])
-        return _write((pillow.preprocess(pixels, self._recipe), start), start, out)
+        return self._write(Decoded(pillow.preprocess(pixels, self._recipe), start), start, out)
 
     def _decode_file(self, data: bytes, out: Pixels) -> DecodeTimes:
         name = accepted_format(data)
@@ -116,7 +118,7 @@ class Decoder:
             decoded = jpegs.decode_plain(data, header, self._recipe)
         except pillow.ERRORS:
             return None
-        return None if decoded is None else _write(decoded, start, out)
+        return None if decoded is None else self._write(decoded, start, out)
 
     def _decode_by_pillow(
         self, data: bytes, name: str, jpegs: Jpegs | None, out: Pixels, reserve: Reserve
@@ -126,7 +128,15 @@ class Decoder:
         with reserve(header.bytes):
             start = time.perf_counter()
             quick = None if header.only_once else jpegs
-            return _write(pillow.decode(data, name, header, self._recipe, quick), start, out)
+            return self._write(pillow.decode(data, name, header, self._recipe, quick), start, out)
+
+    def _write(self, decoded: Decoded, start: float, out: Pixels) -> DecodeTimes:
+        pixels, profile = decoded.pixels, decoded.profile
+        if pixels.shape != out.shape:  # numpy would broadcast
+            raise RuntimeError(f"preprocessing gave {pixels.shape}, the slot holds {out.shape}")
+        out[...] = pixels
+        kind = colour.conversion(profile).kind if profile and self._recipe.mode == "friendly" else None
+        return DecodeTimes(decoded.at - start, time.perf_counter() - decoded.at, kind)
 
     def _check(self, name: str, header: Header) -> None:
         width, height = header.width, header.height
@@ -172,11 +182,3 @@ def _header(name: str, data: bytes) -> Header:
         return inspect_file.inspect(name, data)
     except (struct.error, IndexError, OverflowError):  # OverflowError: of offsets that no file has
         raise unsupported(f"the {name} image is truncated") from None
-
-
-def _write(decoded: Decoded, start: float, out: Pixels) -> DecodeTimes:
-    pixels, decoded_at = decoded
-    if pixels.shape != out.shape:  # numpy would broadcast
-        raise RuntimeError(f"preprocessing gave {pixels.shape}, the slot holds {out.shape}")
-    out[...] = pixels
-    return DecodeTimes(decoded_at - start, time.perf_counter() - decoded_at)

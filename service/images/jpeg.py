@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from model.preprocessing.recipe import UNTOUCHED, Preprocess
+from model.preprocessing.recipe import UNTOUCHED, Preprocess, embedded_profile
 from model.preprocessing.resize import UPRIGHT, Pixels, Turn
 from service.images.header import Header
 
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from model.preprocessing.compiled.resize import Resize
 
 Size = tuple[int, int]  # width, height
-Decoded = tuple[Pixels, float]  # the pixels of the model, and the time when the file was decoded and not yet resized
+
+
+class Decoded(NamedTuple):
+    """A preprocessed image: the model's pixels, when the file was decoded and not yet resized, and its ICC profile."""
+
+    pixels: Pixels
+    at: float
+    profile: bytes = b""
+
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +60,7 @@ def encode(pixels: Pixels) -> bytes:
 def _in_srgb(found: Decoded | None, recipe: Preprocess, profile: bytes, *, grey: bool) -> Decoded | None:
     if found is None or not profile:
         return found
-    pixels, decoded_at = found
-    return recipe.in_srgb(pixels, profile, grey=grey), decoded_at
+    return Decoded(recipe.in_srgb(found.pixels, profile, grey=grey), found.at, profile)
 
 
 def unaligned_memory(size: int) -> Pixels:
@@ -116,7 +123,7 @@ class Jpegs:
         if not self._loaded.is_set():
             self._loaded.wait()
         found = self._decode_and_resize(data, recipe, turn, image.size, image.mode == "CMYK")
-        return _in_srgb(found, recipe, image.info.get("icc_profile") or b"", grey=image.mode == "L")
+        return _in_srgb(found, recipe, embedded_profile(image), grey=image.mode == "L")
 
     def _decode_and_resize(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, cmyk: bool) -> Decoded | None:
         """Not split into smaller functions: a photograph passes through it on the event loop."""
@@ -146,7 +153,7 @@ class Jpegs:
             pixels = recipe.padded(pixels, *axes)
         if needed > KEPT_BYTES:
             release_pages(memory)
-        return pixels, decoded_at
+        return Decoded(pixels, decoded_at)
 
     def _scaling(self, recipe: Preprocess) -> dict[str, Any]:
         return {"min_height": recipe.resize, "min_width": recipe.resize, "min_factor": 2}

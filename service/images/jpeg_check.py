@@ -42,7 +42,7 @@ def samples() -> Iterator[Sample]:
 def expected(sample: Sample) -> Pixels:
     """Pillow's pixels."""
     header = inspect_file.inspect("JPEG", sample.data)
-    return pillow.decode(sample.data, "JPEG", header, RECIPE, None)[0]
+    return pillow.decode(sample.data, "JPEG", header, RECIPE, None).pixels
 
 
 def _picture(channels: int) -> Pixels:

@@ -28,7 +28,7 @@ from PIL import (
     _imaging,
 )
 
-from model.preprocessing.recipe import Preprocess
+from model.preprocessing.recipe import Preprocess, embedded_profile
 from model.preprocessing.resize import Pixels
 from service.errors import OutOfMemory, UnsupportedImage
 from service.images import corrections
@@ -112,7 +112,7 @@ def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: J
         if len(loaded.info.get("exif", b"")) > MAX_EXIF_BYTES:
             del loaded.info["exif"]
         decoded_at = time.perf_counter()
-        return _preprocess(loaded, recipe), decoded_at
+        return Decoded(_preprocess(loaded, recipe), decoded_at, embedded_profile(loaded))
 
 
 def _preprocess(image: Image.Image, recipe: Preprocess) -> Pixels:

@@ -21,6 +21,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from model.preprocessing.colour import Kind
 from service.errors import ServiceError
 from service.jobs import Memory, RequestClass
 from service.system.shared_counts import SharedCount, alone
@@ -106,6 +107,12 @@ STAGE_SECONDS = Metric(
     ("stage",),
     "Time in a stage: decode and preprocess for each image, infer for each batch, postprocess for each request.",
 )
+PROFILES = Metric(
+    "vim_colour_profiles_total",
+    "counter",
+    ("kind",),
+    "Images with a colour profile, in friendly mode, by what became of it; a broken one is ignored.",
+)
 BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass.")
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
 QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
@@ -186,6 +193,7 @@ class Metrics:
         self._stage_seconds = STAGE_SECONDS.histogram(registry)
         self._batch_size = BATCH_SIZE.histogram(registry, BATCH)
         self._batches = BATCHES.counter(registry)
+        self._profiles = PROFILES.counter(registry)
         self._batch_limit = BATCH_LIMIT.gauge(registry)
         self._batch_retries = BATCH_RETRIES.counter(registry)
         self._device_up = DEVICE_UP.gauge(registry)
@@ -238,8 +246,10 @@ class Metrics:
         """Observe the duration of the context as that of a stage."""
         return self._stage_seconds_of(stage).time()
 
-    def decoded(self, decode_s: float, preprocess_s: float) -> None:
-        """Observe the decoding and the preprocessing of an image."""
+    def decoded(self, decode_s: float, preprocess_s: float, profile: Kind | None = None) -> None:
+        """Observe the decoding and the preprocessing of an image, and what became of its colour profile."""
+        if profile:
+            self._profiles.labels(profile).inc()
         self._stage_seconds_of("decode").observe(decode_s)
         self._stage_seconds_of("preprocess").observe(preprocess_s)
 

@@ -285,7 +285,9 @@ async def test_colour_profiles_are_converted_in_friendly_mode(tiny_model: Path, 
 
     async with running(create_app(settings_for(tiny_model, preprocess=mode))) as server:
         answer = await server.post("/v1/embed", content=file.getvalue(), params={"normalize": "false"})
+        page = (await server.get("/metrics")).text
 
     np.testing.assert_allclose(answer.json()["results"][0]["embedding"], expected[0], rtol=0, atol=1e-5)
     plain = Preprocess(64, mode="reference")(Image.open(io.BytesIO(file.getvalue())))
     assert (mode == "reference") == np.array_equal(plain, pixels)
+    assert (mode == "friendly") == ('vim_colour_profiles_total{kind="converted"} 1.0' in page)

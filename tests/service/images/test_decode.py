@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 
@@ -15,6 +16,7 @@ from service.images.decode import DecodeLimits, Decoder, DecodeTimes, Pixels
 from service.images.formats import sniff
 from service.images.jpeg import Jpegs
 from service.images.memory_budget import MemoryBudget
+from tests.model.preprocessing.profiles import rgb_profile
 from tests.service.images.image_files import FILES, encode, photo
 
 SIZE = 40
@@ -155,3 +157,18 @@ def test_pixels_of_another_shape_are_our_mistake() -> None:
 
     with pytest.raises(RuntimeError, match="slot holds"):
         Decoder(OnePixel(SIZE), LIMITS).decode(encode(photo(), "PNG"), slot())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("profile", "found"), [(b"", None), (rgb_profile("Adobe RGB"), "converted"), (b"nonsense", "broken")]
+)
+def test_the_times_say_what_became_of_a_profile(kind: str, profile: bytes, found: str | None) -> None:
+    """So that broken profiles are counted; the reference ignores all, and counts none."""
+    file = io.BytesIO()
+    photo().save(file, kind, icc_profile=profile)
+    for jpegs in (None, JPEGS):
+        times = Decoder(FRIENDLY, LIMITS, jpegs=jpegs).decode(file.getvalue(), slot())
+        assert found == times.profile
+    reference = dataclasses.replace(FRIENDLY, mode="reference")
+    assert Decoder(reference, LIMITS).decode(file.getvalue(), slot()).profile is None

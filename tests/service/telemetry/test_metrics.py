@@ -25,6 +25,7 @@ DOCUMENTED = {
     "vim_queue_wait_seconds": ("class",),
     "vim_stage_duration_seconds": ("stage",),
     "vim_batch_size": (),
+    "vim_colour_profiles_total": ("kind",),
     "vim_batches_total": (),
     "vim_queue_depth": ("class",),
     "vim_queue_capacity": (),
