@@ -12,7 +12,7 @@ from torch import Tensor
 from model.backends.triton import launch
 from model.backends.triton.launch import Device
 from model.backends.triton.weights import LayerWeights
-from tests.model.backends.triton.interpreter import interpreter
+from tests.model.backends.triton.interpreter import interpreter, tiles
 from tests.model.backends.triton.problems import (
     DTYPES,
     LENGTHS,
@@ -27,7 +27,7 @@ from tests.model.backends.triton.problems import (
     prepared,
 )
 
-__all__ = ["interpreter"]  # a fixture
+__all__ = ["interpreter", "tiles"]  # fixtures
 
 H100 = Device(132, 232448)
 ODD = config(16, expand=1.3125)  # 21 inner channels: a block of 32 with a tail
@@ -93,6 +93,15 @@ def test_scan_in_chunks_of_time_equals_the_scan_in_one() -> None:
     assert error(cut, expected) <= TOLERANCE[torch.float32]
 
 
+def test_scan_of_197_tokens_in_13_pieces_equals_the_scan_in_one() -> None:
+    """Thirteen pieces, the last of five tokens, equal the scan in one piece."""
+    whole, _ = scanned(197, torch.float32)
+    cut, expected = scanned(197, torch.float32, pieces=13)
+
+    assert error(cut, whole.double()) <= 1e-6
+    assert error(cut, expected) <= TOLERANCE[torch.float32]
+
+
 def test_scan_of_the_reversed_tokens_with_exchanged_directions_is_the_reversed_scan() -> None:
     """The directions are mirror images: f(x; forward, backward) = flip f(flip x; backward, forward)."""
     layer, _ = prepared(ODD, torch.float32)
@@ -118,6 +127,7 @@ def test_a_change_of_one_token_only_reaches_its_own_side() -> None:
     assert [True] * 5 + [False] * 3 == reached[1].tolist()
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("length", LENGTHS)
 def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
     """Tokens of three images in one tile do not affect each other."""
@@ -129,6 +139,7 @@ def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
     assert not found[..., 32 + ODD.dt_rank :].any()
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32])
 def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torch.dtype) -> None:
@@ -141,6 +152,7 @@ def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torc
     assert error(found, expected_projection(xz, mixer)) <= TOLERANCE[dtype]
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32, 16])
 def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype) -> None:

@@ -20,11 +20,11 @@ from model.errors import ScanError
 from model.scan import ScanChoice
 from model.vim import Vim
 from tests.model import golden_relatives
-from tests.model.backends.triton.interpreter import interpreter
+from tests.model.backends.triton.interpreter import interpreter, tiles
 from tests.model.backends.triton.problems import DTYPES, TOLERANCE, error
 from tests.tiny import tiny_vim
 
-__all__ = ["interpreter"]  # a fixture
+__all__ = ["interpreter", "tiles"]  # fixtures
 
 CPU = torch.device("cpu")
 CHOICE = ScanChoice("triton", backend.scan, "under test", backend.causal_conv)
@@ -40,6 +40,7 @@ def fused_vim(config: VimConfig = CONFIG) -> Vim:
     return vim
 
 
+@pytest.mark.usefixtures("tiles")
 @torch.inference_mode()
 def test_logits_of_the_fused_model_equal_those_of_torch() -> None:
     """The logits of a whole model agree with torch in float64."""
@@ -123,6 +124,7 @@ def test_the_released_widths_are_fused(name: str) -> None:
     assert "float64" in str(encoder.unsupported(vim.double()))
 
 
+@pytest.mark.usefixtures("tiles")
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_self_test_passes_right_layers(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

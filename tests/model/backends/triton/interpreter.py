@@ -11,6 +11,8 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+from model.backends.triton import launch
+
 
 @pytest.fixture(autouse=True)
 def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -21,6 +23,13 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with np.errstate(over="ignore"):
         yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["few rows", "many rows"])
+def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the tiles of few rows, and again with those of many rows."""
+    if request.param == "many rows":
+        monkeypatch.setattr(launch, "MANY_ROWS", 0)
 
 
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:
