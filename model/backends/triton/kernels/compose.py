@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.backends.triton.kernels.common import LOG2E, convolved, softplus
+from model.backends.triton.kernels.common import COUNTS, LOG2E, convolved, softplus
 from model.errors import ScanError
 
 GROUP = 16  # states in registers at once
@@ -73,7 +73,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def scan_kernel(
     U: tl.tensor,
     DELTA: tl.tensor,
@@ -127,7 +127,7 @@ def scan_kernel(
         tl.store(Y + place, y, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def conv_kernel(
     X: tl.tensor,
     stride: tl.tensor,

@@ -18,10 +18,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import CONV_WEIGHTS, ROWS, convolved, silu
+from model.backends.triton.kernels.common import CONV_WEIGHTS, COUNTS, ROWS, convolved, silu
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def conv_project(
     XZ: tl.tensor,
     WX: tl.tensor,
@@ -63,7 +63,7 @@ def conv_project(
     tl.store(rows + 32 + rank[None, :], low, mask=inside[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def out_project_norm(
     Y: tl.tensor,
     XZ: tl.tensor,
@@ -117,7 +117,7 @@ def out_project_norm(
         tl.store(place, normed.to(NORMED.dtype.element_ty), mask=inside[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def widen_norm(
     TOKENS_IN: tl.tensor,
     RESIDUAL: tl.tensor,

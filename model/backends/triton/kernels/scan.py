@@ -22,10 +22,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import CONV_BIAS, CONV_WEIGHTS, DT_BIAS, ROWS, SKIP, silu, softplus
+from model.backends.triton.kernels.common import CONV_BIAS, CONV_WEIGHTS, COUNTS, DT_BIAS, ROWS, SKIP, silu, softplus
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def scan_tokens(
     XZ: tl.tensor,
     DBC: tl.tensor,
@@ -131,7 +131,7 @@ def scan_tokens(
         tl.store(SUMS + piece.to(tl.int64) * E + d, total, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def carry_states(
     P: tl.tensor,
     STATE: tl.tensor,

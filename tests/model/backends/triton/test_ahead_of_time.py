@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -100,6 +101,16 @@ def test_kernels_build_with_64_bit_offsets(capability: int) -> None:
     assert {"conv_project", "scan_tokens", "out_project_norm"} == {launch.name for launch in written}  # type: ignore[attr-defined]
     for launch in written:
         check(launch, capability)
+
+
+def test_a_width_and_dtype_compile_once_for_all_batches() -> None:
+    """Batches of 1 to 128 need five kernels, and the two matrix kernels once more with the tiles of many rows."""
+    keys: dict[object, str] = {}
+    for images in (1, 8, 20, 64, 128):
+        for found in launches(192, torch.float16, images, 197):
+            keys[found.key()] = found.name  # type: ignore[attr-defined]
+
+    assert {"widen_norm": 1, "conv_project": 2, "scan_tokens": 1, "out_project_norm": 2} == Counter(keys.values())
 
 
 def test_the_matrix_products_use_the_matrix_units() -> None:
