@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from model.backends.triton.kernels.project import conv_project, out_project_norm, widen_norm
 from model.backends.triton.kernels.scan import carry_states, scan_tokens
 from model.backends.triton.weights import STATES, LayerWeights
 
 SCAN_TILE, SCAN_CHANNELS = 16, 32  # one warp
+SCAN_REGISTERS = 168  # of a thread: three programs share each scheduler's 16384
 LARGEST_PART = 256  # columns of one accumulator
 WIDE_FROM = 1 << 31  # elements
 MANY_ROWS = 4096
+COMPILED = isinstance(scan_tokens, JITFunction)
 SHARED_SLACK = 24 << 10  # bytes of shared memory beside the tiles of the pipeline
 
 
@@ -51,7 +55,7 @@ def project_tile(rows: int, dtype: torch.dtype) -> Tile:
     """Return the tile of `project` for `rows` rows: large for many rows, small where the device would idle."""
     if dtype == torch.float32:  # a mode for correctness: no matrix units
         return Tile(16, 32, 4)
-    return Tile(16, 64, 4) if rows < MANY_ROWS else Tile(64, 32, 4)
+    return Tile(16, 64, 4, 4) if rows < MANY_ROWS else Tile(64, 32, 4, 4)
 
 
 def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
@@ -85,9 +89,24 @@ def programs(xz: Tensor) -> int:
     return 2 * xz.shape[0] * int(triton.cdiv(xz.shape[2] // 2, SCAN_CHANNELS))
 
 
-def wide(*tensors: Tensor) -> bool:
-    """Return whether an offset into one of the tensors exceeds 31 bits."""
-    return any(tensor.numel() >= WIDE_FROM for tensor in tensors)
+def scan_registers(capability: tuple[int, int]) -> int | None:
+    """Return the limit on the scan's registers: for Ampere's code, which takes a few too many; none on an H100."""
+    return SCAN_REGISTERS if capability < (9, 0) else None
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def wide(*tensors: Tensor, copies: int = 1) -> bool:
+    """Return whether an offset exceeds 31 bits in one of the tensors, or in `copies` of it one after the other."""
+    return any(copies * tensor.numel() >= WIDE_FROM for tensor in tensors)
+
+
+def inline_assembly(dtype: torch.dtype) -> bool:
+    """Return whether kernels use PTX instructions: not in float32, and not in Triton's interpreter."""
+    return dtype != torch.float32 and COMPILED
 
 
 def first_norm(tokens: Tensor, norm: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -133,6 +152,7 @@ def project(xz: Tensor, weights: LayerWeights) -> Tensor:
         TOKENS=tile.tokens,
         CHANNELS=tile.channels,
         WIDE=wide(xz, dbc),
+        PTX=inline_assembly(xz.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -150,6 +170,8 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
     scratch = dbc.new_empty(started, SCAN_TILE, SCAN_CHANNELS)
     states = dbc.new_empty(2, images, pieces, STATES, channels) if pieces > 1 else scratch
     sums = dbc.new_empty(2, images, pieces, channels) if pieces > 1 else scratch
+
+    large = wide(xz, dbc, copies=2)  # both directions count the rows of x on
 
     def run(*, ends: bool, carry: bool) -> None:
         scan_tokens[(started,)](
@@ -172,8 +194,10 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
             CHANNELS=SCAN_CHANNELS,
             ENDS=ends,
             CARRY=carry,
-            WIDE=wide(xz, dbc, y),
+            WIDE=large,
+            PTX=inline_assembly(xz.dtype),
             num_warps=1,
+            maxnreg=None if large else scan_registers(_capability(xz.device)),
         )
 
     if pieces > 1:
@@ -208,6 +232,7 @@ def out_project(
         TOKENS=tile.tokens,
         CHANNELS=tile.channels,
         WIDE=wide(xz, y),
+        PTX=inline_assembly(y.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

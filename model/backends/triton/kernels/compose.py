@@ -113,7 +113,7 @@ def scan_kernel(
         row = origin + sign * k
         place = row * E + d
         u = tl.load(U + place, mask=live, other=0.0).to(tl.float32)
-        dt = softplus(tl.load(DELTA + place, mask=live, other=0.0).to(tl.float32) + bias)
+        dt = softplus(tl.load(DELTA + place, mask=live, other=0.0).to(tl.float32) + bias, False)
         dt_u = dt * u
         y = skip * u if FIRST == 0 else tl.load(Y + place, mask=live, other=0.0)
         moved = ()
@@ -149,5 +149,5 @@ def conv_kernel(
     step = tl.where(s == 0, token, L - 1 - token)
     if WIDE:
         m = m.to(tl.int64)
-    u = convolved(X, stride, W + s * 5 * E, E, m, e, step, 1 - 2 * s, live)
+    u = convolved(X, stride, W + s * 5 * E, E, m, e, step, 1 - 2 * s, live, False)
     tl.store(OUT + (s * M + m)[:, None] * E + e[None, :], u.to(OUT.dtype.element_ty), mask=live)

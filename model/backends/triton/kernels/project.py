@@ -34,6 +34,7 @@ def conv_project(
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
     """One program: TOKENS rows of one direction, all of x_proj's outputs."""
     s = tl.program_id(1)
@@ -53,7 +54,9 @@ def conv_project(
         e = start + tl.arange(0, CHANNELS)
         live = e < E
         seen = inside[:, None] & live[None, :]
-        u = convolved(XZ, 2 * E, P + (s * ROWS + CONV_WEIGHTS) * E, E, m, e, step, sign, seen).to(XZ.dtype.element_ty)
+        u = convolved(XZ, 2 * E, P + (s * ROWS + CONV_WEIGHTS) * E, E, m, e, step, sign, seen, PTX).to(
+            XZ.dtype.element_ty
+        )
         w_bc = tl.load(weights + pairs[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         w_low = tl.load(weights + (32 + rank)[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         bc = tl.dot(u, w_bc, bc, input_precision="ieee")
@@ -79,6 +82,7 @@ def out_project_norm(
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
     """One program: TOKENS whole rows of D = PARTS * PART outputs (192, 384 and 768 are not powers of two)."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -95,7 +99,7 @@ def out_project_norm(
         forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
         backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
         z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
-        gated = ((forward + backward) * silu(z)).to(WO.dtype.element_ty)
+        gated = ((forward + backward) * silu(z, PTX)).to(WO.dtype.element_ty)
         added = ()
         for p in tl.static_range(PARTS):
             w = tl.load(WO + (p * PART + n)[None, :] * E + e[:, None], mask=(e < E)[:, None], other=0.0)

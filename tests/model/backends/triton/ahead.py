@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Launch:
                 (i,): CUDABackend.parse_attr(key) for i, (kind, key) in enumerate(kinds) if key and kind != "constexpr"
             },
         )
-        options = {name: value for name, value in self.arguments.items() if name in OPTIONS}
+        options = {name: value for name, value in self.arguments.items() if name in OPTIONS and value is not None}
         kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         return Built.read(kernel.asm["cubin"], kernel.asm["ptx"], kernel.metadata.shared)
 

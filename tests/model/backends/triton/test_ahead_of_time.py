@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 # Most registers of a thread. One program of the scan is one warp: at 168 registers 12 programs share a processor.
 REGISTERS = {"scan_tokens": 168, "carry_states": 96, "conv_project": 168, "out_project_norm": 255, "widen_norm": 128}
+WIDE_REGISTERS = 8  # more with 64-bit offsets, which only tensors of 2^30 elements have
 SHARED = {80: 166912, 90: 232448}  # bytes that one program may have
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 
@@ -51,12 +52,17 @@ def launches(width: int, dtype: torch.dtype, images: int, length: int, pieces: i
 
 def check(launch: object, capability: int, stack: int = 0) -> None:
     """Compile within the limits on registers and shared memory, with at most `stack` bytes of spills."""
+    from model.backends.triton.launch import scan_registers
     from tests.model.backends.triton.ahead import Launch
 
     assert isinstance(launch, Launch)
-    built, name = launch.compiled(capability), launch.name
+    name = launch.name
+    if name == "scan_tokens" and not launch.arguments["WIDE"]:
+        limit = scan_registers((capability // 10, 0))
+        launch = Launch(launch.kernel, launch.arguments | {"maxnreg": limit})
+    built = launch.compiled(capability)
     assert stack >= built.stack, name
-    assert REGISTERS[name] >= built.registers, name
+    assert REGISTERS[name] + (WIDE_REGISTERS if launch.arguments.get("WIDE") else 0) >= built.registers, name
     assert SHARED[capability] >= built.shared, name
 
 
@@ -125,7 +131,7 @@ def test_the_matrix_products_use_the_matrix_units() -> None:
 
 
 def test_a_step_of_the_scan_is_as_short_as_it_was() -> None:
-    """The loop over tokens has 18 results of the special function unit, at most 155 instructions, and no shuffle."""
+    """The loop over tokens has 18 results of the special function unit, at most 138 instructions, and no shuffle."""
     from tests.model.backends.triton.ahead import Launch, innermost_loop
 
     (launch,) = [found for found in launches(192, torch.float16, 64, 197) if found.name == "scan_tokens"]  # type: ignore[attr-defined]
@@ -133,5 +139,5 @@ def test_a_step_of_the_scan_is_as_short_as_it_was() -> None:
     loop = innermost_loop(launch.compiled(90).assembly)
 
     assert 18 == sum("MUFU" in line for line in loop)
-    assert 155 >= len(loop)
+    assert 138 >= len(loop)
     assert not any("SHFL" in line for line in loop)
