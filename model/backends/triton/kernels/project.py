@@ -122,6 +122,59 @@ def out_project_norm(
 
 
 @triton.jit(do_not_specialize=COUNTS)
+def gate(
+    Y: tl.tensor,
+    XZ: tl.tensor,
+    GATED: tl.tensor,
+    M: tl.tensor,
+    E: tl.tensor,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PTX: tl.constexpr,
+) -> None:
+    """Both directions' sum times SiLU of the gate: GATED (M, E), where out_proj is a product of cuBLAS."""
+    m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    e = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    live = (m < M)[:, None] & (e < E)[None, :]
+    if WIDE:
+        m = m.to(tl.int64)
+    forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
+    gated = ((forward + backward) * silu(z, PTX)).to(GATED.dtype.element_ty)
+    tl.store(GATED + m[:, None] * E + e[None, :], gated, mask=live)
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def add_norm(
+    PROJECTED: tl.tensor,
+    RESIDUAL: tl.tensor,
+    NORM: tl.tensor,
+    NORMED: tl.tensor,
+    M: tl.tensor,
+    D: tl.tensor,
+    epsilon: tl.tensor,
+    ROWS_EACH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> None:
+    """Add out_proj's output (M, D) to RESIDUAL; NORMED is its RMSNorm. WIDTH >= D is a power of two."""
+    m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
+    if WIDE:
+        m = m.to(tl.int64)
+    n = tl.arange(0, WIDTH)
+    live = (m < M)[:, None] & (n < D)[None, :]
+    place = m[:, None] * D + n[None, :]
+    row = tl.load(RESIDUAL + place, mask=live, other=0.0)
+    row += tl.load(PROJECTED + place, mask=live, other=0.0).to(tl.float32)
+    tl.store(RESIDUAL + place, row, mask=live)
+    scale = 1.0 / tl.sqrt(tl.sum(row * row, axis=1) / D + epsilon)
+    weight = tl.load(NORM + n, mask=n < D, other=0.0)
+    tl.store(NORMED + place, (row * scale[:, None] * weight[None, :]).to(NORMED.dtype.element_ty), mask=live)
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def widen_norm(
     TOKENS_IN: tl.tensor,
     RESIDUAL: tl.tensor,

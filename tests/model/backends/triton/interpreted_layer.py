@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.backends.triton import launch
 from model.backends.triton.launch import Device
+from model.backends.triton.tiles import LIBRARY
 from model.backends.triton.weights import LayerWeights
 from tests.model.backends.triton.interpreter import interpreter, tiles
 from tests.model.backends.triton.problems import (
@@ -169,6 +170,22 @@ def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype
     assert error(found, normed) <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [48, 16])
+def test_the_end_of_a_layer_agrees_around_a_library_product(width: int, dtype: torch.dtype) -> None:
+    """Gate, out_proj by torch, residual and norm agree, also for a width and channels that are no powers of two."""
+    shape = ODD if width == 16 else config(width)
+    layer, mixer = prepared(shape, dtype)
+    xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)
+    residual, norm = normal(1, 19, width, seed=4), normal(width, seed=5)
+    summed, normed = expected_end(y, xz, mixer, residual, norm)
+    found = launch.out_project(y, xz, layer, residual, norm, 1e-5, H100, LIBRARY)
+
+    assert dtype == found.dtype
+    assert error(residual, summed) <= TOLERANCE[dtype]
+    assert error(found, normed) <= TOLERANCE[dtype]
+
+
 @pytest.mark.parametrize("width", [48, 32, 20])
 def test_the_first_norm_widens_the_tokens(width: int) -> None:
     """The tokens become the residual stream in float32."""
@@ -190,7 +207,8 @@ def test_64_bit_offsets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         first = launch.first_norm(stream, norm, 1e-5)
         dbc = launch.project(xz, layer)
         y = launch.scan(xz, dbc, layer, 2)
-        return (*first, dbc, y, launch.out_project(y, xz, layer, stream, norm, 1e-5, H100), stream)
+        ends = [launch.out_project(y, xz, layer, stream, norm, 1e-5, H100, shape) for shape in (None, LIBRARY)]
+        return (*first, dbc, y, *ends, stream)
 
     narrow = run()
     monkeypatch.setattr(launch, "WIDE_FROM", 0)

@@ -16,6 +16,7 @@ from triton._C.libtriton import interpreter as memory
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from model.backends.triton import launch
+from model.backends.triton import tiles as tiles_of
 from model.backends.triton.kernels import common
 
 
@@ -36,7 +37,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with the tiles of few rows, and again with those of many rows."""
     if request.param == "many rows":
-        monkeypatch.setattr(launch, "MANY_ROWS", 0)
+        monkeypatch.setattr(tiles_of, "MANY_ROWS", 0)
 
 
 def _dot(builder: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> Any:

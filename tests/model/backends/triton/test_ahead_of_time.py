@@ -17,8 +17,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Most registers of a thread. One program of the scan is one warp: at 168 registers 12 programs share a processor.
-REGISTERS = {"scan_tokens": 168, "carry_states": 96, "conv_project": 168, "out_project_norm": 255, "widen_norm": 128}
-WIDE_REGISTERS = 8  # more with 64-bit offsets, which only tensors of 2^30 elements have
+REGISTERS = {
+    "scan_tokens": 168,
+    "carry_states": 96,
+    "conv_project": 168,
+    "out_project_norm": 255,
+    "gate": 64,
+    "add_norm": 128,
+    "widen_norm": 128,
+}
+WIDE_REGISTERS = 12  # more with 64-bit offsets (2^30 elements): two programs then share a scheduler, with up to 255
 SHARED = {80: 166912, 90: 232448}  # bytes that one program may have
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 
@@ -100,11 +108,12 @@ def test_kernels_build_in_float32(capability: int) -> None:
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_build_with_64_bit_offsets(capability: int) -> None:
-    """The kernels for base at 1248 px in a batch of 128 build, where in_proj's output has more than 2^31 elements."""
-    written = [launch for launch in launches(768, torch.float16, 128, 6085) if launch.arguments["WIDE"]]  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("size", "images", "last"), [("base", 128, "gate"), ("small", 256, "out_project_norm")])
+def test_kernels_build_with_64_bit_offsets(size: str, images: int, last: str, capability: int) -> None:
+    """The kernels build at 1248 px in batches where in_proj's output has more than 2^31 elements."""
+    written = [launch for launch in launches(WIDTHS[size], torch.float16, images, 6085) if launch.arguments["WIDE"]]  # type: ignore[attr-defined]
 
-    assert {"conv_project", "scan_tokens", "out_project_norm"} == {launch.name for launch in written}  # type: ignore[attr-defined]
+    assert {"conv_project", "scan_tokens", last} == {launch.name for launch in written}  # type: ignore[attr-defined]
     for launch in written:
         check(launch, capability)
 
