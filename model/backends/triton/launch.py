@@ -12,7 +12,7 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from model.backends.triton.kernels.project import add_norm, conv_project, gate, out_project_norm, widen_norm
-from model.backends.triton.kernels.scan import carry_states, scan_tokens
+from model.backends.triton.kernels.scan import scan_tokens
 from model.backends.triton.tiles import LIBRARY, SCAN_TILE, Device, Tile, candidates, tabled, tile
 from model.backends.triton.weights import STATES, LayerWeights
 
@@ -83,8 +83,14 @@ def programs(xz: Tensor) -> int:
     return 2 * xz.shape[0] * int(triton.cdiv(xz.shape[2] // 2, SCAN_CHANNELS))
 
 
-def scan_registers(capability: tuple[int, int]) -> int | None:
-    """Return the limit on the scan's registers: for Ampere's code, which takes a few too many; none on an H100."""
+def scan_registers(capability: tuple[int, int], pieces: int) -> int | None:
+    """Return the limit on the scan's registers, or None for the compiler's own.
+
+    In pieces no scheduler has more than two programs, so that each may have 255. In one piece three fit at 168: code
+    for an A100 takes a few more by itself, that for an H100 does not.
+    """
+    if pieces > 1:
+        return 255
     return SCAN_REGISTERS if capability < (9, 0) else None
 
 
@@ -192,14 +198,11 @@ def scan(xz: Tensor, dbc: Tensor, weights: LayerWeights, pieces: int) -> Tensor:
             WIDE=large,
             PTX=inline_assembly(xz.dtype),
             num_warps=1,
-            maxnreg=None if large else scan_registers(_capability(xz.device)),
+            maxnreg=None if large and pieces == 1 else scan_registers(_capability(xz.device), pieces),
         )
 
     if pieces > 1:
         run(ends=True, carry=False)
-        carry_states[(programs(xz),)](
-            weights.params, states, sums, images, channels, pieces, CHANNELS=SCAN_CHANNELS, num_warps=1
-        )
     run(ends=False, carry=pieces > 1)
     return y
 

@@ -11,7 +11,7 @@ dt of the next 16 tokens is one matrix product, stored in scratch memory of this
     P      (S, 23, E)               float32, see `model.backends.triton.kernels.common`
     Y      (S, B, L, E)             out: <h, C> + D u, before the gate
     DT     (programs, 16, 32)       scratch, float32
-    STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends (out), then at their beginnings (in)
+    STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends, each started from zero
     SUMS   (S, B, chunks, E)        float32: sum of dt over a chunk
 
 Equations 2a and 2b of Mamba (arXiv 2312.00752) with exp2(dt A log2 e); the wiring is hustvl/Vim's mamba_simple.py.
@@ -60,9 +60,9 @@ def scan_tokens(
     WIDE: tl.constexpr,
     PTX: tl.constexpr,
 ) -> None:
-    """ENDS: start from zero, write only STATE and SUMS. CARRY: start from STATE. WIDE: 64-bit offsets.
+    """ENDS: start from zero, write only STATE and SUMS. CARRY: start from those of the chunks before.
 
-    PTX: approximations of the hardware and wide loads, as inline assembly.
+    WIDE: 64-bit offsets. PTX: approximations of the hardware and wide loads, as inline assembly.
     """
     pid = tl.program_id(0)
     blocks = tl.cdiv(E, CHANNELS)
@@ -88,10 +88,17 @@ def scan_tokens(
     h = ()
     for n in tl.static_range(16):
         rates = rates + (tl.load(params + n * E, mask=live, other=0.0),)
-        if CARRY:
-            h = h + (tl.load(state_at + n * E, mask=live, other=0.0),)
-        else:
-            h = h + (tl.zeros((CHANNELS,), dtype=tl.float32),)
+        h = h + (tl.zeros((CHANNELS,), dtype=tl.float32),)
+    if CARRY:
+        # The product of the decays over a chunk is exp(A sum of dt), so one number per channel is enough.
+        for back in range(piece % chunks, 0, -1):
+            earlier = (piece - back).to(tl.int64)
+            dt_sum = tl.load(SUMS + earlier * E + d, mask=live, other=0.0)
+            carried = ()
+            for n in tl.static_range(16):
+                end = tl.load(STATE + (earlier * 16 + n) * E + d, mask=live, other=0.0)
+                carried = carried + (tl.exp2(rates[n] * dt_sum) * h[n] + end,)
+            h = carried
     first = (piece % chunks) * chunk
     last = tl.minimum(first + chunk, L)
     # The row of step 0 in Y and DBC: the direction's first token. Step k is `sign * k` rows further.
@@ -158,33 +165,3 @@ def scan_tokens(
         for n in tl.static_range(16):
             tl.store(state_at + n * E, h[n], mask=live)
         tl.store(SUMS + piece.to(tl.int64) * E + d, total, mask=live)
-
-
-@triton.jit(do_not_specialize=COUNTS)
-def carry_states(
-    P: tl.tensor,
-    STATE: tl.tensor,
-    SUMS: tl.tensor,
-    images: tl.tensor,
-    E: tl.tensor,
-    chunks: tl.tensor,
-    CHANNELS: tl.constexpr,
-) -> None:
-    """States at the chunks' ends, each started from zero -> states at their beginnings, in place.
-
-    The product of the decays over a chunk is exp(A sum of dt), so one number per channel is enough.
-    """
-    blocks = tl.cdiv(E, CHANNELS)
-    track = tl.program_id(0) // blocks
-    d = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)
-    n = tl.arange(0, 16)
-    live = (d < E)[None, :]
-    tile = n[:, None] * E + d[None, :]
-    rates = tl.load(P + (track // images) * ROWS * E + tile, mask=live, other=0.0)
-    h = tl.zeros((16, CHANNELS), dtype=tl.float32)
-    for c in range(chunks):
-        piece = (track * chunks + c).to(tl.int64)
-        end = tl.load(STATE + piece * 16 * E + tile, mask=live, other=0.0)
-        tl.store(STATE + piece * 16 * E + tile, h, mask=live)
-        dt = tl.load(SUMS + piece * E + d, mask=d < E, other=0.0)
-        h = tl.exp2(rates * dt[None, :]) * h + end
