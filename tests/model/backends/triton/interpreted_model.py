@@ -13,6 +13,7 @@ from model.backends import fusion, reference
 from model.backends.selftest import relative_error
 from model.backends.triton import encoder, launch
 from model.backends.triton import scan as backend
+from model.backends.triton import tiles as tiles_of
 from model.backends.triton.kernels import compose
 from model.config import VimConfig
 from model.conv import causal_conv
@@ -242,3 +243,12 @@ def test_64_bit_offsets_change_nothing_on_the_composed_path(monkeypatch: pytest.
 def test_time_is_cut_at_small_batches_alone(tokens: int, whole: int, pieces: int) -> None:
     """On 132 processors sequences are cut, down to 16 tokens, where a batch would leave most schedulers idle."""
     assert pieces == launch.chunks(tokens, whole, 132)
+
+
+def test_a_plan_takes_the_pieces_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of 32 tokens cuts 197 tokens in seven; without an entry the rule cuts them in thirteen."""
+    xz, device = torch.empty(1, 197, 768, dtype=torch.float16, device="meta"), launch.Device(132, 232448)
+    assert 13 == launch.plan(xz, 192, device).pieces
+
+    monkeypatch.setattr(tiles_of, "_table", lambda: {("scan", 192, torch.float16, 512): launch.Tile(32, 32, 1, 1)})
+    assert 7 == launch.plan(xz, 192, device).pieces
