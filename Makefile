@@ -16,7 +16,7 @@ OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
 needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-ray chaos docs lint audit format lock image image-cuda sbom clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray chaos docs lint audit format lock image image-cuda sbom clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +56,11 @@ test-fuzz: $(STAMP) ## requests generated from the OpenAPI document by schemathe
 
 test-clients: $(STAMP) ## run the real clients, each in an environment of its own (ARGS="--only core")
 	$(BIN)/python -m tests.clients $(ARGS)
+
+test-triton: $(STAMP) ## compile the kernels for GPUs with Triton 3.6.0 as well, which torch 2.11 has (no GPU needed)
+	$(PIP) install --quiet --no-deps --upgrade --target build/triton-3.6.0 triton==3.6.0
+	PYTHONPATH=build/triton-3.6.0 $(OPTED_IN) tests/model/backends/triton/test_ahead_of_time.py \
+	  tests/model/backends/triton/test_issue_model.py $(ARGS)
 
 test-ray: $(STAMP) ## run the application on a local Ray, in an environment of its own beside ours
 	$(PYTHON) -m venv .ray

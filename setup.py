@@ -13,6 +13,7 @@ setup(
     package_dir=SHIPPED,
     package_data={
         "model": ["*.tsv"],
+        "model.backends.triton": ["*.json"],
         "model.data.demo": ["*.json", "*.safetensors", "README.md"],
         "model.data.samples": ["*"],
         "service.api": ["page/*"],

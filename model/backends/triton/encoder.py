@@ -52,8 +52,11 @@ def _unsuitable_width(config: VimConfig) -> str | None:
     return None
 
 
-def encoder(vim: Vim) -> EncoderFn:
-    """Return the function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D)."""
+def encoder(vim: Vim, plan: launch.Plan | None = None) -> EncoderFn:
+    """Return the function for `vim.encoder`: tokens (B, L, D) -> tokens after the final norm (B, L, D).
+
+    `plan` is one of `launch.variants`, for a check; else each batch has its own.
+    """
     layers = [prepare(layer.mixer) for layer in vim.layers]  # type: ignore[arg-type]
     norms = [layer.norm for layer in vim.layers] + [vim.norm_f]
     weights = [_weight(norm) for norm in norms]  # type: ignore[arg-type]
@@ -64,7 +67,7 @@ def encoder(vim: Vim) -> EncoderFn:
         with torch.cuda.device(triton_support.device_of(tokens)):
             normed, residual = launch.first_norm(tokens, weights[0], epsilon)
             for layer, norm in zip(layers, weights[1:], strict=True):
-                normed = layer_forward(normed, residual, layer, norm, epsilon, device)
+                normed = layer_forward(normed, residual, layer, norm, epsilon, device, plan)
             return normed
 
     return encode
@@ -75,11 +78,17 @@ def _weight(norm: Norm) -> Tensor:
 
 
 def layer_forward(
-    normed: Tensor, residual: Tensor, layer: LayerWeights, norm: Tensor, epsilon: float, device: launch.Device
+    normed: Tensor,
+    residual: Tensor,
+    layer: LayerWeights,
+    norm: Tensor,
+    epsilon: float,
+    device: launch.Device,
+    plan: launch.Plan | None = None,
 ) -> Tensor:
     """One layer including the next layer's norm: (B, L, D) -> (B, L, D); adds to `residual` in place."""
     xz = F.linear(normed, layer.in_proj)
-    dbc = launch.project(xz, layer)
-    pieces = launch.chunks(normed.shape[1], launch.programs(xz), device.processors)
-    y = launch.scan(xz, dbc, layer, pieces)
-    return launch.out_project(y, xz, layer, residual, norm, epsilon, device)
+    plan = plan or launch.plan(xz, normed.shape[-1], device)
+    dbc = launch.project(xz, layer, plan.project)
+    y = launch.scan(xz, dbc, layer, plan.pieces)
+    return launch.out_project(y, xz, layer, residual, norm, epsilon, device, plan.out_project)

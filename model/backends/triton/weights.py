@@ -30,6 +30,11 @@ class LayerWeights:
         """R'."""
         return self.dt_proj.shape[-1]
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.in_proj.shape[1]
+
 
 @torch.no_grad()
 def prepare(mixer: Mixer) -> LayerWeights:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.backends.triton.kernels.common import LOG2E, convolved, softplus
+from model.backends.triton.kernels.common import COUNTS, LOG2E, convolved, softplus
 from model.errors import ScanError
 
 GROUP = 16  # states in registers at once
@@ -73,7 +73,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def scan_kernel(
     U: tl.tensor,
     DELTA: tl.tensor,
@@ -113,7 +113,7 @@ def scan_kernel(
         row = origin + sign * k
         place = row * E + d
         u = tl.load(U + place, mask=live, other=0.0).to(tl.float32)
-        dt = softplus(tl.load(DELTA + place, mask=live, other=0.0).to(tl.float32) + bias)
+        dt = softplus(tl.load(DELTA + place, mask=live, other=0.0).to(tl.float32) + bias, False)
         dt_u = dt * u
         y = skip * u if FIRST == 0 else tl.load(Y + place, mask=live, other=0.0)
         moved = ()
@@ -127,7 +127,7 @@ def scan_kernel(
         tl.store(Y + place, y, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def conv_kernel(
     X: tl.tensor,
     stride: tl.tensor,
@@ -149,5 +149,5 @@ def conv_kernel(
     step = tl.where(s == 0, token, L - 1 - token)
     if WIDE:
         m = m.to(tl.int64)
-    u = convolved(X, stride, W + s * 5 * E, E, m, e, step, 1 - 2 * s, live)
+    u = convolved(X, stride, W + s * 5 * E, E, m, e, step, 1 - 2 * s, live, False)
     tl.store(OUT + (s * M + m)[:, None] * E + e[None, :], u.to(OUT.dtype.element_ty), mask=live)

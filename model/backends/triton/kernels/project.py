@@ -18,10 +18,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import CONV_WEIGHTS, ROWS, convolved, silu
+from model.backends.triton.kernels.common import CONV_WEIGHTS, COUNTS, ROWS, convolved, silu
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def conv_project(
     XZ: tl.tensor,
     WX: tl.tensor,
@@ -34,6 +34,7 @@ def conv_project(
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
     """One program: TOKENS rows of one direction, all of x_proj's outputs."""
     s = tl.program_id(1)
@@ -53,7 +54,9 @@ def conv_project(
         e = start + tl.arange(0, CHANNELS)
         live = e < E
         seen = inside[:, None] & live[None, :]
-        u = convolved(XZ, 2 * E, P + (s * ROWS + CONV_WEIGHTS) * E, E, m, e, step, sign, seen).to(XZ.dtype.element_ty)
+        u = convolved(XZ, 2 * E, P + (s * ROWS + CONV_WEIGHTS) * E, E, m, e, step, sign, seen, PTX).to(
+            XZ.dtype.element_ty
+        )
         w_bc = tl.load(weights + pairs[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         w_low = tl.load(weights + (32 + rank)[None, :] * E + e[:, None], mask=live[:, None], other=0.0)
         bc = tl.dot(u, w_bc, bc, input_precision="ieee")
@@ -63,7 +66,7 @@ def conv_project(
     tl.store(rows + 32 + rank[None, :], low, mask=inside[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def out_project_norm(
     Y: tl.tensor,
     XZ: tl.tensor,
@@ -79,6 +82,7 @@ def out_project_norm(
     TOKENS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
     """One program: TOKENS whole rows of D = PARTS * PART outputs (192, 384 and 768 are not powers of two)."""
     m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
@@ -95,7 +99,7 @@ def out_project_norm(
         forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
         backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
         z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
-        gated = ((forward + backward) * silu(z)).to(WO.dtype.element_ty)
+        gated = ((forward + backward) * silu(z, PTX)).to(WO.dtype.element_ty)
         added = ()
         for p in tl.static_range(PARTS):
             w = tl.load(WO + (p * PART + n)[None, :] * E + e[:, None], mask=(e < E)[:, None], other=0.0)
@@ -117,7 +121,60 @@ def out_project_norm(
         tl.store(place, normed.to(NORMED.dtype.element_ty), mask=inside[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
+def gate(
+    Y: tl.tensor,
+    XZ: tl.tensor,
+    GATED: tl.tensor,
+    M: tl.tensor,
+    E: tl.tensor,
+    TOKENS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    WIDE: tl.constexpr,
+    PTX: tl.constexpr,
+) -> None:
+    """Both directions' sum times SiLU of the gate: GATED (M, E), where out_proj is a product of cuBLAS."""
+    m = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    e = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    live = (m < M)[:, None] & (e < E)[None, :]
+    if WIDE:
+        m = m.to(tl.int64)
+    forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
+    gated = ((forward + backward) * silu(z, PTX)).to(GATED.dtype.element_ty)
+    tl.store(GATED + m[:, None] * E + e[None, :], gated, mask=live)
+
+
+@triton.jit(do_not_specialize=COUNTS)
+def add_norm(
+    PROJECTED: tl.tensor,
+    RESIDUAL: tl.tensor,
+    NORM: tl.tensor,
+    NORMED: tl.tensor,
+    M: tl.tensor,
+    D: tl.tensor,
+    epsilon: tl.tensor,
+    ROWS_EACH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> None:
+    """Add out_proj's output (M, D) to RESIDUAL; NORMED is its RMSNorm. WIDTH >= D is a power of two."""
+    m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
+    if WIDE:
+        m = m.to(tl.int64)
+    n = tl.arange(0, WIDTH)
+    live = (m < M)[:, None] & (n < D)[None, :]
+    place = m[:, None] * D + n[None, :]
+    row = tl.load(RESIDUAL + place, mask=live, other=0.0)
+    row += tl.load(PROJECTED + place, mask=live, other=0.0).to(tl.float32)
+    tl.store(RESIDUAL + place, row, mask=live)
+    scale = 1.0 / tl.sqrt(tl.sum(row * row, axis=1) / D + epsilon)
+    weight = tl.load(NORM + n, mask=n < D, other=0.0)
+    tl.store(NORMED + place, (row * scale[:, None] * weight[None, :]).to(NORMED.dtype.element_ty), mask=live)
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def widen_norm(
     TOKENS_IN: tl.tensor,
     RESIDUAL: tl.tensor,

@@ -11,7 +11,7 @@ dt of the next 16 tokens is one matrix product, stored in scratch memory of this
     P      (S, 23, E)               float32, see `model.backends.triton.kernels.common`
     Y      (S, B, L, E)             out: <h, C> + D u, before the gate
     DT     (programs, 16, 32)       scratch, float32
-    STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends (out), then at their beginnings (in)
+    STATE  (S, B, chunks, 16, E)    float32: states at the chunks' ends, each started from zero
     SUMS   (S, B, chunks, E)        float32: sum of dt over a chunk
 
 Equations 2a and 2b of Mamba (arXiv 2312.00752) with exp2(dt A log2 e); the wiring is hustvl/Vim's mamba_simple.py.
@@ -22,10 +22,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from model.backends.triton.kernels.common import CONV_BIAS, CONV_WEIGHTS, DT_BIAS, ROWS, SKIP, silu, softplus
+from model.backends.triton.kernels.common import (
+    CONV_BIAS,
+    CONV_WEIGHTS,
+    COUNTS,
+    DT_BIAS,
+    ROWS,
+    SKIP,
+    silu,
+    softplus,
+    to_l1,
+    two_pairs,
+)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def scan_tokens(
     XZ: tl.tensor,
     DBC: tl.tensor,
@@ -47,8 +58,12 @@ def scan_tokens(
     ENDS: tl.constexpr,
     CARRY: tl.constexpr,
     WIDE: tl.constexpr,
+    PTX: tl.constexpr,
 ) -> None:
-    """ENDS: start from zero, write only STATE and SUMS. CARRY: start from STATE. WIDE: 64-bit offsets."""
+    """ENDS: start from zero, write only STATE and SUMS. CARRY: start from those of the chunks before.
+
+    WIDE: 64-bit offsets. PTX: approximations of the hardware and wide loads, as inline assembly.
+    """
     pid = tl.program_id(0)
     blocks = tl.cdiv(E, CHANNELS)
     piece = pid // blocks
@@ -73,89 +88,80 @@ def scan_tokens(
     h = ()
     for n in tl.static_range(16):
         rates = rates + (tl.load(params + n * E, mask=live, other=0.0),)
-        if CARRY:
-            h = h + (tl.load(state_at + n * E, mask=live, other=0.0),)
-        else:
-            h = h + (tl.zeros((CHANNELS,), dtype=tl.float32),)
+        h = h + (tl.zeros((CHANNELS,), dtype=tl.float32),)
+    if CARRY:
+        # The product of the decays over a chunk is exp(A sum of dt), so one number per channel is enough.
+        for back in range(piece % chunks, 0, -1):
+            earlier = (piece - back).to(tl.int64)
+            dt_sum = tl.load(SUMS + earlier * E + d, mask=live, other=0.0)
+            carried = ()
+            for n in tl.static_range(16):
+                end = tl.load(STATE + (earlier * 16 + n) * E + d, mask=live, other=0.0)
+                carried = carried + (tl.exp2(rates[n] * dt_sum) * h[n] + end,)
+            h = carried
     first = (piece % chunks) * chunk
     last = tl.minimum(first + chunk, L)
-    # The rows of step 0: the direction's first token. Step k is `sign * k` rows further.
-    origin = (track % images) * L + s * (L - 1)
+    # The row of step 0 in Y and DBC: the direction's first token. Step k is `sign * k` rows further.
     out = track * L + s * (L - 1)
+    skipped = s * images * L
     if WIDE:
-        origin = origin.to(tl.int64)
         out = out.to(tl.int64)
-    x0 = tl.load(XZ + (origin + sign * (first - 3)) * 2 * E + d, mask=live & (first >= 3), other=0.0).to(tl.float32)
-    x1 = tl.load(XZ + (origin + sign * (first - 2)) * 2 * E + d, mask=live & (first >= 2), other=0.0).to(tl.float32)
-    x2 = tl.load(XZ + (origin + sign * (first - 1)) * 2 * E + d, mask=live & (first >= 1), other=0.0).to(tl.float32)
-    following = tl.load(XZ + (origin + sign * first) * 2 * E + d, mask=live, other=0.0)
+        skipped = skipped.to(tl.int64)
+    # X has the rows of one direction, so that both begin at `out`. Lanes beyond E read the last channel.
+    x_at = XZ - skipped * 2 * E + tl.minimum(d, E - 1)
+    row = out + sign * first
+    x0 = tl.load(x_at + (row - sign * 3) * 2 * E, mask=live & (first >= 3), other=0.0).to(tl.float32)
+    x1 = tl.load(x_at + (row - sign * 2) * 2 * E, mask=live & (first >= 2), other=0.0).to(tl.float32)
+    x2 = tl.load(x_at + (row - sign) * 2 * E, mask=live & (first >= 1), other=0.0).to(tl.float32)
+    following = tl.load(x_at + row * 2 * E)
+    bc = ()
+    for n in tl.static_range(8):
+        bc = bc + (two_pairs(PAIRS + row * (16 + RANK // 2) + 2 * n, PTX),)
     total = tl.zeros((CHANNELS,), dtype=tl.float32)
     step = tl.arange(0, TILE)
+    SECTORS: tl.constexpr = 8 if RANK <= 32 else 16
+    # Where the 32-byte sectors of a row of DBC begin; the last one repeatedly, because 32 + R' is no power of two.
+    sector = tl.minimum(8 * tl.arange(0, SECTORS), 24 + RANK)
     scratch = DT + pid * TILE * CHANNELS + lane
     for start in range(first, last, TILE):
         rows = (out + sign * (start + step)) * (32 + RANK)
         low = tl.load(DBC + rows[:, None] + 32 + rank[None, :], mask=(start + step < last)[:, None], other=0.0)
         raw = tl.dot(low.to(w_dt.dtype), w_dt, input_precision="ieee") + dt_bias[None, :]
+        later = out + sign * tl.minimum(start + TILE + step, last - 1)
+        to_l1(DBC + later[:, None] * (32 + RANK) + sector[None, :], PTX)
         tl.debug_barrier()  # every thread has read the tile before
-        tl.store(scratch[None, :] + step[:, None] * CHANNELS, softplus(raw))
+        tl.store(scratch[None, :] + step[:, None] * CHANNELS, softplus(raw, PTX))
         tl.debug_barrier()
+        dt_following = tl.load(scratch)
         for i in range(tl.minimum(TILE, last - start)):
-            k = start + i
+            # All that the next token reads is loaded one step ahead; after the last token, that token's once more.
+            upcoming = row + tl.where(start + i + 1 < last, sign, 0)
+            dt = dt_following
+            dt_following = tl.load(scratch + tl.minimum(i + 1, TILE - 1) * CHANNELS)
             x3 = following.to(tl.float32)
-            following = tl.load(XZ + (origin + sign * (k + 1)) * 2 * E + d, mask=live & (k + 1 < last), other=0.0)
-            dt = tl.load(scratch + i * CHANNELS)
-            u = silu(conv_bias + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3)
+            following = tl.load(x_at + upcoming * 2 * E)
+            u = silu(conv_bias + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3, PTX)
             x0 = x1
             x1 = x2
             x2 = x3
             dt_u = dt * u
             y = skip * u
-            row = out + sign * k
-            pairs = PAIRS + row * (16 + RANK // 2)
             moved = ()
-            for n in tl.static_range(16):
-                pair = tl.load(pairs + n)
-                b = pair.to(tl.int32).to(tl.float32, bitcast=True)
-                c = (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-                state = tl.exp2(dt * rates[n]) * h[n] + dt_u * b
-                y += state * c
-                moved = moved + (state,)
+            loaded = ()
+            for n in tl.static_range(8):
+                for half in tl.static_range(2):
+                    state = tl.exp2(dt * rates[2 * n + half]) * h[2 * n + half] + dt_u * bc[n][2 * half]
+                    y += state * bc[n][2 * half + 1]
+                    moved = moved + (state,)
+                loaded = loaded + (two_pairs(PAIRS + upcoming * (16 + RANK // 2) + 2 * n, PTX),)
             h = moved
+            bc = loaded
             if ENDS:
                 total += dt
             else:
                 tl.store(Y + row * E + d, y.to(Y.dtype.element_ty), mask=live)
+            row = upcoming
     if ENDS:
         for n in tl.static_range(16):
             tl.store(state_at + n * E, h[n], mask=live)
         tl.store(SUMS + piece.to(tl.int64) * E + d, total, mask=live)
-
-
-@triton.jit
-def carry_states(
-    P: tl.tensor,
-    STATE: tl.tensor,
-    SUMS: tl.tensor,
-    images: tl.tensor,
-    E: tl.tensor,
-    chunks: tl.tensor,
-    CHANNELS: tl.constexpr,
-) -> None:
-    """States at the chunks' ends, each started from zero -> states at their beginnings, in place.
-
-    The product of the decays over a chunk is exp(A sum of dt), so one number per channel is enough.
-    """
-    blocks = tl.cdiv(E, CHANNELS)
-    track = tl.program_id(0) // blocks
-    d = (tl.program_id(0) % blocks) * CHANNELS + tl.arange(0, CHANNELS)
-    n = tl.arange(0, 16)
-    live = (d < E)[None, :]
-    tile = n[:, None] * E + d[None, :]
-    rates = tl.load(P + (track // images) * ROWS * E + tile, mask=live, other=0.0)
-    h = tl.zeros((16, CHANNELS), dtype=tl.float32)
-    for c in range(chunks):
-        piece = (track * chunks + c).to(tl.int64)
-        end = tl.load(STATE + piece * 16 * E + tile, mask=live, other=0.0)
-        tl.store(STATE + piece * 16 * E + tile, h, mask=live)
-        dt = tl.load(SUMS + piece * E + d, mask=d < E, other=0.0)
-        h = tl.exp2(rates * dt[None, :]) * h + end

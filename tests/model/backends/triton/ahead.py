@@ -13,21 +13,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 import triton
-from torch import Tensor
+from triton._C.libtriton import native_specialize_impl as specialized
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-TYPES = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int64: "*i64",
-}
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -44,20 +38,31 @@ class Launch:
 
     def compiled(self, capability: int) -> Built:
         """Compile for compute capability 80 (A100), 90 (H100, H200), ..."""
-        options = {name: value for name, value in self.arguments.items() if name in OPTIONS}
-        given = {name: value for name, value in self.arguments.items() if name not in OPTIONS}
-        constant = {p.name for p in self.kernel.params if p.is_constexpr} | {
-            name for name, value in given.items() if type(value) is int and value == 1
-        }
-        names = self.kernel.arg_names
+        names, kinds = self.kernel.arg_names, self.kinds()
         source = ASTSource(
             fn=self.kernel,
-            signature={name: "constexpr" if name in constant else _type(given[name]) for name in names},
-            constexprs={(names.index(name),): given[name] for name in names if name in constant},
-            attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if _aligned(name, given, constant)},
+            signature={name: kind for name, (kind, _) in zip(names, kinds, strict=True)},
+            constexprs={(i,): value for i, (kind, value) in enumerate(kinds) if kind == "constexpr"},
+            attrs={
+                (i,): CUDABackend.parse_attr(key) for i, (kind, key) in enumerate(kinds) if key and kind != "constexpr"
+            },
         )
+        options = {name: value for name, value in self.arguments.items() if name in OPTIONS and value is not None}
         kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         return Built.read(kernel.asm["cubin"], kernel.asm["ptx"], kernel.metadata.shared)
+
+    def kinds(self) -> list[tuple[str, Any]]:
+        """Return Triton's own key of every argument: its type, and what the code is compiled for."""
+        return [
+            ("constexpr", self.arguments[p.name])
+            if p.is_constexpr
+            else specialized(CUDABackend, self.arguments[p.name], False, not p.do_not_specialize, True)
+            for p in self.kernel.params
+        ]
+
+    def key(self) -> tuple[Any, ...]:
+        """What Triton compiles this launch for: launches of equal keys share their code."""
+        return self.name, *self.kinds(), *(self.arguments.get(name) for name in OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Built:
     @property
     def assembly(self) -> str:
         """The machine code as text; computing it takes seconds."""
-        return _tool(self.cubin, "nvdisasm", "-c")
+        return disassembly(self.cubin)
 
     @staticmethod
     def read(cubin: bytes, ptx: str, shared: int) -> Built:
@@ -83,11 +88,16 @@ class Built:
         return Built(numbers["REG"], numbers["STACK"], shared, ptx, cubin)
 
 
-def _tool(cubin: bytes, name: str, option: str) -> str:
+def disassembly(cubin: bytes, *options: str) -> str:
+    """Return the machine code as text; `-hex` adds the bits of each instruction."""
+    return _tool(cubin, "nvdisasm", "-c", *options)
+
+
+def _tool(cubin: bytes, name: str, *options: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        return subprocess.run([BIN / name, option, file.name], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([BIN / name, *options, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def innermost_loop(assembly: str) -> list[str]:
@@ -97,17 +107,6 @@ def innermost_loop(assembly: str) -> list[str]:
     branches = [(i, match[1]) for i, line in enumerate(lines) if (match := re.search(r"BRA.*`\((\.L_\w+)\)", line))]
     loops = [lines[labels[to] + 1 : i + 1] for i, to in branches if labels.get(to, i) < i - 1]
     return [line for line in min(loops, key=len) if re.search(r"/\*[0-9a-f]+\*/", line)]
-
-
-def _type(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return TYPES[value.dtype]
-    return "fp32" if isinstance(value, float) else "i32"
-
-
-def _aligned(name: str, given: dict[str, Any], constant: set[str]) -> bool:
-    value = given[name]
-    return isinstance(value, Tensor) or (name not in constant and isinstance(value, int) and value % 16 == 0)
 
 
 @contextmanager

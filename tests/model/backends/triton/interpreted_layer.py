@@ -11,8 +11,9 @@ from torch import Tensor
 
 from model.backends.triton import launch
 from model.backends.triton.launch import Device
+from model.backends.triton.tiles import LIBRARY
 from model.backends.triton.weights import LayerWeights
-from tests.model.backends.triton.interpreter import interpreter
+from tests.model.backends.triton.interpreter import interpreter, tiles
 from tests.model.backends.triton.problems import (
     DTYPES,
     LENGTHS,
@@ -27,7 +28,7 @@ from tests.model.backends.triton.problems import (
     prepared,
 )
 
-__all__ = ["interpreter"]  # a fixture
+__all__ = ["interpreter", "tiles"]  # fixtures
 
 H100 = Device(132, 232448)
 ODD = config(16, expand=1.3125)  # 21 inner channels: a block of 32 with a tail
@@ -93,6 +94,15 @@ def test_scan_in_chunks_of_time_equals_the_scan_in_one() -> None:
     assert error(cut, expected) <= TOLERANCE[torch.float32]
 
 
+def test_scan_of_197_tokens_in_13_pieces_equals_the_scan_in_one() -> None:
+    """Thirteen pieces, the last of five tokens, equal the scan in one piece."""
+    whole, _ = scanned(197, torch.float32)
+    cut, expected = scanned(197, torch.float32, pieces=13)
+
+    assert error(cut, whole.double()) <= 1e-6
+    assert error(cut, expected) <= TOLERANCE[torch.float32]
+
+
 def test_scan_of_the_reversed_tokens_with_exchanged_directions_is_the_reversed_scan() -> None:
     """The directions are mirror images: f(x; forward, backward) = flip f(flip x; backward, forward)."""
     layer, _ = prepared(ODD, torch.float32)
@@ -118,6 +128,7 @@ def test_a_change_of_one_token_only_reaches_its_own_side() -> None:
     assert [True] * 5 + [False] * 3 == reached[1].tolist()
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("length", LENGTHS)
 def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
     """Tokens of three images in one tile do not affect each other."""
@@ -129,6 +140,7 @@ def test_convolution_and_projection_agree_at_every_length(length: int) -> None:
     assert not found[..., 32 + ODD.dt_rank :].any()
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32])
 def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torch.dtype) -> None:
@@ -141,6 +153,7 @@ def test_convolution_and_projection_agree_in_every_dtype(width: int, dtype: torc
     assert error(found, expected_projection(xz, mixer)) <= TOLERANCE[dtype]
 
 
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [48, 32, 16])
 def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype) -> None:
@@ -151,6 +164,22 @@ def test_the_end_of_a_layer_agrees_in_every_dtype(width: int, dtype: torch.dtype
     residual, norm = normal(1, 19, width, seed=4), normal(width, seed=5)
     summed, normed = expected_end(y, xz, mixer, residual, norm)
     found = launch.out_project(y, xz, layer, residual, norm, 1e-5, H100)
+
+    assert dtype == found.dtype
+    assert error(residual, summed) <= TOLERANCE[dtype]
+    assert error(found, normed) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [48, 16])
+def test_the_end_of_a_layer_agrees_around_a_library_product(width: int, dtype: torch.dtype) -> None:
+    """Gate, out_proj by torch, residual and norm agree, also for a width and channels that are no powers of two."""
+    shape = ODD if width == 16 else config(width)
+    layer, mixer = prepared(shape, dtype)
+    xz, y = normal(1, 19, 2 * shape.d_inner, dtype=dtype), normal(2, 1, 19, shape.d_inner, dtype=dtype, seed=3)
+    residual, norm = normal(1, 19, width, seed=4), normal(width, seed=5)
+    summed, normed = expected_end(y, xz, mixer, residual, norm)
+    found = launch.out_project(y, xz, layer, residual, norm, 1e-5, H100, LIBRARY)
 
     assert dtype == found.dtype
     assert error(residual, summed) <= TOLERANCE[dtype]
@@ -178,7 +207,8 @@ def test_64_bit_offsets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         first = launch.first_norm(stream, norm, 1e-5)
         dbc = launch.project(xz, layer)
         y = launch.scan(xz, dbc, layer, 2)
-        return (*first, dbc, y, launch.out_project(y, xz, layer, stream, norm, 1e-5, H100), stream)
+        ends = [launch.out_project(y, xz, layer, stream, norm, 1e-5, H100, shape) for shape in (None, LIBRARY)]
+        return (*first, dbc, y, *ends, stream)
 
     narrow = run()
     monkeypatch.setattr(launch, "WIDE_FROM", 0)

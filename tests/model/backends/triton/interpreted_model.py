@@ -13,6 +13,7 @@ from model.backends import fusion, reference
 from model.backends.selftest import relative_error
 from model.backends.triton import encoder, launch
 from model.backends.triton import scan as backend
+from model.backends.triton import tiles as tiles_of
 from model.backends.triton.kernels import compose
 from model.config import VimConfig
 from model.conv import causal_conv
@@ -20,11 +21,11 @@ from model.errors import ScanError
 from model.scan import ScanChoice
 from model.vim import Vim
 from tests.model import golden_relatives
-from tests.model.backends.triton.interpreter import interpreter
+from tests.model.backends.triton.interpreter import interpreter, tiles
 from tests.model.backends.triton.problems import DTYPES, TOLERANCE, error
 from tests.tiny import tiny_vim
 
-__all__ = ["interpreter"]  # a fixture
+__all__ = ["interpreter", "tiles"]  # fixtures
 
 CPU = torch.device("cpu")
 CHOICE = ScanChoice("triton", backend.scan, "under test", backend.causal_conv)
@@ -40,6 +41,7 @@ def fused_vim(config: VimConfig = CONFIG) -> Vim:
     return vim
 
 
+@pytest.mark.usefixtures("tiles")
 @torch.inference_mode()
 def test_logits_of_the_fused_model_equal_those_of_torch() -> None:
     """The logits of a whole model agree with torch in float64."""
@@ -80,6 +82,21 @@ def test_what_does_not_touch_the_layers_keeps_them_fused(changes: dict[str, obje
     assert vim.encoder is not None
 
     assert error(vim(images), tiny_vim(config).double()(images.double())) <= TOLERANCE[torch.float32]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("number", range(4))
+def test_every_variant_of_the_launches_agrees(number: int) -> None:
+    """Each plan for checks on a device gives torch's numbers; 17 tokens are two pieces of time."""
+    config = CONFIG.replace(image_size=(64, 64), embed_dim=16, depth=1)
+    half = torch.float16
+    plans = launch.variants(16, 17, half, launch.Device.of(CPU))
+    assert 4 == len(plans)
+    tokens = torch.randn(1, 17, 16, generator=torch.Generator().manual_seed(1)).to(half)
+    vim = tiny_vim(config).cast(half)
+    found = encoder.encoder(vim, plans[number])(tokens)
+
+    assert error(found, vim.double().encode(tokens.double())) <= TOLERANCE[half]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +140,7 @@ def test_the_released_widths_are_fused(name: str) -> None:
     assert "float64" in str(encoder.unsupported(vim.double()))
 
 
+@pytest.mark.usefixtures("tiles")
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_self_test_passes_right_layers(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +238,17 @@ def test_64_bit_offsets_change_nothing_on_the_composed_path(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("tokens", "whole", "pieces"),
-    [(197, 24, 1), (197, 3072, 1), (730, 24, 11), (6085, 24, 44), (6085, 192, 6), (6085, 1536, 1)],
+    [(197, 24, 13), (197, 192, 6), (197, 384, 1), (197, 3072, 1), (730, 24, 44), (6085, 192, 6), (6085, 1536, 1)],
 )
-def test_time_is_cut_for_long_sequences_at_small_batches_alone(tokens: int, whole: int, pieces: int) -> None:
-    """On 132 processors only long sequences in small batches are split into chunks."""
+def test_time_is_cut_at_small_batches_alone(tokens: int, whole: int, pieces: int) -> None:
+    """On 132 processors sequences are cut, down to 16 tokens, where a batch would leave most schedulers idle."""
     assert pieces == launch.chunks(tokens, whole, 132)
+
+
+def test_a_plan_takes_the_pieces_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A piece of 32 tokens cuts 197 tokens in seven; without an entry the rule cuts them in thirteen."""
+    xz, device = torch.empty(1, 197, 768, dtype=torch.float16, device="meta"), launch.Device(132, 232448)
+    assert 13 == launch.plan(xz, 192, device).pieces
+
+    monkeypatch.setattr(tiles_of, "_table", lambda: {("scan", 192, torch.float16, 512): launch.Tile(32, 32, 1, 1)})
+    assert 7 == launch.plan(xz, 192, device).pieces

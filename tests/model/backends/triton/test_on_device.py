@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -28,6 +29,21 @@ def test_fused_layers_agree_with_float64(width: int, dtype: torch.dtype) -> None
     found = fusion.largest_error(choose("triton", CUDA), VimConfig(embed_dim=width), CUDA, dtype)
 
     assert fusion.SLACK * tolerance(CUDA, dtype) >= found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [192, 384, 768])
+def test_every_variant_of_the_launches_agrees_with_float64(
+    width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of few and of many rows, cuBLAS's out_proj, and time in pieces are within the self-test's tolerance."""
+    from model.backends.triton import encoder, launch
+
+    whole = encoder.encoder
+    for plan in launch.variants(width, fusion.TOKENS, dtype, launch.Device.of(CUDA)):
+        monkeypatch.setattr(encoder, "encoder", functools.partial(whole, plan=plan))
+        found = fusion.largest_error(choose("triton", CUDA), VimConfig(embed_dim=width), CUDA, dtype)
+        assert fusion.SLACK * tolerance(CUDA, dtype) >= found, plan
 
 
 def test_the_scan_is_the_same_in_chunks_and_every_time() -> None:
