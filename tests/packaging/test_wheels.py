@@ -161,6 +161,7 @@ def test_the_server_wheel_holds_both_packages_and_their_data(wheels: Wheels) -> 
     data |= {f"model/data/samples/{path.name}" for path in (ROOT / "examples" / "images").iterdir()}
     data |= {f"model/data/demo/{name}.json" for name in ("config", "labels", "preprocess")}
     data |= {"model/data/demo/model.safetensors", "model/data/demo/README.md", "model/imagenet1k.tsv"}
+    data |= {"model/backends/triton/tiles.json"}
 
     assert _sources(ROOT / "service") | _sources(ROOT / "model") | data == _names(wheels.server)
 
