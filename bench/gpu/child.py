@@ -1,0 +1,90 @@
+"""A process of a run: the entries of one part, in order. It ends when the device is lost; the parent starts another."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from bench.gpu import cases, faults, sweep
+from bench.gpu.cases import Plan
+from bench.gpu.entry import FAILED, POSTPONED, Entry, attempt, why_not
+from bench.gpu.record import Record, describe
+
+LOST = 5  # exit status: the device can no longer be used by this process
+PR_SET_PDEATHSIG = 1
+
+
+def start(plan: Plan) -> None:
+    """Make this process ready. It dies with its parent, so that nothing of a killed call writes or computes on."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if plan.dry_run:
+        torch.set_num_threads(1)
+    cases.prepare(plan)
+    if plan.dry_run:
+        faults.install()
+
+
+def run(plan: Plan, entries: Sequence[Entry], checks: Sequence[Entry], record: Record, until: float) -> int:
+    """Run what is not settled yet; returns the exit status."""
+    record.accept(describe(dry_run=plan.dry_run))
+    for entry in entries:
+        if record.is_settled(entry):
+            continue
+        left = until - time.time()
+        values = why_not(entry, checks, record.get)
+        if values is None and entry.seconds > left:
+            values = {"status": POSTPONED, "reason": f"needs {entry.seconds:.0f} s, {left:.0f} were left"}
+        if values is None:
+            values = _timed(record, entry)
+        record.put(entry.part, entry.name, values)
+        if entry.part == sweep.PART:
+            sweep.write_table(plan, record.data[sweep.PART])
+        if values["status"] == FAILED and not _usable(plan.device):
+            return LOST
+        _release(plan.device)
+    return 0
+
+
+def warm(entries: Sequence[Entry], share: int, of: int, until: float) -> None:
+    """Run a share of the entries for what they leave in the caches of compiled code, not for their results."""
+    for entry in entries[share::of]:
+        if time.time() < until:
+            print(f"warm: {entry.name}: {attempt(entry)['status']}", flush=True)
+
+
+def _timed(record: Record, entry: Entry) -> dict[str, object]:
+    record.begin(entry)
+    start = time.monotonic()
+    values = attempt(entry)
+    return {**values, "took_s": round(time.monotonic() - start, 1)}
+
+
+def _usable(device: torch.device) -> bool:
+    """Return whether the device still works in this process: an illegal access ends that for good."""
+    if device.type != "cuda":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+        return bool(torch.ones(1, device=device).item() == 1)
+    except Exception:
+        return False
+
+
+def _release(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def leave(status: int) -> None:
+    """End this process at once: page-locked memory and graphs need no clean-up."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

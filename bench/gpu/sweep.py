@@ -1,0 +1,84 @@
+"""The fastest tile of each matrix kernel: every candidate of `launch.candidates` is timed at every width and batch.
+
+The table of the best goes into tiles.json beside the results, for a person to read and to copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench.gpu import fused
+from bench.gpu.cases import Plan, case
+from bench.gpu.entry import Entry, SkippedError, Values, reason_of
+from bench.gpu.kernels import in_graph
+
+PART = "sweep"
+TABLE = "tiles.json"
+# The function of `launch` that chooses the tile of a kernel.
+CHOOSER = {"project": "project_tile", "out_project": "out_tile"}
+
+
+def entries(plan: Plan) -> list[Entry]:
+    """Return one entry for each kernel, width and batch; the headline's come first."""
+    few, many = plan.small_and_large
+    return [
+        Entry(
+            PART,
+            f"{kernel}, {name}, batch {images}",
+            partial(_sweep, plan, kernel, name, images),
+            2,
+            "triton",
+            case(name, torch.float16),
+        )
+        for images in (many, few)
+        for name in plan.widths
+        for kernel in CHOOSER
+    ]
+
+
+def _sweep(plan: Plan, kernel: str, name: str, images: int) -> Values:
+    from model.backends.triton import launch
+
+    candidates = getattr(launch, "candidates", None)
+    if candidates is None:
+        raise SkippedError("launch has no candidates")
+    layer = fused.layer(plan, name, images)
+    width, rows = layer.tokens.shape[-1], layer.tokens.shape[0] * layer.tokens.shape[1]
+    values: Values = {"width": width, "rows": rows, "now": in_graph(plan, layer.launches()[kernel])["us"]}
+    tried = [
+        _timed(plan, layer, kernel, tile)
+        for tile in candidates(kernel, width, rows, torch.float16, launch.Device.of(plan.device))
+    ]
+    good = sorted((one for one in tried if "us" in one), key=lambda one: float(one["us"]))
+    values |= {"tried": len(tried), "failed": [one for one in tried if "us" not in one], "fastest": good[:5]}
+    return values | {"ok": bool(good)}
+
+
+def _timed(plan: Plan, layer: fused.Layer, kernel: str, tile: Any) -> Values:
+    """Time one tile. One that cannot be built or does not fit is no candidate any more, and says why."""
+    found: Values = {"tile": dataclasses.asdict(tile)}
+    try:
+        with fused.launched_with(**{CHOOSER[kernel]: lambda *_, **__: tile}):
+            return found | {"us": in_graph(plan, layer.launches()[kernel])["us"]}
+    except Exception as error:
+        if plan.device.type == "cuda":
+            torch.cuda.synchronize(plan.device)  # raises where the device is lost, for all later ones
+        return found | {"reason": reason_of(error)[:300]}
+
+
+def write_table(plan: Plan, recorded: dict[str, Values]) -> None:
+    """Write the fastest tiles of those entries that have one, if any has."""
+    best = [
+        {"kernel": name.partition(",")[0], "width": entry["width"], "rows": entry["rows"], "dtype": "float16"}
+        | entry["fastest"][0]
+        for name, entry in recorded.items()
+        if entry.get("fastest")
+    ]
+    if best:
+        text = json.dumps({"measured": best}, indent=1) + "\n"
+        (plan.results / TABLE).write_text(text, encoding="utf-8")
