@@ -79,7 +79,7 @@ class Plan:
     def config(self, name: str, **changes: Any) -> VimConfig:
         """Return the released configuration of that width, or its miniature."""
         width = self.widths.get(name, 16)
-        small = {"image_size": (32, 32), "depth": 1, "num_classes": 7} if self.dry_run else {}
+        small = {"image_size": (16, 16), "depth": 1, "num_classes": 7} if self.dry_run else {}
         return VimConfig(embed_dim=width).replace(**{**changes, **small})
 
     def accelerator(self) -> Accelerator:
@@ -111,8 +111,8 @@ def prepare(plan: Plan) -> None:
     sys.path[:0] = [str(plan.work / "built" / name) for name in EXTENSIONS]
 
 
-def need_baseline(plan: Plan, seconds: float = 60) -> None:
-    """Wait for the baseline's modules. Raises SkippedError if they cannot be used."""
+def need_baseline(plan: Plan, seconds: float = 15) -> None:
+    """Wait for the baseline's modules. Raises SkippedError or PostponedError if they cannot be used."""
     for name in EXTENSIONS:
         jobs.wait_for(plan.jobs, name, seconds)
     reason = mamba_ssm.unavailable(plan.device)

@@ -15,7 +15,6 @@ from torch import Tensor
 from bench.gpu.cases import Plan, random_model
 from model.backends.selftest import relative_error
 from model.backends.triton.weights import LayerWeights, prepare
-from model.config import VimConfig
 from model.scan import choose
 from model.vim import EncoderFn, Vim
 
@@ -57,6 +56,8 @@ class Layer:
         }
 
 
+# The function of `launch` that chooses the tile of a kernel.
+CHOOSERS = {"project": "project_tile", "out_project": "out_tile"}
 KERNELS = ("first_norm", "in_proj", "project", "scan", "out_project")
 
 
@@ -83,20 +84,22 @@ def layer(plan: Plan, name: str, images: int) -> Layer:
 
 
 @torch.inference_mode()
-def largest_error(plan: Plan, name: str, dtype: torch.dtype, images: int) -> float:
+def largest_error(plan: Plan, name: str, dtype: torch.dtype, images: int, length: int = 0) -> float:
     """Relative error of fused layers against float64; infinite for values that are not finite."""
-    vim, run, tokens = encoder(plan, name, dtype, images)
+    vim, run, tokens = encoder(plan, name, dtype, images, length)
     found = run(tokens)
     return relative_error(found, exact(plan, vim).encode(tokens.double()).cpu())
 
 
-def encoder(plan: Plan, name: str, dtype: torch.dtype, images: int) -> tuple[Vim, EncoderFn, Tensor]:
-    """Return a model of few layers, these layers fused, and tokens for them."""
+def encoder(plan: Plan, name: str, dtype: torch.dtype, images: int, length: int = 0) -> tuple[Vim, EncoderFn, Tensor]:
+    """Return a model of few layers, these layers fused, and `length` tokens of each image, or as many as it has."""
     from model.backends.triton.encoder import encoder as fused
 
     config = plan.config(name, depth=LAYERS, num_classes=0)
     vim = random_model(config, plan.device).cast(dtype)
-    return vim, fused(vim), _tokens(plan, config, images, dtype)
+    shape = images, length or config.seq_len, config.embed_dim
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return vim, fused(vim), tokens.to(plan.device, dtype)
 
 
 def exact(plan: Plan, vim: Vim) -> Vim:
@@ -114,6 +117,20 @@ def launched_with(**changes: Any) -> Iterator[None]:
         yield
 
 
-def _tokens(plan: Plan, config: VimConfig, images: int, dtype: torch.dtype) -> Tensor:
-    shape = images, config.seq_len, config.embed_dim
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(plan.device, dtype)
+@contextmanager
+def tiles() -> Iterator[set[str]]:
+    """Note the tiles that `launch` chooses: a check of the large one must have seen it."""
+    from model.backends.triton import launch
+
+    seen: set[str] = set()
+
+    def noting(choose_tile: Callable[..., object]) -> Callable[..., object]:
+        def chosen(*arguments: Any, **named: Any) -> object:
+            tile = choose_tile(*arguments, **named)
+            seen.add(str(tile))
+            return tile
+
+        return chosen
+
+    with launched_with(**{name: noting(getattr(launch, name)) for name in CHOOSERS.values()}):
+        yield seen

@@ -37,7 +37,7 @@ def entries(plan: Plan) -> list[Entry]:
             CHECK,
             f"triton: golden {model['short']}, {dtype}",
             partial(_golden, plan, plan.golden, model["short"], dtype),
-            6,
+            4,
             "triton",
             case(names[model["resolved_kwargs"]["embed_dim"]], dtype),
         )

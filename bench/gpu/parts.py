@@ -56,14 +56,14 @@ class Part:
 
 
 PARTS = (
-    Part("facts", 20, facts.entries),
-    Part("check", 95, checks.entries, warm=12, warm_seconds=40),
-    Part("headline", 85, models.headline),
-    Part("kernels", 55, kernels.entries),
-    Part("sweep", 55, sweep.entries, warm=12, warm_seconds=30),
-    Part("models", 55, models.entries),
+    Part("facts", 12, facts.entries),
+    Part("check", 130, checks.entries, warm=12, warm_seconds=35),
+    Part("headline", 75, models.headline),
+    Part("kernels", 50, kernels.entries),
+    Part("sweep", 50, sweep.entries, warm=12, warm_seconds=30),
+    Part("models", 45, models.entries),
     Part("service", 95, served.entries),
-    Part("profile", 15, profile.entries),
+    Part("profile", 12, profile.entries),
 )
 
 

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench import deit
 from model.backends import fusion, mamba_ssm, reference, selftest
+from model.backends.triton import launch
 from model.backends.triton import support as triton_support
+from model.runtime.cuda import runner
 from model.runtime.cuda.accelerator import Array, Work
 
 
@@ -80,14 +83,21 @@ class Immediate:
 def install() -> None:
     """Make modules with the signatures of mamba-ssm's and causal-conv1d's importable, and all scans available.
 
-    Triton's kernels are interpreted, so their self-test is made small.
+    Triton's kernels are interpreted, so self-tests and depths are made small.
     """
     scan, conv = ModuleType("selective_scan_cuda"), ModuleType("causal_conv1d_cuda")
     scan.fwd, conv.causal_conv1d_fwd = _scan, _conv  # type: ignore[attr-defined]
     sys.modules |= {scan.__name__: scan, conv.__name__: conv}
     mamba_ssm.unavailable = triton_support.unavailable = lambda device: None
-    selftest.IMAGES, selftest.MOST_TOKENS = 1, 3
-    fusion.IMAGES, fusion.TOKENS, fusion.LAYERS = 1, 3, 1
+    selftest.IMAGES, selftest.MOST_TOKENS = 1, 2
+    fusion.IMAGES, fusion.TOKENS, fusion.LAYERS = 1, 2, 1
+    runner.TIMED, deit.DEPTH = 1, 1
+    launch.candidates = _candidates  # type: ignore[attr-defined]
+
+
+def _candidates(*_: Any) -> list[launch.Tile]:
+    """Two tiles that run and one that cannot."""
+    return [launch.Tile(tokens, 32, 4) for tokens in (16, 32, 0)]
 
 
 def _scan(*arguments: Any) -> list[Tensor]:

@@ -19,8 +19,6 @@ from bench.gpu.kernels import in_graph
 
 PART = "sweep"
 TABLE = "tiles.json"
-# The function of `launch` that chooses the tile of a kernel.
-CHOOSER = {"project": "project_tile", "out_project": "out_tile"}
 
 
 def entries(plan: Plan) -> list[Entry]:
@@ -37,7 +35,7 @@ def entries(plan: Plan) -> list[Entry]:
         )
         for images in (many, few)
         for name in plan.widths
-        for kernel in CHOOSER
+        for kernel in fused.CHOOSERS
     ]
 
 
@@ -63,7 +61,7 @@ def _timed(plan: Plan, layer: fused.Layer, kernel: str, tile: Any) -> Values:
     """Time one tile. One that cannot be built or does not fit is no candidate any more, and says why."""
     found: Values = {"tile": dataclasses.asdict(tile)}
     try:
-        with fused.launched_with(**{CHOOSER[kernel]: lambda *_, **__: tile}):
+        with fused.launched_with(**{fused.CHOOSERS[kernel]: lambda *_, **__: tile}):
             return found | {"us": in_graph(plan, layer.launches()[kernel])["us"]}
     except Exception as error:
         if plan.device.type == "cuda":
