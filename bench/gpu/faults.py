@@ -6,6 +6,7 @@ kill TEXT           SIGKILL for the process that runs them
 hang TEXT           they do not end
 memory              only a batch of one fits
 kernel NAME         the launch raises
+absent NAME         `launch` does not have this name
 import MODULE       importing the entries raises
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Callable
 
 from bench.gpu.entry import Entry, Values
 from bench.gpu.standins import Immediate
+from model.backends.triton import launch
 from model.errors import ScanError
 
 VARIABLE = "BENCH_GPU_FAULTS"
@@ -44,9 +46,9 @@ def install() -> None:
         if kind == "memory":
             Immediate.free = lambda self: 1  # type: ignore[method-assign]
         elif kind == "kernel":
-            from model.backends.triton import launch
-
             setattr(launch, what, _raising(RuntimeError(f"Triton Error [CUDA]: in {what}")))
+        elif kind == "absent":
+            delattr(launch, what)
         elif kind == "import":
             raise ImportError(f"{what} does not load")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.gpu import served
 from bench.gpu.build import EXTENSIONS, environment
 from bench.gpu.cases import Plan
-from bench.gpu.entry import FAILED, POSTPONED, SKIPPED, Entry
+from bench.gpu.entry import FAILED, POSTPONED, Entry
 from bench.gpu.jobs import Job, kill, outcome, tail
 from bench.gpu.parts import Part
 from bench.gpu.record import Record
@@ -174,4 +174,4 @@ def _note_what_did_not_run(parts: Sequence[Part], plan: Plan, record: Record) ->
     for part in parts:
         for entry in part.of(plan):
             if record.status(entry) is None:
-                record.put(part.name, entry.name, {"status": SKIPPED, "reason": "the time was over before its turn"})
+                record.put(part.name, entry.name, {"status": POSTPONED, "reason": "the time was over before its turn"})
