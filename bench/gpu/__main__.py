@@ -67,7 +67,7 @@ def _child(plan: Plan, options: argparse.Namespace, path: Path) -> int:
     entries = part.of(plan)
     if options.warm:
         share, of = map(int, options.share.split("/"))
-        child.warm(entries, share, of, options.until)
+        child.warm(entries, Record(path), share, of, options.until)
         return 0
     try:
         return child.run(plan, entries, checks.of(plan), Record(path), options.until)

@@ -14,6 +14,8 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.gpu import jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = "9.0"
 FLAGS = [
@@ -71,10 +73,12 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--dry-run", action="store_true", help="unpack, but do not compile")
     options = parser.parse_args()
+    jobs.die_with_parent()
     folder = options.target / options.name
     if (folder / f"{options.name}.so").is_file():
         print("built before")
         return
+    shutil.rmtree(folder, ignore_errors=True)  # torch waits for the lock of a build that was killed
     sources = unpack(EXTENSIONS[options.name], options.sources, folder)
     if not options.dry_run:
         _compile(options.name, sources, folder)

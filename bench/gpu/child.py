@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 
 import torch
 
-from bench.gpu import cases, faults, sweep
+from bench.gpu import cases, faults, jobs, sweep
 from bench.gpu.cases import Plan
 from bench.gpu.entry import FAILED, POSTPONED, Entry, attempt, why_not
 from bench.gpu.record import Record, describe
 
 LOST = 5  # exit status: the device can no longer be used by this process
-PR_SET_PDEATHSIG = 1
 
 
 def start(plan: Plan) -> None:
-    """Make this process ready. It dies with its parent, so that nothing of a killed call writes or computes on."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Make this process ready. It ends with its parent."""
+    jobs.die_with_parent()
     if plan.dry_run:
         torch.set_num_threads(1)
     cases.prepare(plan)
@@ -52,9 +49,9 @@ def run(plan: Plan, entries: Sequence[Entry], checks: Sequence[Entry], record: R
     return 0
 
 
-def warm(entries: Sequence[Entry], share: int, of: int, until: float) -> None:
-    """Run a share of the entries for what they leave in the caches of compiled code, not for their results."""
-    for entry in entries[share::of]:
+def warm(entries: Sequence[Entry], record: Record, share: int, of: int, until: float) -> None:
+    """Run a share of what is left for what that leaves in the caches of compiled code, not for its results."""
+    for entry in [entry for entry in entries if not record.is_settled(entry)][share::of]:
         if time.time() < until:
             print(f"warm: {entry.name}: {attempt(entry)['status']}", flush=True)
 

@@ -46,7 +46,7 @@ def install() -> None:
         if kind == "memory":
             Immediate.free = lambda self: 1  # type: ignore[method-assign]
         elif kind == "kernel":
-            setattr(launch, what, _raising(RuntimeError(f"Triton Error [CUDA]: in {what}")))
+            setattr(launch, what, _raising(RuntimeError(f"Triton Error [CUDA]: {what} raised")))
         elif kind == "absent":
             delattr(launch, what)
         elif kind == "import":

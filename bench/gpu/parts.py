@@ -56,13 +56,13 @@ class Part:
 
 
 PARTS = (
-    Part("facts", 12, facts.entries),
-    Part("check", 130, checks.entries, warm=12, warm_seconds=35),
+    Part("facts", 20, facts.entries),
+    Part("check", 115, checks.entries, warm=12, warm_seconds=35),
     Part("headline", 75, models.headline),
     Part("kernels", 50, kernels.entries),
-    Part("sweep", 50, sweep.entries, warm=12, warm_seconds=30),
-    Part("models", 45, models.entries),
-    Part("service", 95, served.entries),
+    Part("sweep", 45, sweep.entries, warm=12, warm_seconds=30),
+    Part("models", 50, models.entries),
+    Part("service", 110, served.entries),
     Part("profile", 12, profile.entries),
 )
 

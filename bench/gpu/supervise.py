@@ -6,6 +6,7 @@ process goes on behind it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from bench.gpu.record import Record
 BUILD, BUILD_S = "build", 300
 REFUSED = 4  # the exit status of a process that may not add to the file of results
 POLL_S = 0.1
+FEW = 6  # entries that compile what they need as fast by themselves
 TIME_OVER = "the time of its part was over"
 
 
@@ -83,10 +85,10 @@ def start_jobs(orders: Orders) -> list[Job]:
 
 def _run_part(part: Part, plan: Plan, orders: Orders, path: Path, until: float, *, warm: bool) -> None:
     entries = part.of(plan)
-    record = Record(path)
-    if time.time() >= until or all(record.is_settled(entry) for entry in entries):
+    left = [entry for entry in entries if not Record(path).is_settled(entry)]
+    if time.time() >= until or not left:
         return
-    if warm and part.warm:
+    if warm and part.warm and len(left) > FEW:
         _warm(part, orders, min(until, time.time() + part.warm_seconds))
     while time.time() < until:
         before = [entry for entry in entries if not Record(path).is_settled(entry)]
@@ -124,7 +126,7 @@ def _start(orders: Orders, log: Path, *more: str) -> subprocess.Popen[bytes]:
 
 def _watch(
     process: subprocess.Popen[bytes], log: Path, path: Path, entries: Sequence[Entry], until: float
-) -> tuple[int, str]:
+) -> tuple[int | None, str]:
     """Wait for a process, or end it when its time or that of its entry is over: its status, and why it ended."""
     limits = {entry.name: entry.limit for entry in entries}
     reason = ""
@@ -143,7 +145,8 @@ def _watch(
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process of ours, which leads its own group, and what it has started."""
     kill(process.pid)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a process inside the driver may not end
+        process.wait(10)
 
 
 def _note_death(record: Record, part: Part, entries: Sequence[Entry], reason: str) -> bool:

@@ -46,8 +46,8 @@ def _kernels(kernels: Data) -> str:
     if not cases:
         return ""
     lines = [_row(["µs, by the model", *KERNELS]), _row(["---"] * (1 + len(KERNELS)))]
-    for case in cases:
-        lines.append(_row([case, *(_microseconds(kernels.get(f"{name}, {case}", {})) for name in KERNELS)]))
+    rows = ([case, *(_microseconds(kernels.get(f"{name}, {case}", {})) for name in KERNELS)] for case in cases)
+    lines += map(_row, rows)
     return "\n".join(lines)
 
 
