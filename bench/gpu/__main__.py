@@ -63,14 +63,13 @@ def _parent(plan: Plan, options: argparse.Namespace, path: Path) -> int:
 
 def _child(plan: Plan, options: argparse.Namespace, path: Path) -> int:
     child.start(plan)
-    part, checks = _part(options.child or options.warm), _part(CHECK)
-    entries = part.of(plan)
+    entries, checks = (_part(name).of(plan) for name in (options.child or options.warm, CHECK))
     if options.warm:
         share, of = map(int, options.share.split("/"))
         child.warm(entries, Record(path), share, of, options.until)
         return 0
     try:
-        return child.run(plan, entries, checks.of(plan), Record(path), options.until)
+        return child.run(plan, entries, checks, Record(path), options.until)
     except SystemExit as error:
         print(error, file=sys.stderr, flush=True)
         return supervise.REFUSED

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.runtime.runner import is_out_of_memory
-
 Values = dict[str, Any]
 
 CHECK = "check"
@@ -59,6 +57,8 @@ def attempt(entry: Entry) -> Values:
     except PostponedError as error:
         return {"status": POSTPONED, "reason": str(error)}
     except (Exception, SystemExit) as error:
+        from model.runtime.runner import is_out_of_memory  # torch, which builds do not need
+
         memory = isinstance(error, Exception) and is_out_of_memory(error)
         return {"status": OUT_OF_MEMORY if memory else FAILED, "reason": reason_of(error), "where": _where(error)}
     if values.pop("ok", True):

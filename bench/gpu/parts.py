@@ -55,15 +55,21 @@ class Part:
         return [faults.applied(entry) for entry in found] if plan.dry_run else found
 
 
+def _facts_and_checks(plan: Plan) -> list[Entry]:
+    return facts.entries(plan) + checks.entries(plan)
+
+
+def _kernels_and_counters(plan: Plan) -> list[Entry]:
+    return kernels.entries(plan) + profile.entries(plan)
+
+
 PARTS = (
-    Part("facts", 20, facts.entries),
-    Part("check", 115, checks.entries, warm=12, warm_seconds=35),
+    Part("check", 135, _facts_and_checks, warm=12, warm_seconds=35),
     Part("headline", 75, models.headline),
-    Part("kernels", 50, kernels.entries),
+    Part("kernels", 62, _kernels_and_counters),
     Part("sweep", 45, sweep.entries, warm=12, warm_seconds=30),
     Part("models", 50, models.entries),
     Part("service", 110, served.entries),
-    Part("profile", 12, profile.entries),
 )
 
 

@@ -48,9 +48,9 @@ def _served(plan: Plan, model: str) -> Values:
     try:
         with service.server(weights.source(model, plan.work), 8 if plan.dry_run else 64) as (url, pid, start_s):
             port = int(url.rpartition(":")[2])
-            load = Load(port, "/v1/classify", str(corpus), {SIZE: 1.0}, 1 if plan.dry_run else 2, patience_s=10)
+            load = Load(port, "/v1/classify", str(corpus), {SIZE: 1.0}, 0.0, patience_s=10)
             load = replace(load, clients=8 if plan.dry_run else CLIENTS)
-            _send(load)  # the first requests meet cold caches
+            _send(replace(load, seconds=0.2 if plan.dry_run else 2))  # the first requests meet cold caches
             found = _watched(pid, lambda: _send(replace(load, seconds=1 if plan.dry_run else LOAD_S)))
             found |= {"start_to_ready_s": round(start_s, 1), "clients": load.clients, **_info(url)}
     except subprocess.TimeoutExpired as error:  # a server that does not end must not hide what was measured

@@ -100,7 +100,7 @@ def _run_part(part: Part, plan: Plan, orders: Orders, path: Path, until: float, 
             return
         if status == REFUSED:
             raise SystemExit(tail(log)[-1])
-        if not _note_death(Record(path), part, before, reason):
+        if not _note_death(Record(path), before, reason):
             return
 
 
@@ -149,7 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-def _note_death(record: Record, part: Part, entries: Sequence[Entry], reason: str) -> bool:
+def _note_death(record: Record, entries: Sequence[Entry], reason: str) -> bool:
     """Record why a process ended, at the entry that it ran; returns whether another process would get further."""
     running = record.running()
     if running is not None:
@@ -160,7 +160,7 @@ def _note_death(record: Record, part: Part, entries: Sequence[Entry], reason: st
     if len(left) < len(entries):
         return True
     for entry in left:
-        record.put(part.name, entry.name, {"status": FAILED, "reason": reason})
+        record.put(entry.part, entry.name, {"status": FAILED, "reason": reason})
     return False
 
 
@@ -177,4 +177,4 @@ def _note_what_did_not_run(parts: Sequence[Part], plan: Plan, record: Record) ->
     for part in parts:
         for entry in part.of(plan):
             if record.status(entry) is None:
-                record.put(part.name, entry.name, {"status": POSTPONED, "reason": "the time was over before its turn"})
+                record.put(entry.part, entry.name, {"status": POSTPONED, "reason": "the time was over before its turn"})

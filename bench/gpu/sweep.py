@@ -20,7 +20,7 @@ from bench.gpu.kernels import in_graph
 
 PART = "sweep"
 TABLE = "tiles.json"
-SCAN, PIECES = "scan", (1, 2, 4, 7, 13)  # pieces of the sequence; the scan has no tile to choose
+SCAN, PIECES = "scan", (1, 2, 4, 7, 13)  # most pieces of the sequence; the scan has no tile to choose
 Choice = tuple[Values, dict[str, Any]]  # what is recorded, and what replaces names of `launch`
 
 
@@ -45,7 +45,7 @@ def entries(plan: Plan) -> list[Entry]:
 def _sweep(plan: Plan, kernel: str, name: str, images: int) -> Values:
     layer = fused.layer(plan, name, images)
     width, rows = layer.tokens.shape[-1], layer.tokens.shape[0] * layer.tokens.shape[1]
-    choices = _pieces() if kernel == SCAN else _tiles(kernel, width, rows, plan.device)
+    choices = _pieces(plan) if kernel == SCAN else _tiles(kernel, width, rows, plan.device)
     values: Values = {"width": width, "rows": rows, "now": in_graph(plan, layer.launches()[kernel])["us"]}
     tried = [_timed(plan, layer, kernel, label, changes) for label, changes in choices]
     good = sorted((one for one in tried if "us" in one), key=lambda one: float(one["us"]))
@@ -64,8 +64,8 @@ def _tiles(kernel: str, width: int, rows: int, device: torch.device) -> list[Cho
     return [({"tile": dataclasses.asdict(tile)}, {chooser: _always(tile)}) for tile in tiles]
 
 
-def _pieces() -> list[Choice]:
-    return [({"pieces": pieces}, {"chunks": _always(pieces)}) for pieces in PIECES]
+def _pieces(plan: Plan) -> list[Choice]:
+    return [({"pieces": pieces}, {"chunks": _always(pieces)}) for pieces in PIECES[: 2 if plan.dry_run else None]]
 
 
 def _always(value: object) -> Callable[..., object]:

@@ -48,7 +48,7 @@ def names(plan: Plan, part: str) -> list[str]:
 
 def test_the_parts_in_order_fit_into_one_call(plan: Plan) -> None:
     """The parts are these, and their seconds are at most those of one call."""
-    expected = ["facts", "check", "headline", "kernels", "sweep", "models", "service", "profile"]
+    expected = ["check", "headline", "kernels", "sweep", "models", "service"]
     assert expected == [part.name for part in PARTS]
     assert sum(part.seconds for part in PARTS) <= TOTAL_S == 480
 
@@ -59,7 +59,7 @@ def test_the_entries_of_a_part_are_few_enough_for_its_seconds(plan: Plan, part: 
     entries = part.of(plan)
     assert sum(entry.seconds for entry in entries) <= part.seconds
     assert len({entry.name for entry in entries}) == len(entries)
-    assert all(entry.part == part.name for entry in entries)
+    assert {entry.part for entry in entries} <= {part.name, "facts", "profile"}
 
 
 def test_the_headline_is_what_was_asked_for(plan: Plan) -> None:
