@@ -12,7 +12,7 @@ import torch
 
 from bench.gpu import cases, faults, jobs, sweep
 from bench.gpu.cases import Plan
-from bench.gpu.entry import FAILED, POSTPONED, Entry, attempt, why_not
+from bench.gpu.entry import FAILED, POSTPONED, SWEEP, Entry, attempt, why_not
 from bench.gpu.record import Record, describe
 
 LOST = 5  # exit status: the device can no longer be used by this process
@@ -41,8 +41,8 @@ def run(plan: Plan, entries: Sequence[Entry], checks: Sequence[Entry], record: R
         if values is None:
             values = _timed(record, entry)
         record.put(entry.part, entry.name, values)
-        if entry.part == sweep.PART:
-            sweep.write_table(plan, record.data[sweep.PART])
+        if entry.part == SWEEP:
+            sweep.write_table(plan, record.data[SWEEP])
         if values["status"] == FAILED and not _usable(plan.device):
             return LOST
         _release(plan.device)

@@ -10,7 +10,9 @@ from typing import Any
 
 Values = dict[str, Any]
 
-CHECK = "check"
+# Names of the parts in the file of results.
+BUILD, FACTS, CHECK, HEADLINE, KERNELS = "build", "facts", "check", "headline", "kernels"
+SWEEP, MODELS, SERVICE, PROFILE = "sweep", "models", "service", "profile"
 OK, FAILED, SKIPPED, OUT_OF_MEMORY, RUNNING = "ok", "failed", "skipped", "out_of_memory", "running"
 POSTPONED = "postponed"  # for want of time, so this call may come back to it
 LONGEST_REASON = 2000

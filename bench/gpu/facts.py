@@ -7,22 +7,21 @@ import subprocess
 import torch
 
 from bench.gpu.cases import Plan, slots
-from bench.gpu.entry import Entry, SkippedError, Values
+from bench.gpu.entry import FACTS, Entry, SkippedError, Values
 
-PART = "facts"
 COPY_BYTES = 1 << 30
 PRODUCT = 8192
-FACTS = "name,driver_version,memory.total,clocks.max.sm,clocks.sm,power.limit"
+QUERY = "name,driver_version,memory.total,clocks.max.sm,clocks.sm,power.limit"
 
 
 def entries(plan: Plan) -> list[Entry]:
     """Return the facts."""
     return [
-        Entry(PART, "nvidia-smi", smi),
-        Entry(PART, "pixels in a memory file", lambda: _page_lock(plan), 2),
-        Entry(PART, "graph", lambda: _graph(plan), 2),
-        Entry(PART, "copy", lambda: _copy(plan), 2),
-        Entry(PART, "matrix product in float16", lambda: _product(plan), 2),
+        Entry(FACTS, "nvidia-smi", smi),
+        Entry(FACTS, "pixels in a memory file", lambda: _page_lock(plan), 2),
+        Entry(FACTS, "graph", lambda: _graph(plan), 2),
+        Entry(FACTS, "copy", lambda: _copy(plan), 2),
+        Entry(FACTS, "matrix product in float16", lambda: _product(plan), 2),
     ]
 
 
@@ -30,7 +29,7 @@ def smi() -> Values:
     """Ask the driver for its facts. Raises SkippedError where there is none."""
     try:
         asked = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={FACTS}", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             check=True,
@@ -38,7 +37,7 @@ def smi() -> Values:
         )
     except FileNotFoundError:
         raise SkippedError("nvidia-smi is not on the path") from None
-    return dict(zip(FACTS.split(","), map(str.strip, asked.stdout.splitlines()[0].split(",")), strict=False))
+    return dict(zip(QUERY.split(","), map(str.strip, asked.stdout.splitlines()[0].split(",")), strict=False))
 
 
 def _page_lock(plan: Plan) -> Values:

@@ -9,10 +9,9 @@ import torch
 
 from bench.gpu import fused
 from bench.gpu.cases import Plan, case, choice
-from bench.gpu.entry import Entry, Values
+from bench.gpu.entry import KERNELS, Entry, Values
 from bench.gpu.timing import Clock
 
-PART = "kernels"
 # Microseconds by a model of the H200, never measured: in_proj, project, scan, out_project.
 EXPECTED_US = {
     ("tiny", 1): (5, 6, 55, 8),
@@ -32,7 +31,7 @@ def entries(plan: Plan) -> list[Entry]:
     batches = [many, few, *(images for images in plan.batches if images not in (few, many))]
     found = [
         Entry(
-            PART,
+            KERNELS,
             f"{kernel}, {name}, batch {images}",
             partial(_kernel, plan, kernel, name, images),
             0.6,
@@ -45,7 +44,7 @@ def entries(plan: Plan) -> list[Entry]:
     ]
     return found + [
         Entry(
-            PART,
+            KERNELS,
             f"scan {scan} alone, tiny, batch {images}",
             partial(_scan, plan, scan, images),
             1,

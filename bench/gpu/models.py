@@ -9,13 +9,12 @@ import torch
 
 from bench.deit import DeiTTiny
 from bench.gpu.cases import TINY, Plan, case, need_baseline, random_model, runner, slots
-from bench.gpu.entry import Entry, Values
+from bench.gpu.entry import HEADLINE, MODELS, Entry, Values
 from bench.gpu.reference import Reference
 from bench.gpu.timing import Clock
 from model.config import VimConfig
 from model.runtime.runner import PARTS
 
-HEADLINE, PART = "headline", "models"
 LARGE = (1248, 1248)
 KINDS = ("autocast", "float32")
 
@@ -39,14 +38,14 @@ def entries(plan: Plan) -> list[Entry]:
     if plan.batches[-1] != many:
         found += _both(plan, TINY, plan.config("tiny"), plan.batches[-1])
     found += _both(plan, "tiny 1248", plan.config("tiny", image_size=LARGE), few)
-    found += [_deit(plan, PART, size, few, compiled=False) for size in (224, LARGE[0])]
-    found += [_ours(plan, PART, "mamba_ssm", TINY, plan.config("tiny"), images) for images in (many, few)]
+    found += [_deit(plan, MODELS, size, few, compiled=False) for size in (224, LARGE[0])]
+    found += [_ours(plan, MODELS, "mamba_ssm", TINY, plan.config("tiny"), images) for images in (many, few)]
     return found
 
 
 def _both(plan: Plan, name: str, config: VimConfig, images: int) -> list[Entry]:
-    ours = _ours(plan, PART, "triton", name, config, images)
-    return [ours, _theirs(plan, PART, "autocast", name, config, images)]
+    ours = _ours(plan, MODELS, "triton", name, config, images)
+    return [ours, _theirs(plan, MODELS, "autocast", name, config, images)]
 
 
 def _ours(plan: Plan, part: str, scan: str, name: str, config: VimConfig, images: int) -> Entry:

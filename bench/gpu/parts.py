@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.gpu import checks, facts, faults, kernels, models, profile, served, sweep
 from bench.gpu.build import EXTENSIONS, ROOT
 from bench.gpu.cases import Plan
-from bench.gpu.entry import Entry
+from bench.gpu.entry import CHECK, HEADLINE, KERNELS, MODELS, SERVICE, SWEEP, Entry
 
 TOTAL_S = 480
 MOST_BYTES = 64 << 20
@@ -22,6 +22,7 @@ WHEELS = (
     "fastapi-offline",
     "httptools",
     "msgspec",
+    "opentelemetry-api",
     "orjson",
     "pydantic",
     "pydantic-core",
@@ -64,12 +65,12 @@ def _kernels_and_counters(plan: Plan) -> list[Entry]:
 
 
 PARTS = (
-    Part("check", 135, _facts_and_checks, warm=12, warm_seconds=35),
-    Part("headline", 75, models.headline),
-    Part("kernels", 62, _kernels_and_counters),
-    Part("sweep", 45, sweep.entries, warm=12, warm_seconds=30),
-    Part("models", 50, models.entries),
-    Part("service", 110, served.entries),
+    Part(CHECK, 135, _facts_and_checks, warm=12, warm_seconds=35),
+    Part(HEADLINE, 75, models.headline),
+    Part(KERNELS, 62, _kernels_and_counters),
+    Part(SWEEP, 45, sweep.entries, warm=12, warm_seconds=30),
+    Part(MODELS, 50, models.entries),
+    Part(SERVICE, 110, served.entries),
 )
 
 

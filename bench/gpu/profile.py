@@ -12,16 +12,15 @@ import torch
 
 from bench.gpu import fused
 from bench.gpu.cases import Plan, case, prepare
-from bench.gpu.entry import Entry, SkippedError, Values
+from bench.gpu.entry import PROFILE, Entry, SkippedError, Values
 
-PART = "profile"
 REPORT = "ncu.csv"
 
 
 def entries(plan: Plan) -> list[Entry]:
     """Return the one entry."""
     run = partial(_profile, plan, plan.small_and_large[1])
-    return [Entry(PART, "ncu, one layer of tiny", run, 8, "triton", case("tiny", torch.float16))]
+    return [Entry(PROFILE, "ncu, one layer of tiny", run, 8, "triton", case("tiny", torch.float16))]
 
 
 def _profile(plan: Plan, images: int) -> Values:

@@ -17,9 +17,8 @@ import torch
 
 from bench.gpu import jobs
 from bench.gpu.cases import Plan, case
-from bench.gpu.entry import Entry, SkippedError, Values
+from bench.gpu.entry import SERVICE, Entry, SkippedError, Values
 
-PART = "service"
 CLIENTS = 256
 HTTP_WORKERS = 6
 LOAD_S = 60
@@ -32,7 +31,7 @@ def entries(plan: Plan) -> list[Entry]:
     seconds = 8 if plan.dry_run else LOAD_S + 22
     model = "miniature" if plan.dry_run else "vim-tiny"
     name = f"{model}, {CLIENTS} clients"
-    return [Entry(PART, name, partial(_served, plan, model), seconds, "triton", case("tiny", torch.float16))]
+    return [Entry(SERVICE, name, partial(_served, plan, model), seconds, "triton", case("tiny", torch.float16))]
 
 
 def _served(plan: Plan, model: str) -> Values:

@@ -18,12 +18,12 @@ from pathlib import Path
 from bench.gpu import served
 from bench.gpu.build import EXTENSIONS, environment
 from bench.gpu.cases import Plan
-from bench.gpu.entry import FAILED, POSTPONED, Entry
+from bench.gpu.entry import BUILD, FAILED, POSTPONED, Entry
 from bench.gpu.jobs import Job, kill, outcome, tail
 from bench.gpu.parts import Part
 from bench.gpu.record import Record
 
-BUILD, BUILD_S = "build", 300
+BUILD_S = 300
 REFUSED = 4  # the exit status of a process that may not add to the file of results
 POLL_S = 0.1
 FEW = 6  # entries that compile what they need as fast by themselves

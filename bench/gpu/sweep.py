@@ -15,10 +15,9 @@ import torch
 
 from bench.gpu import fused
 from bench.gpu.cases import Plan, case
-from bench.gpu.entry import Entry, SkippedError, Values, reason_of
+from bench.gpu.entry import SWEEP, Entry, SkippedError, Values, reason_of
 from bench.gpu.kernels import in_graph
 
-PART = "sweep"
 TABLE = "tiles.json"
 SCAN, PIECES = "scan", (1, 2, 4, 7, 13)  # most pieces of the sequence; the scan has no tile to choose
 Choice = tuple[Values, dict[str, Any]]  # what is recorded, and what replaces names of `launch`
@@ -29,7 +28,7 @@ def entries(plan: Plan) -> list[Entry]:
     few, many = plan.small_and_large
     return [
         Entry(
-            PART,
+            SWEEP,
             f"{kernel}, {name}, batch {images}",
             partial(_sweep, plan, kernel, name, images),
             2,

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.gpu.fused import KERNELS
-from bench.gpu.kernels import PART as KERNELS_PART
-from bench.gpu.models import HEADLINE
-from bench.gpu.models import PART as MODELS
-from bench.gpu.served import PART as SERVICE
+from bench.gpu.entry import HEADLINE, KERNELS, MODELS, SERVICE
 
 BASELINE = "reference autocast"
 Data = dict[str, Any]
@@ -16,7 +12,7 @@ Data = dict[str, Any]
 
 def table(data: Data) -> str:
     """Return the tables of models, kernels and the service, those that have something, and where they were measured."""
-    parts = [_models(data.get(HEADLINE, {}) | data.get(MODELS, {})), _kernels(data.get(KERNELS_PART, {}))]
+    parts = [_models(data.get(HEADLINE, {}) | data.get(MODELS, {})), _kernels(data.get(KERNELS, {}))]
     parts.append(_service(data.get(SERVICE, {})))
     found = [part for part in parts if part]
     return "\n\n".join([*found, _where(data["about"])]) + "\n" if found else ""
@@ -42,12 +38,14 @@ def _models(models: Data) -> str:
 
 def _kernels(kernels: Data) -> str:
     """One line per width and batch: microseconds of every fused kernel, with the model's in brackets."""
-    cases = dict.fromkeys(title.partition(", ")[2] for title in kernels if title.partition(", ")[0] in KERNELS)
-    if not cases:
+    titles = [title.split(", ", 1) for title in kernels if " alone" not in title]
+    if not titles:
         return ""
-    lines = [_row(["µs, by the model", *KERNELS]), _row(["---"] * (1 + len(KERNELS)))]
-    rows = ([case, *(_microseconds(kernels.get(f"{name}, {case}", {})) for name in KERNELS)] for case in cases)
-    lines += map(_row, rows)
+    names = list(dict.fromkeys(name for name, _ in titles))
+    lines = [_row(["µs, by the model", *names]), _row(["---"] * (1 + len(names)))]
+    for case in dict.fromkeys(case for _, case in titles):
+        cells = [_microseconds(kernels.get(f"{name}, {case}", {})) for name in names]
+        lines.append(_row([case, *cells]))
     return "\n".join(lines)
 
 

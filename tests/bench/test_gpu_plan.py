@@ -291,5 +291,6 @@ def test_the_table_holds_what_was_recorded_and_no_more() -> None:
 
     assert "| tiny, batch 1 | 2,000 | 200 | not measured | 10.00 |" == lines[2]
     assert "| base, batch 8 | 2,000 | out of memory | 2,000 |  |" == lines[3]
-    assert "| tiny, batch 1 | not measured | not measured | not measured | 20.0 (55) | not measured |" in lines
+    assert "| µs, by the model | scan |" in lines
+    assert "| tiny, batch 1 | 20.0 (55) |" in lines
     assert "" == table({"about": about})
