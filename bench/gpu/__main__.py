@@ -19,16 +19,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gpu import child, golden, supervise
+from bench.gpu import child, supervise
 from bench.gpu.cases import Plan
 from bench.gpu.entry import CHECK, FAILED, POSTPONED
-from bench.gpu.parts import PARTS, TOTAL_S, Part, described, freight
+from bench.gpu.freight import CARRIED, GOLDEN, weigh
+from bench.gpu.parts import PARTS, TOTAL_S, Part, described
 from bench.gpu.record import Record
 from bench.gpu.table import table
 
 UNFINISHED = 3
 RESULTS, DRY_RESULTS = Path("bench/results"), Path("build/bench/gpu-dry-run")  # a real run never reads the second
-CARRIED = Path(".carry")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = _results(options)
     plan = _plan(options, path)
     if options.plan:
-        weighed = freight(options.sources)
+        weighed = weigh(options.sources)
         print(described(plan, weighed))
         return int(bool(weighed.problems))
     if options.child or options.warm:
@@ -86,7 +86,7 @@ def _results(options: argparse.Namespace) -> Path:
 
 def _plan(options: argparse.Namespace, path: Path) -> Plan:
     work = options.work or (path.parent / "work" if options.dry_run else Path(tempfile.gettempdir()) / "vim-bench-gpu")
-    found = options.golden if all((options.golden / name).exists() for name in golden.NEEDED) else None
+    found = options.golden if all((options.golden / name).exists() for name in GOLDEN) else None
     return Plan(options.dry_run, work.resolve(), path.parent, found)
 
 

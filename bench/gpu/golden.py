@@ -22,7 +22,6 @@ from model.vim import Vim
 
 LOGITS = 1e-3  # float32, TF32 off
 COSINE = 0.9999  # float16
-NEEDED = ("full", "manifest.json", "make_weights.py")
 
 
 def entries(plan: Plan) -> list[Entry]:

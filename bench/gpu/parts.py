@@ -1,40 +1,17 @@
-"""The parts of a run, in order, with the seconds that each may take, and what travels to the machine."""
+"""The parts of a run, in order, with the seconds that each may take."""
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.gpu import checks, facts, faults, kernels, models, profile, served, sweep
-from bench.gpu.build import EXTENSIONS, ROOT
+from bench.gpu.build import EXTENSIONS
 from bench.gpu.cases import Plan
 from bench.gpu.entry import CHECK, HEADLINE, KERNELS, MODELS, SERVICE, SWEEP, Entry
+from bench.gpu.freight import MOST_BYTES, Freight
 
 TOTAL_S = 480
-MOST_BYTES = 64 << 20
-PYTHON = (3, 12)  # of the machine
-# What the service imports and the machine does not have.
-WHEELS = (
-    "fastapi",
-    "fastapi-offline",
-    "httptools",
-    "msgspec",
-    "opentelemetry-api",
-    "orjson",
-    "pydantic",
-    "pydantic-core",
-    "pydantic-settings",
-    "python-dotenv",
-    "python-multipart",
-    "simplejpeg",
-    "starlette",
-    "typing-inspection",
-    "annotated-types",
-    "uvicorn",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,53 +49,6 @@ PARTS = (
     Part(MODELS, 50, models.entries),
     Part(SERVICE, 110, served.entries),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Freight:
-    """Bytes that travel, and what is wrong with them."""
-
-    tree: int
-    carried: dict[str, int]
-    problems: list[str]
-
-
-def freight(carried: Path) -> Freight:
-    """Weigh the working tree and the folder that is carried."""
-    named = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(named, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    tree = sum(path.lstat().st_size for name in listed.split("\0") if name and (path := ROOT / name).is_file())
-    sizes = {path.name: _bytes(path) for path in sorted(carried.glob("*"))}
-    problems = _missing(carried)
-    if tree + sum(sizes.values()) > MOST_BYTES:
-        problems.append(f"tree and carried files are more than {MOST_BYTES >> 20} MiB")
-    return Freight(tree, sizes, problems)
-
-
-def _missing(carried: Path) -> list[str]:
-    wanted = {extension.archive: len(list(carried.glob(extension.archive))) for extension in EXTENSIONS.values()}
-    problems = [f"{found} files {name} in {carried}, one is needed" for name, found in wanted.items() if found != 1]
-    wheels = [path.name for path in (carried / "wheels").glob("*.whl")]
-    present = {name.partition("-")[0].replace("_", "-").lower() for name in wheels}
-    problems += [f"no wheel of {name} in {carried / 'wheels'}" for name in WHEELS if name not in present]
-    problems += [f"{name} is not for Python {PYTHON[0]}.{PYTHON[1]}" for name in wheels if not fits_python(name)]
-    return problems
-
-
-def fits_python(wheel: str) -> bool:
-    """Return whether a wheel's name says that it is for the machine: Linux on x86-64, its Python or any."""
-    python, abi, platform = wheel.removesuffix(".whl").split("-")[-3:]
-    if platform != "any" and not re.search(r"linux\w*_x86_64", platform):
-        return False
-    version = re.fullmatch(r"cp3(\d+)", python)
-    if version is None:
-        return "py3" in python.split(".")
-    return int(version[1]) == PYTHON[1] or (abi == "abi3" and int(version[1]) < PYTHON[1])
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def described(plan: Plan, weighed: Freight) -> str:

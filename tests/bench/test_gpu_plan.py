@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import build, child, jobs, parts
+from bench.gpu import build, child, freight, jobs, parts
 from bench.gpu.__main__ import main
 from bench.gpu.build import EXTENSIONS
 from bench.gpu.cases import Plan
 from bench.gpu.entry import CHECK, Entry, PostponedError, SkippedError, attempt, why_not
-from bench.gpu.parts import PARTS, TOTAL_S, WHEELS, fits_python, freight
+from bench.gpu.freight import WHEELS, fits_python, weigh
+from bench.gpu.parts import PARTS, TOTAL_S
 from bench.gpu.record import Record, describe
 from bench.gpu.table import table
 from tests.bench import dry_gpu
@@ -107,11 +108,11 @@ def test_the_plan_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_tree_and_what_is_carried_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More bytes than travel are a problem; the tree alone is far below."""
-    weighed = freight(tmp_path)
-    assert weighed.tree < parts.MOST_BYTES // 2
-    monkeypatch.setattr(parts, "MOST_BYTES", weighed.tree + 3)
+    weighed = weigh(tmp_path)
+    assert weighed.tree < freight.MOST_BYTES // 2
+    monkeypatch.setattr(freight, "MOST_BYTES", weighed.tree + 3)
     (tmp_path / "data").write_bytes(b"1234")
-    assert any("are more than" in problem for problem in freight(tmp_path).problems)
+    assert any("are more than" in problem for problem in weigh(tmp_path).problems)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,28 @@ def test_the_tree_and_what_is_carried_have_a_limit(tmp_path: Path, monkeypatch: 
 def test_wheels_are_for_the_python_of_the_machine(wheel: str, fits: bool) -> None:
     """Wheels of another Python or system are not carried."""
     assert fits_python(wheel) is fits
+
+
+def test_the_golden_data_is_copied_so_that_it_can_be_removed(tmp_path: Path) -> None:
+    """What is read-only in its place is not in the copy, and nothing else is copied."""
+    source = tmp_path / "golden"
+    (source / "full").mkdir(parents=True)
+    for name in ("manifest.json", "make_weights.py", "full/index.json", "other.npz"):
+        (source / name).write_text(name)
+        (source / name).chmod(0o400)
+    freight.copy_golden(source, tmp_path / "copy")
+
+    copied = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
+    assert {"manifest.json", "make_weights.py", "index.json"} == {path.name for path in copied}
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in copied)
+
+
+def test_wheels_are_asked_for_by_the_machine_and_our_versions(tmp_path: Path) -> None:
+    """pip is told the machine's Python, and the versions of constraints.txt, and to build nothing."""
+    archives, wheels = freight.downloads(tmp_path)
+
+    assert {"--only-binary", "3.12", "constraints.txt", *WHEELS} <= set(wheels)
+    assert {"--no-binary", "--no-deps", "mamba-ssm==2.3.2.post1", "causal-conv1d==1.7.0"} <= set(archives)
 
 
 def entry(part: str, name: str, backend: str = "", case: str = "", run: Callable[[], Any] = dict) -> Entry:
