@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import mmap
 import os
 import sys
@@ -115,6 +116,7 @@ def need_baseline(plan: Plan, seconds: float = 15) -> None:
     """Wait for the baseline's modules. Raises SkippedError or PostponedError if they cannot be used."""
     for name in EXTENSIONS:
         jobs.wait_for(plan.jobs, name, seconds)
+    importlib.invalidate_caches()  # the folders were empty, or absent, when this process looked first
     reason = mamba_ssm.unavailable(plan.device)
     if reason is not None:
         raise SkippedError(reason)

@@ -68,7 +68,7 @@ def _fused(plan: Plan, name: str, dtype: torch.dtype, images: int, changes: dict
     length = TWO_PIECES if plan.dry_run and "chunks" in changes else 0
     with fused.launched_with(**changes) if changes else nullcontext(), fused.tiles() as seen:
         error = fused.largest_error(plan, name, dtype, 1 if plan.dry_run else images, length)
-    return {"relative": error, "tiles": sorted(seen), "ok": error <= SLACK * tolerance(plan.device, dtype)}
+    return {"relative": error, "tiles": sorted(seen), "ok": error <= tolerance(plan.device, dtype)}
 
 
 def _repeats(plan: Plan, name: str) -> Entry:

@@ -73,7 +73,10 @@ def reason_of(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, subprocess.CalledProcessError):
         text += "".join(f"\n{_text(output)[-LONGEST_REASON // 2 :]}" for output in (error.stdout, error.stderr))
-    return text.strip()[:LONGEST_REASON]
+    text = text.strip()
+    if len(text) <= LONGEST_REASON:
+        return text
+    return f"{text[: LONGEST_REASON // 4]} ... {text[-3 * LONGEST_REASON // 4 :]}"  # a log says why at its end
 
 
 def why_not(entry: Entry, checks: Sequence[Entry], recorded: Callable[[Entry], Values]) -> Values | None:

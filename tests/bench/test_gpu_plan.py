@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import build, child, freight, jobs, parts
+from bench.gpu import build, child, freight, fused, jobs, parts
 from bench.gpu.__main__ import main
 from bench.gpu.build import EXTENSIONS
-from bench.gpu.cases import Plan
+from bench.gpu.cases import Plan, random_model
 from bench.gpu.entry import CHECK, Entry, PostponedError, SkippedError, attempt, why_not
 from bench.gpu.freight import WHEELS, fits_python, weigh
 from bench.gpu.parts import PARTS, TOTAL_S
@@ -198,6 +198,21 @@ def test_an_entry_that_raises_becomes_a_status_and_a_reason(error: BaseException
     found = attempt(entry("models", "raises", run=run))
     assert status == found["status"]
     assert reason in found["reason"]
+
+
+@pytest.mark.parametrize(("factor", "ok"), [(1.0, True), (1.001, False), (float("nan"), False)])
+def test_fused_layers_that_are_off_fail_their_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, ok: bool
+) -> None:
+    """The check measures: a thousandth too much in float32, or values that are not finite, are wrong."""
+    dry = Plan(dry_run=True, work=tmp_path, results=tmp_path)
+    config = dry.config("tiny", num_classes=0)
+    vim = random_model(config, dry.device)
+    tokens = torch.randn(1, config.seq_len, config.embed_dim)
+    monkeypatch.setattr(fused, "encoder", lambda *_: (vim, lambda x: factor * vim.encode(x), tokens))
+    checks = [one for one in PARTS[0].of(dry) if one.name == "triton: fused layers, tiny float32, small tile"]
+
+    assert ok is checks[0].run()["ok"]
 
 
 def test_a_lost_device_ends_the_process_behind_the_entry(
