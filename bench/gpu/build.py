@@ -10,6 +10,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,9 @@ def unpack(extension: Extension, archives: Path, folder: Path) -> list[Path]:
 def environment() -> dict[str, str]:
     """Return the environment for torch's build; torch reads it when its build tools are imported."""
     home = cuda_home()
-    return os.environ | ({"CUDA_HOME": home} if home else {}) | {"TORCH_CUDA_ARCH_LIST": ARCHITECTURE}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # ninja is beside Python
+    own = {"TORCH_CUDA_ARCH_LIST": ARCHITECTURE, "PATH": path}
+    return os.environ | ({"CUDA_HOME": home} if home else {}) | own
 
 
 def cuda_home() -> str | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
 from bench.gpu import fused
-from bench.gpu.cases import Plan, case, choice
+from bench.gpu.cases import Plan, case, choice, need_baseline
 from bench.gpu.entry import KERNELS, Entry, Values
 from bench.gpu.timing import Clock
 
+LENGTHS = (197, 256)  # the second fills its blocks
 # Microseconds by a model of the H200, never measured: in_proj, project, scan, out_project.
 EXPECTED_US = {
     ("tiny", 1): (5, 6, 55, 8),
@@ -42,18 +44,22 @@ def entries(plan: Plan) -> list[Entry]:
         for name in plan.widths
         for kernel in fused.KERNELS
     ]
-    return found + [
-        Entry(
-            KERNELS,
-            f"scan {scan} alone, tiny, batch {images}",
-            partial(_scan, plan, scan, images),
-            1,
-            scan,
-            case("tiny", torch.float16),
-        )
-        for scan in ("triton", "mamba_ssm")
-        for images in plan.small_and_large
-    ]
+    return (
+        found
+        + [
+            Entry(
+                KERNELS,
+                f"scan {scan} alone, tiny, batch {images}",
+                partial(_scan, plan, scan, images),
+                1,
+                scan,
+                case("tiny", torch.float16),
+            )
+            for scan in ("triton", "mamba_ssm")
+            for images in plan.small_and_large
+        ]
+        + [_theirs(plan, length, images) for length in LENGTHS for images in plan.small_and_large]
+    )
 
 
 def in_graph(plan: Plan, work: Callable[[], object]) -> Values:
@@ -86,6 +92,26 @@ def _kernel(plan: Plan, kernel: str, name: str, images: int) -> Values:
 def _expected(kernel: str, name: str, images: int) -> float | None:
     row = EXPECTED_US.get((name, images))
     return dict(zip(fused.KERNELS[1:], row, strict=True)).get(kernel) if row else None
+
+
+def _theirs(plan: Plan, length: int, images: int) -> Entry:
+    """The baseline's kernel with nothing around it, both directions as two groups of channels."""
+
+    def run() -> Values:
+        need_baseline(plan)
+        fwd = importlib.import_module("selective_scan_cuda").fwd
+        config = plan.config("tiny")
+        E, N, tokens = 2 * config.d_inner, config.d_state, config.seq_len if plan.dry_run else length
+        u, delta, A, B, C, D, bias = (
+            torch.randn(shape, device=plan.device)
+            for shape in ((images, E, tokens),) * 2 + ((E, N),) + ((images, 2, N, tokens),) * 2 + ((E,),) * 2
+        )
+        u, delta, B, C = (x.half() for x in (u, delta, B, C))
+        rates = -torch.exp(A)
+        return in_graph(plan, lambda: fwd(u, delta, rates, B, C, D, None, bias, True))
+
+    of = case("tiny", torch.float16)
+    return Entry(KERNELS, f"selective_scan_cuda alone, {length} tokens, batch {images}", run, 0.6, "mamba_ssm", of)
 
 
 def _scan(plan: Plan, scan: str, images: int) -> Values:

@@ -15,7 +15,9 @@ def table(data: Data) -> str:
     parts = [_models(data.get(HEADLINE, {}) | data.get(MODELS, {})), _kernels(data.get(KERNELS, {}))]
     parts.append(_service(data.get(SERVICE, {})))
     found = [part for part in parts if part]
-    return "\n\n".join([*found, _where(data["about"])]) + "\n" if found else ""
+    if not found or "about" not in data:  # where no process has started, nothing is known of the machine
+        return ""
+    return "\n\n".join([*found, _where(data["about"])]) + "\n"
 
 
 def _models(models: Data) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import build, child, freight, fused, jobs, parts
+from bench.gpu import build, child, faults, freight, fused, jobs, parts
 from bench.gpu.__main__ import main
 from bench.gpu.build import EXTENSIONS
-from bench.gpu.cases import Plan, random_model
+from bench.gpu.cases import Plan, prepare, random_model
 from bench.gpu.entry import CHECK, Entry, PostponedError, SkippedError, attempt, why_not
 from bench.gpu.freight import WHEELS, fits_python, weigh
 from bench.gpu.parts import PARTS, TOTAL_S
@@ -88,6 +89,26 @@ def test_what_is_timed_is_checked_in_every_way(plan: Plan) -> None:
         for way in ("small tile", "64-row tile", "pieces", "batch of 64")
     }
     assert wanted <= set(names(plan, CHECK))
+
+
+def test_a_real_run_has_no_faults(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults are put into a dry run only, whatever the environment says."""
+    monkeypatch.setenv(faults.VARIABLE, "raise:RuntimeError headline")
+    dry = Plan(dry_run=True, work=plan.work, results=plan.results)
+    with pytest.raises(RuntimeError, match="illegal memory"):
+        PARTS[1].of(dry)[0].run()
+
+    monkeypatch.setattr(faults, "applied", lambda _: pytest.fail("a fault in a real run"))
+    assert HEADLINE == [entry.name for entry in PARTS[1].of(plan)]
+
+
+def test_float32_is_exact_before_anything_is_checked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is off in every process, also where no runner has switched it off."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    prepare(plan)
+
+    assert (False, False) == (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
 
 
 def test_the_plan_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
