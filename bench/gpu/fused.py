@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -34,16 +37,15 @@ class Layer:
     dbc: Tensor  # (2, B, L, 32 + R') float32
     y: Tensor  # (2, B, L, E)
 
-    def launches(self) -> dict[str, Callable[[], object]]:
-        """Return the layer's launches by name."""
+    def launches(self, pieces: int | None = None) -> dict[str, Callable[[], object]]:
+        """Return the layer's launches by name; the scan in so many pieces, or in those that are served."""
         from model.backends.triton import launch
 
         device = launch.Device.of(self.device)
         residual = self.tokens.float()
 
         def scan() -> Tensor:
-            pieces = launch.chunks(self.xz.shape[1], launch.programs(self.xz), device.processors)
-            return launch.scan(self.xz, self.dbc, self.weights, pieces)
+            return launch.scan(self.xz, self.dbc, self.weights, pieces or self._pieces())
 
         return {
             "first_norm": lambda: launch.first_norm(self.tokens, self.norm, EPSILON),
@@ -55,9 +57,15 @@ class Layer:
             ),
         }
 
+    def _pieces(self) -> int:
+        from model.backends.triton import launch
 
-# The function of `launch` that chooses the tile of a kernel.
-CHOOSERS = {"project": "project_tile", "out_project": "out_tile"}
+        device = launch.Device.of(self.device)
+        if plan := getattr(launch, "plan", None):
+            return int(plan(self.xz, self.tokens.shape[-1], device).pieces)
+        return launch.chunks(self.xz.shape[1], launch.programs(self.xz), device.processors)
+
+
 KERNELS = ("first_norm", "in_proj", "project", "scan", "out_project")
 
 
@@ -110,18 +118,23 @@ def exact(plan: Plan, vim: Vim) -> Vim:
 
 @contextmanager
 def launched_with(**changes: Any) -> Iterator[None]:
-    """Replace names of `model.backends.triton.launch`. Raises AttributeError for a name that it does not have."""
+    """Replace names of `launch`, or of `tiles` beside it. Raises AttributeError for a name that neither has."""
+    with ExitStack() as stack:
+        for name, value in changes.items():
+            stack.enter_context(mock.patch.object(_home(name), name, value))
+        yield
+
+
+def chooser(kernel: str) -> str:
+    """Return the name of the function that chooses the tile of a kernel."""
     from model.backends.triton import launch
 
-    with mock.patch.multiple(launch, **changes):
-        yield
+    return "tile" if hasattr(launch, "tile") else {"project": "project_tile", "out_project": "out_tile"}[kernel]
 
 
 @contextmanager
 def tiles() -> Iterator[set[str]]:
-    """Note the tiles that `launch` chooses: a check of the large one must have seen it."""
-    from model.backends.triton import launch
-
+    """Note the tiles that are chosen: a check of the large one must have seen it."""
     seen: set[str] = set()
 
     def noting(choose_tile: Callable[..., object]) -> Callable[..., object]:
@@ -132,5 +145,13 @@ def tiles() -> Iterator[set[str]]:
 
         return chosen
 
-    with launched_with(**{name: noting(getattr(launch, name)) for name in CHOOSERS.values()}):
+    names = {chooser(kernel) for kernel in ("project", "out_project")}
+    with launched_with(**{name: noting(getattr(_home(name), name)) for name in names}):
         yield seen
+
+
+def _home(name: str) -> ModuleType:
+    from model.backends.triton import launch
+
+    beside = importlib.util.find_spec("model.backends.triton.tiles")
+    return launch if hasattr(launch, name) or beside is None else importlib.import_module(beside.name)
