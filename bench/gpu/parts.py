@@ -42,11 +42,11 @@ def _kernels_and_counters(plan: Plan) -> list[Entry]:
 
 
 PARTS = (
-    Part(CHECK, 135, _facts_and_checks, warm=12, warm_seconds=35),
-    Part(HEADLINE, 75, models.headline),
-    Part(KERNELS, 62, _kernels_and_counters),
-    Part(SWEEP, 45, sweep.entries, warm=12, warm_seconds=30),
-    Part(MODELS, 50, models.entries),
+    Part(CHECK, 130, _facts_and_checks, warm=12, warm_seconds=35),
+    Part(HEADLINE, 72, models.headline),
+    Part(KERNELS, 56, _kernels_and_counters),
+    Part(SWEEP, 60, sweep.entries, warm=12, warm_seconds=20),
+    Part(MODELS, 49, models.entries),
     Part(SERVICE, 110, served.entries),
 )
 
