@@ -1,88 +1,118 @@
-"""Build the baseline, check, time: python -m bench.gpu --out bench/results/gpu.json
+"""Build the baseline, check, time: python -m bench.gpu --out bench/results
 
-    --only build,check,kernels,models    parts to run, in this order; each ends within --seconds
-    --dry-run                            on a CPU, in miniature, with stand-ins for the compiled kernels; into
-                                         build/bench/gpu-dry-run.json unless --out says otherwise
+    --plan          print the parts, their entries and seconds, and what travels; status 1 if that does not fit
+    --dry-run       go through everything on a CPU, in miniature, with stand-ins for the compiled kernels; the results
+                    go to build/bench/gpu-dry-run unless --out says otherwise
+    --table FILE    print the table of a file of results
 
-Entries that the result file already has are not computed again. Exit status: 0 done, 1 a check failed, 3 out of time.
+--out is a file or a folder for gpu.json and what else is kept; the file is replaced after every entry. What it holds as
+good is not done again, so the same command goes on. Exit status: 0 done, 1 something failed, 3 out of time.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from bench.gpu import build, checks, kernels, models, standins
+from bench.gpu import child, supervise
 from bench.gpu.cases import Plan
-from bench.gpu.record import OutOfTime, Record
+from bench.gpu.entry import CHECK, FAILED, POSTPONED
+from bench.gpu.freight import CARRIED, GOLDEN, weigh
+from bench.gpu.parts import PARTS, TOTAL_S, Part, described
+from bench.gpu.record import Record
 from bench.gpu.table import table
-from bench.gpu.timing import Clock
 
-PARTS = ("build", "check", "kernels", "models")
 UNFINISHED = 3
-RESULTS = Path("bench/results/gpu.json")
-DRY_RESULTS = Path("build/bench/gpu-dry-run.json")  # a real run never reads it
+RESULTS, DRY_RESULTS = Path("bench/results"), Path("build/bench/gpu-dry-run")  # a real run never reads the second
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts; returns the exit status."""
     options = _parser().parse_args(arguments)
-    options.out = options.out or (DRY_RESULTS if options.dry_run else RESULTS)
-    plan = _plan(dry_run=options.dry_run)
-    status = 0
-    for part in PARTS:
-        if part in options.only.split(","):
-            record = Record(options.out, options.seconds, dry_run=plan.dry_run)
-            try:
-                _run(part, plan, record, options)
-            except OutOfTime:
-                print(f"{part}: time is up, run again to go on", flush=True)
-                status = UNFINISHED
-            if failed := checks.failed(record):
-                print("failed: " + "; ".join(failed), flush=True)
-                return 1
-    print(table(record.data), flush=True)
-    return status
+    if options.table:
+        print(table(json.loads(options.table.read_text(encoding="utf-8"))))
+        return 0
+    path = _results(options)
+    plan = _plan(options, path)
+    if options.plan:
+        weighed = weigh(options.sources)
+        print(described(plan, weighed))
+        return int(bool(weighed.problems))
+    if options.child or options.warm:
+        return _child(plan, options, path)
+    return _parent(plan, options, path)
 
 
-def _run(part: str, plan: Plan, record: Record, options: argparse.Namespace) -> None:
-    clock = Clock(plan.device, 3, 0.01) if plan.dry_run else Clock(plan.device)
-    if part == "build":
-        build.run(plan, record, options.sources, options.target)
-    elif part == "check":
-        checks.run(plan, record, options.golden)
-    elif part == "kernels":
-        kernels.run(plan, record, clock)
-    else:
-        models.run(plan, record, clock)
+def _parent(plan: Plan, options: argparse.Namespace, path: Path) -> int:
+    if not plan.dry_run:
+        _need_device()
+    parts = [part for part in PARTS if part.name in options.only.split(",")]
+    shared = [f"--out={path}", f"--work={plan.work}", f"--golden={options.golden}", *["--dry-run"] * plan.dry_run]
+    orders = supervise.Orders(tuple(shared), options.sources, plan.work, plan.dry_run)
+    record = supervise.run(parts, plan, orders, path, options.seconds)
+    counts = Counter(record.status(entry) for part in parts for entry in part.of(plan))
+    print(table(record.data))
+    print(", ".join(f"{count} {status}" for status, count in counts.items()), flush=True)
+    return 1 if counts[FAILED] else UNFINISHED if counts[POSTPONED] else 0
 
 
-def _plan(*, dry_run: bool) -> Plan:
-    if dry_run:
-        standins.install()
-        return Plan(torch.device("cpu"), dry_run=True)
+def _child(plan: Plan, options: argparse.Namespace, path: Path) -> int:
+    child.start(plan)
+    entries, checks = (_part(name).of(plan) for name in (options.child or options.warm, CHECK))
+    if options.warm:
+        share, of = map(int, options.share.split("/"))
+        child.warm(entries, Record(path), share, of, options.until)
+        return 0
+    try:
+        return child.run(plan, entries, checks, Record(path), options.until)
+    except SystemExit as error:
+        print(error, file=sys.stderr, flush=True)
+        return supervise.REFUSED
+
+
+def _part(name: str) -> Part:
+    return next(part for part in PARTS if part.name == name)
+
+
+def _results(options: argparse.Namespace) -> Path:
+    out: Path = options.out or (DRY_RESULTS if options.dry_run else RESULTS)
+    return out if out.suffix == ".json" else out / "gpu.json"
+
+
+def _plan(options: argparse.Namespace, path: Path) -> Plan:
+    work = options.work or (path.parent / "work" if options.dry_run else Path(tempfile.gettempdir()) / "vim-bench-gpu")
+    found = options.golden if all((options.golden / name).exists() for name in GOLDEN) else None
+    return Plan(options.dry_run, work.resolve(), path.parent, found)
+
+
+def _need_device() -> None:
+    import torch
+
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here; --dry-run goes through everything without one")
-    return Plan(torch.device("cuda", 0), dry_run=False)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS))
-    parser.add_argument("--seconds", type=float, default=480, help="longest time for one part")
+    parser.add_argument("--only", default=",".join(part.name for part in PARTS), help="parts to run")
+    parser.add_argument("--seconds", type=float, default=TOTAL_S, help="longest time for everything")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--golden", type=Path, help="the folder of golden data; without it those checks are left out")
-    parser.add_argument("--sources", type=Path, default=Path(".carry"), help="folder of the two .tar.gz to build")
-    parser.add_argument("--target", type=Path, default=Path("/tmp/vim-bench-kernels"), help="where they are built to")
+    parser.add_argument("--sources", type=Path, default=CARRIED, help="folder of the .tar.gz to build and of wheels/")
+    parser.add_argument("--golden", type=Path, default=CARRIED / "golden", help="a copy of the golden data")
+    parser.add_argument("--work", type=Path, help="folder of what is built and cached")
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--table", type=Path)
+    for hidden in ("--child", "--warm", "--share"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     return parser
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)  # page-locked memory and graphs need no clean-up
+    child.leave(main())

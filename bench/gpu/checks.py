@@ -1,107 +1,86 @@
-"""Checks that the results are right on this device, before anything is timed. Each entry says whether it is `ok`."""
+"""Checks that the results are right on this device, each against float64 or bit for bit."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from bench.gpu.cases import Plan, random_model, runner, slots
-from bench.gpu.record import Entry, Record
+from bench.gpu import fused, golden
+from bench.gpu.cases import Plan, case, choice, need_baseline, random_model, runner, short, slots
+from bench.gpu.entry import CHECK, Entry, Values
 from bench.gpu.reference import Reference
-from model.backends import mamba_ssm
-from model.backends.selftest import TOLERANCE, example_inputs
-from model.config import VimConfig
-from model.runtime.cuda.precision import in_precision
+from model.backends import reference
+from model.backends.fusion import SLACK
+from model.backends.selftest import TOLERANCE, example_inputs, relative_error, tolerance
 from model.runtime.cuda.runner import CudaRunner
 from model.runtime.pixel_model import PARTS
-from model.scan import choose
-from model.vim import Vim
 
-LOGITS = 1e-3  # float32 on the device, TF32 off
-COSINE = 0.9999  # float16
-COMPANY = {torch.float32: 1e-5, torch.float16: 1e-2}  # of the largest value: alone against in a full batch
-
-
-def run(plan: Plan, record: Record, golden: Path | None) -> None:
-    """Run all checks that are not in the record yet."""
-    name, config = next(iter(plan.configs.items()))
-    for scan in plan.scans:
-        checks: dict[str, Callable[[], Entry]] = {
-            f"{scan}: float32 logits, {name}, against the reference's wiring": partial(_wiring, plan, scan, config)
-        }
-        for dtype in COMPANY:
-            checks[f"{scan}: {dtype}, {name}: graph, padding, company"] = partial(_batches, plan, scan, config, dtype)
-        for short in _golden_names(golden):
-            checks[f"{scan}: golden {short}"] = partial(_golden, plan, scan, golden, short)
-        if scan != "mamba_ssm" and "mamba_ssm" in plan.scans:
-            for dtype in (*COMPANY, torch.bfloat16):
-                title = f"{scan}: scan in {dtype} against mamba_ssm's, {name}"
-                checks[title] = partial(_scans, plan, scan, config, dtype)
-        for title, check in checks.items():
-            if not record.has("check", title):
-                record.check_time()
-                record.put("check", title, check())
+COSINE = 0.9999  # autocast
+COMPANY = {torch.float16: 1e-2, torch.float32: 1e-5}  # of the largest value: alone against in a full batch
+FEW = 3
+TWO_PIECES = 17  # tokens; a piece has 16
+# The plans of `launch.variants`, which together run every tile and every way through the fused layers.
+WAYS = ("few rows", "most pieces", "many rows, two pieces", "out_proj by cuBLAS")
 
 
-def failed(record: Record) -> list[str]:
-    """Return the checks that failed."""
-    return [name for name, entry in record.data.get("check", {}).items() if not entry["ok"]]
+def entries(plan: Plan) -> list[Entry]:
+    """Return all checks, those of the headline's case first, those that wait for the baseline last."""
+    gold = golden.entries(plan)
+    found: list[Entry] = []
+    for dtype in COMPANY:
+        for name in plan.widths:
+            found += _of_fused_layers(plan, name, dtype)
+            found += [_repeats(plan, name)] if dtype == torch.float16 else []
+            found += [entry for entry in gold if entry.case == case(name, dtype)]
+            if name == "tiny":
+                title = f"triton: graph, padding, company, tiny {short(dtype)}"
+                found.append(_check(title, "triton", dtype, _batches, plan))
+    return found + _of_the_baseline(plan)
 
 
-def _wiring(plan: Plan, scan: str, config: VimConfig) -> Entry:
-    """Ours and the baseline compute the same, so their times can be compared."""
-    size = config.image_size
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(plan.device)
-    expected = Reference(random_model(config, plan.device), autocast=False)(images)
-    found = _logits(in_precision(random_model(config, plan.device), scan, torch.float32), images)
-    error = float((found - expected).abs().max())
-    return {"max_abs": error, "ok": error <= LOGITS}
+def _check(name: str, backend: str, dtype: torch.dtype, run: Callable[..., Values], plan: Plan) -> Entry:
+    return Entry(CHECK, name, partial(run, plan, backend, dtype), 5, backend, case("tiny", dtype))
 
 
-def _golden_names(golden: Path | None) -> list[str]:
-    if golden is None:
-        return []
-    return sorted(json.loads((golden / "full" / "index.json").read_text())["cases"])
+def _of_fused_layers(plan: Plan, name: str, dtype: torch.dtype) -> list[Entry]:
+    of = case(name, dtype)
+    small, large = FEW, plan.small_and_large[1]
+    ways: list[tuple[str, int, int | None]] = [(way, small, index) for index, way in enumerate(WAYS)]
+    ways.append((f"batch of {large}", large, None))
+    return [
+        Entry(
+            CHECK, f"triton: fused layers, {of}, {way}", partial(_fused, plan, name, dtype, n, index), 1, "triton", of
+        )
+        for way, n, index in ways
+    ]
 
 
-def _golden(plan: Plan, scan: str, golden: Path | None, short: str) -> Entry:
-    """Compare with the reference's numbers for its generated weights: float32 logits, float16 cosine and top class."""
-    assert golden is not None
-    make = _make_weights(golden)
-    manifest = json.loads((golden / "manifest.json").read_text())["models"]
-    entry = next(model for model in manifest.values() if model["short"] == short)
-    arrays = make.make_state_dict(entry["state_dict"], make.FULL_SEED)
-    tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
-    config = VimConfig.from_reference(**entry["resolved_kwargs"])
-    images = torch.from_numpy(make.make_input(100, 2, 224, 224)).to(plan.device)
-    expected = torch.from_numpy(np.load(golden / "full" / f"{short}.npz")["logits"]).to(plan.device)
-
-    def model() -> Vim:
-        vim = Vim(config, choose("torch", plan.device).fn).eval().requires_grad_(False)
-        vim.load_state_dict(tensors)
-        return vim.to(plan.device)
-
-    exact = _logits(in_precision(model(), scan, torch.float32), images)
-    narrow = _logits(in_precision(model(), scan, torch.float16), images)
-    error = float((exact - expected).abs().max())
-    cosine = float(F.cosine_similarity(narrow.double(), expected.double(), dim=-1).min())
-    same = bool((narrow.argmax(-1) == expected.argmax(-1)).all())
-    ok = error <= LOGITS and cosine >= COSINE and same
-    return {"float32_max_abs": error, "float16_cosine": cosine, "float16_same_first_class": same, "ok": ok}
+def _fused(plan: Plan, name: str, dtype: torch.dtype, images: int, variant: int | None) -> Values:
+    length = TWO_PIECES if plan.dry_run and variant else 0
+    error = fused.largest_error(plan, name, dtype, 1 if plan.dry_run else images, length, variant)
+    return {"relative": error, "ok": error <= tolerance(plan.device, dtype)}
 
 
-def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
+def _repeats(plan: Plan, name: str) -> Entry:
+    @torch.inference_mode()
+    def run() -> Values:
+        _, encode, tokens = fused.encoder(plan, name, torch.float16, plan.small_and_large[1])
+        first = encode(tokens)
+        same = sum(bool(torch.equal(encode(tokens), first)) for _ in range(plan.repeats))
+        return {"runs": plan.repeats, "the_same": same, "ok": same == plan.repeats}
+
+    of = case(name, torch.float16)
+    return Entry(CHECK, f"triton: the same bits every time, {of}", run, 1, "triton", of)
+
+
+def _batches(plan: Plan, scan: str, dtype: torch.dtype) -> Values:
     """The graph equals the kernels bit for bit, padding changes nothing, and the batch size changes little."""
-    largest = 4 if plan.dry_run else 8
+    largest = 2 if plan.dry_run else 8
+    config = plan.config("tiny")
     pixels = slots(2 * largest, config.image_size[0])
     ours = runner(plan, random_model(config, plan.device), scan, dtype, pixels, largest)
     few = list(range(largest - 1))
@@ -125,17 +104,9 @@ def _batches(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> En
         "company": company,
         "graphs": ours.graphs,
         "pixels": ours.page_lock,
+        "path": ours.vim.scan_choice.path if ours.vim.scan_choice else "",
         "ok": same_bits and padding and company <= COMPANY[dtype],
     }
-
-
-def _scans(plan: Plan, scan: str, config: VimConfig, dtype: torch.dtype) -> Entry:
-    """Compare our kernel with mamba-ssm's, at the model's own widths."""
-    inputs = [x.to(plan.device) for x in example_inputs(config, dtype)]
-    expected = mamba_ssm.scan(*inputs).double()
-    found = choose(scan, plan.device).fn(*inputs).double()
-    error = float((found - expected).abs().max() / expected.abs().max())
-    return {"relative": error, "ok": error <= 2 * max(TOLERANCE[dtype], 1e-4)}
 
 
 def _rows(ours: CudaRunner, indices: list[int]) -> dict[str, np.ndarray]:
@@ -143,17 +114,37 @@ def _rows(ours: CudaRunner, indices: list[int]) -> dict[str, np.ndarray]:
     return {part: getattr(rows, part) for part in PARTS}
 
 
+def _of_the_baseline(plan: Plan) -> list[Entry]:
+    scans = [
+        Entry(CHECK, f"mamba_ssm: scan, {of}", partial(_scan, plan, name, torch.float16), 3, "mamba_ssm", of)
+        for name in plan.widths
+        for of in (case(name, torch.float16),)
+    ]
+    wirings = [
+        Entry(CHECK, f"reference {kind}: logits", partial(_wiring, plan, kind), 4, "reference", kind)
+        for kind in ("float32", "autocast")
+    ]
+    name = f"mamba_ssm: graph, padding, company, {case('tiny', torch.float16)}"
+    return [*wirings, *scans, _check(name, "mamba_ssm", torch.float16, _batches, plan)]
+
+
 @torch.inference_mode()
-def _logits(vim: Vim, images: Tensor) -> Tensor:
-    logits: Tensor = vim(images.to(vim.patch_embed.proj.weight.dtype))
-    return logits.float()
+def _wiring(plan: Plan, kind: str) -> Values:
+    """The baseline's logits against plain torch in float64."""
+    need_baseline(plan)
+    config = plan.config("tiny")
+    vim = random_model(config, plan.device)
+    images = torch.randn(2, 3, *config.image_size, generator=torch.Generator().manual_seed(1)).to(plan.device)
+    found = Reference(vim, autocast=kind == "autocast")(images).double()
+    expected = fused.exact(plan, vim)(images.double())
+    error = float((found - expected).abs().max() / expected.abs().max())
+    cosine = float(F.cosine_similarity(found, expected, dim=-1).min())
+    ok = error <= tolerance(plan.device, torch.float32) * SLACK if kind == "float32" else cosine >= COSINE
+    return {"relative": error, "cosine": cosine, "ok": ok}
 
 
-def _make_weights(golden: Path) -> ModuleType:
-    """Import the golden data's weight generator."""
-    spec = importlib.util.spec_from_file_location("make_weights", golden / "make_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _scan(plan: Plan, name: str, dtype: torch.dtype) -> Values:
+    scan = choice(plan, "mamba_ssm").fn
+    inputs = [x.to(plan.device) for x in example_inputs(plan.config(name), dtype)]
+    error = relative_error(scan(*inputs), reference.scan(*(x.double() for x in inputs)).cpu())
+    return {"relative": error, "ok": error <= TOLERANCE[dtype]}

@@ -1,97 +1,129 @@
-"""Each scan and convolution alone, compared with two limits of the chip: memory traffic and exponentials."""
+"""Each fused kernel alone, beside the time that a model of the chip expects; and the baseline's scan alone."""
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
 
-from bench.gpu.cases import Plan
-from bench.gpu.record import Entry, Record
+from bench.gpu import fused
+from bench.gpu.cases import Plan, case, choice, need_baseline
+from bench.gpu.entry import KERNELS, Entry, Values
 from bench.gpu.timing import Clock
-from model.backends import mamba_ssm
-from model.config import VimConfig
-from model.scan import choose
 
-# Exponentials per clock and multiprocessor (MUFU), sm_80 to sm_90.
-EXP_PER_CLOCK = 16
-COPY_BYTES = 1 << 30
-
-
-def run(plan: Plan, record: Record, clock: Clock) -> None:
-    """Time every backend at every configuration, for the smallest and a large batch, in float16."""
-    if not record.has("kernels", "copy"):
-        record.put("kernels", "copy", _copy(plan, clock))
-    bytes_per_s = record.data["kernels"]["copy"]["bytes_per_s"]
-    for name, config in plan.configs.items():
-        for images in (1, 8 if config.seq_len > 2000 else plan.batches[-2]):
-            for title, work, moved, exps in _kernels(plan, config, images):
-                full = f"{title}, {name}, batch {images}"
-                if record.has("kernels", full):
-                    continue
-                record.check_time()
-                entry = clock.measure(work)
-                limits = {"bytes_ms": round(1000 * moved / bytes_per_s, 4), "exp_ms": _exp_ms(plan, exps)}
-                record.put("kernels", full, entry | limits)
+LENGTHS = (197, 256)  # the second fills its blocks
+# Microseconds by a model of the H200, never measured: in_proj, project, scan, out_project.
+EXPECTED_US = {
+    ("tiny", 1): (5, 6, 55, 8),
+    ("tiny", 8): (6, 7, 63, 9),
+    ("tiny", 64): (12, 16, 78, 16),
+    ("tiny", 128): (22, 32, 134, 32),
+    ("small", 1): (6, 8, 63, 12),
+    ("small", 64): (27, 30, 153, 30),
+    ("base", 1): (8, 20, 63, 42),
+    ("base", 64): (92, 55, 324, 155),
+}
 
 
-def _kernels(plan: Plan, config: VimConfig, images: int) -> list[tuple[str, Callable[[], object], int, int]]:
-    """Return title, work, bytes that it must move, and exponentials that it must compute."""
-    inputs = _inputs(plan, config, images)
-    u, _, A, _, _, _, z, _ = inputs
-    scan_bytes = sum(x.nbytes for x in inputs) + z.nbytes
-    x, weight, bias = z, torch.randn(2, config.d_inner, 4, device=plan.device), torch.randn(2, config.d_inner)
-    weight, bias = weight.to(u.dtype), bias.to(plan.device, u.dtype)
-    found: list[tuple[str, Callable[[], object], int, int]] = []
-    for name in plan.scans:
-        choice = choose(name, plan.device)
-        found.append((f"scan {name}", partial(choice.fn, *inputs), scan_bytes, u.numel() * A.shape[2]))
-        found.append((f"convolution {name}", partial(choice.conv, x, weight, bias), 3 * x.nbytes, u.numel()))
-    if "mamba_ssm" in plan.scans:
-        found.append(("scan mamba_ssm, not padded", lambda: _unpadded(inputs), scan_bytes, u.numel() * A.shape[2]))
-    return found
+def entries(plan: Plan) -> list[Entry]:
+    """Return every kernel at every batch and width, the headline's batches first, then the scans alone."""
+    few, many = plan.small_and_large
+    batches = [many, few, *(images for images in plan.batches if images not in (few, many))]
+    found = [
+        Entry(
+            KERNELS,
+            f"{kernel}, {name}, batch {images}",
+            partial(_kernel, plan, kernel, name, images),
+            0.6,
+            "triton",
+            case(name, torch.float16),
+        )
+        for images in batches
+        for name in plan.widths
+        for kernel in fused.KERNELS
+    ]
+    return (
+        found
+        + [
+            Entry(
+                KERNELS,
+                f"scan {scan} alone, tiny, batch {images}",
+                partial(_scan, plan, scan, images),
+                1,
+                scan,
+                case("tiny", torch.float16),
+            )
+            for scan in ("triton", "mamba_ssm")
+            for images in plan.small_and_large
+        ]
+        + [_theirs(plan, length, images) for length in LENGTHS for images in plan.small_and_large]
+    )
 
 
-def _unpadded(inputs: list[Tensor]) -> Tensor:
-    """Scan at the original length, to measure the effect of padding."""
-    limit, mamba_ssm.PAD_AT_MOST = mamba_ssm.PAD_AT_MOST, 1.0
-    try:
-        return mamba_ssm.scan(*inputs)
-    finally:
-        mamba_ssm.PAD_AT_MOST = limit
+def in_graph(plan: Plan, work: Callable[[], object]) -> Values:
+    """Time one launch of many in a graph, in microseconds."""
+    accelerator = plan.accelerator()
+    stream = accelerator.stream()
+
+    def launch(times: int) -> None:
+        for _ in range(times):
+            work()
+
+    with torch.inference_mode():
+        accelerator.run(stream, lambda: launch(1))
+        accelerator.wait_and_free()
+        graph = accelerator.capture(stream, lambda: launch(plan.launches))
+        values = _clock(plan).measure(lambda: accelerator.replay(stream, graph), stream)
+    each = [round(1000 * ms / plan.launches, 2) for ms in (values["ms"], *values["quartiles_ms"])]
+    return {"us": each[0], "quartiles_us": each[1:], "launches": plan.launches, "runs": values["runs"]}
 
 
-def _inputs(plan: Plan, config: VimConfig, images: int) -> list[Tensor]:
-    """Random scan inputs of both directions in float16."""
+def _clock(plan: Plan) -> Clock:
+    return Clock(plan.device, 0, 2, 0.0) if plan.dry_run else Clock(plan.device, 2, 10, 0.1)
+
+
+def _kernel(plan: Plan, kernel: str, name: str, images: int) -> Values:
+    values = in_graph(plan, fused.layer(plan, name, images).launches()[kernel])
+    return values | {"model_us": _expected(kernel, name, images)}
+
+
+def _expected(kernel: str, name: str, images: int) -> float | None:
+    row = EXPECTED_US.get((name, images))
+    return dict(zip(fused.KERNELS[1:], row, strict=True)).get(kernel) if row else None
+
+
+def _theirs(plan: Plan, length: int, images: int) -> Entry:
+    """The baseline's kernel with nothing around it, both directions as two groups of channels."""
+
+    def run() -> Values:
+        need_baseline(plan)
+        fwd = importlib.import_module("selective_scan_cuda").fwd
+        config = plan.config("tiny")
+        E, N, tokens = 2 * config.d_inner, config.d_state, config.seq_len if plan.dry_run else length
+        u, delta, A, B, C, D, bias = (
+            torch.randn(shape, device=plan.device)
+            for shape in ((images, E, tokens),) * 2 + ((E, N),) + ((images, 2, N, tokens),) * 2 + ((E,),) * 2
+        )
+        u, delta, B, C = (x.half() for x in (u, delta, B, C))
+        rates = -torch.exp(A)
+        return in_graph(plan, lambda: fwd(u, delta, rates, B, C, D, None, bias, True))
+
+    of = case("tiny", torch.float16)
+    return Entry(KERNELS, f"selective_scan_cuda alone, {length} tokens, batch {images}", run, 0.6, "mamba_ssm", of)
+
+
+def _scan(plan: Plan, scan: str, images: int) -> Values:
+    """The scan of `model.scan` in both directions, with what the backend does around its kernel."""
+    config = plan.config("tiny")
     generator = torch.Generator(plan.device).manual_seed(0)
 
-    def normal(*shape: int) -> Tensor:
+    def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, device=plan.device)
 
     per_token, E, N = (2, images, config.seq_len), config.d_inner, config.d_state
     u, delta, B, C = (normal(*per_token, width).half() for width in (E, E, N, N))
-    return [u, delta, -torch.exp(normal(2, E, N)), B, C, normal(2, E), normal(*per_token[1:], E).half(), normal(2, E)]
-
-
-def _copy(plan: Plan, clock: Clock) -> Entry:
-    """Measure a copy, counting reads and writes: the limit of memory traffic."""
-    size = 1 << 20 if plan.dry_run else COPY_BYTES
-    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=plan.device)
-    target = torch.empty_like(source)
-    entry = clock.measure(lambda: target.copy_(source))
-    return entry | {"bytes_per_s": round(2 * size / (entry["ms"] / 1000))}
-
-
-def _exp_ms(plan: Plan, exps: int) -> float | None:
-    """Return milliseconds at the highest clock that the driver reports; None without a driver."""
-    if plan.device.type != "cuda":
-        return None
-    asked = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    megahertz = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    if not megahertz or not megahertz[0].isdigit():
-        return None
-    per_ms = EXP_PER_CLOCK * torch.cuda.get_device_properties(plan.device).multi_processor_count
-    return round(exps / (per_ms * 1000 * int(megahertz[0])), 4)
+    A, D, z, bias = -torch.exp(normal(2, E, N)), normal(2, E), normal(*per_token[1:], E).half(), normal(2, E)
+    function = choice(plan, scan).fn
+    return in_graph(plan, lambda: function(u, delta, A, B, C, D, z, bias))

@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.backends import mamba_ssm, reference
+from bench import deit
+from model.backends import fusion, mamba_ssm, reference, selftest
+from model.backends.triton import launch
+from model.backends.triton import support as triton_support
+from model.runtime.cuda import runner
 from model.runtime.cuda.accelerator import Array, Work
 
 
@@ -77,11 +81,23 @@ class Immediate:
 
 
 def install() -> None:
-    """Make modules with the signatures of mamba-ssm's and causal-conv1d's importable, and the scan available."""
+    """Make modules with the signatures of mamba-ssm's and causal-conv1d's importable, and all scans available.
+
+    Triton's kernels are interpreted, so self-tests and depths are made small.
+    """
     scan, conv = ModuleType("selective_scan_cuda"), ModuleType("causal_conv1d_cuda")
     scan.fwd, conv.causal_conv1d_fwd = _scan, _conv  # type: ignore[attr-defined]
     sys.modules |= {scan.__name__: scan, conv.__name__: conv}
-    mamba_ssm.unavailable = lambda device: None
+    mamba_ssm.unavailable = triton_support.unavailable = lambda device: None
+    selftest.IMAGES, selftest.MOST_TOKENS = 1, 2
+    fusion.IMAGES, fusion.TOKENS, fusion.LAYERS = 1, 2, 1
+    runner.TIMED, deit.DEPTH = 1, 1
+    vars(launch)["candidates"] = _candidates
+
+
+def _candidates(*_: Any) -> list[launch.Tile]:
+    """Two tiles that run and one that cannot."""
+    return [launch.Tile(tokens, 32, 4) for tokens in (16, 32, 24)]
 
 
 def _scan(*arguments: Any) -> list[Tensor]:

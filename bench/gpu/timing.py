@@ -1,4 +1,4 @@
-"""Time of one piece of work on a device: events around each run, the median of many, peak memory, out of memory."""
+"""Time of one piece of work on a device: events around each run, the median of many, reserved memory."""
 
 from __future__ import annotations
 
@@ -10,44 +10,41 @@ from typing import Any
 
 import torch
 
-from bench.gpu.record import Entry
+from bench.gpu.entry import Values
 
-WARM_UPS, LEAST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 1.0
+WARM_UPS, LEAST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 0.7
+SLOW_MS, LEAST_SLOW_RUNS = 1000, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How long to measure; a dry run measures only briefly."""
+    """How long to measure."""
 
     device: torch.device
+    warm_ups: int = WARM_UPS
     least_runs: int = LEAST_RUNS
     enough_s: float = ENOUGH_S
 
-    def measure(self, work: Callable[[], object], stream: Any = None) -> Entry:
-        """Return median and quartiles in milliseconds and peak memory in bytes, or that memory ran out.
+    def measure(self, work: Callable[[], object], stream: Any = None) -> Values:
+        """Return median and quartiles in milliseconds, and the bytes that torch reserves for all of the process.
 
         `stream` is the stream of the work, if it is not torch's current one.
         """
-        try:
-            return self._measure(work, stream)
-        except torch.OutOfMemoryError as error:
-            self._settle()
-            return {"out_of_memory": str(error).splitlines()[0]}
-
-    def _measure(self, work: Callable[[], object], stream: Any) -> Entry:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        for _ in range(WARM_UPS):
+        for _ in range(self.warm_ups):
             work()
         self._settle()
         runs: list[float] = []
         end = time.perf_counter() + self.enough_s
-        while len(runs) < self.least_runs or (len(runs) < MOST_RUNS and time.perf_counter() < end):
+        while len(runs) < self._least(runs) or (len(runs) < MOST_RUNS and time.perf_counter() < end):
             runs.append(self._once(work, stream))
         low, middle, high = statistics.quantiles(runs, n=4)
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        spread = [round(low, 4), round(high, 4)]
-        return {"ms": round(middle, 4), "quartiles_ms": spread, "runs": len(runs), "peak_bytes": peak}
+        values: Values = {"ms": round(middle, 4), "quartiles_ms": [round(low, 4), round(high, 4)], "runs": len(runs)}
+        if self.device.type == "cuda":
+            values["reserved_bytes"] = torch.cuda.memory_reserved(self.device)
+        return values
+
+    def _least(self, runs: list[float]) -> int:
+        return min(self.least_runs, LEAST_SLOW_RUNS) if runs and runs[0] > SLOW_MS else self.least_runs
 
     def _once(self, work: Callable[[], object], stream: Any) -> float:
         if self.device.type != "cuda":

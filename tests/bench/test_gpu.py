@@ -1,121 +1,235 @@
-"""The GPU benchmark's dry run goes through every part, resumes, and says so; the table holds what was recorded."""
+"""The GPU benchmark's dry run: one failure does not spoil the rest, and a run that was killed goes on."""
 
 from __future__ import annotations
 
 import json
-import os
+import signal
 import subprocess
-import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.gpu.build import command, environment
-from bench.gpu.record import Record
-from bench.gpu.table import table
+from bench.gpu.build import ROOT
+from bench.gpu.profile import REPORT
+from bench.gpu.sweep import TABLE
+from tests.bench import dry_gpu
 
-ROOT = Path(__file__).parents[2]
-
-
-def dry_run(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmark in a process of its own, because it replaces modules."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench.gpu",
-        "--dry-run",
-        "--out",
-        str(out),
-        "--sources",
-        str(out.parent),
-        *options,
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+pytestmark = pytest.mark.slow
+NO_TOOL = {"nvidia-smi", "ncu, one layer of tiny"}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a file of results."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+@dataclass(frozen=True)
+class Clean:
+    """A dry run without faults."""
+
+    sources: Path
+    out: Path
+    data: dict[str, Any]
+    output: str
 
 
-@pytest.mark.slow
-def test_a_dry_run_goes_through_every_part(tmp_path: Path) -> None:
-    """A dry run passes every check, times all models, and does not repeat parts that have results."""
-    out = tmp_path / "gpu.json"
-    (tmp_path / "causal_conv1d-1.7.0.tar.gz").touch()
-    done = dry_run(out)
-    assert 0 == done.returncode, done.stderr
-    found = read(out)
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
+    """Run everything once; the other tests take parts of its results away and go on from there."""
+    sources = dry_gpu.archives(tmp_path_factory.mktemp("sources"))
+    out = tmp_path_factory.mktemp("results")
+    done = dry_gpu.dry_run(out, sources)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Clean(sources, out, dry_gpu.read(out), done.stdout)
 
-    assert found["about"]["dry_run"]
-    assert ["causal_conv1d-1.7.0.tar.gz"] == list(found["build"])
-    assert [] == [name for name, entry in found["check"].items() if not entry["ok"]]
-    assert {"ours mamba_ssm", "reference float32", "reference autocast", "deit-tiny 48"} == {
-        title.partition(", ")[0] for title in found["models"]
+
+def test_a_dry_run_goes_through_every_part(clean: Clean) -> None:
+    """Everything is checked, timed and served; only what needs a tool that is not here is left out."""
+    left_out = {
+        name: entry["reason"]
+        for part, entries in clean.data.items()
+        if isinstance(entries, dict)
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and entry["status"] != "ok"
     }
-    assert all("ms" in entry for part in ("kernels", "models") for entry in found[part].values())
-    assert "says nothing about speed" in done.stdout
+    assert set(left_out) <= NO_TOOL, left_out
+    assert all("is not on the path" in reason for reason in left_out.values())
+    parts = ["facts", "build", "check", "headline", "kernels", "sweep", "models", "service", "profile"]
+    assert set(parts) <= set(clean.data)
+    assert clean.data["service"]["miniature, 256 clients"]["images_per_s"] > 0
+    failed = {(name.partition(",")[0], len(entry["failed"])) for name, entry in clean.data["sweep"].items()}
+    assert {("project", 1), ("out_project", 1), ("scan", 0)} == failed  # a tile of 24 tokens, which pieces may have
+    assert "says nothing about speed" in clean.output
 
-    again = dry_run(out)
+
+def test_the_fastest_tiles_are_written_beside_the_results(clean: Clean) -> None:
+    """The table names a tile that ran for every kernel and number of rows, and never the package's own file."""
+    tiles = json.loads((clean.out / TABLE).read_text())["tiles"]
+
+    assert {"project", "out_project", "scan"} == {best["kernel"] for best in tiles}
+    assert {16, 24, 32} >= {best["tokens"] for best in tiles}
+    assert all({"width", "dtype", "rows", "channels", "warps", "stages"} <= set(best) for best in tiles)
+    assert clean.out != ROOT / "model" / "backends" / "triton"
+
+
+def test_the_results_are_few_files(clean: Clean) -> None:
+    """At most eight files come back from a lent machine."""
+    assert {"gpu.json", TABLE} == {path.name for path in clean.out.iterdir() if path.is_file()}
+    assert len({"gpu.json", TABLE, REPORT}) <= 8
+
+
+def test_what_has_its_result_is_not_done_again(clean: Clean) -> None:
+    """A second call changes nothing but the number of calls and what runs beside."""
+    before = dry_gpu.read(clean.out)
+    done = dry_gpu.dry_run(clean.out, clean.sources, "--only", "headline")
+    after = dry_gpu.read(clean.out)
+
+    assert 0 == done.returncode, done.stderr
+    assert (1 + before.pop("calls"), before.pop("build").keys()) == (after.pop("calls"), after.pop("build").keys())
+    assert before == after
+
+
+KERNEL_FAULTS = {
+    "first_norm, tiny, batch 2": ("raise:RuntimeError", "RuntimeError: CUDA error: an illegal memory access"),
+    "in_proj, tiny, batch 2": ("raise:ScanError", "ScanError: scan 'triton' cannot run"),
+    "project, tiny, batch 2": ("raise:TimeoutExpired", "TimeoutExpired: Command '['tool']' timed out"),
+    "scan, tiny, batch 2": ("raise:CalledProcessError", "the tool's last words"),
+    "out_project, tiny, batch 2": ("raise:ImportError", "ImportError: undefined symbol"),
+    "in_proj, tiny, batch 1": ("kill", "its process ended with -9"),
+    "project, tiny, batch 1": ("hang", "took longer than 2 s"),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty_kernels(clean: Clean, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run the kernels with a fault in seven of them."""
+    out = dry_gpu.write(tmp_path_factory.mktemp("kernels") / "out", clean.data, kernels="")
+    faults = tuple(f"{kind} kernels: {name}" for name, (kind, _) in KERNEL_FAULTS.items())
+    done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels", faults=faults)
+    assert done.returncode == 1, done.stderr
+    return dry_gpu.read(out)
+
+
+@pytest.mark.parametrize("name", KERNEL_FAULTS)
+def test_an_entry_that_fails_says_why(faulty_kernels: dict[str, Any], name: str) -> None:
+    """What raises, dies or hangs is recorded as failed, with its own words."""
+    entry = faulty_kernels["kernels"][name]
+
+    assert "failed" == entry["status"]
+    assert KERNEL_FAULTS[name][1] in entry["reason"]
+
+
+def test_the_entries_beside_it_are_measured(faulty_kernels: dict[str, Any], clean: Clean) -> None:
+    """All other kernels have their figures, and nothing else that was measured has changed."""
+    kernels = faulty_kernels["kernels"]
+
+    assert clean.data["kernels"].keys() == kernels.keys()
+    assert {"ok"} == {entry["status"] for name, entry in kernels.items() if name not in KERNEL_FAULTS}
+    assert clean.data["headline"] == faulty_kernels["headline"]
+
+
+def test_a_failed_check_stops_the_timing_of_its_backend_only(clean: Clean, tmp_path: Path) -> None:
+    """The baseline's scan is wrong: ours and the reference are timed, it is not. The next call tries all again."""
+    out = dry_gpu.write(tmp_path / "out", clean.data, check="mamba_ssm: scan", models="")
+    done = dry_gpu.dry_run(
+        out, clean.sources, "--only", "check,models", faults=("wrong check: mamba_ssm: scan", "memory")
+    )
+    found = dry_gpu.read(out)
+    assert 1 == done.returncode, done.stderr
+    wrong = found["check"]["mamba_ssm: scan, tiny float16"]
+    assert ("failed", "wrong result") == (wrong["status"], wrong["reason"])
+    assert 0 < wrong["relative"]
+    for name, entry in found["models"].items():
+        assert ("skipped" if "mamba_ssm" in name else "ok") == entry["status"], name
+    skipped = found["models"]["ours mamba_ssm, tiny 224, batch 1"]
+    assert "its check 'mamba_ssm: scan, tiny float16' failed: wrong result" == skipped["reason"]
+
+    again = dry_gpu.dry_run(out, clean.sources, "--only", "check,models", faults=("memory",))
+    found = dry_gpu.read(out)
     assert 0 == again.returncode, again.stderr
-    assert found == read(out)
+    assert {"ok"} == set(dry_gpu.statuses(found, "check").values())
+    large = found["models"]["ours mamba_ssm, tiny 224, batch 2"]
+    assert ("out_of_memory", "ok") == (large["status"], found["models"]["ours mamba_ssm, tiny 224, batch 1"]["status"])
+    assert "a batch of 2 does not fit; 1 does" in large["reason"]
 
 
-def test_a_dry_run_writes_where_no_real_run_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --out the results of a dry run are not in the file that a real run continues."""
-    monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--only", "build", "--sources", str(tmp_path)]
-    (tmp_path / "causal_conv1d-1.7.0.tar.gz").touch()
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, env=env, capture_output=True, check=True)
+def test_a_failed_build_leaves_out_what_needs_it(clean: Clean, tmp_path: Path) -> None:
+    """Without the baseline ours and DeiT are timed; the reference says what the build said, and it is built once."""
+    sources = dry_gpu.archives(tmp_path / "sources", without="selective_scan_cuda")
+    out = dry_gpu.write(tmp_path / "out", clean.data, check="reference", headline="tiny 224, batch 1", build="")
+    done = dry_gpu.dry_run(out, sources, "--only", "check,headline")
+    found = dry_gpu.read(out)
 
-    assert [tmp_path / "build" / "bench" / "gpu-dry-run.json"] == list(tmp_path.rglob("*.json"))
+    assert 0 == done.returncode, done.stdout
+    build = found["build"]["selective_scan_cuda"]
+    assert ("failed", "exit status 1") == (build["status"], build["reason"])
+    assert "does not have selective_scan_fwd_fp32.cu" in build["log"][-1]
+    assert "ok" == found["build"]["causal_conv1d_cuda"]["status"]
+    said = "selective_scan_cuda failed: exit status 1: mamba_ssm-2.3.2.post1.tar.gz does not have"
+    assert said in found["check"]["reference float32: logits"]["reason"]
+    for name, entry in found["headline"].items():
+        theirs = name.startswith("reference") and name.endswith("tiny 224, batch 1")
+        assert ("skipped" if theirs else "ok") == entry["status"], name
+        assert not theirs or said in entry["reason"]
 
 
-def test_time_that_is_up_is_for_the_next_run(tmp_path: Path) -> None:
-    """When the time is up, the run ends with status 3 and names the part that the next run begins with."""
-    done = dry_run(tmp_path / "gpu.json", "--only", "check", "--seconds", "0")
+def test_a_kernel_that_raises_does_not_hide_the_others(clean: Clean, tmp_path: Path) -> None:
+    """The scan's launch raises, and so do the candidates: the other kernels are measured, the sweep says why."""
+    out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1", sweep="")
+    faults = ("kernel scan", "kernel candidates")
+    done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels,sweep", faults=faults)
+    found = dry_gpu.read(out)
+
+    assert 1 == done.returncode, done.stderr
+    failed = {name for name, status in dry_gpu.statuses(found, "kernels").items() if status != "ok"}
+    assert {"scan, tiny, batch 1"} == failed
+    assert "RuntimeError: Triton Error [CUDA]: scan raised" == found["kernels"]["scan, tiny, batch 1"]["reason"]
+    for name, entry in found["sweep"].items():
+        raised = "scan" if name.startswith("scan") else "candidates"
+        assert f"RuntimeError: Triton Error [CUDA]: {raised} raised" == entry["reason"]
+
+
+def test_a_process_that_cannot_start_fails_its_entries(clean: Clean, tmp_path: Path) -> None:
+    """Where no entry can begin, each says what the process said, and the results of before are kept."""
+    out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1")
+    done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels", faults=("import selective_scan_cuda",))
+    found = dry_gpu.read(out)
+
+    assert 1 == done.returncode, done.stderr
+    for name, entry in found["kernels"].items():
+        assert ("failed" if name.endswith("batch 1") else "ok") == entry["status"]
+        assert entry["status"] == "ok" or "ImportError: selective_scan_cuda does not load" in entry["reason"]
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(clean: Clean, tmp_path: Path) -> None:
+    """After SIGKILL the file is whole, nothing writes to it any more, and the next call does only the rest."""
+    out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1")
+    words = dry_gpu.command(out, clean.sources, "--only", "kernels")
+    first = [*dry_gpu.statuses(dry_gpu.read(out), "kernels").values()].count("ok")
+    process = subprocess.Popen(words, cwd=ROOT, env=dry_gpu.environment(), stdout=subprocess.DEVNULL)
+    while [*dry_gpu.statuses(dry_gpu.read(out), "kernels").values()].count("ok") < first + 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)
+    killed = dry_gpu.read(out)
+    time.sleep(1)
+    assert killed == dry_gpu.read(out)
+    assert clean.data["kernels"].keys() != killed["kernels"].keys()
+
+    done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels")
+    found = dry_gpu.read(out)
+    assert 0 == done.returncode, done.stderr
+    assert clean.data["kernels"].keys() == found["kernels"].keys()
+    for name, entry in killed["kernels"].items():
+        assert entry["status"] != "ok" or entry == found["kernels"][name]
+
+
+def test_time_that_is_up_is_for_the_next_call(tmp_path: Path) -> None:
+    """Without time nothing starts, what did not run says so, and the status is 3."""
+    done = dry_gpu.dry_run(tmp_path / "out", tmp_path, "--only", "headline", "--seconds", "0")
+    headline = dry_gpu.read(tmp_path / "out")["headline"]
 
     assert 3 == done.returncode, done.stderr
-    assert "check: time is up" in done.stdout
-
-
-def test_results_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
-    """Results of another machine are refused, since ratios across machines mean nothing."""
-    path = tmp_path / "gpu.json"
-    record = Record(path, 60, dry_run=True)
-    record.put("models", "ours, tiny, batch 1", {"ms": 1.0})
-    assert Record(path, 60, dry_run=True).has("models", "ours, tiny, batch 1")
-    path.write_text(json.dumps(record.data | {"about": record.data["about"] | {"device": "H100"}}))
-
-    with pytest.raises(SystemExit, match="another machine"):
-        Record(path, 60, dry_run=True)
-
-
-def test_the_table_holds_what_was_recorded_and_no_more() -> None:
-    """The table says out of memory or not measured, and has a ratio only where both sides were measured."""
-    about = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-23", "dry_run": False}
-    models = {
-        "ours triton, tiny, batch 1": {"ms": 0.5, "images_per_s": 2000.0},
-        "reference autocast, tiny, batch 1": {"ms": 5.0, "images_per_s": 200.0},
-        "ours triton, base, batch 8": {"ms": 4.0, "images_per_s": 2000.0},
-        "reference autocast, base, batch 8": {"out_of_memory": "tried to allocate"},
-        "reference float32, base, batch 8": {"ms": 4.0, "images_per_s": 2000.0},
+    assert {("postponed", "the time was over before its turn")} == {
+        (entry["status"], entry["reason"]) for entry in headline.values()
     }
-    lines = table({"about": about, "models": models}).splitlines()
-
-    assert "| tiny, batch 1 | 2,000 | 200 | not measured | 10.00 |" == lines[2]
-    assert "| base, batch 8 | 2,000 | out of memory | 2,000 |  |" == lines[3]
-    assert "" == table({"about": about})
-
-
-def test_the_kernels_are_built_for_one_architecture_and_without_a_network(tmp_path: Path) -> None:
-    """The kernels are built for one architecture and without a network."""
-    built = command(tmp_path / "mamba_ssm-2.3.2.post1.tar.gz", tmp_path / "site")
-
-    assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(built)
-    assert "9.0" == environment()["TORCH_CUDA_ARCH_LIST"]
-    assert os.access(environment()["PYTORCH_NVCC"], os.X_OK)

@@ -50,7 +50,7 @@ def plan(xz: Tensor, width: int, device: Device) -> Plan:
 
 
 def variants(width: int, length: int, dtype: torch.dtype, device: Device) -> list[Plan]:
-    """Return plans that together run every kernel and every code path at one width: for a check on a device.
+    """Return four plans that together run every kernel and every code path at one width: for a check on a device.
 
     Tiles of few and of many rows, out_proj by cuBLAS, and time in one piece, two, and as many as there can be.
     """
@@ -59,7 +59,7 @@ def variants(width: int, length: int, dtype: torch.dtype, device: Device) -> lis
         (tile("project", width, rows, dtype, device), tile("out_project", width, rows, dtype, device))
         for rows in (1, 1 << 20)
     )
-    return list(dict.fromkeys([Plan(*few, 1), Plan(*few, most), Plan(*many, min(2, most)), Plan(many[0], LIBRARY, 1)]))
+    return [Plan(*few, 1), Plan(*few, most), Plan(*many, min(2, most)), Plan(many[0], LIBRARY, 1)]
 
 
 def parts(width: int) -> tuple[int, int]:
