@@ -29,6 +29,7 @@ from service.images.memory_budget import MemoryBudget
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 Reserve = Callable[[int], contextlib.AbstractContextManager[object]]
 
+MOST_PROFILES = 64  # of small files that are remembered
 MAX_QUICK_SIDE = 256  # resizing to a larger input of a model takes too long for the event loop
 
 
@@ -76,6 +77,8 @@ class Decoder:
         self._limits = limits
         self._reserve: Reserve = budget.reserve if budget else _no_reservation
         self._jpegs = jpegs
+        self._converts = recipe.mode == "friendly"
+        self._idle_profiles: set[bytes] = set()  # that change nothing; others take a millisecond, too long for the loop
         self._quick_jpegs = jpegs if UNTOUCHED < recipe.size <= MAX_QUICK_SIDE else None
 
     def decode(self, image: bytes | Pixels, out: Pixels) -> DecodeTimes:
@@ -88,7 +91,9 @@ class Decoder:
         if jpegs is None or not jpegs.ready or not isinstance(image, bytes):
             return None
         header = inspect_jpeg.inspect_small(image)
-        return None if header is None else functools.partial(self._decode_small, image, header, jpegs)
+        if header is None or (self._converts and header.profile and header.profile not in self._idle_profiles):
+            return None
+        return functools.partial(self._decode_small, image, header, jpegs)
 
     def _take_pixels(self, pixels: Pixels, out: Pixels) -> DecodeTimes:
         start = time.perf_counter()
@@ -135,7 +140,10 @@ class Decoder:
         if pixels.shape != out.shape:  # numpy would broadcast
             raise RuntimeError(f"preprocessing gave {pixels.shape}, the slot holds {out.shape}")
         out[...] = pixels
-        kind = colour.conversion(profile).kind if profile and self._recipe.mode == "friendly" else None
+        kind = colour.conversion(profile).kind if profile and self._converts else None
+        small = len(profile) < inspect_jpeg.MAX_SMALL_BYTES and len(self._idle_profiles) < MOST_PROFILES
+        if small and kind in ("srgb", "broken"):
+            self._idle_profiles.add(profile)
         return DecodeTimes(decoded.at - start, time.perf_counter() - decoded.at, kind)
 
     def _check(self, name: str, header: Header) -> None:

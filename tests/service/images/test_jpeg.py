@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from model.preprocessing.compiled.cmyk import CmykToRgb
 from model.preprocessing.compiled.resize import Resize
@@ -25,6 +25,7 @@ from tests.model.preprocessing.profiles import SPACES, cmyk_profile, grey_profil
 
 JPEGS = Jpegs()
 RECIPE = Preprocess(mode="friendly")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LIMITS = DecodeLimits(10**8)
 
 
@@ -369,3 +370,18 @@ def test_inks_with_a_profile_are_left_to_pillow() -> None:
 
     assert not is_supported(data)
     np.testing.assert_array_equal(decoded(data, JPEGS), expected)
+
+
+def test_a_small_file_with_a_profile_is_quick_if_the_profile_changes_nothing() -> None:
+    """Converting takes a millisecond, which is too long for the event loop; whether it must be is known afterwards."""
+    decoder = compiled_decoder()
+    same = with_icc(Image.open(io.BytesIO(jpeg((240, 180)))), SRGB)
+    other = with_icc(Image.open(io.BytesIO(jpeg((240, 180)))), rgb_profile("Display P3"))
+    first = [decoder.quick(data) is not None for data in (same, other)]
+    for data in (same, other):
+        decoder.decode(data, np.empty((RECIPE.size, RECIPE.size, 3), np.uint8))
+
+    assert [False, False] == first
+    assert [True, False] == [decoder.quick(data) is not None for data in (same, other)]
+    reference = Decoder(dataclasses.replace(RECIPE, mode="reference"), LIMITS, jpegs=JPEGS)
+    assert reference.quick(other) is not None
