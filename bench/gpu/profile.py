@@ -30,7 +30,7 @@ def _profile(plan: Plan, images: int) -> Values:
         raise SkippedError("ncu is not on the path")
     own = [sys.executable, "-m", "bench.gpu.profile", str(images)]
     sections = ["--section", "SpeedOfLight", "--section", "LaunchStats", "--section", "Occupancy"]
-    which = ["--kernel-name", "regex:conv_project|scan_tokens|out_project|widen_norm", "--launch-count", "4"]
+    which = ["--kernel-name", "regex:conv_project|scan_tokens|out_project|add_norm", "--launch-count", "4"]
     command = [tool, "--csv", "--clock-control", "none", *sections, *which, *own]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     (plan.results / REPORT).write_text(done.stdout, encoding="utf-8")

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
-from model.backends.triton.kernels.project import add_norm, conv_project, gate, out_project_norm, widen_norm
+from model.backends.triton.kernels.project import add_norm, conv_project, gate, out_project_norm
 from model.backends.triton.kernels.scan import scan_tokens
 from model.backends.triton.tiles import LIBRARY, SCAN_TILE, Device, Tile, candidates, tabled, tile
 from model.backends.triton.weights import STATES, LayerWeights
@@ -111,23 +111,9 @@ def inline_assembly(dtype: torch.dtype) -> bool:
 
 def first_norm(tokens: Tensor, norm: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Tokens (B, L, D) -> (their RMSNorm in their dtype, the residual in float32)."""
-    width = tokens.shape[-1]
     tokens = tokens.contiguous()
     residual, normed = torch.empty_like(tokens, dtype=torch.float32), torch.empty_like(tokens)
-    rows = tokens.numel() // width
-    widen_norm[(triton.cdiv(rows, NORM_ROWS),)](
-        tokens,
-        residual,
-        norm,
-        normed,
-        rows,
-        width,
-        epsilon,
-        ROWS_EACH=NORM_ROWS,
-        WIDTH=triton.next_power_of_2(width),
-        WIDE=wide(tokens),
-        num_warps=4,
-    )
+    _add_norm(tokens, residual, norm, normed, epsilon, first=True)
     return normed, residual
 
 
@@ -226,7 +212,7 @@ def out_project(
     normed = torch.empty_like(residual, dtype=y.dtype)
     if shape == LIBRARY:
         projected = F.linear(_gated(y, xz), weights.out_proj)
-        _add_norm(projected, residual, norm, normed, epsilon)
+        _add_norm(projected, residual, norm, normed, epsilon, first=False)
         return normed
     count, part = parts(width)
     out_project_norm[(triton.cdiv(rows, shape.tokens),)](
@@ -270,10 +256,10 @@ def _gated(y: Tensor, xz: Tensor) -> Tensor:
     return gated
 
 
-def _add_norm(projected: Tensor, residual: Tensor, norm: Tensor, normed: Tensor, epsilon: float) -> None:
+def _add_norm(added: Tensor, residual: Tensor, norm: Tensor, normed: Tensor, epsilon: float, *, first: bool) -> None:
     width, rows = residual.shape[-1], residual.numel() // residual.shape[-1]
     add_norm[(triton.cdiv(rows, NORM_ROWS),)](
-        projected,
+        added,
         residual,
         norm,
         normed,
@@ -282,6 +268,7 @@ def _add_norm(projected: Tensor, residual: Tensor, norm: Tensor, normed: Tensor,
         epsilon,
         ROWS_EACH=NORM_ROWS,
         WIDTH=triton.next_power_of_2(width),
+        FIRST=first,
         WIDE=wide(residual),
         num_warps=4,
     )

@@ -148,7 +148,7 @@ def gate(
 
 @triton.jit(do_not_specialize=COUNTS)
 def add_norm(
-    PROJECTED: tl.tensor,
+    ADDED: tl.tensor,
     RESIDUAL: tl.tensor,
     NORM: tl.tensor,
     NORMED: tl.tensor,
@@ -157,44 +157,22 @@ def add_norm(
     epsilon: tl.tensor,
     ROWS_EACH: tl.constexpr,
     WIDTH: tl.constexpr,
+    FIRST: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> None:
-    """Add out_proj's output (M, D) to RESIDUAL; NORMED is its RMSNorm. WIDTH >= D is a power of two."""
+    """Add out_proj's output (M, D) to RESIDUAL; NORMED is its RMSNorm. WIDTH >= D is a power of two.
+
+    FIRST: before the first layer, where RESIDUAL has no value yet and ADDED holds the tokens.
+    """
     m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
     if WIDE:
         m = m.to(tl.int64)
     n = tl.arange(0, WIDTH)
     live = (m < M)[:, None] & (n < D)[None, :]
     place = m[:, None] * D + n[None, :]
-    row = tl.load(RESIDUAL + place, mask=live, other=0.0)
-    row += tl.load(PROJECTED + place, mask=live, other=0.0).to(tl.float32)
-    tl.store(RESIDUAL + place, row, mask=live)
-    scale = 1.0 / tl.sqrt(tl.sum(row * row, axis=1) / D + epsilon)
-    weight = tl.load(NORM + n, mask=n < D, other=0.0)
-    tl.store(NORMED + place, (row * scale[:, None] * weight[None, :]).to(NORMED.dtype.element_ty), mask=live)
-
-
-@triton.jit(do_not_specialize=COUNTS)
-def widen_norm(
-    TOKENS_IN: tl.tensor,
-    RESIDUAL: tl.tensor,
-    NORM: tl.tensor,
-    NORMED: tl.tensor,
-    M: tl.tensor,
-    D: tl.tensor,
-    epsilon: tl.tensor,
-    ROWS_EACH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    WIDE: tl.constexpr,
-) -> None:
-    """Before the first layer: tokens (M, D) -> float32 residual, and its RMSNorm. WIDTH >= D is a power of two."""
-    m = tl.program_id(0) * ROWS_EACH + tl.arange(0, ROWS_EACH)
-    if WIDE:
-        m = m.to(tl.int64)
-    n = tl.arange(0, WIDTH)
-    live = (m < M)[:, None] & (n < D)[None, :]
-    place = m[:, None] * D + n[None, :]
-    row = tl.load(TOKENS_IN + place, mask=live, other=0.0).to(tl.float32)
+    row = tl.load(ADDED + place, mask=live, other=0.0).to(tl.float32)
+    if not FIRST:
+        row += tl.load(RESIDUAL + place, mask=live, other=0.0)
     tl.store(RESIDUAL + place, row, mask=live)
     scale = 1.0 / tl.sqrt(tl.sum(row * row, axis=1) / D + epsilon)
     weight = tl.load(NORM + n, mask=n < D, other=0.0)
