@@ -21,14 +21,15 @@ Pixels = NDArray[np.uint8]
 Space = Literal["RGB", "L", "CMYK"]
 Kind = Literal["srgb", "converted", "broken"]
 
-REMEMBERED = 64  # profiles; a transform takes 3 ms to build
-LARGEST_PROFILE = 4 << 20  # bytes
+LARGEST_PROFILE, SMALL_PROFILE = 4 << 20, 1 << 16  # bytes
+# Profiles whose transforms are kept, which take 3 ms to build. Clients choose the profiles, so few large ones.
+SMALL_KEPT, LARGE_KEPT = 64, 4
 SRGB_GAMMA, ROUNDING = 1 / 2.2, 0.001  # how encoders write sRGB's curve in gAMA
 CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
 _SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.createProfile("sRGB")
 # What ImageCms raises for broken profiles, and for those that lcms cannot connect to sRGB.
-_BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
+_BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,14 @@ class Conversion:
 _UNUSABLE = Conversion("RGB", None, broken=True)
 
 
-@functools.lru_cache(REMEMBERED)
 def conversion(profile: bytes) -> Conversion:
-    """Return what an ICC profile asks for; never raises."""
+    """Return what an ICC profile asks for. Raises MemoryError only."""
     if len(profile) > LARGEST_PROFILE:
         return _UNUSABLE
+    return _small(profile) if len(profile) <= SMALL_PROFILE else _large(profile)
+
+
+def _conversion(profile: bytes) -> Conversion:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = _SPACES.get(source.profile.xcolor_space)
@@ -82,6 +86,10 @@ def conversion(profile: bytes) -> Conversion:
         return Conversion(space, None) if _changes_nothing(found) else found
     except _BROKEN:
         return _UNUSABLE
+
+
+_small = functools.lru_cache(SMALL_KEPT)(_conversion)
+_large = functools.lru_cache(LARGE_KEPT)(_conversion)
 
 
 def png_profile(info: Mapping[Any, Any]) -> bytes:

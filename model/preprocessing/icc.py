@@ -28,7 +28,7 @@ def matrix_profile(points: tuple[Point, Point, Point], white: Point, gamma: floa
         columns = _to_xyz(points, white).T
     except (np.linalg.LinAlgError, ZeroDivisionError) as error:
         raise ValueError(f"primaries {points} with white {white} are no colour space") from error
-    curve = _srgb_curve() if gamma is None else _table([round(256 * gamma)])
+    curve = _srgb_curve() if gamma is None else gamma_curve(gamma)
     tags = {name: _xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
     return profile_of(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve))
 
