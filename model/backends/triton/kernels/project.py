@@ -66,6 +66,24 @@ def conv_project(
     tl.store(rows + 32 + rank[None, :], low, mask=inside[:, None])
 
 
+@triton.jit
+def gated_sum(
+    Y: tl.tensor,
+    XZ: tl.tensor,
+    M: tl.tensor,
+    E: tl.tensor,
+    m: tl.tensor,
+    e: tl.tensor,
+    live: tl.tensor,
+    PTX: tl.constexpr,
+) -> tl.tensor:
+    """Both directions' sum times SiLU of the gate, at rows m and channels e, float32."""
+    forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
+    z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
+    return (forward + backward) * silu(z, PTX)
+
+
 @triton.jit(do_not_specialize=COUNTS)
 def out_project_norm(
     Y: tl.tensor,
@@ -96,10 +114,7 @@ def out_project_norm(
     for start in range(0, E, CHANNELS):
         e = start + tl.arange(0, CHANNELS)
         live = inside[:, None] & (e < E)[None, :]
-        forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
-        backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
-        z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
-        gated = ((forward + backward) * silu(z, PTX)).to(WO.dtype.element_ty)
+        gated = gated_sum(Y, XZ, M, E, m, e, live, PTX).to(WO.dtype.element_ty)
         added = ()
         for p in tl.static_range(PARTS):
             w = tl.load(WO + (p * PART + n)[None, :] * E + e[:, None], mask=(e < E)[:, None], other=0.0)
@@ -139,11 +154,8 @@ def gate(
     live = (m < M)[:, None] & (e < E)[None, :]
     if WIDE:
         m = m.to(tl.int64)
-    forward = tl.load(Y + m[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
-    backward = tl.load(Y + (M + m)[:, None] * E + e[None, :], mask=live, other=0.0).to(tl.float32)
-    z = tl.load(XZ + m[:, None] * 2 * E + (E + e)[None, :], mask=live, other=0.0).to(tl.float32)
-    gated = ((forward + backward) * silu(z, PTX)).to(GATED.dtype.element_ty)
-    tl.store(GATED + m[:, None] * E + e[None, :], gated, mask=live)
+    gated = gated_sum(Y, XZ, M, E, m, e, live, PTX)
+    tl.store(GATED + m[:, None] * E + e[None, :], gated.to(GATED.dtype.element_ty), mask=live)
 
 
 @triton.jit(do_not_specialize=COUNTS)
