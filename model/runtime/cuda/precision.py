@@ -69,10 +69,7 @@ def _candidate(vim: Vim, scan: str, dtype: torch.dtype, found: list[Peaks]) -> t
     """Return a copy of the model in `dtype`, or None and the reason against it."""
     largest = max(layer.largest for layer in found) if found else 0.0
     if largest * HEADROOM > torch.finfo(dtype).max:
-        return (
-            None,
-            f"float32's activations reach {largest:.3g}, and a factor of {HEADROOM:g} is wanted below its range",
-        )
+        return None, f"float32's activations reach {largest:.3g}; a factor of {HEADROOM:g} is wanted below its range"
     try:
         return in_precision(_copy(vim), scan, dtype), None
     except ScanError as error:
