@@ -26,6 +26,7 @@ LOCK = ROOT / "deploy" / "docker" / "requirements-cpu.lock"
 MACHINES = ("x86_64", "aarch64")
 GLIBC = ("2_28", "2_27", "2_17", "2_5")  # of the tags that wheels for the base image may have
 APART = "torch"
+EXTRAS = ("tracing", "heic", "jxl")
 _HEAD = "# Made by `python -m tools.lock_image`. torch is not in it: see the Dockerfile.\n"
 
 
@@ -37,9 +38,10 @@ def python() -> str:
 
 
 def roots() -> list[str]:
-    """What is installed by name: the program's dependencies, with traces, and what torch needs."""
+    """What is installed by name: the program's dependencies and EXTRAS, and what torch needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    ours = [*project["dependencies"], *project["optional-dependencies"]["tracing"]]
+    extras = [one for name in EXTRAS for one in project["optional-dependencies"][name]]
+    ours = [*project["dependencies"], *extras]
     return [one for one in [*ours, *needs(APART)] if canonicalize_name(Requirement(one).name) != APART]
 
 

@@ -25,6 +25,20 @@ LARGEST_PROFILE, SMALL_PROFILE = 4 << 20, 1 << 16  # bytes
 # Profiles whose transforms are kept, which take 3 ms to build. Clients choose the profiles, so few large ones.
 SMALL_KEPT, LARGE_KEPT = 64, 4
 SRGB_GAMMA, ROUNDING = 1 / 2.2, 0.001  # how encoders write sRGB's curve in gAMA
+# Code points of ITU-T H.273, tables 2 and 3.
+_SRGB_SPACE = (icc.SRGB_POINTS, icc.SRGB_WHITE)
+_PRIMARIES = {
+    1: _SRGB_SPACE,
+    2: _SRGB_SPACE,  # unspecified
+    5: (((0.64, 0.33), (0.29, 0.60), (0.15, 0.06)), icc.SRGB_WHITE),
+    6: (((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)), icc.SRGB_WHITE),
+    7: (((0.630, 0.340), (0.310, 0.595), (0.155, 0.070)), icc.SRGB_WHITE),
+    9: (((0.708, 0.292), (0.170, 0.797), (0.131, 0.046)), icc.SRGB_WHITE),
+    11: (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), (0.314, 0.351)),
+    12: (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), icc.SRGB_WHITE),
+}
+_TRANSFERS: dict[int, icc.Curve] = dict.fromkeys((1, 2, 6, 13, 14, 15), "srgb")
+_TRANSFERS |= {4: 2.2, 5: 2.8, 8: 1.0, 16: "pq", 18: "hlg"}
 CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
 _SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.createProfile("sRGB")
@@ -101,11 +115,21 @@ def png_profile(info: Mapping[Any, Any]) -> bytes:
     if "srgb" in info or not isinstance(gamma, float) or not 0.1 <= gamma <= 2:
         return b""
     white, *primaries = _points(points) if points else (icc.SRGB_WHITE, *icc.SRGB_POINTS)
-    curve = None if abs(gamma - SRGB_GAMMA) < ROUNDING else 1 / gamma
+    curve: icc.Curve = "srgb" if abs(gamma - SRGB_GAMMA) < ROUNDING else 1 / gamma
     try:
         return icc.matrix_profile((primaries[0], primaries[1], primaries[2]), white, curve)
     except ValueError:
         return b""
+
+
+def cicp_profile(primaries: int, transfer: int) -> bytes:
+    """Return a profile for code points of ITU-T H.273; empty if they say nothing, or nothing that is known.
+
+    BT.709's transfer function counts as sRGB's, because encoders of photographs write one for the other. Of HDR images
+    the levels up to the reference white are shown, and brighter ones are white (see `model.preprocessing.icc`).
+    """
+    curve, space = _TRANSFERS.get(transfer), _PRIMARIES.get(primaries)
+    return icc.matrix_profile(*space, curve) if curve and space else b""
 
 
 def _points(flat: tuple[float, ...]) -> list[icc.Point]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float]  # x, y of CIE 1931
 Matrix = NDArray[np.float64]
+Curve = float | Literal["srgb", "pq", "hlg"]  # a gamma, or the name of a transfer function
 
 SRGB_POINTS: tuple[Point, Point, Point] = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 SRGB_WHITE: Point = (0.3127, 0.3290)
@@ -19,8 +22,8 @@ _CURVE_POINTS = 1024
 
 
 @functools.lru_cache(16)
-def matrix_profile(points: tuple[Point, Point, Point], white: Point, gamma: float | None) -> bytes:
-    """Return a profile for the primaries red, green and blue, the white point, and a gamma; None is sRGB's curve.
+def matrix_profile(points: tuple[Point, Point, Point], white: Point, curve: Curve) -> bytes:
+    """Return a profile for the primaries red, green and blue, the white point, and a tone curve.
 
     Raises ValueError for primaries that are no triangle.
     """
@@ -28,9 +31,9 @@ def matrix_profile(points: tuple[Point, Point, Point], white: Point, gamma: floa
         columns = _to_xyz(points, white).T
     except (np.linalg.LinAlgError, ZeroDivisionError) as error:
         raise ValueError(f"primaries {points} with white {white} are no colour space") from error
-    curve = _srgb_curve() if gamma is None else gamma_curve(gamma)
+    tag = gamma_curve(curve) if isinstance(curve, float) else _table_of(_LINEAR[curve])
     tags = {name: _xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
-    return profile_of(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve))
+    return profile_of(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), tag))
 
 
 def profile_of(kind_of_colour: bytes, tags: dict[bytes, bytes], space: bytes = b"XYZ ") -> bytes:
@@ -63,10 +66,34 @@ def _to_xyz(points: tuple[Point, Point, Point], white: Point) -> Matrix:
     return adapted
 
 
-def _srgb_curve() -> bytes:
-    x = np.linspace(0, 1, _CURVE_POINTS)
-    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    return _table([int(value) for value in (65535 * linear).round()])
+def _srgb(signal: Matrix) -> Matrix:
+    linear: Matrix = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
+    return linear
+
+
+def _pq(signal: Matrix) -> Matrix:
+    """SMPTE ST 2084, of which the reference white has 203 cd/m2 (ITU-R BT.2408)."""
+    root = signal ** (32 / 2523)
+    ratio = np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)
+    linear: Matrix = ratio ** (8192 / 1305) * (10_000 / 203)
+    return linear
+
+
+def _hlg(signal: Matrix) -> Matrix:
+    """ARIB STD-B67 on a display of 1000 cd/m2, channel by channel; the reference white is at 75 % (ITU-R BT.2408)."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    white = (np.exp((0.75 - c) / a) + b) / 12
+    linear: Matrix = (scene / white) ** 1.2
+    return linear
+
+
+_LINEAR: dict[str, Callable[[Matrix], Matrix]] = {"srgb": _srgb, "pq": _pq, "hlg": _hlg}
+
+
+def _table_of(linear: Callable[[Matrix], Matrix]) -> bytes:
+    levels = np.minimum(linear(np.linspace(0, 1, _CURVE_POINTS)), 1)
+    return _table([int(value) for value in (65535 * levels).round()])
 
 
 def _table(values: list[int]) -> bytes:

@@ -237,7 +237,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def embedded_profile(image: Image.Image) -> bytes:
-    """Return the ICC profile of an image, or one for what its PNG chunks say; empty if it has none."""
+    """Return the ICC profile of an image, or one for its code points (`cicp`) or PNG chunks; empty if it has none."""
+    if "cicp" in image.info:
+        return colour.cicp_profile(*image.info["cicp"])
     found = image.info.get("icc_profile")
     return found if isinstance(found, bytes) and found else colour.png_profile(image.info)
 

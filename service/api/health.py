@@ -13,6 +13,7 @@ from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.engine import Engine
 from service.errors import Draining, NotFound, NotReady
+from service.images.formats import ACCEPTED
 
 router = APIRouter(tags=["operations"])
 
@@ -47,13 +48,13 @@ async def readyz(request: Request) -> dict[str, str]:
 
 @router.get("/info", summary="Model, devices and limits", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
-    """Model, fingerprint, preprocessing, devices, the selected scan and why, limits, versions."""
+    """Model, fingerprint, preprocessing, devices, the selected scan and why, limits, image formats, versions."""
     engine = engine_of(request)
     state = engine.backend.state
     if state.model is None:
         raise NotReady(state.reason, retry_after_s=1)
     queue = {"images": engine.admission.images}
-    own = {"state": state.phase, "queue": queue, "limits": _limits(engine), "version": __version__}
+    own = {"state": state.phase, "queue": queue, "limits": _limits(engine), "formats": ACCEPTED, "version": __version__}
     return JsonResponse(state.to_json() | own)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.preprocessing.recipe import Crop
+from service.images.formats import ACCEPTED
 from service.jobs import RequestClass
 
 MOST_CLASSES = 1_000_000  # the largest `top_k`; far more than any model has
@@ -202,7 +203,7 @@ def operation(options: type[BaseModel]) -> dict[str, Any]:
         "application/json": {"schema": _json_body(options), "example": {"images": [PIXEL]}},
     }
     text = (
-        "One image file (JPEG, PNG, WebP, GIF, BMP or TIFF, with any Content-Type), a form with one or more files, or "
+        f"One image file ({', '.join(ACCEPTED)}; with any Content-Type), a form with one or more files, or "
         "JSON with base64. Pass options as query parameters, form fields or JSON members."
     )
     return {

@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from service.devices.messages import (
@@ -31,21 +28,10 @@ from service.ipc import Connection
 from service.jobs import Job
 from service.settings import Settings
 from service.system import blocking, cpus
+from service.system.programs import python_command, python_environment
 
 EXIT_TIMEOUT_S = 5.0
 TICKS = 5  # parts of the watchdog's time
-_ABOVE_PACKAGES = Path(__file__).resolve().parents[2]
-
-
-def python_command(module: str, *arguments: object) -> list[str]:
-    """The command that runs a module as a program. -P: no file of the current folder is imported instead."""
-    return [sys.executable, "-P", "-m", module, *map(str, arguments)]
-
-
-def python_environment() -> dict[str, str]:
-    """The environment of such a program: our own, with the folder of our packages first on PYTHONPATH."""
-    path = filter(None, (str(_ABOVE_PACKAGES), os.environ.get("PYTHONPATH")))
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
 
 
 class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error

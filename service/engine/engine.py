@@ -23,6 +23,7 @@ from service.engine.decode_pool import DecodePool
 from service.engine.open_requests import OpenRequests
 from service.errors import DeadlineExceeded, Draining, NoClassifier, NotReady, ServiceError, bare
 from service.images.decode import DecodeLimits, Decoder, DecodeTimes
+from service.images.isolated.process import DecoderProcesses
 from service.images.jpeg import Jpegs
 from service.images.memory_budget import MemoryBudget
 from service.jobs import Image, Item, Job, Outcome, RequestClass, Result, Task, Timings
@@ -72,6 +73,7 @@ class Engine:
         self._limits = DecodeLimits(settings.max_pixels, settings.max_decode_bytes)
         self._budget = MemoryBudget(settings.max_decode_bytes, patience_s, usage.decode_bytes, usage.decode_since)
         self._jpegs: Jpegs | None = None
+        self._isolated = DecoderProcesses(patience_s)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._requests = 0
@@ -107,6 +109,7 @@ class Engine:
             await asyncio.gather(self._main, return_exceptions=True)
         await self.backend.close()
         self.decode_pool.close()
+        self._isolated.close()
 
     def _ended(self) -> ServiceError:
         if self.backend.state.failure:
@@ -137,7 +140,9 @@ class Engine:
     def _decoders(self) -> dict[Crop, Decoder]:
         recipe = Preprocess.from_dict(self.model.preprocess)
         recipes = {crop: dataclasses.replace(recipe, crop=crop) for crop in get_args(Crop)}
-        return {crop: Decoder(one, self._limits, self._budget, self._jpegs) for crop, one in recipes.items()}
+        return {
+            crop: Decoder(one, self._limits, self._budget, self._jpegs, self._isolated) for crop, one in recipes.items()
+        }
 
     # --- requests ---------------------------------------------------------------------------------------------
 

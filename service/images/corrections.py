@@ -30,6 +30,8 @@ def load(image: Opened, data: bytes) -> Opened:
             return _png(image, data)
         case "WEBP":
             return _webp(image, data)
+        case "JXL" if not image.jpeg:  # its decoder has turned the picture upright, as the file says outside of EXIF
+            image.info.pop("exif", None)
     image.load()
     return image
 

@@ -21,8 +21,9 @@ from model.preprocessing import colour
 from model.preprocessing.recipe import UNTOUCHED, Preprocess
 from service.errors import ImageTooComplex, TooManyPixels
 from service.images import inspect_file, inspect_jpeg, pillow
-from service.images.formats import accepted_format, unsupported
+from service.images.formats import ISOLATED, accepted_format, unsupported
 from service.images.header import MAX_PACKED_BYTES, MAX_SCAN_PIXELS, Header
+from service.images.isolated.process import DecoderProcesses
 from service.images.jpeg import Decoded, Jpegs
 from service.images.memory_budget import MemoryBudget
 
@@ -63,7 +64,7 @@ class Decoder:
       call it with `out` on the event loop. None for all other images. Takes some microseconds.
 
     Memory beyond `budget` is not used by `decode`; without a budget only `limits` apply. Without `jpegs` Pillow
-    decodes every file.
+    decodes every file. Without `isolated`, formats that are decoded in a process of their own are refused.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class Decoder:
         limits: DecodeLimits,
         budget: MemoryBudget | None = None,
         jpegs: Jpegs | None = None,
+        isolated: DecoderProcesses | None = None,
     ) -> None:
         self._recipe = recipe
         self._limits = limits
         self._reserve: Reserve = budget.reserve if budget else _no_reservation
         self._jpegs = jpegs
+        self._isolated = isolated
         self._converts = recipe.mode == "friendly"
         self._idle_profiles: set[bytes] = set()  # that change nothing; others take a millisecond, too long for the loop
         self._quick_jpegs = jpegs if UNTOUCHED < recipe.size <= MAX_QUICK_SIDE else None
@@ -102,10 +105,12 @@ class Decoder:
 
     def _decode_file(self, data: bytes, out: Pixels) -> DecodeTimes:
         name = accepted_format(data)
+        if name in ISOLATED:
+            return self._decode_isolated(data, name, out)
         jpegs = self._jpegs if name == "JPEG" else None
         if jpegs is not None and (header := _plain_header(data)) is not None and not header.only_once:
             self._check(name, header)
-            with self._reserve(header.bytes):
+            with self._reserve(header.memory_bytes):
                 if (times := self._decode_plain(data, header, jpegs, out)) is not None:
                     return times
             jpegs = None  # it has given up on this file
@@ -130,10 +135,19 @@ class Decoder:
     ) -> DecodeTimes:
         header = _header(name, data)
         self._check(name, header)
-        with reserve(header.bytes):
+        with reserve(header.memory_bytes):
             start = time.perf_counter()
             quick = None if header.only_once else jpegs
             return self._write(pillow.decode(data, name, header, self._recipe, quick), start, out)
+
+    def _decode_isolated(self, data: bytes, name: str, out: Pixels) -> DecodeTimes:
+        if self._isolated is None:
+            raise unsupported(f"{name} is not decoded here")
+        header = _header(name, data)
+        self._check(name, header)
+        with self._reserve(header.memory_bytes):
+            start = time.perf_counter()
+            return self._write(self._isolated.decode(data, name, header, self._recipe), start, out)
 
     def _write(self, decoded: Decoded, start: float, out: Pixels) -> DecodeTimes:
         pixels, profile = decoded.pixels, decoded.profile
@@ -160,7 +174,7 @@ class Decoder:
                 f"the {name} image of {width} x {height} pixels unpacks to {packed} bytes, which would take too long; "
                 "save it smaller, with 8 bits for each channel, or not interlaced"
             )
-        if (needed := header.bytes) > limit:
+        if (needed := header.memory_bytes) > limit:
             raise ImageTooComplex(
                 f"decoding this {name} image of {width} x {height} pixels takes up to {needed} bytes of memory; "
                 f"the limit is {limit} (VIM_MAX_DECODE_BYTES)"

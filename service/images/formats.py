@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 
 from service.errors import EmptyBody, UnsupportedImage
 
-ACCEPTED = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+# Formats whose files are decoded in a process of their own, and the module that decodes them: some need an extra.
+ISOLATED = {"AVIF": "PIL._avif", "HEIC": "pi_heif", "JPEG XL": "pillow_jxl"}
+ACCEPTED = (
+    *("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"),
+    *(name for name, module in ISOLATED.items() if importlib.util.find_spec(module)),
+)
+PILLOW_NAMES = {"HEIC": "HEIF", "JPEG XL": "JXL"}  # where they are not the same in capitals
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -50,7 +57,7 @@ def accepted_format(data: bytes) -> str:
     if name is None:
         raise unsupported("the bytes are not an image of a known format")
     if name not in ACCEPTED:
-        raise unsupported(f"{name} is not supported")
+        raise unsupported(f"{name} is not supported" + (" by this installation" if name in ISOLATED else ""))
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_PARTS = 65_536  # chunks, segments, blocks, strips: a usual file of 100 megapixels with small parts has 20,000
 MAX_SCANS = 100
@@ -16,6 +17,13 @@ ROW_BYTES = 12
 MAX_PACKED_BYTES = 500_000_000
 
 
+class Cicp(NamedTuple):
+    """A colour space by the code points of ITU-T H.273."""
+
+    primaries: int
+    transfer: int
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The size that a file claims, and what decoding costs: memory in bytes per pixel, and visits to each pixel."""
@@ -27,6 +35,7 @@ class Header:
     plain_components: int = 0  # components of a JPEG that is decoded without Pillow; 0: any other file
     profile: bytes = b""  # the ICC profile of a JPEG that is decoded without Pillow
     packed_bytes: float = 0  # for each pixel, of a PNG: interlaced ones count a quarter more
+    cicp: Cicp | None = None  # the colour space that counts before an ICC profile of the same file
 
     @property
     def pixels(self) -> int:
@@ -34,7 +43,7 @@ class Header:
         return self.width * self.height
 
     @property
-    def bytes(self) -> int:
+    def memory_bytes(self) -> int:
         """The most memory that decoding takes."""
         return int(self.width * self.height * self.bytes_per_pixel) + ROW_BYTES * self.height
 

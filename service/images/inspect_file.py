@@ -11,9 +11,9 @@ from __future__ import annotations
 import struct
 
 from service.errors import ImageTooComplex, UnsupportedImage
-from service.images import inspect_jpeg, inspect_tiff
+from service.images import inspect_bmff, inspect_jpeg, inspect_jxl, inspect_tiff
 from service.images.formats import unsupported
-from service.images.header import MAX_PARTS, Header
+from service.images.header import MAX_PARTS, Cicp, Header
 
 # Pillow unpacks run lengths in Python, pixel by pixel.
 MAX_RUN_PIXELS, MAX_RUN_BYTES = 8_000_000, 4_000_000
@@ -37,6 +37,10 @@ def inspect(name: str, data: bytes) -> Header:
             return _bmp(data)
         case "TIFF":
             return inspect_tiff.inspect(data)
+        case "AVIF" | "HEIC":
+            return inspect_bmff.inspect(name, data)
+        case "JPEG XL":
+            return inspect_jxl.inspect(data)
     raise AssertionError(f"not an accepted format: {name}")
 
 
@@ -48,11 +52,14 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
 def _png(data: bytes) -> Header:
-    at, parts, animated = 8, 0, False
+    at, parts, animated, cicp = 8, 0, False, None
     while at + 8 <= len(data):
         parts += 1
         _limit("PNG", "chunks", parts, MAX_PARTS)
-        animated = animated or data[at + 4 : at + 8] == b"acTL"
+        kind = data[at + 4 : at + 8]
+        animated = animated or kind == b"acTL"
+        if kind == b"cICP" and at + 10 <= len(data):
+            cicp = cicp or Cicp(data[at + 8], data[at + 9])
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     if data[12:16] == b"CgBI":  # written by Xcode: blue and red exchanged, alpha multiplied in, no zlib header
         raise unsupported("a PNG image with a CgBI chunk, for iOS only, is not supported")
@@ -62,7 +69,7 @@ def _png(data: bytes) -> Header:
     grey = colour in (0, 3)
     packed = depth * _CHANNELS.get(colour, 4) / 8 * (1.25 if interlaced else 1)
     stored = 4 if not grey else 2 if depth == 16 else 1
-    return Header(width, height, stored + (_ALPHA_ADDED if animated else 0), packed_bytes=packed)
+    return Header(width, height, stored + (_ALPHA_ADDED if animated else 0), packed_bytes=packed, cicp=cicp)
 
 
 def _webp(data: bytes) -> Header:

@@ -32,7 +32,7 @@ from model.preprocessing.recipe import Preprocess, embedded_profile
 from model.preprocessing.resize import Pixels
 from service.errors import OutOfMemory, UnsupportedImage
 from service.images import corrections
-from service.images.formats import unsupported
+from service.images.formats import PILLOW_NAMES, unsupported
 from service.images.header import Header
 from service.images.inspect_jpeg import MAX_EXIF_BYTES
 from service.images.jpeg import Decoded, Jpegs
@@ -87,8 +87,24 @@ def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jp
         log.debug("%s refused: %s", name, type(error).__name__)
         reason = _reason(error)
     # Out here no Pillow traceback keeps the image and its bytes in memory.
-    _check_memory(f"a {name} image of {header.width} x {header.height} pixels", header.bytes)
+    _check_memory(f"a {name} image of {header.width} x {header.height} pixels", header.memory_bytes)
     raise unsupported(f"the {name} image {reason}")
+
+
+def load_isolated() -> None:
+    """Import the decoders of `formats.ISOLATED` that are installed. Each decodes in one thread."""
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with contextlib.suppress(ImportError):
+        import pi_heif
+
+        pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+    with contextlib.suppress(ImportError):
+        from pillow_jxl import JpegXLImagePlugin
+
+        JpegXLImagePlugin.DECODE_THREADS = 0
 
 
 def preprocess(pixels: Pixels, recipe: Preprocess) -> Pixels:
@@ -103,13 +119,15 @@ def preprocess(pixels: Pixels, recipe: Preprocess) -> Pixels:
 
 
 def _decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jpegs | None) -> Decoded:
-    with Image.open(io.BytesIO(data), formats=(name.upper(),)) as image:
+    with Image.open(io.BytesIO(data), formats=(PILLOW_NAMES.get(name, name.upper()),)) as image:
         if image.width * image.height > header.pixels:
             raise ValueError("Pillow finds a larger picture than the header says")
         if jpegs is not None and (decoded := jpegs.decode_opened(data, image, recipe)) is not None:
             return decoded
         loaded = corrections.load(image, data)
-        if len(loaded.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        if header.cicp is not None:
+            loaded.info["cicp"] = header.cicp
+        if len(loaded.info.get("exif") or b"") > MAX_EXIF_BYTES:
             del loaded.info["exif"]
         decoded_at = time.perf_counter()
         return Decoded(_preprocess(loaded, recipe), decoded_at, embedded_profile(loaded))

@@ -18,7 +18,6 @@ import time
 import uvloop
 
 from service.app import make_metrics
-from service.devices.process import python_command, python_environment
 from service.devices.usage import Usage
 from service.ipc import Connection
 from service.server import metrics_port
@@ -28,6 +27,7 @@ from service.server.prefork.messages import ChildStart, FromChild, Listening
 from service.server.signals import Signals
 from service.settings import Settings
 from service.system import blocking, sched_slice
+from service.system.programs import python_command, python_environment
 from service.telemetry.multiprocess import MultiprocessDirectory, shared_directory
 
 log = logging.getLogger("vim.parent")

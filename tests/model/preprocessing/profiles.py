@@ -6,12 +6,12 @@ import struct
 
 import numpy as np
 
-from model.preprocessing.icc import Point, gamma_curve, matrix_profile, profile_of
+from model.preprocessing.icc import Curve, Point, gamma_curve, matrix_profile, profile_of
 
 D65: Point = (0.3127, 0.3290)
-# Chromaticities of red, green and blue, white point and gamma.
-SPACES: dict[str, tuple[tuple[Point, Point, Point], Point, float | None]] = {
-    "Display P3": (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), D65, None),
+# Chromaticities of red, green and blue, white point and tone curve.
+SPACES: dict[str, tuple[tuple[Point, Point, Point], Point, Curve]] = {
+    "Display P3": (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), D65, "srgb"),
     "Adobe RGB": (((0.640, 0.330), (0.210, 0.710), (0.150, 0.060)), D65, 2.19921875),
     "ProPhoto": (((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001)), (0.3457, 0.3585), 1.8),
 }

@@ -169,3 +169,64 @@ def test_known_colours_of_display_p3() -> None:
 
     assert np.abs(grey - 128).max() <= 1
     assert np.abs(orange - [219, 94, 31]).max() <= 1
+
+
+# --- code points of ITU-T H.273 -------------------------------------------------------------------------------------
+
+
+def encoded(transfer: int) -> Image.Image:
+    """The picture as this transfer function encodes it, with sRGB's primaries; its white is the reference white."""
+    signal = np.asarray(picture()) / 255
+    linear = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
+    if transfer == 16:  # SMPTE ST 2084, equation 5.1, with white at 203 of 10,000 cd/m2
+        power = (linear * 203 / 10_000) ** 0.1593017578125
+        found = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    else:  # ARIB STD-B67 on a display with a gamma of 1.2; 75 % is white
+        white = (np.exp((0.75 - 0.55991073) / 0.17883277) + 0.28466892) / 12
+        scene = linear ** (1 / 1.2) * white
+        above = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+        found = np.where(scene <= 1 / 12, np.sqrt(3 * scene), above)
+    return Image.fromarray((255 * found).round().astype(np.uint8))
+
+
+def with_code_points(image: Image.Image, primaries: int, transfer: int) -> Image.Image:
+    """The image with code points, as the service puts them there."""
+    image.info["cicp"] = (primaries, transfer)
+    return image
+
+
+@pytest.mark.parametrize("transfer", [16, 18], ids=["PQ", "HLG"])
+def test_levels_of_hdr_up_to_white_are_those_of_sdr(transfer: int) -> None:
+    """A picture that is no brighter than the reference white looks as it does in sRGB, up to the rounding of 8 bits."""
+    found = FRIENDLY(with_code_points(encoded(transfer), 1, transfer)).astype(int)
+
+    assert np.abs(found - FRIENDLY(picture())).max() <= 5
+    assert np.abs(FRIENDLY(encoded(transfer)).astype(int) - FRIENDLY(picture())).mean() > 10
+
+
+def test_brighter_levels_of_hdr_are_white() -> None:
+    """What a usual display cannot show is white."""
+    bright = with_code_points(Image.new("RGB", (64, 64), (200, 200, 200)), 9, 16)
+
+    assert FRIENDLY(bright).min() == 255
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (2, 2), (1, 1), (6, 6), (7, 6)])
+def test_code_points_that_say_srgb_change_little(primaries: int, transfer: int) -> None:
+    """sRGB, the unspecified values, BT.709 and BT.601, whose primaries are nearly sRGB's."""
+    found = FRIENDLY(with_code_points(picture(), primaries, transfer)).astype(int)
+
+    assert np.abs(found - FRIENDLY(picture())).mean() < (0.1 if primaries < 3 else 4)
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(0, 13), (250, 13), (1, 3), (12, 200), (4, 4)])
+def test_code_points_that_are_not_known_change_nothing(primaries: int, transfer: int) -> None:
+    """Reserved values, and those of no photograph."""
+    np.testing.assert_array_equal(FRIENDLY(with_code_points(picture(), primaries, transfer)), FRIENDLY(picture()))
+
+
+def test_code_points_of_display_p3() -> None:
+    """They are its profile, and count before an ICC profile."""
+    image = with_code_points(with_profile(picture(), rgb_profile("Adobe RGB")), 12, 13)
+
+    np.testing.assert_array_equal(FRIENDLY(image), FRIENDLY(with_profile(picture(), rgb_profile("Display P3"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -172,3 +173,17 @@ def test_the_times_say_what_became_of_a_profile(kind: str, profile: bytes, found
         assert found == times.profile
     reference = dataclasses.replace(FRIENDLY, mode="reference")
     assert Decoder(reference, LIMITS).decode(file.getvalue(), slot()).profile is None
+
+
+def test_png_code_points_count_before_its_profile() -> None:
+    """The chunk cICP says the colour space of a PNG before all others; its image is converted."""
+    found = []
+    for profile in (b"", rgb_profile("Adobe RGB")):
+        data = encode(photo(), "PNG", icc_profile=profile)
+        at = data.index(b"IDAT") - 4
+        chunk = b"cICP" + bytes([12, 13, 0, 1])
+        chunk = (4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        found.append(run(data[:at] + chunk + data[at:]))
+
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], run(encode(photo(), "PNG", icc_profile=rgb_profile("Display P3"))))

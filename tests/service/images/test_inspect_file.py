@@ -50,7 +50,7 @@ def test_the_size_is_what_pillow_finds(form: str, mode: str) -> None:
         stored = image.width * image.height * (4 if len(image.getbands()) > 1 or image.mode in ("I", "F") else 1)
 
         assert image.size == (header.width, header.height)
-        assert header.bytes >= stored
+        assert header.memory_bytes >= stored
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""The program of a process that decodes images: takes a file, decodes it as `service.images.pillow` does, answers.
+
+The decoders are large libraries in C and C++ that read untrusted files. Each file has limits that the kernel enforces:
+memory, by the size that its header claims, and CPU time. The process ends when the other end of its socket closes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+
+from service import ipc
+from service import log as service_log
+from service.errors import OutOfMemory, UnsupportedImage
+from service.images import pillow
+from service.images.isolated.messages import Decode, Decoded, FromDecoder, Refused
+
+SPARE_BYTES = 64 << 20  # beside what the header says; many small tiles took 40 MB more
+# CPU time for a file: usual ones take 20 to 120 ns for each pixel, JPEG XL in modular coding up to 155.
+LEAST_CPU_S, CPU_S_PER_PIXEL, MOST_CPU_S = 1.0, 250e-9, 10.0
+
+
+def main(descriptor: int) -> None:
+    """Answer requests over the socket until its other end is closed."""
+    service_log.configure("warning", process="decoder")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pillow.load_isolated()
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
+        while (request := ipc.read(stream, Decode)) is not None:
+            cpu_s = min(LEAST_CPU_S + CPU_S_PER_PIXEL * request.header.pixels, MOST_CPU_S)
+            limit(request.header.memory_bytes + 2 * len(request.data), cpu_s)
+            connection.sendall(ipc.pack(_answer(request)))
+            del request
+
+
+def limit(memory_bytes: int, cpu_s: float) -> None:
+    """Let the kernel limit what this process takes from now on. Without CPU time it is ended by SIGXCPU."""
+    with contextlib.suppress(OSError):  # only Linux says how much is used
+        used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES + memory_bytes, resource.RLIM_INFINITY))
+    spent_s = time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent_s + cpu_s), resource.RLIM_INFINITY))
+
+
+def _answer(request: Decode) -> FromDecoder:
+    try:
+        found = pillow.decode(request.data, request.name, request.header, request.recipe, None)
+    except UnsupportedImage as error:
+        return Refused("unsupported", error.detail)
+    except OutOfMemory as error:
+        return Refused("out_of_memory", error.detail)
+    return Decoded(found.pixels.tobytes(), time.perf_counter() - found.at, found.profile)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
