@@ -23,6 +23,7 @@ from service.system.programs import python_command, python_environment
 log = logging.getLogger("vim.decoder")
 
 WORKER = "service.images.isolated.worker"
+_ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}  # glibc reserves 64 MB for each thread otherwise, and address space is limited
 EXIT_S = 5.0  # an ended process is waited for so long
 
 
@@ -109,7 +110,7 @@ class _Process:
             try:
                 self._process = subprocess.Popen(
                     python_command(worker, theirs.fileno()),
-                    env=python_environment(),
+                    env=python_environment() | _ONE_HEAP,
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,  # a terminal's Ctrl-C goes to the parent only

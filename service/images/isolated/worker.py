@@ -12,6 +12,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from service import ipc
@@ -20,7 +21,7 @@ from service.errors import OutOfMemory, UnsupportedImage
 from service.images import pillow
 from service.images.isolated.messages import Decode, Decoded, FromDecoder, Refused
 
-SPARE_BYTES = 64 << 20  # beside what the header says; many small tiles took 40 MB more
+SPARE_BYTES = 64 << 20  # beside what the header says: stacks, tables, small images
 # CPU time for a file: usual ones take 20 to 120 ns for each pixel, JPEG XL in modular coding up to 155.
 LEAST_CPU_S, CPU_S_PER_PIXEL, MOST_CPU_S = 1.0, 250e-9, 10.0
 
@@ -33,18 +34,24 @@ def main(descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
         while (request := ipc.read(stream, Decode)) is not None:
             cpu_s = min(LEAST_CPU_S + CPU_S_PER_PIXEL * request.header.pixels, MOST_CPU_S)
-            limit(request.header.memory_bytes + 2 * len(request.data), cpu_s)
-            connection.sendall(ipc.pack(_answer(request)))
-            del request
+            with limits(request.header.memory_bytes + 2 * len(request.data), cpu_s):
+                answer = _answer(request)
+            connection.sendall(ipc.pack(answer))
+            del request, answer
 
 
-def limit(memory_bytes: int, cpu_s: float) -> None:
-    """Let the kernel limit what this process takes from now on. Without CPU time it is ended by SIGXCPU."""
+@contextlib.contextmanager
+def limits(memory_bytes: int, cpu_s: float) -> Iterator[None]:
+    """Let the kernel limit what this process takes in the context. Without CPU time it is ended by SIGXCPU."""
     with contextlib.suppress(OSError):  # only Linux says how much is used
         used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES + memory_bytes, resource.RLIM_INFINITY))
-    spent_s = time.process_time()
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent_s + cpu_s), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + cpu_s), resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:  # the next request may be larger than the memory of this one
+        for kind in (resource.RLIMIT_AS, resource.RLIMIT_CPU):
+            resource.setrlimit(kind, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def _answer(request: Decode) -> FromDecoder:

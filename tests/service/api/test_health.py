@@ -28,7 +28,7 @@ async def test_probes_are_200_when_ready(client: httpx.AsyncClient) -> None:
 
 
 async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
-    """/info shows the model, its preprocessing, the device, the scan and why, and the limits."""
+    """/info shows the model, its preprocessing, the device, the scan and why, the limits and the image formats."""
     info = (await client.get("/info")).json()
 
     names = ("name", "family", "classes", "scores", "embedding_dim", "mean_embedding_dim")
@@ -38,6 +38,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient) -> None:
     assert {"type": "cpu", "name": "cpu", "threads": 1} == info["device"]
     assert "friendly" == info["preprocess"]["mode"]
     assert 8 == info["limits"]["max_batch"]
+    assert ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF", "AVIF", "HEIC", "JPEG XL"] == info["formats"]
 
 
 async def test_metrics_count_requests_and_batches(client: httpx.AsyncClient) -> None:

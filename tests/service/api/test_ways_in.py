@@ -7,7 +7,10 @@ import base64
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests.service.images.bmff_files import picture, sample
+from tests.service.images.image_files import encode
 from tests.tiny import photo
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +38,28 @@ async def test_the_same_image_gives_the_same_result_by_every_way(client: httpx.A
     for answer in answers:
         assert 200 == answer.status_code
         np.testing.assert_allclose(await embeddings(answer), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["plain.heic", "turned.jxl", "avif"])
+async def test_formats_of_phones_by_every_way(client: httpx.AsyncClient, name: str) -> None:
+    """AVIF, HEIC and JPEG XL are accepted wherever an image is, and get the answer of the picture."""
+    data = encode(picture(), "AVIF") if name == "avif" else sample(name)
+    image = picture().transpose(Image.Transpose.ROTATE_270) if "turned" in name else picture()
+    text = base64.b64encode(data).decode()
+    answers = [
+        await client.post("/v1/embed", content=data),
+        await client.post("/v1/embed", files={"image": (name, data)}),
+        await client.post("/v1/embed", json={"images": [text]}),
+        await client.post("/v1/bulk", content=b'{"image": "%s"}\n' % text.encode()),
+        await client.post("/v1/embed", content=encode(image, "PNG")),
+    ]
+    assert [200] * 5 == [answer.status_code for answer in answers]
+    first, second, third, expected = [await embeddings(answer) for answer in (*answers[:3], answers[4])]
+
+    np.testing.assert_allclose(second, first, atol=1e-6)
+    np.testing.assert_allclose(third, first, atol=1e-6)
+    np.testing.assert_allclose([answers[3].json()["embedding"]], first, atol=1e-6)
+    assert float((first @ expected.T)[0, 0]) > 0.99
 
 
 async def test_many_images_keep_their_order_and_their_own_errors(client: httpx.AsyncClient) -> None:

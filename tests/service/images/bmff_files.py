@@ -7,15 +7,14 @@ JPEG XL by cjxl 0.7. In the two turned ones the picture lies on its side, and th
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from service.images.inspect_bmff import Box, boxes
+from tests.service.images.image_files import WRITTEN_ELSEWHERE
 
-FILES = Path(__file__).parents[2] / "data" / "formats"
 WIDTH, HEIGHT = 128, 96
 
 
@@ -37,7 +36,7 @@ def picture() -> Image.Image:
 
 def sample(name: str) -> bytes:
     """A file of `tests/data/formats`."""
-    return (FILES / name).read_bytes()
+    return (WRITTEN_ELSEWHERE / name).read_bytes()
 
 
 def box(kind: bytes, *content: bytes) -> bytes:

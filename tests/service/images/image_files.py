@@ -6,6 +6,7 @@ import io
 import random
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ MODES = {
     "BMP": ["1", "L", "P", "RGB", "RGBA"],
     "TIFF": ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"],
 }
+WRITTEN_ELSEWHERE = Path(__file__).parents[2] / "data" / "formats"  # HEIC and JPEG XL
 FILES = [(form, mode) for form, modes in MODES.items() for mode in modes]
 
 
@@ -108,7 +110,8 @@ BOMBS = [gif_frame_beyond_its_screen, webp_canvas, tiff_tile, bmp_header, jpeg_h
 def mutations(seed: int, count: int) -> list[bytes]:
     """Damaged copies of good files."""
     rng = random.Random(seed)
-    good = [encode(photo(mode), form) for form, mode in FILES]
+    good = [encode(photo(mode), form) for form, mode in (*FILES, ("AVIF", "RGB"), ("AVIF", "RGBA"))]
+    good += [path.read_bytes() for path in sorted(WRITTEN_ELSEWHERE.iterdir())]
     damaged = []
     for _ in range(count):
         data = bytearray(rng.choice(good))

@@ -233,6 +233,13 @@ def test_a_picture_that_is_larger_than_its_file_says(processes: DecoderProcesses
         decoded_with_times(processes, data)
 
 
+def test_a_large_file_after_a_small_one(decode: Callable[..., Pixels]) -> None:
+    """The limits of a file end with it: the next one may take more."""
+    decode(PLAIN["HEIC"])
+
+    assert distance(decode(PLAIN["HEIC"] + bmff_files.box(b"free", bytes(100_000_000))), expected(picture())) < CLOSE
+
+
 def test_memory_is_checked_before_decoding(processes: DecoderProcesses) -> None:
     """VIM_MAX_DECODE_BYTES holds for these formats too."""
     with pytest.raises(ImageTooComplex, match="takes up to .* bytes of memory; the limit is 100000"):

@@ -26,9 +26,9 @@ def _obey(name: str) -> None:
     if name == "hang":
         time.sleep(60)
     if name == "spin":
-        worker.limit(1 << 30, cpu_s=0.1)
-        while True:
-            pass
+        with worker.limits(1 << 30, cpu_s=0.1):
+            while True:
+                pass
     if name.startswith("SIG"):
         os.kill(os.getpid(), signal.Signals[name])
     if name == "exit":
