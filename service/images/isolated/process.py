@@ -52,12 +52,11 @@ class DecoderProcesses:
 
         Raises UnsupportedImage, ImageTooComplex, OutOfMemory, DeadlineExceeded; NotReady if no process can be started.
         """
-        process = self._take()
+        request = Decode(data, name, header, recipe)
         try:
-            answer = process.ask(Decode(data, name, header, recipe))
+            answer = self._ask(request, chances=2)
         except _Ended as ended:
             raise self._explained(name, header, ended.status) from None
-        self._return(process)
         if isinstance(answer, Refused):
             raise _refusal(answer)
         pixels = np.frombuffer(answer.pixels, np.uint8).reshape(recipe.size, recipe.size, 3)
@@ -68,6 +67,19 @@ class DecoderProcesses:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+    def _ask(self, request: Decode, chances: int) -> FromDecoder:
+        process = self._take()
+        try:
+            answer = process.ask(request)
+        except _Ended as ended:
+            if chances == 1 or ended.status in (None, -signal.SIGXCPU):
+                raise
+            return self._ask(request, chances - 1)  # something else may have ended it
+        self._idle.append(process)
+        if self._closed:
+            self.close()
+        return answer
 
     def _take(self) -> _Process:
         while self._idle:
@@ -83,11 +95,6 @@ class DecoderProcesses:
         except OSError as error:
             log.error("no decoder process can be started: %s", error)
             raise NotReady("no decoder process can be started now", retry_after_s=1) from None
-
-    def _return(self, process: _Process) -> None:
-        self._idle.append(process)
-        if self._closed:
-            self.close()
 
     def _explained(self, name: str, header: Header, status: int | None) -> ServiceError:
         size = f"{header.width} x {header.height} pixels"

@@ -1,4 +1,7 @@
-"""A decoder process that does what the name of the format says, instead of decoding: ends, hangs, or answers."""
+"""A decoder process that does what the name of the format says, instead of decoding: ends, hangs, or answers.
+
+With `once` it creates the file that the data names and ends, unless that file exists.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from service import ipc
 from service.images.isolated import worker
@@ -17,12 +21,15 @@ def main(descriptor: int) -> None:
     """Answer requests until one ends this process."""
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as stream:
         while (request := ipc.read(stream, Decode)) is not None:
-            _obey(request.name)
+            _obey(request.name, request.data)
             pixels = bytes([os.getpid() % 256]) * (3 * request.recipe.size**2)
             connection.sendall(ipc.pack(Decoded(pixels, 0.0, b"")))
 
 
-def _obey(name: str) -> None:
+def _obey(name: str, data: bytes) -> None:
+    if name == "once" and not (marker := Path(data.decode())).exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
     if name == "hang":
         time.sleep(60)
     if name == "spin":
