@@ -79,7 +79,7 @@ class Fetcher:
                     return await self._follow(url, receive)
             except (TimeoutError, httpx.TimeoutException):
                 raise FetchError("timeout", f"not done within {limit_s:g} s (VIM_FETCH_TIMEOUT_MS)") from None
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
                 raise FetchError("unreachable", _words(error)) from None
 
     async def _follow(self, url: str, receive: Callable[[int], None]) -> bytes:
