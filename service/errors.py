@@ -210,7 +210,9 @@ class QueueFull(Overload):
 
 
 class MemoryFull(Overload):
-    """As many bytes of bodies are in memory as `VIM_QUEUE_BYTES` allows, or for bulk `VIM_BULK_PERCENT` of them."""
+    """As many bytes of bodies and fetched images are in memory as `VIM_QUEUE_BYTES` allows, or for bulk
+    `VIM_BULK_PERCENT` of them.
+    """
 
     status, code = 429, "memory_full"
 

@@ -129,7 +129,7 @@ class Settings(BaseSettings):
         default=256, ge=1, description="Most images waiting or running; more are refused with 429."
     )
     queue_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Most bytes of request bodies in memory; more are refused with 429."
+        256 * 1024 * 1024, ge=1, description="Most bytes of bodies and fetched images in memory; more: 429."
     )
     bulk_percent: int = Field(
         50, ge=1, le=100, description="Percent of VIM_QUEUE_IMAGES and VIM_QUEUE_BYTES available to bulk requests."

@@ -85,7 +85,7 @@ BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
 QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
 QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
-BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies in memory.")
+BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies and fetched images in memory.")
 BATCH_LIMIT = Metric(
     "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
 )
