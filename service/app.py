@@ -16,10 +16,10 @@ from service import __version__
 from service.api import bulk, demo_page, errors, health, openapi, v1
 from service.api.auth import PROBES, Authenticate, known_keys
 from service.api.compat import huggingface, openai, weaviate
-from service.api.links import Links, make_fetcher
 from service.api.middleware import Head, Observe, RouteLabels
 from service.api.oip import routes as oip
 from service.api.oip import statistics
+from service.api.request.links import Links, make_fetcher
 from service.devices.pool import WORKER, Pool
 from service.engine.backend import Backend
 from service.engine.engine import Engine

@@ -28,7 +28,7 @@ class Link:
     url: str
 
 
-Given = Item | Link  # an image as a request has it; `service.api.links` fetches links
+Given = Item | Link  # an image as a request has it; `service.api.request.links` fetches links
 
 
 class Task(NamedTuple):

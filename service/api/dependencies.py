@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.api.links import Links
 from service.api.record import KEY, RequestRecord
+from service.api.request.links import Links
 from service.engine.engine import Answer, Engine
 from service.errors import InvalidOptions
 from service.jobs import Given, Task

@@ -1,6 +1,6 @@
 """Reads one image from a JSON value, for all contracts: its encoded bytes, a link, or an error.
 
-It does not decode images; `service.images.decode` does. It does not fetch links; `service.api.links` does.
+It does not decode images; `service.images.decode` does. It does not fetch links; `service.api.request.links` does.
 """
 
 from __future__ import annotations

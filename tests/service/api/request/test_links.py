@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api.links import FAILED, Links
+from service.api.request.links import FAILED, Links
 from service.app import create_app
 from service.engine.admission import BodyAccount
 from service.errors import Draining
