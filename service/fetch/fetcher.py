@@ -79,6 +79,8 @@ class Fetcher:
                     return await self._follow(url, receive)
             except (TimeoutError, httpx.TimeoutException):
                 raise FetchError("timeout", f"not done within {limit_s:g} s (VIM_FETCH_TIMEOUT_MS)") from None
+            except httpx.RemoteProtocolError:  # whose text has bytes of the response
+                raise FetchError("unreachable", "the response is not HTTP/1.1, or it ended early") from None
             except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
                 raise FetchError("unreachable", _words(error)) from None
 
