@@ -19,6 +19,7 @@ from service.api.compat import huggingface, openai, weaviate
 from service.api.middleware import Head, Observe, RouteLabels
 from service.api.oip import routes as oip
 from service.api.oip import statistics
+from service.api.request.links import Links, make_fetcher
 from service.devices.pool import WORKER, Pool
 from service.engine.backend import Backend
 from service.engine.engine import Engine
@@ -69,6 +70,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     backend = context.backend if context else Pool(settings, metrics, worker)
     tracer = _tracer(settings)
     engine = Engine(settings, metrics, backend, tracer)
+    links = Links(engine, make_fetcher(settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +82,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
             if report:
                 report.cancel()
             await engine.close()
+            await links.close()
         if tracer.enabled:
             await asyncio.to_thread(tracer.close)
 
@@ -96,6 +99,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
         redirect_slashes=False,  # Starlette would redirect to the host that the client sent
     )
     app.state.engine = engine
+    app.state.links = links
     app.state.tracer = tracer
     counts = context.statistics if context else shared_counts.alone(statistics.numbers(settings.queue_images))
     app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counts, settings.queue_images)

@@ -20,7 +20,8 @@ ServiceError
  │    ├── TooManyImages          413 too_many_images
  │    ├── UnsupportedImage       415 unsupported_image
  │    ├── UnsupportedEncoding    415 unsupported_encoding
- │    └── InvalidOptions         422 invalid_options
+ │    ├── InvalidOptions         422 invalid_options
+ │    └── FetchFailed            422 fetch_failed
  ├── Refusal                     the same request may succeed later
  │    ├── Overload               429 or 503, as VIM_OVERLOAD_STATUS says
  │    │    ├── QueueFull         429 queue_full
@@ -101,7 +102,7 @@ class MalformedBody(RequestError):
 
 
 class UrlNotSupported(RequestError):
-    """An image was given by URL; the service never fetches images."""
+    """An image was given by a URL that is not fetched: `VIM_FETCH_HOSTS` is unset, or the URL is not http or https."""
 
     status, code = 400, "url_not_supported"
 
@@ -192,6 +193,12 @@ class InvalidOptions(RequestError):
     status, code = 422, "invalid_options"
 
 
+class FetchFailed(RequestError):
+    """An image could not be fetched from its URL. All causes give the same answer; the log has the reason."""
+
+    status, code = 422, "fetch_failed"
+
+
 class Overload(Refusal):
     """Too many requests arrive. The status is `VIM_OVERLOAD_STATUS`, 429 by default."""
 
@@ -203,7 +210,9 @@ class QueueFull(Overload):
 
 
 class MemoryFull(Overload):
-    """As many bytes of bodies are in memory as `VIM_QUEUE_BYTES` allows, or for bulk `VIM_BULK_PERCENT` of them."""
+    """As many bytes of bodies and fetched images are in memory as `VIM_QUEUE_BYTES` allows, or for bulk
+    `VIM_BULK_PERCENT` of them.
+    """
 
     status, code = 429, "memory_full"
 

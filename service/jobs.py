@@ -21,6 +21,16 @@ Image = bytes | Pixels  # an encoded file, or pixels
 Item = Image | ServiceError  # an image, or the reason why there is none
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An http or https URL in the place of an image, as the client wrote it; nothing of it is checked."""
+
+    url: str
+
+
+Given = Item | Link  # an image as a request has it; `service.api.request.links` fetches links
+
+
 class Task(NamedTuple):
     """What a request wants of each of its images: class scores, an embedding, or both."""
 

@@ -6,10 +6,9 @@ a setting is not checked here.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -20,14 +19,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from service import api_keys
 from service.errors import SettingsError
+from service.fetch import hosts
+from service.system import environment
 
-_PREFIX = "VIM_"
-# Kubernetes sets these in every pod when a service is named vim or vim-something, unless enableServiceLinks is false.
-_LINK = re.compile(r"VIM(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
-_LINK_PORT = re.compile(r"VIM(_\w+)?_PORT")
-_LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
-# The editor Vim sets these in its :terminal.
-_EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
 CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
@@ -42,6 +36,7 @@ _WORDS = {
     "tls_key": "a file",
     "api_keys": f"keys, each of {api_keys.LOOKS}",
     "api_keys_file": "a file",
+    "fetch_hosts": hosts.LOOKS,
 }
 
 
@@ -49,7 +44,7 @@ class Settings(BaseSettings):
     """The settings of the server. The variable of a field is `VIM_` and its name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
+        env_prefix=environment.PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
     )
 
     host: str = Field(
@@ -134,7 +129,7 @@ class Settings(BaseSettings):
         default=256, ge=1, description="Most images waiting or running; more are refused with 429."
     )
     queue_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Most bytes of request bodies in memory; more are refused with 429."
+        256 * 1024 * 1024, ge=1, description="Most bytes of bodies and fetched images in memory; more: 429."
     )
     bulk_percent: int = Field(
         50, ge=1, le=100, description="Percent of VIM_QUEUE_IMAGES and VIM_QUEUE_BYTES available to bulk requests."
@@ -154,6 +149,15 @@ class Settings(BaseSettings):
         ge=1,
         description="Most memory for decoding all images at once; an image that alone needs more is refused with 413.",
     )
+    fetch_hosts: str = Field(
+        "",
+        description="Hosts from which images may be fetched by URL; .example.org: with subdomains; *: every host with "
+        "public addresses; empty: URLs are refused.",
+    )
+    fetch_max_bytes: int = Field(20 * 1024 * 1024, ge=1, description="Largest image that is fetched.")
+    fetch_timeout_ms: int = Field(5_000, ge=1, description="Longest time to fetch an image, redirects included.")
+    fetch_max_urls: int = Field(16, ge=1, description="Most different URLs in one request; more are refused with 413.")
+    fetch_concurrency: int = Field(16, ge=1, description="Most fetches at once, in each HTTP process; others wait.")
     request_timeout_ms: int = Field(default=30_000, ge=1, description="Longest time to an answer; then 504.")
     header_timeout_ms: int = Field(
         10_000, ge=1, description="Longest time until a request's header has arrived, also on a new connection."
@@ -214,9 +218,10 @@ class Settings(BaseSettings):
 
         An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text.
         """
-        ours = dict(_ours(os.environ if environ is None else environ))
+        ours = environment.ours(os.environ if environ is None else environ)
+        ours.pop(CLIENT_KEY, None)
         fields = {variable(field): field for field in cls.model_fields}
-        mistakes = [_unknown(name, fields) for name in ours if name not in fields]
+        mistakes = [environment.unknown(name, fields) for name in ours if name not in fields]
         given = {fields[name]: text for name, text in ours.items() if name in fields and text.strip()}
         try:
             settings = cls.model_validate(given)
@@ -267,6 +272,12 @@ class Settings(BaseSettings):
         """Keep digests of the keys only, because settings are shown, compared and sent to the device process."""
         return api_keys.digests(value.split(",")) if isinstance(value, str) else value
 
+    @field_validator("fetch_hosts")
+    @classmethod
+    def _known_hosts(cls, value: str) -> str:
+        hosts.rules(value)
+        return value
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -293,12 +304,14 @@ class Settings(BaseSettings):
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(f"{variable('tls_cert')} and {variable('tls_key')} belong together: set both or neither")
+        if self.fetch_hosts and self.offline:
+            raise ValueError(f"{variable('fetch_hosts')} needs the network, which {variable('offline')} forbids")
         return self
 
 
 def variable(field: str) -> str:
     """The environment variable of a field."""
-    return _PREFIX + field.upper()
+    return environment.PREFIX + field.upper()
 
 
 def allowed(field: str) -> str:
@@ -316,22 +329,6 @@ def _allowed(info: FieldInfo) -> str:
     lowest = next(bound.ge for bound in info.metadata if isinstance(bound, Ge))
     highest = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
     return f"an integer, at least {lowest}" if highest is None else f"an integer between {lowest} and {highest}"
-
-
-def _ours(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for name, text in environ.items():
-        if name.startswith(_PREFIX) and name not in {*_EDITOR, CLIENT_KEY} and not _is_service_link(name, text):
-            yield name, text
-
-
-def _is_service_link(name: str, text: str) -> bool:
-    return bool(_LINK.fullmatch(name) or (_LINK_PORT.fullmatch(name) and _LINK_ADDRESS.match(text)))
-
-
-def _unknown(name: str, known: Mapping[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return f"{name} is not a setting; {hint}"
 
 
 def _invalid(detail: Any, given: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from service.app import create_app
 from service.errors import all_errors
 from service.settings import Settings, variable
 from service.telemetry import metrics
+from service.telemetry.rejections import Reason
 from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def test_every_metric_is_in_its_table() -> None:
 
 def test_every_reason_of_a_rejection_is_named() -> None:
     """A person who sees one in a graph finds it in the README."""
-    assert [] == [reason for reason in get_args(metrics.Reason) if reason not in block("metrics")]
+    assert [] == [reason for reason in get_args(Reason) if reason not in block("metrics")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -26,6 +26,7 @@ _BROUGHT = {
     "anyio": "httpx",
     "annotated-types": "pydantic",
     "httpx2": "huggingface-hub",
+    "idna": "httpx",
     "llvmlite": "numba",
     "packageurl-python": "cyclonedx-python-lib",
     "packaging": "huggingface-hub",

@@ -21,9 +21,11 @@ from model.loading.released import RELEASED
 from model.preprocessing.colour import Kind
 from service.app import create_app
 from service.errors import Failure, Refusal, RequestError, all_errors
+from service.fetch.outcome import Outcome
 from service.jobs import Memory, RequestClass
 from service.settings import Settings, allowed, variable
 from service.telemetry import metrics
+from service.telemetry.rejections import Reason
 from tests.clients.matrix import CLIENTS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -38,7 +40,8 @@ _HELPERS = {"/docs/{name}"}
 _WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", Failure: "read the server's log"}
 _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_stage_duration_seconds", "stage"): metrics.Stage,
-    ("vim_rejected_total", "reason"): metrics.Reason,
+    ("vim_rejected_total", "reason"): Reason,
+    ("vim_fetches_total", "outcome"): Outcome,
     ("vim_device_memory_bytes", "kind"): Memory,
     ("vim_colour_profiles_total", "kind"): Kind,
     ("vim_batch_retries_total", "reason"): metrics.Retry,

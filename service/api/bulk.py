@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -36,12 +36,12 @@ from service.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     MalformedBody,
-    QueueFull,
+    Overload,
     ServiceError,
     UnsupportedEncoding,
     bare,
 )
-from service.jobs import Item, Outcome, Task
+from service.jobs import Given, Outcome, Task
 
 router = APIRouter(tags=["native"], route_class=DirectRoute)
 
@@ -51,6 +51,7 @@ _TAKES = 'a line must be {"image": base64}, optionally with an "id"'
 IN_FLIGHT = 16  # images of one stream that are computed at the same time
 LONGEST_PAUSE_S, SHORT_PAUSE_S = 1.0, 0.1
 
+T = TypeVar("T")
 Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers in order, finished or not; None marks the end
 
 
@@ -112,6 +113,7 @@ class _Stream(Response):
         super().__init__(headers=dependencies.model_headers(engine.model))
         del self.headers["content-length"]
         self._engine = engine
+        self._links = dependencies.links_of(request)
         self._request = request
         self._options = options
         self._record = record
@@ -208,8 +210,8 @@ class _Stream(Response):
 
     async def _one(self, index: int, line: bytes | ServiceError) -> bytes:
         deadline = asyncio.get_running_loop().time() + self._allowed_s
-        name, item = await self._parsed(line, deadline)
-        outcome = item if isinstance(item, ServiceError) else await self._infer(item, deadline)
+        name, given = await self._parsed(line, deadline)
+        outcome = given if isinstance(given, ServiceError) else await self._infer(given, deadline)
         if isinstance(line, bytes):
             self._account.release(len(line) + 1)
         if isinstance(outcome, ServiceError):
@@ -217,7 +219,7 @@ class _Stream(Response):
             self._engine.metrics.refused(outcome)
         return self._rendered(index, name, outcome)
 
-    async def _parsed(self, line: bytes | ServiceError, deadline: float) -> tuple[Any, Item]:
+    async def _parsed(self, line: bytes | ServiceError, deadline: float) -> tuple[Any, Given]:
         if isinstance(line, ServiceError):
             return None, line
         try:
@@ -228,19 +230,20 @@ class _Stream(Response):
         except TimeoutError:
             return None, DeadlineExceeded(f"no thread could parse the line within {1000 * self._allowed_s:.0f} ms")
 
-    async def _infer(self, item: Item, deadline: float) -> Outcome:
-        """Run one image; wait while the queue is full, at most until the deadline."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                return (await self._engine.infer([item], self._options.task, deadline, "bulk")).outcomes[0]
-            except QueueFull as full:
-                pause = min(LONGEST_PAUSE_S, full.retry_after_s or LONGEST_PAUSE_S)
-                if loop.time() + pause > deadline:
-                    return bare(full)
-                await asyncio.sleep(pause)
-            except ServiceError as error:
-                return bare(error)
+    async def _infer(self, given: Given, deadline: float) -> Outcome:
+        """Fetch the image if it is a link, and run it."""
+        engine, task = self._engine, self._options.task
+        account = BodyAccount(engine.admission, "bulk")  # of what is fetched
+        arguments = [given], task, deadline, account, self._record.request_id
+        try:
+            (item,) = await _patiently(lambda: self._links.images(*arguments), deadline)
+            if isinstance(item, ServiceError):
+                return item
+            return (await _patiently(lambda: engine.infer([item], task, deadline, "bulk"), deadline)).outcomes[0]
+        except ServiceError as error:
+            return bare(error)
+        finally:
+            account.close()
 
     def _rendered(self, index: int, name: Any, outcome: Outcome) -> bytes:
         if self._options.op == "classify":
@@ -250,11 +253,24 @@ class _Stream(Response):
         return to_json(line if name is None else {"id": name} | line) + b"\n"
 
 
+async def _patiently(work: Callable[[], Awaitable[T]], deadline: float) -> T:
+    """Do the work; wait while the queue or the memory is full, at most until the deadline."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await work()
+        except Overload as full:
+            pause = min(LONGEST_PAUSE_S, full.retry_after_s or LONGEST_PAUSE_S)
+            if loop.time() + pause > deadline:
+                raise
+        await asyncio.sleep(pause)
+
+
 def _checked(line: bytes, limit: int) -> bytes | ServiceError:
     return line if len(line) <= limit else BodyTooLarge(f"the line has more than {limit} bytes (VIM_MAX_BODY_BYTES)")
 
 
-def _parse(line: bytes) -> tuple[Any, Item]:
+def _parse(line: bytes) -> tuple[Any, Given]:
     if not looks_like_json(line):
         return None, MalformedBody(f"the line is not JSON; {_TAKES}; {FILE_PATHS}")
     content = load_texts(line, 1)

@@ -13,9 +13,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from service.api.record import KEY, RequestRecord
+from service.api.request.links import Links
 from service.engine.engine import Answer, Engine
 from service.errors import InvalidOptions
-from service.jobs import Item, Task
+from service.jobs import Given, Task
 from service.status import ModelInfo
 
 T = TypeVar("T")
@@ -25,6 +26,12 @@ def engine_of(request: Request) -> Engine:
     """The application's engine."""
     engine: Engine = request.app.state.engine
     return engine
+
+
+def links_of(request: Request) -> Links:
+    """What fetches the links of requests."""
+    links: Links = request.app.state.links
+    return links
 
 
 def model_of(request: Request) -> ModelInfo:
@@ -43,20 +50,27 @@ async def in_thread(request: Request, work: Callable[..., T], *arguments: Any) -
     return await engine_of(request).decode_pool.run(record.request_class or "interactive", work, *arguments)
 
 
-async def infer(request: Request, images: Sequence[Item], task: Task, timeout_s: float | None = None) -> Answer:
-    """Run the images. `timeout_s` is the time limit in the request's body, if the contract has one.
+async def infer(request: Request, images: Sequence[Given], task: Task, timeout_s: float | None = None) -> Answer:
+    """Fetch the links among the images, and run all. The body has been read.
 
-    The shortest limit counts. Raises ServiceError for the whole request, ClientDisconnect when the client disconnects.
+    `timeout_s` is the time limit in the request's body, if the contract has one; the shortest limit counts. Raises
+    ServiceError for the whole request, ClientDisconnect when the client disconnects.
     """
-    engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
     longest_s = allowed_s(request)
     deadline = record.started + min(longest_s, timeout_s or longest_s)
-    work = engine.infer(images, task, deadline, record.request_class or "interactive")
-    answer = await _cancel_on_disconnect(request, work)
+    answer = await _cancel_on_disconnect(request, _run(request, images, task, deadline))
     record.timings = answer.timings
     record.images, record.failed_images = len(images), answer.failed
     return answer
+
+
+async def _run(request: Request, images: Sequence[Given], task: Task, deadline: float) -> Answer:
+    engine, links = engine_of(request), links_of(request)
+    record: RequestRecord = request.scope[KEY]
+    assert record.body is not None  # of the body that has been read
+    items = await links.images(images, task, deadline, record.body, record.request_id)
+    return await engine.infer(items, task, deadline, record.request_class or "interactive")
 
 
 def allowed_s(request: Request) -> float:

@@ -140,6 +140,7 @@ class Problem(BaseModel):
 
 
 _BINARY = {"type": "string", "format": "binary"}
+BY_URL = "http and https URLs are fetched from the hosts in the server's setting VIM_FETCH_HOSTS, others are refused."
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 
 
@@ -148,7 +149,7 @@ def _json_body(options: type[BaseModel]) -> dict[str, Any]:
         "type": "array",
         "minItems": 1,
         "items": {"type": "string", "format": "byte"},
-        "description": "Base64 strings or base64 data URIs. URLs are not fetched.",
+        "description": f"Base64 strings or base64 data URIs. {BY_URL}",
         "example": [PIXEL],
     }
     properties = {"images": images} | options.model_json_schema()["properties"]

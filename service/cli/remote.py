@@ -1,4 +1,4 @@
-"""Ask a running server: one image per request, several requests at once. The only module that uses httpx.
+"""Ask a running server: one image per request, several requests at once. No other command uses httpx.
 
 When the server is busy or not ready, the request is sent again after the time that it asks for, a limited number of
 times.

@@ -23,24 +23,14 @@ from prometheus_client.exposition import choose_encoder
 
 from model.preprocessing.colour import Kind
 from service.errors import ServiceError
+from service.fetch.outcome import Outcome
 from service.jobs import Memory, RequestClass
 from service.system.shared_counts import SharedCount, alone
 from service.telemetry.multiprocess import MultiprocessDirectory, WithoutCreated, exposed_registry
+from service.telemetry.rejections import REASONS, Reason
 
 Op = Literal["classify", "embed"]
 Stage = Literal["decode", "preprocess", "infer", "postprocess"]
-Reason = Literal[
-    "queue_full",
-    "memory_full",
-    "deadline",
-    "too_large",
-    "draining",
-    "client_gone",
-    "not_ready",
-    "unsupported",
-    "invalid",
-    "unauthorized",
-]
 Retry = Literal["error", "out_of_memory", "device_lost"]
 
 # From 1 ms on a GPU to 10 s on a busy CPU.
@@ -48,28 +38,6 @@ LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25,
 BATCH = (1, 2, 4, 8, 16, 32, 64, 128)
 
 _CODES = (200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
-REASONS: dict[str, Reason] = {
-    "queue_full": "queue_full",
-    "memory_full": "memory_full",
-    "deadline_exceeded": "deadline",
-    "body_timeout": "deadline",
-    "body_too_large": "too_large",
-    "too_many_pixels": "too_large",
-    "image_too_complex": "too_large",
-    "too_many_images": "too_large",
-    "draining": "draining",
-    "not_ready": "not_ready",
-    "unauthorized": "unauthorized",
-    "unsupported_image": "unsupported",
-    "empty_body": "invalid",
-    "malformed_body": "invalid",
-    "url_not_supported": "invalid",
-    "unsupported_input": "invalid",
-    "unsupported_encoding": "unsupported",
-    "model_not_found": "invalid",
-    "invalid_options": "invalid",
-    "no_classifier": "invalid",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +85,7 @@ BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
 QUEUE_DEPTH = Metric("vim_queue_depth", "gauge", ("class",), "Images admitted and not yet answered.")
 QUEUE_CAPACITY = Metric("vim_queue_capacity", "gauge", (), "Images that may be admitted at once.")
-BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies in memory.")
+BODY_BYTES = Metric("vim_body_bytes", "gauge", ("class",), "Bytes of request bodies and fetched images in memory.")
 BATCH_LIMIT = Metric(
     "vim_batch_limit", "gauge", ("device",), "Largest batch that a device is given; falls when memory ran out."
 )
@@ -139,6 +107,13 @@ INFLIGHT = Metric("vim_inflight_batches", "gauge", (), "Batches on the device or
 DECODING = Metric("vim_decode_busy", "gauge", (), "Threads busy decoding.")
 DECODE_THREADS = Metric("vim_decode_threads", "gauge", (), "Threads that decode.")
 REJECTED = Metric("vim_rejected_total", "counter", ("reason",), "Requests or images refused or given up, by reason.")
+FETCHES = Metric("vim_fetches_total", "counter", ("outcome",), "Images fetched by URL, by how the fetch ended.")
+FETCH_SECONDS = Metric(
+    "vim_fetch_duration_seconds",
+    "histogram",
+    (),
+    "Time of a fetch and of the wait for its turn.",
+)
 MODEL_INFO = Metric(
     "vim_model_info",
     "gauge",
@@ -206,6 +181,8 @@ class Metrics:
         self._decoding = DECODING.gauge(registry)
         self._decode_threads = DECODE_THREADS.gauge(registry)
         self._rejected = REJECTED.counter(registry)
+        self._fetches = FETCHES.counter(registry)
+        self._fetch_seconds = FETCH_SECONDS.histogram(registry)
         self._model_info = MODEL_INFO.gauge(registry)
         self._ready = READY.gauge(registry)
         self._load_seconds = LOAD_SECONDS.gauge(registry)
@@ -303,6 +280,11 @@ class Metrics:
         if reason := REASONS.get(error.code):
             self.rejected(reason)
 
+    def fetched(self, outcome: Outcome, seconds: float) -> None:
+        """Count a fetch by how it ended, and observe its duration."""
+        self._fetches.labels(outcome).inc()
+        self._fetch_seconds.observe(seconds)
+
     def ready(self, value: bool) -> None:
         """Set whether the server accepts work."""
         self._ready.set(value)
@@ -335,6 +317,7 @@ class Metrics:
             (self._queue_seconds, RequestClass),
             (self._stage_seconds, Stage),
             (self._rejected, Reason),
+            (self._fetches, Outcome),
             (self._batch_retries, Retry),
             (self._memory, Memory),
         ):

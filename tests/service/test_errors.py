@@ -29,6 +29,7 @@ STATUS = {
     "unsupported_image": 415,
     "unsupported_encoding": 415,
     "invalid_options": 422,
+    "fetch_failed": 422,
     "queue_full": 429,
     "memory_full": 429,
     "inference_failed": 500,

@@ -192,6 +192,14 @@ def test_uvicorn_logs_through_the_same_handler_but_its_access_log_is_off() -> No
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["Started"]
 
 
+def test_headers_of_fetches_are_not_logged() -> None:
+    """At level debug httpcore would log headers, which may have signed URLs."""
+    log.configure("debug", io.StringIO())
+
+    assert not logging.getLogger("httpcore.http11").isEnabledFor(logging.DEBUG)
+    assert logging.getLogger("vim.fetch").isEnabledFor(logging.DEBUG)
+
+
 def test_warnings_are_logged() -> None:
     """Python's warnings are JSON lines like all records."""
     stream = io.StringIO()

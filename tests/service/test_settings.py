@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import SettingsError
+from service.fetch.hosts import LOOKS
 from service.settings import Settings, allowed, variable
 
 
@@ -53,6 +54,11 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "max_body_bytes": 20 * 1024 * 1024,
         "max_pixels": 100_000_000,
         "max_decode_bytes": 1 << 30,
+        "fetch_hosts": "",
+        "fetch_max_bytes": 20 * 1024 * 1024,
+        "fetch_timeout_ms": 5_000,
+        "fetch_max_urls": 16,
+        "fetch_concurrency": 16,
         "request_timeout_ms": 30_000,
         "header_timeout_ms": 10_000,
         "body_timeout_ms": 30_000,
@@ -154,6 +160,11 @@ def test_an_unknown_variable_unlike_any_other_lists_them_all() -> None:
         ("VIM_DTYPE", "int8", "one of auto, float32, bfloat16, float16"),
         ("VIM_LOG_LEVEL", "LOUD", "one of debug, info, warning, error, critical"),
         ("VIM_DEVICE", "tpu", "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N"),
+        ("VIM_FETCH_HOSTS", "https://a.example", LOOKS),
+        ("VIM_FETCH_HOSTS", "a.example,,b.example", LOOKS),
+        ("VIM_FETCH_HOSTS", "*.example.org", LOOKS),
+        ("VIM_FETCH_HOSTS", "127.0.0.1", LOOKS),
+        ("VIM_FETCH_HOSTS", "a.example:70000", LOOKS),
         ("VIM_DEVICE", "cuda:0,cpu", "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N"),
     ],
 )
@@ -209,6 +220,13 @@ def test_a_batch_larger_than_the_queue_is_refused() -> None:
 
     assert message == "VIM_MAX_BATCH=64 exceeds VIM_QUEUE_IMAGES=32: such a batch could never fill"
     assert Settings.load({"VIM_MAX_BATCH": "32", "VIM_QUEUE_IMAGES": "32"}).max_batch == 32
+
+
+def test_fetching_needs_the_network() -> None:
+    """VIM_FETCH_HOSTS is refused together with VIM_OFFLINE, which forbids the network."""
+    message = refusal(VIM_FETCH_HOSTS="*", VIM_OFFLINE="true")
+
+    assert message == "VIM_FETCH_HOSTS needs the network, which VIM_OFFLINE forbids"
 
 
 def test_without_a_home_directory_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
 from service.engine.engine import Answer
 from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
-from service.jobs import Item, Task
+from service.jobs import Given, Task
 
 router = APIRouter(route_class=DirectRoute, tags=["openai"])
 
@@ -123,14 +123,14 @@ def problem(error: ServiceError, *, instance: str, request_id: str) -> dict[str,
     return body if error.retry_after_s is None else body | {"retry_after_s": error.retry_after_s}
 
 
-def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Item]]:
+def _parse(body: bytes, max_images: int) -> tuple[EmbeddingsRequest, Sequence[Given]]:
     wanted = validate(EmbeddingsRequest, {}, load_object(body, max_images, _TAKES))
     found = _images(wanted)
     check_count(len(found), max_images)
     return wanted, whole(found)
 
 
-def _images(wanted: EmbeddingsRequest) -> list[Item]:
+def _images(wanted: EmbeddingsRequest) -> list[Given]:
     if (wanted.messages is None) == (wanted.input is None):
         raise InvalidOptions("give either input or messages")
     if wanted.messages is not None:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.api.schemas import HEADERS, MOST_CLASSES, PIXEL
+from service.api.schemas import BY_URL, HEADERS, MOST_CLASSES, PIXEL
 
 Json = dict[str, Any]
 
 IMAGE_TEXT: Json = {
     "type": "string",
     "format": "byte",
-    "description": "Base64 of an image file, or a base64 data URI. URLs are not fetched.",
+    "description": f"Base64 of an image file, or a base64 data URI. {BY_URL}",
     "example": PIXEL,
 }
 FILE: Json = {"type": "string", "format": "binary"}
@@ -227,7 +227,7 @@ _INPUT: Json = {
         "parameters": _PARAMETERS,
         "data": {
             "description": "Base64 strings, or pixels.",
-            "anyOf": [{"type": "array", "items": IMAGE_TEXT}, {"type": "array"}],
+            "anyOf": [{"type": "array", "items": IMAGE_TEXT | {"description": "No URLs."}}, {"type": "array"}],
         },
     },
 }

@@ -23,7 +23,7 @@ from service.api.responses import JsonResponse
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
 from service.errors import MalformedBody, UnsupportedInput
-from service.jobs import Item, Task
+from service.jobs import Given, Task
 
 router = APIRouter(route_class=DirectRoute, tags=["weaviate"])
 
@@ -110,5 +110,5 @@ async def _vectors(request: Request, texts: Sequence[Any]) -> tuple[list[np.ndar
         return vectors, dependencies.model_headers(answer.model)
 
 
-def _images(texts: Sequence[Any]) -> Sequence[Item]:
+def _images(texts: Sequence[Any]) -> Sequence[Given]:
     return whole([from_text(text) for text in texts])

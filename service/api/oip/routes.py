@@ -30,7 +30,7 @@ from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, Responses, problems
 from service.engine.engine import Answer
 from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
-from service.jobs import Item, Task
+from service.jobs import Given, Task
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=DirectRoute)
 
@@ -184,7 +184,9 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     return response
 
 
-def _parse(body: bytes, json_size: int | None, served: Served, max_images: int) -> tuple[RequestHeader, Sequence[Item]]:
+def _parse(
+    body: bytes, json_size: int | None, served: Served, max_images: int
+) -> tuple[RequestHeader, Sequence[Given]]:
     header, given = tensors.parse(body, json_size, "image")
     if [one.name for one in given] != ["image"]:
         names = ", ".join(repr(one.name[:100]) for one in given)

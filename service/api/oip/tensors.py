@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from service.api.request.body import check_count
-from service.api.request.image_fields import from_text
+from service.api.request.image_fields import from_text, without_link
 from service.api.request.json_body import FILE_PATHS, load_tensors, looks_like_json
 from service.errors import MalformedBody, UnsupportedImage, UnsupportedInput
 from service.jobs import Item
@@ -194,7 +194,7 @@ def _encoded(tensor: Tensor) -> list[Item]:
     if len(elements) != math.prod(tensor.shape):
         found = "more" if raw and elements[math.prod(tensor.shape) :] else len(elements)
         raise MalformedBody(f"input {tensor.name!r} has shape {list(tensor.shape)} and {found} elements")
-    return elements if raw else [from_text(one) for one in elements]
+    return elements if raw else [without_link(from_text(one)) for one in elements]
 
 
 def _split(tensor: Tensor) -> Iterator[bytes]:

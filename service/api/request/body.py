@@ -33,7 +33,7 @@ from service.errors import (
     TooManyImages,
 )
 from service.images.formats import sniff
-from service.jobs import Item, RequestClass, Task
+from service.jobs import Given, RequestClass, Task
 from service.system import blocking
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -51,11 +51,11 @@ _TAKES = 'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
 class Inputs:
     """The images of a request in order, and the options that came in its body."""
 
-    images: list[Item]
+    images: list[Given]
     fields: Mapping[str, Any]
 
 
-async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[list[Item], Options]:
+async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[list[Given], Options]:
     """Read a request of the native API: its images and its options.
 
     Raises what `Engine.check`, `read_body`, `parse` and `validate` raise.
@@ -215,7 +215,7 @@ def _too_large(found: str, limit: int) -> BodyTooLarge:
 
 
 def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
-    images: list[Item] = []
+    images: list[Given] = []
     fields: list[tuple[str, str]] = []
     for part in multipart.parts(body, content_type, max_images):
         if part.is_file or part.name in IMAGE_FIELDS:

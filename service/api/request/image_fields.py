@@ -1,6 +1,6 @@
-"""Reads one image from a JSON value, for all contracts: its encoded bytes, or an error.
+"""Reads one image from a JSON value, for all contracts: its encoded bytes, a link, or an error.
 
-It does not decode images; `service.images.decode` does.
+It does not decode images; `service.images.decode` does. It does not fetch links; `service.api.request.links` does.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported, bare
 from service.images.formats import sniff
-from service.jobs import Item
+from service.jobs import Given, Item, Link
 
 PIECE = 1 << 18  # characters; a piece takes one millisecond, then others may have Python's lock
 LONGEST_START = 4096  # characters before the comma of a data URI
+LONGEST_URL = 2048
 
 # A quoted parameter may contain commas. Possessive, because a hostile text must not take quadratic time.
 _DATA_URI = re.compile(r'\s*data:((?:[^,"]|"[^"]*")*+),', re.IGNORECASE)
@@ -26,12 +27,12 @@ _SPACE = b" \t\n\r\v\f"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-def from_text(item: object) -> Item:
-    """One image of a JSON body: base64 (with or without blanks and padding) or a base64 data URI."""
+def from_text(item: object) -> Given:
+    """One image of a JSON body: base64 (with or without blanks and padding), a base64 data URI, or a URL."""
     if not isinstance(item, str):
         return MalformedBody("an image must be a base64 string or a data URI")
-    if _URL.match(item):
-        return UrlNotSupported("URLs are not fetched; send the image's bytes, base64 or a data URI")
+    if url := _URL.match(item):
+        return _from_url(item, url[1].lower())
     try:
         text = item[_start_of_data(item) :]
         strict = _strict(text)
@@ -42,6 +43,23 @@ def from_text(item: object) -> Item:
         return MalformedBody("not base64: it has characters beyond ASCII")
     except ValueError as error:  # of binascii
         return MalformedBody(f"not base64: {error}")
+
+
+def without_link(given: Given) -> Item:
+    """The image or its error, where URLs are not fetched; a link becomes an error."""
+    return _not_fetched("URLs are not fetched here") if isinstance(given, Link) else given
+
+
+def _from_url(text: str, scheme: str) -> Given:
+    if scheme not in ("http", "https"):
+        return _not_fetched(f"{scheme} URLs are not fetched")
+    if len(text) > LONGEST_URL:
+        return MalformedBody(f"the URL has {len(text)} characters; the limit is {LONGEST_URL}")
+    return Link(text)
+
+
+def _not_fetched(reason: str) -> UrlNotSupported:
+    return UrlNotSupported(f"{reason}; send the image's bytes, base64 or a data URI")
 
 
 def _start_of_data(text: str) -> int:
@@ -91,7 +109,7 @@ def _loose(text: str) -> bytes:
     return b"".join(pieces)
 
 
-def from_any(item: object) -> Item:
+def from_any(item: object) -> Given:
     """One image in the format of any embedding client: a string, an object, or a chat message.
 
     A string that is neither a data URI nor base64 of an image is text, which the model does not support.
@@ -106,7 +124,7 @@ def from_any(item: object) -> Item:
     return _from_part(item)
 
 
-def from_message(message: Mapping[str, Any]) -> Item:
+def from_message(message: Mapping[str, Any]) -> Given:
     """The only image of a chat message (as vLLM expects it): {"role", "content": [{"type": "image_url", ...}]}."""
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
@@ -118,15 +136,15 @@ def from_message(message: Mapping[str, Any]) -> Item:
     )
 
 
-def whole(items: Sequence[Item]) -> Sequence[Item]:
-    """Return the items if all are images, for contracts without errors per image; else raise the first error."""
+def whole(items: Sequence[Given]) -> Sequence[Given]:
+    """Return the items if none is an error, for contracts without errors per image; else raise the first error."""
     for index, item in enumerate(items):
         if isinstance(item, ServiceError):
             raise item.about(f"image {index}") if len(items) > 1 else item
     return items
 
 
-def _from_part(part: object) -> Item:
+def _from_part(part: object) -> Given:
     if isinstance(part, str):
         return _image_or_text(part)
     if isinstance(part, Mapping):
@@ -134,14 +152,14 @@ def _from_part(part: object) -> Item:
     return MalformedBody("an image must be a base64 string, a data URI, or an object with one of them")
 
 
-def _image_or_text(text: str) -> Item:
+def _image_or_text(text: str) -> Given:
     if _DATA_URI.match(text[:LONGEST_START]) or _URL.match(text):
         return from_text(text)
     found = from_text(text)
     return found if isinstance(found, bytes) and sniff(found) else _no_text()
 
 
-def _from_object(item: Mapping[str, Any]) -> Item:
+def _from_object(item: Mapping[str, Any]) -> Given:
     value = next((item[key] for key in _IMAGE_KEYS if item.get(key) is not None), None)
     if value is None:
         return _no_text() if "text" in item else MalformedBody(f"an image object needs one of {', '.join(_IMAGE_KEYS)}")

@@ -14,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from service.errors import InferenceFailed, NotFound, RequestError, all_errors
 from service.jobs import RequestClass
-from service.telemetry.metrics import METRICS, REASONS, Metric, Metrics, Reason
+from service.telemetry.metrics import METRICS, Metric, Metrics
 from service.telemetry.multiprocess import MultiprocessDirectory
+from service.telemetry.rejections import REASONS, Reason
 
 DOCUMENTED = {
     "vim_requests_total": ("api", "op", "model", "code"),
@@ -34,6 +35,8 @@ DOCUMENTED = {
     "vim_decode_busy": (),
     "vim_rejected_total": ("reason",),
     "vim_decode_threads": (),
+    "vim_fetches_total": ("outcome",),
+    "vim_fetch_duration_seconds": (),
     "vim_model_info": ("model", "family", "version", "device", "dtype"),
     "vim_ready": (),
     "vim_model_load_seconds": (),

@@ -30,8 +30,8 @@ from service.errors import (
     ServiceError,
     TooManyImages,
     UnsupportedImage,
-    UrlNotSupported,
 )
+from service.jobs import Link
 from tests.tiny import photo
 
 PHOTO = photo()
@@ -86,10 +86,10 @@ def test_order_and_options_of_a_form_are_kept() -> None:
 
 
 def test_a_bad_item_is_an_error_in_its_place() -> None:
-    """A bad image becomes an error in its place, the others are kept, and a URL is never fetched."""
+    """A bad image becomes an error in its place, the others are kept, and a URL becomes a link."""
     items = [TEXT, "not base64!", 7, "http://169.254.169.254/latest", "Größe", TEXT]
     found = request_body.parse(body_of({"images": items}), "", max_images=9).images
-    kinds = [bytes, MalformedBody, MalformedBody, UrlNotSupported, MalformedBody, bytes]
+    kinds = [bytes, MalformedBody, MalformedBody, Link, MalformedBody, bytes]
 
     assert kinds == [type(item) for item in found]
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from service.api.request import image_fields
-from service.api.request.image_fields import from_any, from_message, from_text, whole
+from service.api.request.image_fields import from_any, from_message, from_text, whole, without_link
 from service.errors import InvalidOptions, MalformedBody, ServiceError, UnsupportedInput, UrlNotSupported
+from service.jobs import Link
 from tests.tiny import photo
 
 PHOTO = photo()
@@ -133,9 +134,9 @@ def test_every_spelling_gives_the_same_bytes(item: Any) -> None:
         ({"content": [{"text": "a"}, {"image": TEXT}]}, UnsupportedInput, "vision-only"),
         (1037, InvalidOptions, "token ids"),
         ([1037, 4937], InvalidOptions, "token ids"),
-        ("https://example.org/cat.jpg", UrlNotSupported, "not fetched"),
-        ({"url": "http://169.254.169.254/"}, UrlNotSupported, "not fetched"),
-        ({"image_url": {"url": "file:///etc/passwd"}}, UrlNotSupported, "not fetched"),
+        ({"image_url": {"url": "file:///etc/passwd"}}, UrlNotSupported, "file URLs are not fetched"),
+        ("S3://bucket/cat.jpg", UrlNotSupported, "s3 URLs are not fetched"),
+        ("https://example.org/" + "a" * 2029, MalformedBody, "the URL has 2049 characters; the limit is 2048"),
         ({"image": "?"}, MalformedBody, "base64"),
         ({"image": 7}, MalformedBody, "base64"),
         ({"image_url": {}}, MalformedBody, "base64"),
@@ -152,6 +153,15 @@ def test_what_is_no_image_says_why(item: Any, error: type[ServiceError], says: s
 
     assert isinstance(found, error)
     assert says in found.detail
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "HTTPS://example.org/cat.jpg?size=" + "9" * 2015])
+def test_a_url_is_a_link_as_it_was_written(url: str) -> None:
+    """An http or https URL in any format is a link, unchecked; a contract that fetches nothing gets an error."""
+    for item in (url, {"url": url}, {"image_url": {"url": url}}, {"content": [{"image_url": {"url": url}}]}):
+        assert Link(url) == from_any(item)
+    assert isinstance(without_link(Link(url)), UrlNotSupported)
+    assert PHOTO == without_link(PHOTO)
 
 
 def test_deep_nesting_does_no_harm() -> None:
