@@ -16,7 +16,7 @@ OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
 needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray chaos docs lint audit format lock image image-cuda sbom clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray chaos docs docs-site lint audit format lock image image-cuda sbom clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -76,8 +76,12 @@ chaos: $(STAMP)  ## long runs of real faults under load, with a table (ARGS="--t
 bench: $(STAMP)  ## this service beside LitServe, mosec, BentoML, Ray Serve and FastAPI (ARGS="--quick --peers mosec")
 	$(BIN)/python -m bench.serve $(ARGS)
 
-docs: $(STAMP)   ## write the README's generated tables anew
+docs: $(STAMP)   ## write the generated tables of the documentation
 	$(BIN)/python -m tools.doc_tables
+
+docs-site: $(STAMP) ## the documentation as a site, in build/site (a broken link is an error)
+	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(STAMP)   ## ruff and mypy, both strict; who may import whom; the dependencies, as far as no network is needed
 	$(BIN)/ruff format --check .

@@ -19,10 +19,14 @@ from service.telemetry.rejections import Reason
 from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[1]
-INTERNALS = sorted((ROOT / "docs" / "internals").glob("*.md"))
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *INTERNALS]
-README = ROOT / "README.md"
-ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *PAGES]
+ARCHITECTURE = DOCS / "internals" / "architecture.md"
+COMMAND_LINE = DOCS / "guide" / "command-line.md"
+DOCKER = DOCS / "guide" / "docker.md"
+# Document -> the most bytes it may have.
+LARGEST = {ROOT / "README.md": 6000, ARCHITECTURE: 6000}
 # VIM_ variables in the documents that are not ours, and are named for that.
 FOREIGN = {"VIM_CLIENT_KEY", "VIM_SERVICE_HOST"}
 
@@ -38,10 +42,8 @@ def text_of(path: Path) -> str:
 
 
 def block(name: str) -> str:
-    """What lies between the README's markers of this name."""
-    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text_of(README), re.DOTALL)
-    assert found is not None, f"README.md has no <!-- {name} --> block"
-    return found[1]
+    """The generated block of this name."""
+    return doc_tables.block(name)[1]
 
 
 def first_column(table: str, column: int = 0) -> set[str]:
@@ -80,7 +82,7 @@ def test_every_metric_is_in_its_table() -> None:
 
 
 def test_every_reason_of_a_rejection_is_named() -> None:
-    """A person who sees one in a graph finds it in the README."""
+    """A person who sees one in a graph finds it in the reference."""
     assert [] == [reason for reason in get_args(Reason) if reason not in block("metrics")]
 
 
@@ -119,10 +121,10 @@ def test_modules_run_in_the_text_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("package", ["service", "model"])
 def test_commands_are_documented(package: str) -> None:
-    """Every command line that the README shows is there, and every one that is there is in the README."""
+    """Every command of the guide exists, and every command that exists is in the guide."""
     source = "\n".join(text_of(path) for path in (ROOT / package).rglob("*.py"))
     real = set(re.findall(r"add_parser\(\s*\"([\w-]+)\"", source))
-    shown = set(re.findall(rf"python -m {package} ([a-z][\w-]*)", text_of(README)))
+    shown = set(re.findall(rf"python -m {package} ([a-z][\w-]*)", text_of(COMMAND_LINE)))
 
     assert real == shown
 
@@ -134,17 +136,30 @@ def test_options_of_the_benchmarks_exist() -> None:
     assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(ROOT / "bench" / "README.md"))) - real
 
 
+@pytest.mark.parametrize("document", LARGEST, ids=name_of)
+def test_first_documents_are_short(document: Path) -> None:
+    """A newcomer reads the README and the architecture from beginning to end."""
+    assert document.stat().st_size <= LARGEST[document]
+
+
+def test_the_site_has_every_page() -> None:
+    """The navigation of the site names each page once."""
+    named = re.findall(r": ([\w/-]+\.md)$", text_of(ROOT / "mkdocs.yml"), re.MULTILINE)
+
+    assert [path.relative_to(DOCS).as_posix() for path in PAGES] == sorted(named)
+
+
 def test_build_arguments_are_the_dockerfiles() -> None:
     """All that change what is built or said of it; PYTHON and CUDA follow from the pinned versions."""
     real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"}
-    table = re.search(r"\| Build argument .*?\n\n", text_of(README), re.DOTALL)
+    table = re.search(r"\| Build argument .*?\n\n", text_of(DOCKER), re.DOTALL)
 
     assert table is not None
     assert real == {name for row in first_column(table[0].strip()) for name in re.findall(r"\w+", row)}
 
 
 def test_compose_variables_exist() -> None:
-    """What the README sets for Compose beside the settings is read there."""
+    """What the guide sets for Compose beside the settings is read there."""
     read = set(re.findall(r"\$\{(\w+)", text_of(ROOT / "docker-compose.yml")))
 
     assert {"WEIGHTS", "PUBLISH", "GPU_PUBLISH"} <= read
@@ -159,7 +174,7 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_package_is_on_the_map() -> None:
-    """ARCHITECTURE.md names each package of service and model, or the package that it is a part of."""
+    """The architecture names each package of service and model, or the package that it is a part of."""
     named = set(re.findall(r"`((?:service|model)/[\w/]+)`", text_of(ARCHITECTURE)))
     packages = {
         path.parent.relative_to(ROOT).as_posix()
@@ -172,7 +187,7 @@ def test_every_package_is_on_the_map() -> None:
     }
 
 
-@pytest.mark.parametrize("document", [ARCHITECTURE, *INTERNALS], ids=name_of)
+@pytest.mark.parametrize("document", sorted((DOCS / "internals").glob("*.md")), ids=name_of)
 def test_files_named_in_the_architecture_exist(document: Path) -> None:
     """Anything in backticks that looks like a path of ours exists."""
     named = re.findall(r"`((?:service|model|tests|tools|bench|deploy)/[\w/.-]*)`", text_of(document))
@@ -189,8 +204,9 @@ def test_every_quirk_in_the_code_is_listed() -> None:
 
 
 def examples() -> list[tuple[str, dict[str, object]]]:
-    """The README's example answers with their path; dots stand for what was left out."""
-    found = re.findall(r"<!-- example: POST (\S+) -->\n```json\n(.*?)```", text_of(README), re.DOTALL)
+    """The example answers of all pages with their path; dots stand for what was left out."""
+    pattern = re.compile(r"<!-- example: POST (\S+) -->\n```json\n(.*?)```", re.DOTALL)
+    found = [one for page in PAGES for one in pattern.findall(text_of(page))]
     return [(path, json.loads(body.replace(", ...", ""))) for path, body in found]
 
 
@@ -202,7 +218,7 @@ def test_example_answers_have_the_shape_of_real_ones(path: str, body: dict[str, 
 
 @pytest.mark.skipif(not any(SHIPPED["demo"].glob("*.safetensors")), reason="the demo model is not there")
 def test_example_answers_are_the_demo_models() -> None:
-    """A new demo model needs new examples: run the README's two curl commands and paste what they answer."""
+    """A new demo model needs new examples: run the two curl commands of the quickstart and paste what they answer."""
     fingerprint = model.load("demo", device="cpu", preprocess="friendly").fingerprint
 
     assert {(("name", "demo"), ("fingerprint", fingerprint))} == {

@@ -1,13 +1,13 @@
-"""The README's tables, made from the code: `python -m tools.doc_tables` rewrites them in place.
+"""The tables of the documentation that are made from the code: `python -m tools.doc_tables` rewrites them in place.
 
-Each lies between `<!-- NAME -->` and `<!-- /NAME -->`. `tests/test_docs.py` fails while the file and the code differ.
+Each is between `<!-- NAME -->` and `<!-- /NAME -->`, in one document. `tests/test_docs.py` fails while a document and
+the code differ.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -18,17 +18,34 @@ from pydantic import BaseModel
 
 from bench.gpu.table import table as measured
 from model.loading.released import RELEASED
+from model.preprocessing import colour
 from model.preprocessing.colour import Kind
+from service.api import bulk
+from service.api.request import body, content_encoding, image_fields, json_body, multipart
 from service.app import create_app
-from service.errors import Failure, Refusal, RequestError, all_errors
+from service.errors import (
+    BodyTooLarge,
+    Failure,
+    FetchFailed,
+    ImageTooComplex,
+    MalformedBody,
+    Refusal,
+    RequestError,
+    TooManyImages,
+    all_errors,
+)
+from service.fetch import fetcher
 from service.fetch.outcome import Outcome
+from service.images import header, inspect_file, inspect_jpeg, inspect_tiff
 from service.jobs import Memory, RequestClass
+from service.server import protocol
 from service.settings import Settings, allowed, variable
 from service.telemetry import metrics
 from service.telemetry.rejections import Reason
 from tests.clients.matrix import CLIENTS
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 # FastAPI's own pages have no docstring of ours.
 _PAGES = {
@@ -37,6 +54,31 @@ _PAGES = {
     "/openapi.json": "The OpenAPI document, for client generators.",
 }
 _HELPERS = {"/docs/{name}"}
+_LIMITS = (
+    *("max_body_bytes", "max_images", "max_pixels", "max_decode_bytes", "queue_images", "queue_bytes", "bulk_percent"),
+    *("request_timeout_ms", "header_timeout_ms", "body_timeout_ms", "keep_alive_ms"),
+    *("fetch_max_bytes", "fetch_timeout_ms", "fetch_max_urls", "fetch_concurrency"),
+)
+_FIXED_LIMITS = (
+    ("Bytes of a request's header", protocol.MOST_HEADER_BYTES, "status 431"),
+    ("Images of a bulk stream in flight", bulk.IN_FLIGHT, "the stream waits"),
+    ("Options in a form", multipart.MAX_FIELDS, TooManyImages.code),
+    ("Bytes of an option in a form", body.MOST_FIELD_BYTES, MalformedBody.code),
+    ("Numbers in a JSON body", json_body.MOST_NUMBERS, BodyTooLarge.code),
+    ("Lists in a JSON body", json_body.MOST_LISTS, BodyTooLarge.code),
+    ("Levels of nesting in a JSON body", json_body.DEEPEST, MalformedBody.code),
+    ("Members of a gzip body", content_encoding.MOST_MEMBERS, MalformedBody.code),
+    ("Characters of a URL", image_fields.LONGEST_URL, MalformedBody.code),
+    ("Redirects of a fetch", fetcher.MOST_REDIRECTS, FetchFailed.code),
+    ("Chunks, segments, blocks or strips of an image file", header.MAX_PARTS, ImageTooComplex.code),
+    ("Scans of a JPEG", header.MAX_SCANS, ImageTooComplex.code),
+    ("Components of all scans times pixels, of a JPEG", header.MAX_SCAN_PIXELS, ImageTooComplex.code),
+    ("Bytes of a PNG when unpacked", header.MAX_PACKED_BYTES, ImageTooComplex.code),
+    ("Pixels of a run-length encoded BMP", inspect_file.MAX_RUN_PIXELS, ImageTooComplex.code),
+    ("Bytes of EXIF", inspect_jpeg.MAX_EXIF_BYTES, ImageTooComplex.code),
+    ("Tags of a TIFF", inspect_tiff.MAX_TAGS, ImageTooComplex.code),
+    ("Bytes of a colour profile", colour.LARGEST_PROFILE, "the profile is ignored"),
+)
 _WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", Failure: "read the server's log"}
 _LABEL_VALUES: dict[tuple[str, str], Any] = {
     ("vim_stage_duration_seconds", "stage"): metrics.Stage,
@@ -115,9 +157,46 @@ def clients_table() -> str:
 
 def gpu_table() -> str:
     """What `bench.gpu` has measured on a GPU; nothing before it has."""
-    results = README.parent / "bench" / "results" / "gpu.json"
+    results = ROOT / "bench" / "results" / "gpu.json"
     data = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {"about": {"dry_run": True}}
     return "" if data["about"]["dry_run"] else measured(data)
+
+
+def figures_table() -> str:
+    """The figures of the README, from the results of `bench.cpu` and `bench.service`."""
+    cpu, service = (
+        json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("cpu", "service")
+    )
+    alone, one, many = cpu["224 px, batch 1"]["median_ms"], service["one_client"], service["many_clients"]
+    rows = (
+        ("One image, model only", f"{alone['numba']} ms"),
+        ("The same with plain torch", f"{alone['torch']} ms"),
+        ("The same with the reference scan of mamba-ssm", f"{alone['selective_scan_ref']} ms"),
+        ("One client over HTTP, decoding included", f"{one['service_ms']} ms"),
+        (f"{many['clients']} clients over HTTP", f"{many['images_per_s']:g} images/s"),
+    )
+    return _table(("`vim-tiny`, 224 px, float32, 2 CPU cores (Intel Xeon), " + cpu["date"], "Median"), rows)
+
+
+def limits_table() -> str:
+    """The limits that are settings."""
+    rows = (
+        (
+            f"`{variable(name)}`",
+            _default(Settings.model_fields[name].get_default()),
+            Settings.model_fields[name].description,
+        )
+        for name in _LIMITS
+    )
+    return _table(("Setting", "Default", "Meaning"), rows)
+
+
+def fixed_limits_table() -> str:
+    """The limits that no setting changes, with the code of the error."""
+    return _table(
+        ("What", "Limit", "Error"), ((what, f"{limit:,}", f"`{code}`") for what, limit, code in _FIXED_LIMITS)
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -129,6 +208,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "clients": clients_table,
     "gpu": gpu_table,
+    "figures": figures_table,
+    "limits": limits_table,
+    "fixed-limits": fixed_limits_table,
 }
 
 
@@ -150,15 +232,22 @@ def response_model(path: str) -> type[BaseModel]:
     return model
 
 
-def rewritten(text: str) -> str:
-    """The README's text with every table as the code has it."""
+def block(name: str) -> tuple[Path, str]:
+    """The document that has the block of this name, and what is in it. Raises SystemExit unless there is one."""
+    pattern = re.compile(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", re.DOTALL)
+    found = [(path, match[1]) for path in DOCUMENTS for match in pattern.finditer(path.read_text(encoding="utf-8"))]
+    if len(found) != 1:
+        raise SystemExit(f"{len(found)} documents have a block <!-- {name} --> ... <!-- /{name} -->")
+    return found[0]
+
+
+def rewrite() -> None:
+    """Write every table as the code has it."""
     for name, make in TABLES.items():
-        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not block.search(text):
-            raise SystemExit(f"README.md has no block <!-- {name} --> ... <!-- /{name} -->")
-        table = make()
-        text = block.sub(lambda found, table=table: found[1] + table + found[2], text)  # type: ignore[misc]
-    return text
+        path, old = block(name)
+        text = path.read_text(encoding="utf-8")
+        before, after = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        path.write_text(text.replace(before + old + after, before + make() + after), encoding="utf-8")
 
 
 def _labels(metric: metrics.Metric) -> str:
@@ -191,5 +280,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.exit(0)
+    rewrite()
