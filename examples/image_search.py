@@ -1,12 +1,12 @@
-"""Search a folder by image: embed it, put the vectors in Qdrant, ask for the nearest, draw a contact sheet.
+"""Search a folder by image: embed it, store the vectors in Qdrant, find the nearest, draw a contact sheet.
 
     make serve                                                     # in another terminal
-    .venv/bin/python -m pip install qdrant-client tqdm ./client    # the client also for servers elsewhere: --url
+    .venv/bin/python -m pip install qdrant-client tqdm ./client
     .venv/bin/python -m examples.image_search FOLDER QUERY.jpg --out sheet.png
 
-Run it in the checkout. Qdrant runs in this process and keeps nothing
-on disk; give QdrantClient an address to keep the vectors. The name of the collection contains the fingerprint of the
-model, so vectors of different models are never mixed.
+By default Qdrant runs in this process and keeps nothing. With `--qdrant URL` a server keeps the vectors, and images
+that it has are not embedded again. The name of the collection contains the fingerprint of the model, so that vectors of
+different models are never mixed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
@@ -34,25 +35,31 @@ TILE, MARGIN, LINE = 160, 8, 18
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found, and the cosine of its embedding with the query's."""
+    """A picture that was found, and the cosine of its embedding and the query's."""
 
     path: Path
     cosine: float
 
 
 def index(client: Client, folder: Path, database: QdrantClient) -> str:
-    """Embed every image below `folder`; returns the collection. What cannot be embedded is named on stderr."""
+    """Embed every image below `folder` that the database does not have; return the name of the collection.
+
+    Images that cannot be embedded are named on stderr.
+    """
     model = client.info()["model"]
     name = f"images-{model['fingerprint']}"
-    database.create_collection(name, VectorParams(size=model["embedding_dim"], distance=Distance.COSINE))
+    if not database.collection_exists(name):
+        database.create_collection(name, VectorParams(size=model["embedding_dim"], distance=Distance.COSINE))
+    ids = {path: str(uuid5(NAMESPACE_URL, path.resolve().as_uri())) for path in find_images(folder)}
+    stored = {record.id for record in database.retrieve(name, list(ids.values()), with_payload=False)}
+    paths = [path for path, number in ids.items() if number not in stored]
     points: list[PointStruct] = []
-    paths = find_images(folder)
-    answers = tqdm(client.embed_many(paths), total=len(paths), unit="image")  # answers, not what has been sent
-    for number, (path, answer) in enumerate(zip(paths, answers, strict=True)):
+    answers = tqdm(client.embed_many(paths), total=len(paths), unit="image")  # counts answers, not requests
+    for path, answer in zip(paths, answers, strict=True):
         if not isinstance(answer, np.ndarray):
             tqdm.write(f"{path}: {answer}", file=sys.stderr)
             continue
-        points.append(PointStruct(id=number, vector=answer.tolist(), payload={"path": str(path)}))
+        points.append(PointStruct(id=ids[path], vector=answer.tolist(), payload={"path": str(path)}))
         if len(points) == BATCH:
             database.upsert(name, points)
             points = []
@@ -89,10 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="images to search in")
     parser.add_argument("query", type=Path, help="image to search by")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the server is")
+    parser.add_argument("--qdrant", default=":memory:", metavar="URL", help="a Qdrant server that keeps the vectors")
     parser.add_argument("--count", type=int, default=9, help="how many to find")
     parser.add_argument("--out", type=Path, help="where to write the contact sheet")
     args = parser.parse_args(arguments)
-    database = QdrantClient(":memory:")
+    database = QdrantClient(args.qdrant)
     try:
         with Client(args.url) as client:
             collection = index(client, args.folder, database)

@@ -97,18 +97,18 @@ class Server:
 
     def children(self) -> list[int]:
         """The process ids of its living device processes."""
-        return self._children("worker")  # and faulty_worker
+        return self._children("service.devices.worker", "faulty_worker")
 
     def http_processes(self) -> list[int]:
         """Process ids of its living HTTP processes, where it has several."""
         return self._children("service.server.prefork.child")
 
-    def _children(self, module: str) -> list[int]:
+    def _children(self, *modules: str) -> list[int]:
         children = psutil.Process(self.process.pid).children()
         return [
             one.pid
             for one in children
-            if one.status() != psutil.STATUS_ZOMBIE and any(word.endswith(module) for word in _words(one))
+            if one.status() != psutil.STATUS_ZOMBIE and any(word.endswith(modules) for word in _words(one))
         ]
 
     def info(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from PIL import Image
 from tests.e2e.server import ROOT, serving
 
 pytest.importorskip("qdrant_client", reason="pip install '.[examples]'")
-from examples.image_search import main
+from qdrant_client import QdrantClient
+from vim_client import Client
+
+from examples.image_search import index, main
 
 SAMPLES = ROOT / "examples" / "images"
+GUIDE = ROOT / "docs" / "guide" / "image-search.md"
 
 
 def test_a_picture_finds_itself_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,12 +29,36 @@ def test_a_picture_finds_itself_first(tmp_path: Path, capsys: pytest.CaptureFixt
     query, sheet = SAMPLES / "trousers.png", tmp_path / "sheet.png"
     with serving(tmp_path) as server:
         main([str(folder), str(query), "--url", server.url, "--count", "4", "--out", str(sheet)])
-    printed = capsys.readouterr()
+        printed = capsys.readouterr()
+        with Client(server.url) as client:
+            database = QdrantClient(":memory:")
+            (folder / "broken.jpg").unlink()
+            collections = [index(client, folder, database) for _ in range(2)]
+    again = capsys.readouterr().err
     lines = [line.split() for line in printed.out.splitlines()]
 
     assert ("1.000", str(folder / "trousers.png")) == tuple(lines[0])
     assert sorted((float(cosine) for cosine, _ in lines), reverse=True) == [float(cosine) for cosine, _ in lines]
     assert 4 == len(lines)
     assert "broken.jpg: 415 unsupported_image" in printed.err
+    assert collections[0] == collections[1]
+    assert len(list(folder.glob("*.png"))) == database.count(collections[0]).count
+    assert "0image" in again.splitlines()[-1], "the second time nothing is embedded"
     with Image.open(sheet) as drawn:
         assert drawn.width > drawn.height
+
+
+def test_the_ten_lines_of_the_guide(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program in docs/guide/image-search.md finds the picture that is the query."""
+    (program,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    shutil.copytree(SAMPLES, tmp_path / "photos")
+    shutil.copy(SAMPLES / "trousers.png", tmp_path / "query.jpg")
+    monkeypatch.chdir(tmp_path)
+    with serving(tmp_path) as server:
+        exec(compile(program.replace("http://localhost:8000", server.url), str(GUIDE), "exec"), {})
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1.000  photos/trousers.png"
+    assert len(lines) == 9
