@@ -90,9 +90,12 @@ lint: $(STAMP)   ## ruff and mypy, both strict; who may import whom; the depende
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.audit
 
-audit: $(STAMP)  ## ask for known vulnerabilities of the pinned versions (pip-audit; needs the network)
+audit: $(STAMP)  ## ask for known vulnerabilities of the pinned versions, CPU and CUDA (pip-audit; needs the network)
 	$(PIP) install --quiet pip-audit
-	$(BIN)/pip-audit --no-deps --disable-pip --requirement constraints.txt
+	@echo "Libraries inside wheels, which pip-audit does not see:"
+	$(BIN)/python -m tools.libraries
+	mkdir -p build && cat constraints.txt constraints-cpu.txt constraints-cuda.txt | grep -v '^-c' | sort -u > build/audit.txt
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement build/audit.txt
 
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .

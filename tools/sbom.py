@@ -2,8 +2,8 @@
 
     python -m tools.sbom build/sbom.cdx.json
 
-From the image's lock; licences from the packages as installed here. Needs no network. What the base image brings,
-Python and Debian's packages, is not in it: `docker buildx build --sbom=true` looks at the layers.
+From the image's lock; licences from the packages as installed here, and the C libraries inside their wheels as parts of
+them. Needs no network. The packages of the base image are not in it: `docker buildx build --sbom=true` lists them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 
 from service import __version__
 from tools.audit import ROOT, pins
+from tools.libraries import Library, libraries
 from tools.lock_image import APART, LOCK, needs, read, roots
 
 LONGEST = 100  # characters; some packages put the whole text of their licence where its name belongs
@@ -40,6 +41,9 @@ def bom() -> Bom:
     torch, _ = pins(ROOT / "constraints-cpu.txt")
     locked = read(text) | {APART: (torch[APART], [])}
     components = {name: _component(name, version, hashes) for name, (version, hashes) in locked.items()}
+    for library in libraries():
+        if library.wheel in components:
+            components[library.wheel].components.add(_part(library))
     made.components.update(components.values())
     direct = [canonicalize_name(Requirement(one).name) for one in roots()] + [APART]
     made.register_dependency(program, [components[name] for name in direct])
@@ -65,6 +69,15 @@ def _component(name: str, version: str, hashes: list[str]) -> Component:
         kind = ExternalReferenceType.DISTRIBUTION
         component.external_references.add(ExternalReference(type=kind, url=where, hashes=[sha]))
     return component
+
+
+def _part(library: Library) -> Component:
+    return Component(
+        name=library.name,
+        version=library.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=f"{library.wheel}:{library.name}=={library.version}",
+    )
 
 
 def _licences(name: str) -> Iterator[str]:

@@ -44,6 +44,16 @@ def test_it_says_under_which_licences(made: dict[str, Any]) -> None:
     assert set() == silent
 
 
+def test_it_names_the_libraries_inside_wheels(made: dict[str, Any]) -> None:
+    """The bill has the C libraries that decode images as parts of the packages that contain them."""
+    parts = {one["name"]: {part["name"] for part in one.get("components", [])} for one in made["components"]}
+
+    assert {"libavif", "libjpeg-turbo", "libtiff", "libwebp"} <= parts["pillow"]
+    assert {"libheif", "libde265"} == parts["pi-heif"]
+    assert {"libjpeg-turbo"} == parts["simplejpeg"]
+    assert {"llvm"} == parts["llvmlite"]
+
+
 def test_it_says_who_needs_whom(made: dict[str, Any]) -> None:
     """The bill has the dependencies of every package, beginning with the program."""
     needs = {one["ref"].partition("==")[0]: one.get("dependsOn", []) for one in made["dependencies"]}
