@@ -20,7 +20,8 @@ from tools import doc_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERNALS = sorted((ROOT / "docs" / "internals").glob("*.md"))
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *INTERNALS]
+OPERATE = [*sorted((ROOT / "docs" / "operate").glob("*.md")), ROOT / "docs" / "benchmarks.md"]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *INTERNALS, *OPERATE]
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 # VIM_ variables in the documents that are not ours, and are named for that.
@@ -127,11 +128,12 @@ def test_commands_are_documented(package: str) -> None:
     assert real == shown
 
 
-def test_options_of_the_benchmarks_exist() -> None:
-    """Every `--option` of bench/README.md is one of a benchmark's."""
+@pytest.mark.parametrize("document", [ROOT / "bench" / "README.md", ROOT / "docs" / "benchmarks.md"], ids=name_of)
+def test_options_of_the_benchmarks_exist(document: Path) -> None:
+    """Every `--option` of the pages about benchmarks is one of a benchmark's."""
     real = {option for path in (ROOT / "bench").rglob("*.py") for option in re.findall(r"--[a-z-]+", text_of(path))}
 
-    assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(ROOT / "bench" / "README.md"))) - real
+    assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(document))) - real
 
 
 def test_build_arguments_are_the_dockerfiles() -> None:
