@@ -91,7 +91,7 @@ def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
     text = text_of(document)
     settings = {variable(field) for field in Settings.model_fields} | FOREIGN
     known = {one.name for one in metrics.METRICS}
-    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.-])vim_[a-z_]+\b", text)}
+    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.:-])vim_[a-z_]+\b", text)}
     # Checkpoints of hustvl/Vim are called vim_t_..., its models vim_tiny_..., and our client vim_client.
     named = {name for name in series if not re.match(r"vim_((t|s|b|tiny|small|base)_|client$)", name)}
 
