@@ -92,7 +92,7 @@ def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
     text = text_of(document)
     settings = {variable(field) for field in Settings.model_fields} | FOREIGN
     known = {one.name for one in metrics.METRICS}
-    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.-])vim_[a-z_]+\b", text)}
+    series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.:-])vim_[a-z_]+\b", text)}
     # Checkpoints of hustvl/Vim are called vim_t_..., its models vim_tiny_..., and our client vim_client.
     named = {name for name in series if not re.match(r"vim_((t|s|b|tiny|small|base)_|client$)", name)}
 
@@ -129,11 +129,12 @@ def test_commands_are_documented(package: str) -> None:
     assert real == shown
 
 
-def test_options_of_the_benchmarks_exist() -> None:
-    """Every `--option` of bench/README.md is one of a benchmark's."""
+@pytest.mark.parametrize("document", [ROOT / "bench" / "README.md", ROOT / "docs" / "benchmarks.md"], ids=name_of)
+def test_options_of_the_benchmarks_exist(document: Path) -> None:
+    """Every `--option` of the pages about benchmarks is one of a benchmark's."""
     real = {option for path in (ROOT / "bench").rglob("*.py") for option in re.findall(r"--[a-z-]+", text_of(path))}
 
-    assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(ROOT / "bench" / "README.md"))) - real
+    assert set() == set(re.findall(r"(?<!\w)--[a-z][a-z-]*", text_of(document))) - real
 
 
 @pytest.mark.parametrize("document", LARGEST, ids=name_of)

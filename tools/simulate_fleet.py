@@ -1,7 +1,7 @@
 """How many servers for a load, and when to start more: a discrete-event simulation of a fleet.
 
-    python -m service tune --json > docs/sizing/vim-tiny-cpu.json
-    python -m tools.simulate_fleet --profile docs/sizing/vim-tiny-cpu.json --out docs/sizing
+    python -m service tune --json > docs/operate/sizing/vim-tiny-cpu.json
+    python -m tools.simulate_fleet --profile docs/operate/sizing/vim-tiny-cpu.json --out docs/operate/sizing
 
 Every server is this one's queue: an idle device takes what waits, up to the largest batch; a full queue refuses. The
 profile holds what `tune` measured: seconds of a forward pass by batch size, and from the process's start to ready; to

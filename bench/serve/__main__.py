@@ -5,7 +5,7 @@
     --scenarios "c=64"      which of a regime's
     --quick                 one round of short runs, into build/bench/serve-quick.json
     --dry-run               a miniature model, to see that everything works, into build/bench/serve-dry-run.json
-    --report                only write bench/README.md anew, and the plots
+    --report                only write bench/results/serve.md anew, and the plots
     --out mine.json         another file than bench/results/serve.json, which may be of another machine
 
 What the file of results holds is not run again, except by a dry run. Exit status: 0 done, 3 time was up, run again to

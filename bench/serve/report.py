@@ -1,4 +1,4 @@
-"""The file of results -> the tables of bench/README.md and the plots; all between two marks there is written here."""
+"""The file of results -> the tables of bench/results/serve.md, between two marks there, and the plots beside it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bench.serve.peers import PEERS
 from bench.serve.scenarios import DRY, REGIMES, Regime, Scenario
 from bench.serve.summary import Key, Run
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "results" / "serve.md"
 MARKS = ("<!-- serve -->\n", "<!-- /serve -->")
 Groups = Mapping[Key, Sequence[Run]]
 
 
-def update(data: Mapping[str, Any], runs: Sequence[Run], readme: Path = README) -> None:
+def update(data: Mapping[str, Any], runs: Sequence[Run], document: Path = DOCUMENT) -> None:
     """Write the tables and the plots again."""
-    drawn = plots.draw(summary.by_key(runs), readme.parent / "results")
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), text(data, runs, drawn)), encoding="utf-8")
+    drawn = plots.draw(summary.by_key(runs), document.parent)
+    document.write_text(replaced(document.read_text(encoding="utf-8"), text(data, runs, drawn)), encoding="utf-8")
 
 
 def replaced(document: str, generated: str) -> str:
@@ -36,7 +36,7 @@ def text(data: Mapping[str, Any], runs: Sequence[Run], drawn: Iterable[Path] = (
     """The whole report."""
     groups = summary.by_key(runs)
     regimes = [regime for regime in (*REGIMES.values(), DRY) if any(key[0] == regime.name for key in groups)]
-    parts = [_about(data, runs), _verdicts(groups), *(f"![{p.stem}](results/{p.name})" for p in drawn)]
+    parts = [_about(data, runs), _verdicts(groups), *(f"![{p.stem}]({p.name})" for p in drawn)]
     parts += [_regime(regime, groups) for regime in regimes]
     return "\n\n".join(part for part in parts if part)
 

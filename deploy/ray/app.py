@@ -37,7 +37,7 @@ class Options(BaseModel):
     gpus: float | None = None  # for each replica; unset: one, where the cluster has any
     min_replicas: int = 1
     max_replicas: int = 20
-    target_ongoing_requests: float = 4  # half of VIM_MAX_BATCH, on a GPU 64: docs/sizing.md
+    target_ongoing_requests: float = 4  # half of VIM_MAX_BATCH, on a GPU 64: docs/operate/sizing.md
 
 
 def application() -> FastAPI:

@@ -92,13 +92,13 @@ def test_promtool_agrees(command: str) -> None:
 
 def test_every_alert_is_tested_and_has_a_runbook_entry() -> None:
     """Every alert has a unit test and a heading in the runbook, which its annotation links to."""
-    headings = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE))
+    headings = set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "operate" / "runbook.md").read_text(), re.MULTILINE))
     tested = (FOLDER / "rules" / "tests.yml").read_text()
     alerts = [rule for rule in rules() if "alert" in rule]
 
     assert headings == {rule["alert"] for rule in alerts}
     for rule in alerts:
-        assert f"docs/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+        assert f"docs/operate/runbook.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
         assert f"alertname: {rule['alert']}" in tested
 
 

@@ -43,7 +43,7 @@ def _ours(order: Order) -> tuple[str, ...]:
 
 
 def _advised(order: Order) -> int:
-    """HTTP processes, as docs/tuning.md has it: one for each core where the model leaves the cores alone."""
+    """HTTP processes, as docs/operate/tuning.md has it: one for each core where the model leaves the cores alone."""
     busy = not order.standin and order.device == "cpu"
     return 1 if busy else min(order.cpus, MOST_HTTP_PROCESSES)
 

@@ -65,7 +65,7 @@ def advise(measured: Measured, wait_s: float, max_images: int = 1) -> list[Advic
 
 
 def scale_at(batch: int) -> int:
-    """Images waiting or running per server from which on a fleet should grow: see docs/sizing.md."""
+    """Images waiting or running per server from which on a fleet should grow: see docs/operate/sizing.md."""
     return max(1, batch // 2)
 
 

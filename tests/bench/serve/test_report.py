@@ -115,13 +115,13 @@ def test_results_are_kept_and_not_mixed(tmp_path: Path) -> None:
 
 
 def test_the_document_is_what_the_results_say() -> None:
-    """bench/README.md's tables are generated from bench/results/serve.json, never edited."""
-    path = report.README.parent / "results" / "serve.json"
+    """The tables of bench/results/serve.md are generated from bench/results/serve.json, never edited."""
+    path = report.DOCUMENT.with_suffix(".json")
     if not path.is_file():
         pytest.skip("there are no results")
     record = Record.__new__(Record)
     record.load(path)
-    document = report.current(report.README.read_text(encoding="utf-8"))
+    document = report.current(report.DOCUMENT.read_text(encoding="utf-8"))
     tables = [line for line in document.splitlines() if not line.startswith("![")]
 
     assert [line for line in report.text(record.data, record.runs).splitlines() if line] == [t for t in tables if t]
