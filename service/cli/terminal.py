@@ -1,4 +1,4 @@
-"""Write to a person's terminal: escaped text, and one line on stderr that shows the progress of a command."""
+"""Write to a person's terminal: escaped text, and a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-_REDRAW_S = 0.1
-_BAR_WIDTH = 24
-_CLEAR = "\r\x1b[K"
+from tqdm import tqdm
 
 
 def escaped(text: str) -> str:
@@ -21,7 +19,7 @@ def escaped(text: str) -> str:
 
 
 class Progress:
-    """Counts images and draws one line on stderr, only on a terminal. `note` writes lines that stay."""
+    """Counts images and draws a progress bar on stderr, only on a terminal. `note` writes lines that stay."""
 
     def __init__(self, total: int, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.done = 0
@@ -31,7 +29,7 @@ class Progress:
         self._clock = clock
         self.on_terminal = self._stream.isatty()
         self._start = clock()
-        self._drawn_at = -_REDRAW_S
+        self._bar = self._draw("{desc}")
 
     @property
     def seconds(self) -> float:
@@ -39,43 +37,38 @@ class Progress:
         return self._clock() - self._start
 
     def busy(self, what: str) -> None:
-        """Draw what the command does before the first image."""
-        self._draw(escaped(what))
+        """Show what the command does before the first image."""
+        self._bar.set_description_str(escaped(what))
 
     def begin(self) -> None:
         """Start the clock: the first image follows."""
         self._start = self._clock()
+        self._bar.close()
+        self._bar = self._draw()
 
     def step(self, *, failed: bool) -> None:
         """Count one answered image."""
         self.done += 1
         self.failed += failed
-        if self._clock() - self._drawn_at >= _REDRAW_S:
-            self._draw(self._line())
+        if failed:
+            self._bar.set_postfix(failed=self.failed, refresh=False)
+        self._bar.update()
 
     def note(self, text: str) -> None:
         """Print a line on stderr that stays."""
-        self.clear()
-        print(escaped(text), file=self._stream, flush=True)
+        with tqdm.external_write_mode(file=self._stream):
+            print(escaped(text), file=self._stream, flush=True)
 
     def clear(self) -> None:
-        """Erase the drawn line before something is printed to stdout, which may be the same terminal."""
-        self._write(_CLEAR)
-        self._drawn_at = -_REDRAW_S
+        """Erase the bar before something is printed to stdout, which may be the same terminal."""
+        self._bar.clear()
 
-    def _draw(self, line: str) -> None:
-        self._write(f"{_CLEAR}{line}")
-        self._drawn_at = self._clock()
-
-    def _write(self, text: str) -> None:
-        if self.on_terminal:
-            self._stream.write(text)
-            self._stream.flush()
-
-    def _line(self) -> str:
-        filled = _BAR_WIDTH * self.done // max(1, self._total)
-        rate = self.done / max(self.seconds, 1e-9)
-        left = (self._total - self.done) / rate
-        failed = f", {self.failed} failed" if self.failed else ""
-        bar = "#" * filled + "-" * (_BAR_WIDTH - filled)
-        return f"[{bar}] {self.done}/{self._total}{failed}, {rate:.1f}/s, {left:.0f} s left"
+    def _draw(self, layout: str | None = None) -> tqdm[None]:
+        return tqdm(
+            total=self._total,
+            file=self._stream,
+            unit="image",
+            leave=False,
+            disable=not self.on_terminal,
+            bar_format=layout,
+        )

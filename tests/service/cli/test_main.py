@@ -344,11 +344,18 @@ def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str
 
 
 def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The progress line shows images done and failed, the rate and the time left."""
+    """The progress bar shows images done and failed; a note stands on a line of its own."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    now = iter([0.0, 0.0, *[2.0] * 20])
-    progress = Progress(4, sys.stderr, lambda: next(now))
+    progress = Progress(4, sys.stderr)
+    progress.busy("loading")
     progress.begin()
     progress.step(failed=True)
+    progress.note("a.jpg: broken")
+    progress.step(failed=False)
+    progress.clear()
+    drawn = capsys.readouterr().err
 
-    assert "\r\x1b[K[######------------------] 1/4, 1 failed, 0.5/s, 6 s left" == capsys.readouterr().err
+    assert "loading" in drawn
+    assert "| 1/4 [" in drawn
+    assert "failed=1" in drawn
+    assert "a.jpg: broken\n" in drawn
