@@ -31,7 +31,7 @@ class RestartsExhausted(Exception):  # noqa: N818 - an event
 
 
 def check_memory(model: ModelInfo, images: int, available: int | None) -> None:
-    """Raise DeviceLost if the slots of so many images alone would take more than half of the memory that there is."""
+    """Raise DeviceLost if the slots of `images` images would take more than half of the available memory."""
     each = model.image_size**2 * 3
     needed = (images + 1) * each  # with the canary image
     if available is not None and needed > available // 2:

@@ -1,8 +1,8 @@
 """Let Pillow decode an opened file, and correct what it is known to decode wrongly.
 
-A wrong picture gets an answer like any other, so a file that can be neither corrected nor decoded right is refused.
-`tests/service/images/test_oracle.py` compares the results with other decoders. Nothing here imports Pillow: these
-functions use the image that `service.images.pillow` has opened.
+The model would also answer for a wrong picture, so a file is refused if it can be neither corrected nor decoded
+correctly. `tests/service/images/test_oracle.py` compares the results with other decoders. Nothing here imports Pillow:
+these functions use the image that `service.images.pillow` has opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load(image: Opened, data: bytes) -> Opened:
             return _png(image, data)
         case "WEBP":
             return _webp(image, data)
-        case "JXL" if not image.jpeg:  # its decoder has turned the picture upright, as the file says outside of EXIF
+        case "JXL" if not image.jpeg:  # the decoder has already applied the orientation of the codestream
             image.info.pop("exif", None)
     image.load()
     return image
@@ -72,14 +72,14 @@ def _tiff(image: Opened) -> Opened:
 
 
 def _ignore_sub_directories(image: Opened) -> None:
-    """Pillow would read them all though nothing uses them, and some pointers lead elsewhere."""
+    """Remove them: Pillow would read all of them, no code uses them, and some pointers are wrong."""
     exif = image.getexif()
     for tag in _SUB_DIRECTORIES:
         exif.pop(tag, None)
 
 
 def _native(raw_mode: str) -> str:
-    """libtiff returns numbers in the byte order of the machine; Pillow forgets that for signed and float ones."""
+    """libtiff returns numbers in the machine's byte order; Pillow handles that only for unsigned ones."""
     return f"{raw_mode[:-2]}N{raw_mode[-1]}" if raw_mode.endswith(("BS", "BF")) else raw_mode
 
 
@@ -89,7 +89,7 @@ _BITFIELDS, _FIVE_BITS = 3, (0x7C00, 0x3E0, 0x1F, 0x8000)  # masks of red, green
 
 
 def _bmp(image: Opened, data: bytes) -> Opened:
-    """Alpha that is 0 everywhere is alpha that a program left out: Windows and Firefox show such a file opaque."""
+    """Ignore alpha that is 0 everywhere: some programs do not set it. Windows and Firefox show such a file opaque."""
     size, bits, compression = (*struct.unpack_from("<I", data, 14), *struct.unpack_from("<HI", data, 28))
     if size >= 56 and (bits, compression) == (16, _BITFIELDS) and struct.unpack_from("<4I", data, 54) == _FIVE_BITS:
         image._mode = "RGBA"
@@ -104,7 +104,7 @@ def _bmp(image: Opened, data: bytes) -> Opened:
 
 
 def _png(image: Opened, data: bytes) -> Opened:
-    """Pillow scales the pixels to 8 bits, and not the one value or colour that a file calls transparent."""
+    """Scale the transparent value or colour to 8 bits: Pillow scales only the pixels."""
     depth, key = data[24], image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)

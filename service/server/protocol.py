@@ -144,7 +144,7 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _probe(self, pause_s: float) -> None:
-        """See whether a client that has closed its side still reads.
+        """Find out whether a client that has closed its side still reads.
 
         A client that has left resets the connection when something is sent, and what is sent next fails. Clients of
         HTTP/1.1 ignore interim responses before the answer (RFC 9110).

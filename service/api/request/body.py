@@ -175,7 +175,7 @@ def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[st
 
 
 def _check_once(names: Iterable[str], where: str) -> None:
-    """Raise InvalidOptions if a name occurs twice: which of the values counts would be a guess."""
+    """Raise InvalidOptions if a name occurs twice, because it is unclear which value the client means."""
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InvalidOptions(f"given more than once {where}: {_names(repeated)}")
 
