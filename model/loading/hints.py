@@ -38,7 +38,7 @@ class Hints:
 
     @property
     def family(self) -> Family | None:
-        """The family if the factory's name begins with one; other programs name their models as they like."""
+        """The family if the factory's name begins with one; other programs may use any names."""
         starts: dict[str, Family] = {"vim_": "vim", "videomamba": "videomamba", "mambar_": "mamba-reg"}
         return next((family for start, family in starts.items() if self.name.startswith(start)), None)
 
@@ -50,5 +50,5 @@ class Hints:
 
     @property
     def divide_out(self) -> bool | None:
-        """True if the name contains `div2`; other names say nothing."""
+        """True if the name contains `div2`; other names do not show it."""
         return True if "div2" in self.name else None

@@ -73,7 +73,7 @@ def _with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor
 
 
 def verdict(tensors: Mapping[str, Tensor]) -> str | None:
-    """Say what the tensors are instead; None for those of an image model, and for unknown ones."""
+    """Describe tensors of another kind of model; None for those of an image model, and for unknown ones."""
     anchor = tensors.get(ANCHOR)
     if anchor is not None and anchor.ndim == 5:
         return _VIDEO

@@ -36,9 +36,9 @@ class ImageOptions(BaseModel):
 
     crop: Crop = Field(
         "center",
-        description="The part of the image that the model receives. `center`: the middle, as in training. `full`: the whole "
-        "image, squashed to a square. `pad`: the whole image on a black square. Embeddings of different crops do not "
-        "match.",
+        description="The part of the image that the model receives. `center`: the middle, as in training. `full`: the "
+        "whole image, squashed to a square. `pad`: the whole image on a black square. Embeddings of different crops do "
+        "not match.",
     )
 
 

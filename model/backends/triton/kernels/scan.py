@@ -134,7 +134,8 @@ def scan_tokens(
         tl.debug_barrier()
         dt_following = tl.load(scratch)
         for i in range(tl.minimum(TILE, last - start)):
-            # All that the next token reads is loaded one step ahead; after the last token, that token's once more.
+            # The inputs of the next token are loaded one step ahead; after the last token, its own inputs are loaded
+            # again.
             upcoming = row + tl.where(start + i + 1 < last, sign, 0)
             dt = dt_following
             dt_following = tl.load(scratch + tl.minimum(i + 1, TILE - 1) * CHANNELS)
