@@ -1,4 +1,4 @@
-"""Search a folder by image: embed it, put the vectors in Qdrant, ask for the nearest, draw a contact sheet.
+"""Search a folder by image: embed all images, store the vectors in Qdrant, find the nearest, draw a contact sheet.
 
     make serve                                                     # in another terminal
     .venv/bin/python -m pip install qdrant-client tqdm ./client    # the client also for servers elsewhere: --url
@@ -41,13 +41,13 @@ class Hit:
 
 
 def index(client: Client, folder: Path, database: QdrantClient) -> str:
-    """Embed every image below `folder`; returns the collection. What cannot be embedded is named on stderr."""
+    """Embed every image below `folder`; returns the collection. Images that cannot be embedded are listed on stderr."""
     model = client.info()["model"]
     name = f"images-{model['fingerprint']}"
     database.create_collection(name, VectorParams(size=model["embedding_dim"], distance=Distance.COSINE))
     points: list[PointStruct] = []
     paths = find_images(folder)
-    answers = tqdm(client.embed_many(paths), total=len(paths), unit="image")  # answers, not what has been sent
+    answers = tqdm(client.embed_many(paths), total=len(paths), unit="image")  # counts answers, not sent images
     for number, (path, answer) in enumerate(zip(paths, answers, strict=True)):
         if not isinstance(answer, np.ndarray):
             tqdm.write(f"{path}: {answer}", file=sys.stderr)
@@ -68,7 +68,7 @@ def search(client: Client, database: QdrantClient, collection: str, query: Path,
 
 
 def contact_sheet(query: Path, hits: list[Hit], columns: int = 5) -> Image.Image:
-    """The query and, after it, what was found, with the cosines."""
+    """The query, followed by the hits with their cosines."""
     shown = [("query", query)] + [(f"{hit.cosine:.3f}", hit.path) for hit in hits]
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, rows * (TILE + LINE + MARGIN) + MARGIN), "white")

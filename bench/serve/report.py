@@ -1,4 +1,4 @@
-"""The file of results -> the tables of bench/README.md and the plots; all between two marks there is written here."""
+"""The file of results -> the tables of bench/README.md and the plots; it replaces the text between two marks there."""
 
 from __future__ import annotations
 
