@@ -130,7 +130,7 @@ def test_wrapped_keys_work(wrap: Callable[[dict[str, Tensor]], Any], tmp_path: P
 
 
 def test_plain_mamba_without_a_configuration_works_and_warns(tmp_path: Path) -> None:
-    """The first assumption says that half of the model may be missing."""
+    """A plain Mamba loads, and its first assumption says that half of the model may be missing."""
     torch.save(PLAIN, tmp_path / "vim.pth")
 
     vim = load(tmp_path / "vim.pth", device="cpu")

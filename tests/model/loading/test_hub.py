@@ -129,7 +129,7 @@ def test_released_names_lead_to_their_file(
 
 
 def test_another_family_than_the_released_models_is_refused(hub: FakeHub, cache: Path) -> None:
-    """The name says the family, so that another one is a mistake."""
+    """A family other than that of the released model is refused."""
     released = RELEASED["videomamba-tiny"]
     hub.repos[released.repo] = {released.file: pth(state(patch_size=16, image_size=(224, 224), num_classes=1000))}
 

@@ -1,4 +1,4 @@
-"""What is corrected in Pillow's pictures, or refused, and what the answer says. `test_oracle` compares pixels."""
+"""Files whose pixels are corrected, or which are refused, and the error texts. `test_oracle` compares pixels."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_bytes_of_a_png_are_limited(bits: int, colour: int, interlaced: int,
 
 
 def test_nothing_around_a_first_frame_is_white() -> None:
-    """Around a first frame that is smaller than the canvas there is white; by reference what Pillow has there."""
+    """The area around a first frame smaller than the canvas is white; in reference mode it has Pillow's pixels."""
     left, top, right, bottom = INSIDE
     data = gif_partial("P")
     with Image.open(io.BytesIO(data)) as image:

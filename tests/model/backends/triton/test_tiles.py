@@ -1,4 +1,4 @@
-"""The table of tiles: what it holds is taken, what is wrong is said in words, and the rules are the default."""
+"""The table of tiles: its entries are used, errors name the wrong entry, and the rules are the default."""
 
 from __future__ import annotations
 
