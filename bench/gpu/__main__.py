@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sources", type=Path, default=CARRIED, help="folder of the .tar.gz to build and of wheels/")
     parser.add_argument("--golden", type=Path, default=CARRIED / "golden", help="a copy of the golden data")
-    parser.add_argument("--work", type=Path, help="folder of what is built and cached")
+    parser.add_argument("--work", type=Path, help="folder for builds and caches")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--table", type=Path)

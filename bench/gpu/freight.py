@@ -47,7 +47,7 @@ WHEELS = (
 
 
 def main() -> None:
-    """Fill the folder, and print what is still missing or too large."""
+    """Fill the folder, and print the remaining problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path, help="the golden data; without it those checks are left out")
     parser.add_argument("--to", type=Path, default=CARRIED)

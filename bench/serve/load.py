@@ -1,7 +1,7 @@
 """The load on a server, from a process of its own: python -m bench.serve.load < load.json > records.json
 
-Closed loop: so many clients, each with its next request when it has its answer. Open loop: requests at the times of a
-Poisson process or of bursts, whether or not the server keeps up; latency counts from the time at which a request was
+Closed loop: a number of clients, each with its next request when it has its answer. Open loop: requests at the times of
+a Poisson process or of bursts, whether or not the server keeps up; latency counts from the time at which a request was
 due. Every image differs from every other in its last bytes: identical ones in flight may be computed once.
 """
 

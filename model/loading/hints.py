@@ -1,4 +1,4 @@
-"""What is known of a file of weights beside its tensors."""
+"""Information about a file of weights that its tensors do not have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.config import Family
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """Hints from a training run's arguments, and what is `known` of a released model. Tensors override hints."""
+    """Hints from a training run's arguments, and the `known` fields of a released model. Tensors override hints."""
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None

@@ -48,7 +48,7 @@ def counted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str:
-    """Return what stands before every name; empty if only some names have it."""
+    """Return the prefix of all names; empty if only some names have it."""
     found = [name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)]
     if len(found) != 1 or not found[0].endswith("."):
         return ""

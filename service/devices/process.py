@@ -31,7 +31,7 @@ from service.system import blocking, cpus
 from service.system.programs import python_command, python_environment
 
 EXIT_TIMEOUT_S = 5.0
-TICKS = 5  # the watchdog's time is divided into so many waits
+TICKS = 5  # waits into which the watchdog's time is divided
 
 
 class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error

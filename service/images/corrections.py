@@ -41,7 +41,8 @@ def load(image: Opened, data: bytes) -> Opened:
 _BITS, _PHOTOMETRIC, _PLANES, _COLOUR_MAP, _INKS, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 320, 332, 338, 339
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _WHITE_IS_ZERO, _SEPARATED, _SEPARATE = 0, 5, 2
-# Pillow copies plane n to byte n of a pixel. In these modes the n-th value lies elsewhere, or is stored otherwise.
+# Pillow copies plane n to byte n of a pixel. In these modes the n-th value is in another byte, or is stored
+# differently.
 _NOT_PLANE_BY_PLANE = {"LA": "grey and alpha", "La": "grey and alpha", "PA": "palette and alpha", "LAB": "L, a and b"}
 
 

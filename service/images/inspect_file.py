@@ -2,7 +2,7 @@
 
 Decoders read all parts of a file, so a file of a few megabytes can take half a minute: a hundred scans
 over every pixel, a million empty chunks, runs of one pixel. No camera or usual program writes such files; they are
-refused here, before Pillow sees them. With these limits an accepted file of 100 megapixels takes under five seconds.
+refused here, before Pillow opens them. With these limits an accepted file of 100 megapixels takes under five seconds.
 JPEG and TIFF have their own modules: `service.images.inspect_jpeg` and `service.images.inspect_tiff`.
 """
 

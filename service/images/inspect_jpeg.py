@@ -91,7 +91,7 @@ def inspect_plain(data: bytes) -> Header | None:
 
 
 def inspect_small(data: bytes) -> Header | None:
-    """The header of a small file; None for any other. Takes some microseconds, whatever the bytes are."""
+    """The header of a small file; None for any other. Takes some microseconds for any bytes."""
     if len(data) > MAX_SMALL_BYTES or not data.startswith(_START):
         return None
     first = _first_scan(data, MAX_SMALL_SEGMENTS)

@@ -71,7 +71,7 @@ COPIES = 2  # memory for preprocessing, in sizes of the pixels: 1.4 to 1.7 were 
 _IGNORE_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels is checked before decoding
-# Pillow's own reading of uncompressed TIFF files knows no planes of 16 bits, no subsampling and no inverted plane.
+# Pillow's own reading of uncompressed TIFF files does not support planes of 16 bits, subsampling and inverted planes.
 TiffImagePlugin.READ_LIBTIFF = True
 
 

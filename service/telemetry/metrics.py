@@ -118,7 +118,7 @@ MODEL_INFO = Metric(
     "vim_model_info",
     "gauge",
     ("model", "family", "version", "device", "dtype"),
-    "Always 1; the labels say what is served.",
+    "Always 1; the labels describe the served model.",
 )
 READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 0.")
 LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")

@@ -41,7 +41,7 @@ class Tracer(Protocol):
         """The `telemetry` argument of the FastAPI application."""
 
     def close(self) -> None:
-        """Send what is left. Blocks."""
+        """Send the remaining spans. Blocks."""
 
 
 class NoTracer:

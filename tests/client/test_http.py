@@ -34,7 +34,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def answering(handler: Handler, **options: object) -> Client:
-    """A client of a server that `handler` stands for."""
+    """A client of a simulated server; `handler` answers its requests."""
     return Client("http://made.up", transport=httpx.MockTransport(handler), **options)
 
 

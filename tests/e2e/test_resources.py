@@ -109,7 +109,7 @@ def test_descriptors_run_out(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
-    """Under 64 descriptors few connections are open at once; the others get 503, and the server goes on."""
+    """Under 64 descriptors few connections are open at once; the others get 503, and the server continues."""
     with serving(tmp_path, model=tiny, limits="ulimit -n 64") as server:
         with idle_connections(server, IDLE):
             server.signal_device(signal.SIGKILL)
@@ -155,7 +155,7 @@ async def memory_runs_out(server: Server, large: bytes) -> None:
 
 
 def test_memory_runs_out(tmp_path: Path, tiny: Path) -> None:
-    """Only the large image is refused, with the reason, and the device process comes back when there is memory."""
+    """Only the large image is refused, with the reason, and the device process restarts when there is memory."""
     file = io.BytesIO()
     Image.new("RGB", (9000, 9000), (10, 200, 30)).save(file, "PNG")
     with serving(tmp_path, model=tiny) as server:
@@ -189,7 +189,7 @@ async def no_process_can_be_started(server: Server) -> None:
 
 @pytest.mark.skipif(not _may_be_another_user(), reason="needs root, to become a user with a limit of processes")
 def test_processes_run_out(tmp_path: Path, tiny: Path) -> None:
-    """The log says that no process can be started; when one can, the device process comes back, and nothing is lost."""
+    """The log says that no process can be started; when one can, the device restarts, and no request is lost."""
     with serving(tmp_path, model=tiny, limits=f'exec {OTHER_USER} "$@"') as server:
         asyncio.run(no_process_can_be_started(server))
 

@@ -46,7 +46,7 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str = "/v1/classify", body: bytes | None = None, **headers: str) -> Reply:
-        """Classify these bytes, or an image that nobody has sent before; header names have underscores for hyphens."""
+        """Classify these bytes, or an image that was not sent before; header names have underscores for hyphens."""
         start = time.monotonic()
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)

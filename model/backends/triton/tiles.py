@@ -127,7 +127,7 @@ def candidates(kernel: str, width: int, rows: int, dtype: torch.dtype, device: D
     Raises ScanError for a kernel other than "project", "scan" and "out_project".
     """
     if kernel not in KERNELS:
-        raise ScanError(f"there is no kernel {kernel!r}: {', '.join(KERNELS)}")
+        raise ScanError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
     if kernel == "scan":
         return [Tile(tokens, 32, 1, 1) for tokens in (16, 32, 48, 64, 128, 256, WHOLE)]
     found = [tile(kernel, width, rows, dtype, device), *_tiles(kernel, width, rows, dtype, device)]

@@ -1,6 +1,6 @@
 """Parses and encodes tensors of the Open Inference Protocol: a JSON header, then raw tensors.
 
-This module knows the format, not the model. In JSON, data is nested or flat, in row-major order. In a raw tensor,
+This module is independent of the model. In JSON, data is nested or flat, in row-major order. In a raw tensor,
 numbers are little-endian without padding, and a BYTES element is its length as uint32, then its bytes.
 """
 

@@ -104,7 +104,7 @@ def request_class(headers: Mapping[str, str]) -> RequestClass:
 
 
 async def read_limited(request: Request, max_bytes: int, account: BodyAccount, timeout_s: float) -> bytes:
-    """Read the whole body. Bytes are counted as they arrive, so a missing or false Content-Length is harmless.
+    """Read the whole body. Bytes are counted as they arrive, so a missing or false Content-Length has no effect.
 
     Raises BodyTooLarge, EmptyBody, BodyTimeout, and what `account` raises before and while the bytes arrive.
     """

@@ -119,7 +119,7 @@ def test_patches_do_not_overlap_unless_a_published_model_is_so(patch: int, size:
 
 
 def test_the_published_fine_stride_is_assumed_and_the_other_reading_named() -> None:
-    """For 27x27 positions the stride of vim-tiny-plus is assumed, and the assumption also names 432 px without overlap."""
+    """For 27x27 positions the stride of vim-tiny-plus is assumed; the assumption also names 432 px without overlap."""
     found, assumptions = infer(positions(729, 16), NO_HINTS)
 
     assert ((224, 224), 8) == (found.image_size, found.stride)
@@ -135,7 +135,7 @@ def shapes(embed_dim: int, depth: int, size: int, stride: int = 16, classes: int
 
 @pytest.mark.parametrize("embed_dim", [192, 384, 768])
 def test_a_file_that_fits_two_published_models_is_refused(embed_dim: int) -> None:
-    """A file with the shapes of ViM and VideoMamba at 224 px is refused, because the wrong family gives wrong answers."""
+    """A file with the shapes of ViM and VideoMamba at 224 px is refused: the wrong family gives wrong answers."""
     tensors = shapes(embed_dim, 24, 224)
 
     with pytest.raises(WeightsError, match=r"vim-\w+ \(class token middle.* videomamba-\w+ .*VIM_MODEL_FAMILY"):

@@ -72,7 +72,7 @@ def test_uncompressed_colour_at_half_resolution() -> None:
 
 @pytest.mark.parametrize("target", [20, 1 << 30])
 def test_metadata_of_a_tiff_that_lies_elsewhere_is_ignored(target: int) -> None:
-    """A pointer to EXIF that leads into the pixels, where a directory would have 65,535 tags, harms nothing."""
+    """A pointer to EXIF that leads into the pixels, where a directory would have 65,535 tags, is ignored."""
     grey = np.full((HEIGHT, WIDTH), 255, np.uint8)
     pixels = grey.tobytes()
     tags = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 277: 1, 278: HEIGHT, 273: 8, 279: len(pixels)}

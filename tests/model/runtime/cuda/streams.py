@@ -153,7 +153,7 @@ class Shuffled:
         ready = [stream for stream in self._streams if stream.ready]
         if not ready:
             if not any(stream.work for stream in self._streams):
-                raise AssertionError("waits for an event that nothing will bring")
+                raise AssertionError("waits for an event that is never recorded")
             raise AssertionError("streams wait for each other")
         work = self._order.choice(ready).work.popleft()
         assert not isinstance(work, FakeEvent)

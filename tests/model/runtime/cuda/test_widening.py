@@ -52,9 +52,7 @@ def chosen_runner(slots: np.ndarray, accelerator: Shuffled) -> CudaRunner:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_row_that_overflows_float16_is_computed_again(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """A row that overflows float16 gets float32's numbers, also while another batch is in flight; other rows do not
-    change.
-    """
+    """A row that overflows float16 gets float32's numbers, also with another batch in flight; others do not change."""
     runner = chosen_runner(arena(), Shuffled(seed))
     slots = blackout(monkeypatch, (torch.float16,))
     runner.attach(slots)

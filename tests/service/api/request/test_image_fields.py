@@ -31,7 +31,7 @@ def test_base64_may_be_written_loosely(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [4, 8, 64])
 def test_base64_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    """Wherever a piece ends, in whatever form, the bytes are the same; a call gets no more than one piece."""
+    """Every form of base64 gives the same bytes wherever a piece ends; a call gets no more than one piece."""
     sizes = []
 
     def decoded(text: str | bytes, **options: Any) -> bytes:

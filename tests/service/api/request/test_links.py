@@ -181,7 +181,7 @@ async def test_the_lines_of_a_stream_are_fetched_each_for_itself(asking: httpx.A
 
 
 async def test_the_same_url_is_fetched_once(asking: httpx.AsyncClient, web: FakeWeb) -> None:
-    """A URL that stands in a request several times is fetched once, and counts once against the limit."""
+    """A URL that is in a request several times is fetched once, and counts once against the limit."""
     response = await asking.post("/v1/embed", json={"images": [URL, OTHER, URL, URL, OTHER]})
 
     assert [True] * 5 == ["embedding" in one for one in response.json()["results"]]
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_ends_its_fetches(online: tuple[FastAPI, http
 
 
 async def test_fetched_bytes_count_as_those_of_bodies(online: tuple[FastAPI, httpx.AsyncClient], web: FakeWeb) -> None:
-    """Without room for the bytes the request is refused with 429, whatever else it fetches; nothing stays counted."""
+    """Without room for the bytes the request is refused with 429, its other fetches end, and no byte stays counted."""
     app, client = online
     engine = app.state.engine
     occupied = BodyAccount(engine.admission, "interactive")
