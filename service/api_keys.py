@@ -23,7 +23,7 @@ def digests(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def admits(known: Iterable[str], key: bytes) -> bool:
-    """Return whether the key has one of these digests. The time depends neither on the key nor on the digests."""
+    """Return whether the key has one of these digests. The time does not reveal which one, or how much is right."""
     given = _digest(key)
     return sum(hmac.compare_digest(given, digest) for digest in known) > 0  # any() would stop early
 

@@ -1,4 +1,4 @@
-"""Information about a file of weights that its tensors do not have."""
+"""Hints about a file of weights that are not in its tensors."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ _large = functools.lru_cache(LARGE_KEPT)(_conversion)
 
 
 def png_profile(info: Mapping[Any, Any]) -> bytes:
-    """Return a profile for the chunks gAMA and cHRM, of Pillow's `info` of a PNG; empty if they do not define the
-    space.
+    """Return a profile for the chunks gAMA and cHRM, of Pillow's `info` of a PNG; empty if they define no space.
 
     They count only without a profile and without the chunk sRGB; cHRM counts with gAMA only, as in browsers.
     """

@@ -155,7 +155,7 @@ class _Stream(Response):
                 yield part
                 return
             total = self._record.bytes = total + len(part)
-            compact = _BLANK_LINES.sub(b"\n", part)  # 64 kB may hold 65,536 blank lines
+            compact = _BLANK_LINES.sub(b"\n", part)  # in one step: 64 kB may hold 65,536 blank lines
             self._account.release(len(part) - len(compact))
             first, *lines = compact.split(b"\n")
             pieces.append(first)

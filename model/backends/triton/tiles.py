@@ -1,5 +1,4 @@
-"""Which tile a kernel takes: that of the table `tiles.json`, or else that of a rule, which was not tuned by
-measurement.
+"""Which tile a kernel takes: that of the table `tiles.json`, or else that of a rule, which is not tuned.
 
 An entry of the table:
 

@@ -51,8 +51,7 @@ def load_texts(body: bytes, max_images: int) -> Any:
 
 
 def load_object(body: bytes, max_images: int, takes: str) -> dict[str, Any]:
-    """Parse a body that must be an object; its Content-Type is ignored. `takes` describes the bodies that the path
-    accepts, for error messages.
+    """Parse a body that must be an object; its Content-Type is ignored. `takes` describes accepted bodies.
 
     Raises UnsupportedImage, BodyTooLarge, MalformedBody.
     """
