@@ -300,7 +300,7 @@ class Vim(nn.Module):
         return loaded
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Vim:
-        """Behind `.to`, `.half`, `.double`, `.cuda`: a converted model is composed, on a scan for any dtype.
+        """Torch calls it in `.to`, `.half`, `.double`, `.cuda`: a converted model is composed, on a scan for any dtype.
 
         Parameters of recurrence and norms stay at least float32, as `cast` keeps them.
         """

@@ -161,7 +161,7 @@ def _tracer(settings: Settings) -> Tracer:
 
 
 def _cors(origins: str) -> dict[str, Any]:
-    """The CORS settings, without credentials: scripts send the API key themselves, the browser adds nothing."""
+    """The CORS settings, without credentials: scripts send the API key themselves, the browser adds no cookies."""
     return {
         "allow_origins": [origin.strip() for origin in origins.split(",")],
         "allow_methods": ["GET", "POST"],

@@ -176,7 +176,7 @@ class TooManyImages(RequestError):
 
 
 class UnsupportedImage(RequestError):
-    """The bytes are no image of an accepted format, or the image is damaged."""
+    """The bytes are not an image of an accepted format, or the image is damaged."""
 
     status, code = 415, "unsupported_image"
 

@@ -23,7 +23,7 @@ Item = Image | ServiceError  # an image, or the reason why there is none
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An http or https URL in the place of an image, as the client wrote it; nothing of it is checked."""
+    """An http or https URL in the place of an image, as the client wrote it, not checked."""
 
     url: str
 

@@ -15,7 +15,7 @@ GOOD = 200
 
 @dataclass(frozen=True)
 class Run:
-    """One server under one load, once. Times in milliseconds; of no answer at all they are None."""
+    """One server under one load, once. Times in milliseconds; None if there was no answer."""
 
     regime: str
     scenario: str

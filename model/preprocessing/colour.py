@@ -39,7 +39,7 @@ _PRIMARIES = {
 }
 _TRANSFERS: dict[int, icc.Curve] = dict.fromkeys((1, 2, 6, 13, 14, 15), "srgb")
 _TRANSFERS |= {4: 2.2, 5: 2.8, 8: 1.0, 16: "pq", 18: "hlg"}
-CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
+CLOSE = 2  # levels: a profile that changes no colour by more than this counts as sRGB
 _SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.createProfile("sRGB")
 # What ImageCms raises for broken profiles, and for those that lcms cannot connect to sRGB.

@@ -1,4 +1,4 @@
-"""The parent's side of one device process: starts it, sends it batches, notices its end.
+"""The parent's side of one device process: starts it, sends it batches, detects its end.
 
 `service.devices.supervisor` decides when to start it, `service.devices.dispatcher` which batches it receives.
 """

@@ -27,7 +27,7 @@ RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the fir
 
 
 class RestartsExhausted(Exception):  # noqa: N818 - an event
-    """The device process could not be brought back; the message says how often that was tried and what went wrong."""
+    """The device process could not be restarted; the message has the number of attempts and the last error."""
 
 
 def check_memory(model: ModelInfo, images: int, available: int | None) -> None:

@@ -41,7 +41,7 @@ class Pace:
     """The measured time per image of a long queue, from how fast its images are answered. Plain Python.
 
     It is the mean of the last images: of `RECENT_S` seconds, but at least of `RECENT_IMAGES`. A weighted mean would
-    remember expensive images too long, or forget them too soon while cheap and expensive ones alternate.
+    count expensive images for too long, or not long enough while cheap and expensive ones alternate.
 
     With fewer than `RELIABLE_IMAGES` admitted images the estimate is unreliable: a single image takes longer than its
     share of a batch, and between single images the device is idle. Then nothing is measured or predicted.

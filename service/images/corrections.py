@@ -1,8 +1,8 @@
 """Let Pillow decode an opened file, and correct what it is known to decode wrongly.
 
 The model would also answer for a wrong picture, so a file is refused if it can be neither corrected nor decoded
-correctly. `tests/service/images/test_oracle.py` compares the results with other decoders. Nothing here imports Pillow:
-these functions use the image that `service.images.pillow` has opened.
+correctly. `tests/service/images/test_oracle.py` compares the results with other decoders. This module does not import
+Pillow: these functions use the image that `service.images.pillow` has opened.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _tiff(image: Opened) -> Opened:
         if mode in _NOT_PLANE_BY_PLANE:
             raise RefusedError(f"has {_NOT_PLANE_BY_PLANE[mode]} in separate planes")
         if mode == "RGBA" and _EXTRA not in tags:  # Pillow divides by alpha what was not multiplied
-            raise RefusedError("has a fourth plane and does not say what it is")
+            raise RefusedError("has a fourth plane of unknown meaning")
     if tags.get(_PHOTOMETRIC) == _SEPARATED and tags.get(_INKS, 1) != 1:
         raise RefusedError("has other inks than cyan, magenta, yellow and black")
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO

@@ -74,7 +74,7 @@ def inspect(name: str, data: bytes) -> Header:
             else:
                 _read(data, box, found)
     if not found.width:
-        raise unsupported(f"the {name} image does not say its size")
+        raise unsupported(f"the {name} image does not contain its size")
     return Header(found.width, found.height, _BYTES_PER_PIXEL[name], cicp=_cicp(data, found))
 
 

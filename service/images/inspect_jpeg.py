@@ -143,7 +143,7 @@ def _begin_scan(frame: bytes, kind: int, components: int, at: int, profile: list
 
 
 def _joined(profile: list[bytes]) -> bytes:
-    """The parts of an ICC profile, each behind its number and their count, in order; empty if one is missing."""
+    """The parts of an ICC profile, each after its number and their count, in order; empty if one is missing."""
     parts = sorted(profile)
     return b"".join(part[2:] for part in parts) if parts and parts[0][1] == len(parts) else b""
 

@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another model": (
         torch_file(lambda _: {"conv1.weight": torch.zeros(4, 3, 7, 7)}),
-        r"this is no Vision Mamba, VideoMamba or Mamba-Reg: no tensor 'patch_embed\.proj\.weight'",
+        r"this is not a Vision Mamba, VideoMamba or Mamba-Reg: no tensor 'patch_embed\.proj\.weight'",
     ),
 }
 

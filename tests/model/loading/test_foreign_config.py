@@ -80,7 +80,7 @@ def test_a_config_without_an_architecture_is_not_used(tmp_path: Path) -> None:
     contents = read(directory(tmp_path, written, state()))
 
     assert TINY == contents.config
-    assert "nothing from config.json: it is a file of timm" in contents.assumptions[0]
+    assert "config.json is not used: it is a file of timm" in contents.assumptions[0]
 
 
 def directory(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:

@@ -252,9 +252,9 @@ def test_weights_of_another_model_are_called_so(tmp_path: Path) -> None:
     """Loading a ResNet says what is missing and names the file, with and without a configuration."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(10)}, tmp_path / "resnet.pth")
 
-    with pytest.raises(WeightsError, match=r"resnet\.pth: this is no Vision Mamba"):
+    with pytest.raises(WeightsError, match=r"resnet\.pth: this is not a Vision Mamba"):
         load(tmp_path / "resnet.pth")
-    with pytest.raises(WeightsError, match="likely cause: this is no Vision Mamba"):
+    with pytest.raises(WeightsError, match="likely cause: this is not a Vision Mamba"):
         load(tmp_path / "resnet.pth", config=TINY)
 
 

@@ -69,7 +69,7 @@ def test_what_is_missing_is_named(directory: Path) -> None:
     first, second = sorted(directory.glob("*-of-*"))
     places = json.loads(index(directory).read_text())["weight_map"]
     write_index(index(directory), places | {"head.bias": second.name, NAMES[-1]: first.name})
-    with pytest.raises(WeightsError, match=rf"has no tensor '\S+', which {index(directory).name} says it has"):
+    with pytest.raises(WeightsError, match=rf"has no tensor '\S+', which {index(directory).name} lists"):
         load(directory)
     second.unlink()
     write_index(index(directory), places)

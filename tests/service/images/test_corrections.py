@@ -43,7 +43,7 @@ def refusal(data: bytes) -> str:
     ("kind", "layout", "says"),
     [
         ("grey, alpha", oracle_tiff.Layout(planar=True), "has grey and alpha in separate planes"),
-        ("RGBA, alpha not named", oracle_tiff.Layout(planar=True), "has a fourth plane and does not say what it is"),
+        ("RGBA, alpha not named", oracle_tiff.Layout(planar=True), "has a fourth plane of unknown meaning"),
         ("four inks 8", oracle_tiff.Layout(), "has other inks than cyan, magenta, yellow and black"),
         ("float, 0 is white", oracle_tiff.Layout(), "has floating point values of which 0 is white"),
         ("grey 32, all bits", oracle_tiff.Layout(), "has 32-bit values above 2147483647"),

@@ -72,7 +72,7 @@ def test_code_points_of_another_item_do_not_count() -> None:
 
 def test_a_file_without_a_size_is_refused() -> None:
     """A file without a size is refused, because its memory is not known."""
-    with pytest.raises(UnsupportedImage, match="does not say its size"):
+    with pytest.raises(UnsupportedImage, match="does not contain its size"):
         inspect("HEIC", START + box(b"mdat", bytes(100)))
 
 

@@ -197,7 +197,7 @@ def test_a_truncated_file_is_refused(decode: Callable[..., Pixels], form: str, k
     """A truncated file is refused."""
     data = PLAIN[form]
 
-    with pytest.raises(UnsupportedImage, match="is truncated|is damaged|does not say its size|has no codestream"):
+    with pytest.raises(UnsupportedImage, match="is truncated|is damaged|does not contain its size|has no codestream"):
         decode(data[: max(16, int(len(data) * kept))])
 
 

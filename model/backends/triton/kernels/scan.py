@@ -120,7 +120,7 @@ def scan_tokens(
     total = tl.zeros((CHANNELS,), dtype=tl.float32)
     step = tl.arange(0, TILE)
     SECTORS: tl.constexpr = 8 if RANK <= 32 else 16
-    # Where the 32-byte sectors of a row of DBC begin; the last one repeatedly, because 32 + R' is no power of two.
+    # Where the 32-byte sectors of a row of DBC begin; the last one repeatedly, because 32 + R' is not a power of two.
     sector = tl.minimum(8 * tl.arange(0, SECTORS), 24 + RANK)
     scratch = DT + pid * TILE * CHANNELS + lane
     for start in range(first, last, TILE):
