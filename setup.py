@@ -1,6 +1,6 @@
-"""Tells setuptools which packages and data to install; everything else stands in pyproject.toml.
+"""Tells setuptools which packages and data to install; everything else is in pyproject.toml.
 
-The demo model and the sample pictures lie outside the packages. They are installed as folders of `model/data`,
+The demo model and the sample pictures are outside the packages. They are installed as folders of `model/data`,
 where `model.shipped` looks for them.
 """
 

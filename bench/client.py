@@ -36,7 +36,7 @@ Run = tuple[float, float, float]  # images a second; milliseconds of CPU an imag
 
 
 def different(images: list[bytes], count: int, numbers: Iterator[int]) -> list[bytes]:
-    """Images that are all different, since identical ones in flight would be computed once."""
+    """Images that all differ, because identical ones in flight would be computed once."""
     return [images[turn % len(images)] + next(numbers).to_bytes(8, "big") for turn in range(count)]
 
 

@@ -2,8 +2,8 @@
 
     python -m bench.cpu --out bench/results/cpu.json
 
-Each round runs every model once, one after the other, so that all see the same machine; a ratio is the median of the
-rounds' ratios. Weights are random: speed does not depend on them.
+Each round runs every model once, one after the other, so that all run under the same conditions; a ratio is the median
+of the rounds' ratios. Weights are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def compare(runs: dict[str, tuple[Forward, Tensor]], rounds: int) -> dict[str, o
 
 
 def at_size(side: int, batch: int, scans: list[str], rounds: int) -> dict[str, object]:
-    """The scans named, numba and DeiT-tiny at one image size."""
+    """Compare these scans, numba and DeiT-tiny at one image size."""
     images = torch.randn(batch, 3, side, side)
     runs: dict[str, tuple[Forward, Tensor]] = {name: (vim_tiny(side, name), images) for name in ["numba", *scans]}
     runs["numba, bfloat16"] = (vim_tiny(side, "numba", torch.bfloat16), images.bfloat16())
@@ -113,7 +113,7 @@ print(time.perf_counter() - start, (peak() - before) / 1000)
 
 
 def loading() -> dict[str, float]:
-    """vim-base from a .safetensors in a fresh process: seconds, and megabytes by which it grows at its peak."""
+    """Load vim-base from a .safetensors file in a new process: seconds, and growth of peak memory in MB."""
     base = VimConfig(embed_dim=768, d_state=16)
     with tempfile.TemporaryDirectory() as directory:
         base.save(Path(directory) / "config.json")

@@ -2,9 +2,9 @@
 
     python -m bench.fast PHOTOGRAPHS --model models/demo --enlarge 320
 
-PHOTOGRAPHS is a folder with a folder of JPEG files for each class, named by the class; what else is in it has no true
-class, but answers and embeddings that can be compared. Files smaller than twice what the model's recipe resizes to are
-not scaled while they are decoded; `--enlarge` makes the short side that long beforehand.
+PHOTOGRAPHS has a folder of JPEG files for each class, named by the class. Other files have no true class, but their
+answers and embeddings are compared. Files smaller than twice the size of the model's recipe are not scaled while they
+are decoded; `--enlarge` resizes the short side to this length beforehand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time and memory of decoding AVIF, HEIC and JPEG XL files, each in a new decoder process.
 
-    python -m bench.formats                 # files of 12 megapixels that are made here, of kinds that take much
+    python -m bench.formats                 # expensive files of 12 megapixels, made by this program
     python -m bench.formats FILE ...        # these files
     python -m bench.formats --out bench/results/formats.json
 
@@ -32,7 +32,7 @@ from service.images.formats import accepted_format
 from service.images.isolated.process import DecoderProcesses
 from tests.service.images.bmff_files import coded, grid, sample
 
-assert JpegXLImagePlugin  # it teaches Pillow to write the format
+assert JpegXLImagePlugin  # importing it registers the format with Pillow
 RECIPE = Preprocess(mode="friendly")
 LIMITS = DecodeLimits(1 << 30, 1 << 40)
 SIZE = (4000, 3000)
@@ -40,7 +40,7 @@ SIZE = (4000, 3000)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What decoding one file took; memory in bytes for each pixel, of address space, which the kernel limits."""
+    """The cost of decoding one file. Memory is in bytes of address space per pixel, because the kernel limits that."""
 
     file: str
     megapixels: float
@@ -52,7 +52,7 @@ class Row:
 
 
 def noisy(mode: str = "RGB") -> Image.Image:
-    """Smooth colours with noise, as a photograph in the dark has; noise takes longest."""
+    """Smooth colours with noise, like a photograph in the dark; noise takes longest."""
     chance = np.random.default_rng(0)
     coarse = Image.fromarray(chance.integers(0, 256, (SIZE[1] // 16, SIZE[0] // 16, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC)).astype(np.int16)
@@ -64,7 +64,7 @@ def noisy(mode: str = "RGB") -> Image.Image:
 
 
 def made_here() -> Iterator[tuple[str, bytes]]:
-    """Files of all three formats."""
+    """Make files of all three formats."""
     tile = coded(sample("plain.heic"))
     yield "HEIC, 961 tiles", grid(tile, 31, 31)
     yield "HEIC, 100 tiles", grid(tile, 10, 10)

@@ -1,10 +1,10 @@
-"""How long the event loop keeps others waiting while large photographs are decoded.
+"""Measure how long the event loop delays other requests while large photographs are decoded.
 
     python -m bench.lag --out bench/results/lag.json
 
 A probe, a process of its own, asks `/livez` every few milliseconds, first alone, then while clients send photographs of
-50 megapixels one after the other. The route does nothing, so what it takes longer is the loop's lag, and waiting for a
-CPU.
+50 megapixels one after the other. The route does no work, so the additional time is the lag of the loop and the wait
+for a CPU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LATE_MS = 20
 
 
 def large_photograph() -> bytes:
-    """A JPEG as large and as hard to compress as that of a camera: one noisy tile, repeated."""
+    """A JPEG with the size and the noise of a camera's: one noisy tile, repeated."""
     with Image.open(io.BytesIO(photograph(0, (1024, 1024)))) as image:
         tile = np.asarray(image)
     repeats = [-(-side // 1024) for side in SIDES]
@@ -52,7 +52,7 @@ def large_photograph() -> bytes:
 
 def probe(url: str, seconds: float) -> list[float]:
     """Milliseconds until each answer of `/livez`, over one connection."""
-    gc.disable()  # its own pauses, of up to 18 ms, are not the loop's
+    gc.disable()  # the probe's own pauses, up to 18 ms, must not count as lag of the loop
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     times, end = [], time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
@@ -73,7 +73,7 @@ def busy(url: str, body: bytes, clients: int) -> Iterator[list[int]]:
     def one_client(number: int) -> None:
         connection = http.client.HTTPConnection(urlsplit(url).netloc)
         turn = 0
-        while not stop.is_set():  # other bytes behind the end: identical images in flight would be decoded once
+        while not stop.is_set():  # different bytes after the end, because identical images in flight are decoded once
             _post(connection, body, f"{number} {turn}".encode())
             answer = connection.getresponse()
             answer.read()

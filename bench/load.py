@@ -27,7 +27,7 @@ async def closed_loop(url: str, path: str, images: Sequence[bytes], clients: int
     """
     port = urlsplit(url).port
     assert port is not None
-    numbers = itertools.count()  # behind each image: identical ones in flight would be computed once
+    numbers = itertools.count()  # bytes after each image, because identical images in flight are computed once
     found = Latencies()
 
     async def one_client(share: int) -> None:

@@ -1,6 +1,6 @@
 """The reference's plain loop, operation by operation (mamba_ssm, selective_scan_interface.py, selective_scan_ref).
 
-Behind the signature of `model.scan`; a direction that runs backward is flipped before and after, as the reference does.
+It has the signature of `model.scan`; a direction that runs backward is flipped before and after, as the reference does.
 """
 
 from __future__ import annotations

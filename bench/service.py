@@ -48,8 +48,8 @@ _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
 def in_process(source: str, max_batch: int) -> Runner:
-    """The model in this process, with the device process's own thread settings (they must be there before torch)."""
-    os.environ.update(cpus.thread_environment(cpus.available_cpus()))  # the heap's must be there before Python starts
+    """The model in this process, with the thread settings of the device process, set before torch is imported."""
+    os.environ.update(cpus.thread_environment(cpus.available_cpus()))  # the heap's have no effect here
     import model
     from model.runtime.runner import Runner
 
@@ -156,7 +156,7 @@ def many_clients(url: str, clients: int, requests: int) -> dict[str, float]:
 
 
 def rendering(url: str, images: int = 64, requests: int = 2) -> dict[str, float]:
-    """The share of a request's time that serialising its embeddings takes, by the server's own clock."""
+    """The share of a request's time that serialising its embeddings takes, measured by the server."""
     files = [("images", (f"{seed}.jpg", photograph(seed), "image/jpeg")) for seed in range(images)]
     forms: dict[str, dict[str, Any]] = {
         "float": {},

@@ -75,7 +75,7 @@ def search(client: Client, database: QdrantClient, collection: str, query: Path,
 
 
 def contact_sheet(query: Path, hits: list[Hit], columns: int = 5) -> Image.Image:
-    """The query and, after it, what was found, with the cosines."""
+    """The query, followed by the hits with their cosines."""
     shown = [("query", query)] + [(f"{hit.cosine:.3f}", hit.path) for hit in hits]
     rows = -(-len(shown) // columns)
     sheet = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, rows * (TILE + LINE + MARGIN) + MARGIN), "white")

@@ -34,7 +34,7 @@ class VimConfig:
     Construction raises ConfigError for a configuration that cannot run; the message names the field.
     """
 
-    family: Family = "vim"  # whose code trained it; what the model computes is in the other fields
+    family: Family = "vim"  # whose code trained the model; the other fields define the computation
     image_size: tuple[int, int] = (224, 224)
     patch_size: int = 16
     stride: int = 16

@@ -1,6 +1,6 @@
-"""Where the data that comes with this project lies: the demo model and the sample pictures.
+"""Finds the data that is part of this project: the demo model and the sample pictures.
 
-A checkout holds them beside the packages. The build copies them into `model/data/` (`setup.py`).
+A checkout has them beside the packages. The build copies them into `model/data/` (`setup.py`).
 """
 
 from __future__ import annotations

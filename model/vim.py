@@ -271,17 +271,17 @@ class Vim(nn.Module):
     # --- scan and fused layers; what they were prepared from may change -----------------------------------------
 
     def use_encoder(self, encoder: EncoderFn) -> None:
-        """Use fused layers, which hold copies of the weights, until a weight changes or a gradient is wanted."""
+        """Use fused layers, which hold copies of the weights, until a weight changes or a gradient is required."""
         self.encoder = encoder
         self._made_from = [(weight, weight._version) for weight in self.parameters() if not weight.is_inference()]
 
     def _check_encoder(self, tokens: Tensor) -> None:
-        """Compose the layers if the fused ones were made from other weights, or if a gradient is wanted."""
+        """Compose the layers if the fused ones were made from other weights, or if a gradient is required."""
         choice = self.scan_choice
         if choice is None:
             return
         if torch.is_grad_enabled() and choice.name != DIFFERENTIABLE and self._wants_gradient(tokens):
-            self._compose(choose(DIFFERENTIABLE, tokens.device), "a gradient was wanted")
+            self._compose(choose(DIFFERENTIABLE, tokens.device), "a gradient was required")
         elif self.encoder is not None and any(weight._version != version for weight, version in self._made_from):
             self._compose(choice, "weights were changed after loading")
 
@@ -300,7 +300,7 @@ class Vim(nn.Module):
         return loaded
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Vim:
-        """Behind `.to`, `.half`, `.double`, `.cuda`: a converted model is composed, on a scan for any dtype.
+        """Torch calls it in `.to`, `.half`, `.double`, `.cuda`: a converted model is composed, on a scan for any dtype.
 
         Parameters of recurrence and norms stay at least float32, as `cast` keeps them.
         """

@@ -1,4 +1,4 @@
-"""API keys as digests: what a key may look like, and whether a given one is among those that open the service."""
+"""API keys as digests: the format of a key, and the check whether a given key is valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEY = re.compile(r"[!-+\--~]{16,200}")
 def digests(texts: Iterable[str]) -> tuple[str, ...]:
     """SHA-256 of each key, in hex: keys are long and random, so no salt is needed.
 
-    Raises ValueError for a text that is no key, and where there is none at all: that would leave the door open.
+    Raises ValueError for a text that is not a key, and for an empty list: the service would then need no key.
     """
     keys = [text.strip() for text in texts if text.strip()]
     if not keys or not all(_KEY.fullmatch(key) for key in keys):
@@ -23,7 +23,7 @@ def digests(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def admits(known: Iterable[str], key: bytes) -> bool:
-    """Is the key one of these digests? Takes the same time whichever it is, and however much of it is right."""
+    """Return whether the key has one of these digests. The time does not reveal which one, or how much is right."""
     given = _digest(key)
     return sum(hmac.compare_digest(given, digest) for digest in known) > 0  # any() would stop early
 

@@ -95,7 +95,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
         docs_url=None,
         redoc_url=None,
         telemetry=tracer.fastapi(),
-        servers=[{"url": "."}],  # relative to the document: right behind a proxy that strips a prefix
+        servers=[{"url": "."}],  # relative to the document, for proxies that strip a prefix
         redirect_slashes=False,  # Starlette would redirect to the host that the client sent
     )
     app.state.engine = engine
@@ -161,7 +161,7 @@ def _tracer(settings: Settings) -> Tracer:
 
 
 def _cors(origins: str) -> dict[str, Any]:
-    """The CORS settings, without credentials: scripts send the API key themselves, the browser adds nothing."""
+    """The CORS settings, without credentials: scripts send the API key themselves, the browser adds no cookies."""
     return {
         "allow_origins": [origin.strip() for origin in origins.split(",")],
         "allow_methods": ["GET", "POST"],

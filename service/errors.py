@@ -162,8 +162,8 @@ class TooManyPixels(RequestError):
 
 
 class ImageTooComplex(RequestError):
-    """An image has so many scans, strips or chunks, or needs so much memory (`VIM_MAX_DECODE_BYTES`), that decoding
-    it would take too long or too much; refused before decoding.
+    """An image has so many scans, strips or chunks, or needs so much memory (`VIM_MAX_DECODE_BYTES`), that decoding it
+    would take too much time or memory; refused before decoding.
     """
 
     status, code = 413, "image_too_complex"
@@ -176,7 +176,7 @@ class TooManyImages(RequestError):
 
 
 class UnsupportedImage(RequestError):
-    """The bytes are no image of an accepted format, or the image is damaged."""
+    """The bytes are not an image of an accepted format, or the image is damaged."""
 
     status, code = 415, "unsupported_image"
 

@@ -1,4 +1,4 @@
-"""Values that travel through the service: an image, what is wanted of it, its job, its result. No behaviour."""
+"""Values that all parts of the service use: an image, its task, its job, its result. No behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Item = Image | ServiceError  # an image, or the reason why there is none
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An http or https URL in the place of an image, as the client wrote it; nothing of it is checked."""
+    """An http or https URL in the place of an image, as the client wrote it, not checked."""
 
     url: str
 
@@ -32,12 +32,12 @@ Given = Item | Link  # an image as a request has it; `service.api.request.links`
 
 
 class Task(NamedTuple):
-    """What a request wants of each of its images: class scores, an embedding, or both."""
+    """What to compute for each image of a request: class scores, an embedding, or both."""
 
     op: Literal["classify", "embed"]
     pooling: Pooling = "cls"
     embedding_too: bool = False  # after the scores
-    crop: Crop = "center"  # what of the image the model sees
+    crop: Crop = "center"  # the part of the image that the model receives
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -80,7 +80,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went, in seconds. For several images each stage is that of the slowest image."""
+    """The time of each stage of a request, in seconds. For several images each stage is that of the slowest image."""
 
     decode_s: float = 0.0
     preprocess_s: float = 0.0

@@ -1,4 +1,4 @@
-"""What is served and how it fares: the values behind `/info`, the readiness probe and every answer's `model`."""
+"""The served model and the state of the devices: the values of `/info`, of readiness, and of every answer's `model`."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ class BackendState:
     model: ModelInfo | None = None
     devices: tuple[DeviceStatus, ...] = ()
     max_batch: int = 1  # the largest batch that any device receives now
-    least_image_s: float = 0.0  # seconds that an image takes all devices together at best, by the warm-up
+    least_image_s: float = 0.0  # seconds per image when all devices run their best batch size, measured in the warm-up
 
     @property
     def reason(self) -> str:
         """Why the service is not ready, for clients. Paths and details are for the log only."""
         loading = "warmed up" if self.model else "loaded"
         return {
-            "failed": "the model cannot be served; the server's log says why",
+            "failed": "the model cannot be served; the server's log has the reason",
             "draining": "the service is shutting down",
             "recovering": "a device process is being replaced",
         }.get(self.phase, f"the model is being {loading}")

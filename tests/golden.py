@@ -1,4 +1,4 @@
-"""Where the shared golden data lies, and its generator of weights, for the tests that use it when it is there."""
+"""The path of the shared golden data, and its generator of weights, for the tests that use it if it exists."""
 
 from __future__ import annotations
 

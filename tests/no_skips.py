@@ -17,6 +17,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why a run without a failed test has failed; the reasons are above, by -ra."""
+    """Print why a run without a failed test has failed; -ra has printed the reasons above."""
     if skipped := terminalreporter.stats.get("skipped"):
         terminalreporter.write_line(f"{len(skipped)} skipped: this suite counts them as failed", red=True)

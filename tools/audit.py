@@ -1,7 +1,7 @@
-"""What can be checked of the dependencies without a network: `python -m tools.audit`, part of `make lint`.
+"""Check the dependencies without a network: `python -m tools.audit`, part of `make lint`.
 
-Every version is pinned exactly, everything that the pinned ones bring along is pinned as well, what is installed is
-what is pinned, and nothing is imported that is not declared. Known vulnerabilities need the network: `make audit`.
+Every version is pinned exactly, and so are all transitive dependencies. The installed versions are the pinned ones.
+Every imported package is declared. Known vulnerabilities need the network: `make audit`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BROUGHT = {
 
 
 def pins(*files: Path) -> tuple[dict[str, str], list[str]]:
-    """Version by name, and what is wrong with the lines that pin none exactly."""
+    """Version by name, and an error for each line that is not an exact pin."""
     found: dict[str, str] = {}
     wrong: list[str] = []
     for file in files:
@@ -45,7 +45,7 @@ def pins(*files: Path) -> tuple[dict[str, str], list[str]]:
             if exact := re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)", line):
                 found[canonicalize_name(exact[1])] = exact[2]
             else:
-                wrong.append(f"{file.name}: {line!r} is no exact version")
+                wrong.append(f"{file.name}: {line!r} is not an exact version")
     return found, wrong
 
 
@@ -57,7 +57,7 @@ def declared(pyproject: Path) -> dict[str, set[str]]:
 
 
 def unpinned(roots: set[str], pinned: dict[str, str]) -> Iterator[str]:
-    """What these and all that they need lack of being pinned and installed as pinned."""
+    """Errors of these packages and of their dependencies: not pinned, or not installed in the pinned version."""
     todo, seen = list(roots), set(roots)
     while todo:
         name = todo.pop()
@@ -78,14 +78,14 @@ def undeclared(names: set[str], sources: Iterator[Path]) -> Iterator[str]:
     """Imports of installed packages that no dependency names."""
     packages = metadata.packages_distributions()
     for source in sources:
-        for module in sorted(_imported(source) - set(OURS)):  # some wheels bring a top-level `tests` along
+        for module in sorted(_imported(source) - set(OURS)):  # some wheels contain a top-level `tests`
             owners = {canonicalize_name(owner) for owner in packages.get(module, ())}
             if owners and not owners & names and not {_BROUGHT.get(owner) for owner in owners} & names:
                 yield f"{source.relative_to(ROOT)} imports {module}, which pyproject.toml does not declare"
 
 
 def problems() -> list[str]:
-    """Everything that is wrong; empty when nothing is."""
+    """All errors; empty if there are none."""
     pinned, wrong = pins(*(ROOT / name for name in CONSTRAINTS))
     groups = declared(ROOT / "pyproject.toml")
     every = set().union(*groups.values()) - {"vim-server"}

@@ -1,4 +1,4 @@
-"""The CPU image's Python packages as a CycloneDX 1.6 bill of materials: versions, hashes, licences, who needs whom.
+"""The CPU image's Python packages as a CycloneDX 1.6 bill of materials: versions, hashes, licences and dependencies.
 
     python -m tools.sbom build/sbom.cdx.json
 
@@ -28,11 +28,11 @@ from tools.audit import ROOT, pins
 from tools.libraries import Library, libraries
 from tools.lock_image import APART, LOCK, needs, read, roots
 
-LONGEST = 100  # characters; some packages put the whole text of their licence where its name belongs
+LONGEST = 100  # characters; some packages have the whole text of the licence in the field for its name
 
 
 def bom() -> Bom:
-    """Everything but the base image."""
+    """The bill of materials, without the base image."""
     text = LOCK.read_text(encoding="utf-8")
     made = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, text))
     program = Component(name="vim-server", version=__version__, type=ComponentType.APPLICATION, bom_ref="vim-server")
@@ -63,7 +63,7 @@ def _component(name: str, version: str, hashes: list[str]) -> Component:
     )
     for licence in _licences(name):
         component.licenses.add(LicenseFactory().make_from_string(licence))
-    for one in hashes:  # of a wheel for one machine; a component's own hashes would be taken for the same file's
+    for one in hashes:  # of a wheel for one machine; readers compare a component's own hashes with any file of it
         where = XsUri(f"https://pypi.org/project/{name}/{version}/")
         sha = HashType(alg=HashAlgorithm.SHA_256, content=one)
         kind = ExternalReferenceType.DISTRIBUTION
@@ -90,7 +90,7 @@ def _licences(name: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write it."""
+    """Write the bill of materials."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out

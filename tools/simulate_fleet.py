@@ -1,14 +1,15 @@
-"""How many servers for a load, and when to start more: a discrete-event simulation of a fleet.
+"""Simulate a fleet of servers by discrete events: how many servers a load needs, and when to start more.
 
     python -m service tune --json > docs/operate/sizing/vim-tiny-cpu.json
     python -m tools.simulate_fleet --profile docs/operate/sizing/vim-tiny-cpu.json --out docs/operate/sizing
 
-Every server is this one's queue: an idle device takes what waits, up to the largest batch; a full queue refuses. The
-profile holds what `tune` measured: seconds of a forward pass by batch size, and from the process's start to ready; to
-that comes what a cluster takes before (`--pod-seconds`). Arrivals are Poisson; the balancer looks at two servers and
-takes the less busy one, which is close to least requests. The autoscaler is Kubernetes': every 15 s it wants
-ceil(images in the fleet / threshold) servers, by the mean of the last 30 s; it lets be what is within a tenth, doubles
-at most, and removes one a minute after five minutes of less (`deploy/kubernetes/components/keda`).
+Every server has the queue of this service: an idle device takes the waiting images, up to the largest batch; a full
+queue refuses. The profile holds what `tune` measured: seconds of a forward pass by batch size, and from the process's
+start to ready; `--pod-seconds` adds the time that a cluster needs before that. Arrivals are Poisson; the balancer
+compares two servers and takes the less busy one, which is close to least requests. The autoscaler is that of
+Kubernetes: every 15 s it computes ceil(images in the fleet / threshold) servers, by the mean of the last 30 s. It
+ignores differences within a tenth, at most doubles the number, and removes one server a minute after five minutes of
+less load (`deploy/kubernetes/components/keda`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ BINS = 400  # of the latency histogram: 1 ms to 1000 s, 66 to a decade
 
 @dataclass(frozen=True)
 class Profile:
-    """A server as measured."""
+    """The measurements of one server."""
 
     name: str
     pass_s: Floats  # [b]: seconds of a forward pass of b images, b = 0 .. largest batch
-    start_s: float  # from the order to ready
+    start_s: float  # from the decision to start it until it is ready
     queue: int  # images admitted at most
     source: str
 
@@ -63,7 +64,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Scaling:
-    """An autoscaler: images waiting or running for each server, and between how many servers it moves."""
+    """An autoscaler: images waiting or running for each server, and the least and the largest number of servers."""
 
     threshold: float
     least: int
@@ -72,19 +73,19 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the clients and the owner saw."""
+    """The results for the clients and for the owner."""
 
     p50_s: float
     p99_s: float
     refused: float  # share of the images
-    servers: float  # mean number that was paid for, starting ones included
+    servers: float  # mean number, including those that are starting
     peak: int
 
 
 def simulate(profile: Profile, scaling: Scaling, rates: Floats, seed: int = 0) -> Outcome:
     """Images arrive at `rates` a second, one entry for each second. Starts with the servers that the first rate needs.
 
-    Raises ValueError when the bounds are no range.
+    Raises ValueError unless 1 <= `least` <= `most`.
     """
     if not 1 <= scaling.least <= scaling.most:
         raise ValueError(f"the number of servers cannot lie between {scaling.least} and {scaling.most}")
@@ -191,7 +192,7 @@ def _run(arrivals: Any, end: float, pass_s: Any, start_s: float, room: int, boun
 
 
 def steady(rate: float, seconds: int = 3600) -> Floats:
-    """The same load throughout."""
+    """A constant load."""
     return np.full(seconds, rate)
 
 
@@ -203,7 +204,7 @@ def jump(rate: float, factor: float = 3, seconds: int = 3600) -> Floats:
 
 
 def by_load(profile: Profile, scaling: Scaling, loads: Iterable[float], images: int) -> list[Row]:
-    """Steady loads; short enough at high ones that about `images` arrive, but ten minutes at least."""
+    """Simulate steady loads, each for the time in which about `images` images arrive, 10 to 60 minutes."""
     rows = []
     for load in loads:
         seconds = int(min(3600, max(600, images / load)))
@@ -214,14 +215,14 @@ def by_load(profile: Profile, scaling: Scaling, loads: Iterable[float], images: 
 
 
 def by_threshold(profile: Profile, scaling: Scaling, thresholds: Sequence[float], rates: Floats) -> list[Row]:
-    """The same load under different thresholds."""
+    """Simulate the same load with different thresholds."""
     most = max(scaling.most, int(np.ceil(2 * rates.max() / profile.capacity)))
     outcomes = [(t, simulate(profile, replace(scaling, threshold=t, most=most), rates)) for t in thresholds]
     return [{"threshold": t} | vars(outcome) for t, outcome in outcomes]
 
 
 def by_delay(profile: Profile, scaling: Scaling, delays: Sequence[float], rate: float) -> list[Row]:
-    """A jump of the load where servers take so long to start."""
+    """Simulate a jump of the load with different start-up times."""
     most = max(scaling.most, int(np.ceil(6 * rate / profile.capacity)))
     outcomes = [(s, simulate(replace(profile, start_s=s), replace(scaling, most=most), jump(rate))) for s in delays]
     return [{"seconds_to_start": s} | vars(outcome) for s, outcome in outcomes]
@@ -263,7 +264,7 @@ def plot(path: Path, title: str, loads: list[Row], calm: list[Row], sudden: list
 
 
 def table(rows: list[Row]) -> str:
-    """The same as Markdown."""
+    """The results as Markdown."""
     first = next(iter(rows[0]))
     lines = [
         f"| {first.replace('_per_', '/').replace('_', ' ')} | p50 | p99 | refused | mean servers | most |",

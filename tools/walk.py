@@ -3,7 +3,7 @@
 A server of its own runs the shipped demo model. While one photograph is classified, every call of a function in
 `service/` and `model/` is recorded (`sys.setprofile`), in all threads of the HTTP process and of its parent; the device
 process is left out. Prints the files in the order in which they were entered, and how often control changed file. Of
-several requests the one with the fewest changes counts, since timers that run beside a request add some.
+several requests the one with the fewest changes counts, because timers that run at the same time add changes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUESTS = 10
 START_S = 180.0
 
-# Runs in every process of the server, before its first line. SIGUSR1 begins a recording, SIGUSR2 writes it down.
+# Runs at the start of every process of the server. SIGUSR1 begins a recording, SIGUSR2 writes it to a file.
 RECORDER = """
 import json, os, signal, sys, threading
 if not any("worker" in one for one in sys.orig_argv):
@@ -95,7 +95,7 @@ def walk(url: str, photo: bytes, out: Path) -> dict[int, list[Call]]:
     """The calls of one request, by process id."""
     processes = [int(path.stem) for path in out.glob("*.pid") if _alive(int(path.stem))]
     _signal(processes, signal.SIGUSR1)
-    time.sleep(0.02)  # until the handlers have run
+    time.sleep(0.02)  # time for the signal handlers to run
     _classify(url, photo)
     time.sleep(0.02)
     _signal(processes, signal.SIGUSR2)

@@ -13,7 +13,7 @@ from model.config import VimConfig
 CORES = 2
 CANDIDATES = 7  # combinations of size and crop that were compared on the validation photographs
 
-# Written by hand: what other recipes gave. One seed each, on photographs with an interval of about 5 points.
+# Written by hand: the results of other recipes, one seed each. The confidence interval is about 5 points.
 TRIALS = """What was tried:
 
 | recipe | validation top-1 |
@@ -137,7 +137,7 @@ class Recipe:
     grey_label: float = 0.4
     served: int = 144  # px: garments fill random crops more than whole photographs, so serving magnifies
     crop_ratio: float = 0.95
-    check_every: int = 5  # epochs between looks at the validation photographs
+    check_every: int = 5  # epochs between validations
 
     def numbers(self, wide: bool) -> range:
         """Return the numbers of the wide views, or of the others."""

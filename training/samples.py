@@ -1,6 +1,6 @@
 """The sample images: `python -m training.samples` writes `examples/images/` from Debian's dataset-fashion-mnist.
 
-They are the first test image of every class for which the demo model has a name, so none is chosen for its result. The
+They are the first test images of the classes that the demo model also has, so none is chosen for its result. The
 dataset stores negatives of 28 x 28; they are inverted to dark on white and enlarged.
 """
 

@@ -1,12 +1,12 @@
 """Build the baseline, check, time: python -m bench.gpu --out bench/results
 
-    --plan          print the parts, their entries and seconds, and what travels; status 1 if that does not fit
-    --dry-run       go through everything on a CPU, in miniature, with stand-ins for the compiled kernels; the results
+    --plan          print the parts, their entries and seconds, and the files that are sent; status 1 if they do not fit
+    --dry-run       run all entries on a CPU, in miniature, with stand-ins for the compiled kernels; the results
                     go to build/bench/gpu-dry-run unless --out says otherwise
     --table FILE    print the table of a file of results
 
---out is a file or a folder for gpu.json and what else is kept; the file is replaced after every entry. What it holds as
-good is not done again, so the same command goes on. Exit status: 0 done, 1 something failed, 3 out of time.
+--out is a file or a folder for gpu.json and what else is kept; the file is replaced after every entry. Entries with a
+good result are not run again, so the same command continues. Exit status: 0 done, 1 something failed, 3 out of time.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _need_device() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA device here; --dry-run goes through everything without one")
+        raise SystemExit("there is no CUDA device here; --dry-run runs all entries without one")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sources", type=Path, default=CARRIED, help="folder of the .tar.gz to build and of wheels/")
     parser.add_argument("--golden", type=Path, default=CARRIED / "golden", help="a copy of the golden data")
-    parser.add_argument("--work", type=Path, help="folder of what is built and cached")
+    parser.add_argument("--work", type=Path, help="folder for builds and caches")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--table", type=Path)

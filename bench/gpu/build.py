@@ -1,7 +1,7 @@
 """The baseline's kernels from the source archives of mamba-ssm and causal-conv1d: python -m bench.gpu.build NAME ...
 
 torch compiles them, forward only and for sm_90 only: four or five files in place of fourteen for nine architectures.
-The packages' own build files take neither wish.
+The packages' own build files have no options for this.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def main() -> None:
     if (folder / f"{options.name}.so").is_file():
         print("built before")
         return
-    shutil.rmtree(folder, ignore_errors=True)  # torch waits for the lock of a build that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # torch would wait for the lock of a build that was killed
     sources = unpack(EXTENSIONS[options.name], options.sources, folder)
     if not options.dry_run:
         _compile(options.name, sources, folder)
 
 
 def unpack(extension: Extension, archives: Path, folder: Path) -> list[Path]:
-    """Unpack an archive and return the files to compile. What is left out raises an error when it is called."""
+    """Unpack an archive and return the files to compile. Functions that are left out raise an error when called."""
     found = sorted(archives.glob(extension.archive))
     if len(found) != 1:
         raise SystemExit(f"{archives} holds {len(found)} files {extension.archive}, one is needed")
@@ -111,7 +111,7 @@ def environment() -> dict[str, str]:
 
 
 def cuda_home() -> str | None:
-    """Return the folder of the CUDA toolkit whose nvcc is on the path; nvcc itself says it, even behind a wrapper."""
+    """Return the folder of the CUDA toolkit whose nvcc is on the path; nvcc reports it, even behind a wrapper."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         return None

@@ -1,4 +1,4 @@
-"""What is checked and timed: the released configurations with seeded weights and images, on our runner."""
+"""The cases that are checked and timed: the released configurations with seeded weights and images, on our runner."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def jobs(self) -> Path:
-        """The folder of what runs beside the entries."""
+        """The folder of the commands that run beside the entries."""
         return self.work / "jobs"
 
     @property

@@ -20,7 +20,7 @@ from model.runtime.cuda.runner import CudaRunner
 from model.runtime.pixel_model import PARTS
 
 COSINE = 0.9999  # autocast
-COMPANY = {torch.float16: 1e-2, torch.float32: 1e-5}  # of the largest value: alone against in a full batch
+COMPANY = {torch.float16: 1e-2, torch.float32: 1e-5}  # of the largest value: an image alone and in a full batch
 FEW = 3
 TWO_PIECES = 17  # tokens; a piece has 16
 # The plans of `launch.variants`, which together run every tile and every way through the fused layers.

@@ -29,7 +29,7 @@ def start(plan: Plan) -> None:
 
 
 def run(plan: Plan, entries: Sequence[Entry], checks: Sequence[Entry], record: Record, until: float) -> int:
-    """Run what is not settled yet; returns the exit status."""
+    """Run the entries that are not settled yet; returns the exit status."""
     record.accept(describe(dry_run=plan.dry_run))
     for entry in entries:
         if record.is_settled(entry):
@@ -50,7 +50,7 @@ def run(plan: Plan, entries: Sequence[Entry], checks: Sequence[Entry], record: R
 
 
 def warm(entries: Sequence[Entry], record: Record, share: int, of: int, until: float) -> None:
-    """Run a share of what is left for what that leaves in the caches of compiled code, not for its results."""
+    """Run a share of the remaining entries to fill the caches of compiled code; their results are not used."""
     for entry in [entry for entry in entries if not record.is_settled(entry)][share::of]:
         if time.time() < until:
             print(f"warm: {entry.name}: {attempt(entry)['status']}", flush=True)

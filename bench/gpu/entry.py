@@ -1,4 +1,4 @@
-"""One piece of a run: what it checks or measures, of which backend, and how long that takes."""
+"""One piece of a run: the check or measurement, its backend, and its duration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Values = dict[str, Any]
 BUILD, FACTS, CHECK, HEADLINE, KERNELS = "build", "facts", "check", "headline", "kernels"
 SWEEP, MODELS, SERVICE, PROFILE = "sweep", "models", "service", "profile"
 OK, FAILED, SKIPPED, OUT_OF_MEMORY, RUNNING = "ok", "failed", "skipped", "out_of_memory", "running"
-POSTPONED = "postponed"  # for want of time, so this call may come back to it
+POSTPONED = "postponed"  # not enough time yet; this call may run it later
 LONGEST_REASON = 2000
 GRACE_S = 20  # beside three times the expected seconds
 
@@ -59,7 +59,7 @@ def attempt(entry: Entry) -> Values:
     except PostponedError as error:
         return {"status": POSTPONED, "reason": str(error)}
     except (Exception, SystemExit) as error:
-        from model.runtime.runner import is_out_of_memory  # torch, which builds do not need
+        from model.runtime.runner import is_out_of_memory  # the module imports torch, which builds do not need
 
         memory = isinstance(error, Exception) and is_out_of_memory(error)
         return {"status": OUT_OF_MEMORY if memory else FAILED, "reason": reason_of(error), "where": _where(error)}
@@ -76,11 +76,11 @@ def reason_of(error: BaseException) -> str:
     text = text.strip()
     if len(text) <= LONGEST_REASON:
         return text
-    return f"{text[: LONGEST_REASON // 4]} ... {text[-3 * LONGEST_REASON // 4 :]}"  # a log says why at its end
+    return f"{text[: LONGEST_REASON // 4]} ... {text[-3 * LONGEST_REASON // 4 :]}"  # the reason is at the end of a log
 
 
 def why_not(entry: Entry, checks: Sequence[Entry], recorded: Callable[[Entry], Values]) -> Values | None:
-    """Return what to record of an entry that may not be timed: a check of it failed or has not run.
+    """Return the record of an entry that must not be timed, because a check of it failed or has not run.
 
     Checks may always run.
     """

@@ -1,4 +1,4 @@
-"""What the machine is and can do: its driver, page-locking a memory file, a small graph, the speed of a copy."""
+"""Facts about the machine: its driver, page-locking of a memory file, a small graph, the speed of a copy."""
 
 from __future__ import annotations
 

@@ -34,13 +34,13 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 
 
 def orders() -> list[tuple[str, str]]:
-    """Return the faults that were asked for: kind and what it concerns."""
+    """Return the requested faults: the kind, and the text that selects the entry."""
     lines = os.environ.get(VARIABLE, "").splitlines()
     return [(kind, rest) for kind, _, rest in (line.partition(" ") for line in lines)]
 
 
 def install() -> None:
-    """Put the faults in that are not of an entry."""
+    """Install the faults that do not belong to an entry."""
     for kind, what in orders():
         if kind == "memory":
             Immediate.free = lambda self: 1  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What travels to a machine that can fetch nothing: python -m bench.gpu.freight --golden ../shared/golden
+"""Collect the files for a machine without a network: python -m bench.gpu.freight --golden ../shared/golden
 
 Puts into .carry, which git ignores, a copy of the golden data, the source archives of the baseline, and wheels of what
 the service imports and the machine lacks.
@@ -21,11 +21,11 @@ CARRIED = Path(".carry")
 GOLDEN = ("full", "manifest.json", "make_weights.py")
 ARCHIVES = ("mamba-ssm==2.3.2.post1", "causal-conv1d==1.7.0")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
-# Without these the archives' build files want nvcc even to say their names.
+# Without these the archives' build files need nvcc even for their metadata.
 NO_CUDA = {f"{name}_{what}_BUILD": "TRUE" for name in ("MAMBA", "CAUSAL_CONV1D") for what in ("FORCE", "SKIP_CUDA")}
 MOST_BYTES = 64 << 20
 PYTHON = (3, 12)  # of the machine
-# What the service imports and the machine does not have.
+# Packages that the service imports and the machine does not have.
 WHEELS = (
     "fastapi",
     "fastapi-offline",
@@ -47,7 +47,7 @@ WHEELS = (
 
 
 def main() -> None:
-    """Fill the folder, and say what is still wrong with it."""
+    """Fill the folder, and print the remaining problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path, help="the golden data; without it those checks are left out")
     parser.add_argument("--to", type=Path, default=CARRIED)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def copy_golden(source: Path, target: Path) -> None:
-    """Copy what the checks read, without the source's permissions, which may forbid to write."""
+    """Copy the files that the checks read, without their permissions, which may forbid writing."""
     for file in (file for name in GOLDEN for file in [source / name, *(source / name).rglob("*")] if file.is_file()):
         place = target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def downloads(to: Path) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Freight:
-    """Bytes that travel, and what is wrong with them."""
+    """The bytes that are sent, and the errors."""
 
     tree: int
     carried: dict[str, int]
@@ -109,7 +109,7 @@ def _missing(carried: Path) -> list[str]:
 
 
 def fits_python(wheel: str) -> bool:
-    """Return whether a wheel's name says that it is for the machine: Linux on x86-64, its Python or any."""
+    """Return whether a wheel is for the machine, by its name: Linux on x86-64, its Python or any."""
     python, abi, platform = wheel.removesuffix(".whl").split("-")[-3:]
     if platform != "any" and not re.search(r"linux\w*_x86_64", platform):
         return False

@@ -33,7 +33,7 @@ class Layer:
     y: Tensor  # (2, B, L, E)
 
     def launches(self, shape: Tile | None = None) -> dict[str, Callable[[], object]]:
-        """Return the layer's launches by name; with a tile of `launch.candidates`, or with those that are served."""
+        """Return the layer's launches by name; with a tile of `launch.candidates`, or with those of the service."""
         from model.backends.triton import launch
 
         device, length = launch.Device.of(self.device), self.xz.shape[1]

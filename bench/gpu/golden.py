@@ -1,4 +1,4 @@
-"""The reference's own numbers for its generated weights, where a copy of the golden data was carried."""
+"""The reference's own results for generated weights, if a copy of the golden data was sent to the machine."""
 
 from __future__ import annotations
 

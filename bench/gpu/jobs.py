@@ -1,4 +1,4 @@
-"""Commands that run beside the entries, such as the build of the baseline. Each leaves a file about its end."""
+"""Commands that run beside the entries, such as the build of the baseline. Each writes a file with its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Job:
-    """A command in the background, with its output in a log and its end in a file below `folder`."""
+    """A command in the background, with its output in a log and its result in a file below `folder`."""
 
     def __init__(
         self, name: str, command: Sequence[str], folder: Path, limit_s: float, env: Mapping[str, str] | None = None
@@ -39,7 +39,7 @@ class Job:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the command if it still runs, and wait for its file."""
+        """End the command if it is still running, and wait for its file."""
         if self._process.poll() is None:
             kill(self._process.pid)
         self._thread.join(10)
@@ -60,7 +60,7 @@ class Job:
 
 
 def die_with_parent() -> None:
-    """Let this process end when its parent does, so that nothing of a killed call goes on. Linux only."""
+    """End this process when its parent ends, so that no process of a killed call continues. Linux only."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -71,7 +71,7 @@ def outcome(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def wait_for(folder: Path, name: str, seconds: float) -> None:
-    """Wait until a job has ended well. Raises SkippedError if it failed, PostponedError if it needs longer."""
+    """Wait until a job has succeeded. Raises SkippedError if it failed, PostponedError if it needs longer."""
     end = time.monotonic() + seconds
     while (found := outcome(folder, name)) is None:
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Each fused kernel alone, beside the time that a model of the chip expects; and the baseline's scan alone."""
+"""Each fused kernel alone, with the time that a model of the chip predicts; and the baseline's scan alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.gpu.timing import Clock
 
 LENGTHS = (197, 256)  # the second fills its blocks
 # Microseconds by a model of the H200, never measured: in_proj, project, scan, out_project. The scan of small and base
-# at batch 1 is that of one piece of time; the others are the middle of what the issue model allows.
+# at batch 1 is that of one piece of time; the others are the middle of the range that the issue model gives.
 EXPECTED_US = {
     ("tiny", 1): (5, 6, 12, 8),
     ("tiny", 8): (6, 7, 28, 9),
@@ -96,7 +96,7 @@ def _expected(kernel: str, name: str, images: int) -> float | None:
 
 
 def _theirs(plan: Plan, length: int, images: int) -> Entry:
-    """The baseline's kernel with nothing around it, both directions as two groups of channels."""
+    """The baseline's kernel alone, with both directions as two groups of channels."""
 
     def run() -> Values:
         need_baseline(plan)
@@ -116,7 +116,7 @@ def _theirs(plan: Plan, length: int, images: int) -> Entry:
 
 
 def _scan(plan: Plan, scan: str, images: int) -> Values:
-    """The scan of `model.scan` in both directions, with what the backend does around its kernel."""
+    """The scan of `model.scan` in both directions, with the steps of the backend before and after its kernel."""
     config = plan.config("tiny")
     generator = torch.Generator(plan.device).manual_seed(0)
 

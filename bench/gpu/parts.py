@@ -16,7 +16,7 @@ TOTAL_S = 480
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Its entries are run in order in one process, or in the next one where that ends; `warm` processes compile first.
+    """Its entries run in order in one process, or in the next process if that one ends; `warm` processes compile first.
 
     Each of these runs its share of the entries and forgets the results: Triton keeps what was compiled.
     """
@@ -28,7 +28,7 @@ class Part:
     warm_seconds: float = 0
 
     def of(self, plan: Plan) -> list[Entry]:
-        """Return its entries; in a dry run with the faults that were asked for."""
+        """Return its entries; in a dry run with the requested faults."""
         found = self.entries(plan)
         return [faults.applied(entry) for entry in found] if plan.dry_run else found
 
@@ -52,7 +52,7 @@ PARTS = (
 
 
 def described(plan: Plan, weighed: Freight) -> str:
-    """Return the plan as text: parts, entries, seconds, what travels."""
+    """Return the plan as text: parts, entries, seconds, and the files that are sent."""
     lines = []
     for part in PARTS:
         entries = part.of(plan)

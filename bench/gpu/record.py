@@ -30,11 +30,11 @@ class Record:
             raise SystemExit(f"{path} is of another format: name another file with --out")
 
     def get(self, entry: Entry) -> Values:
-        """Return what is recorded of an entry, if anything."""
+        """Return the record of an entry, or None."""
         return dict(self.data.get(entry.part, {}).get(entry.name, {}))
 
     def status(self, entry: Entry) -> str | None:
-        """Return the status of an entry, if it has one."""
+        """Return the status of an entry, or None."""
         return self.get(entry).get("status")
 
     def is_final(self, entry: Entry) -> bool:
@@ -47,14 +47,14 @@ class Record:
         return self.is_final(entry) or (this_call and self.status(entry) not in (None, POSTPONED, RUNNING))
 
     def begin_call(self) -> None:
-        """Count a call; what a killed one left behind has failed."""
+        """Count a call; an entry that a killed call was running has failed."""
         while (left := self.running()) is not None:
             self._store(left[0], left[1], {"status": FAILED, "reason": "the call ended while this ran"})
         self.data["calls"] += 1
         self.write()
 
     def begin(self, entry: Entry) -> None:
-        """Note that an entry runs now: a process that is killed leaves that behind."""
+        """Record that an entry is running, so that the file shows it if the process is killed."""
         self._store(entry.part, entry.name, {"status": RUNNING, "began": time.time()})
 
     def put(self, part: str, name: str, values: Values) -> None:
@@ -63,7 +63,7 @@ class Record:
         print(f"{part}: {name}: {json.dumps(values)}", flush=True)
 
     def running(self) -> tuple[str, str, float] | None:
-        """Return part, name and start of the entry that runs, or that a killed process left behind."""
+        """Return part, name and start of the entry that runs, or that was running when the process was killed."""
         for part, entries in self.data.items():
             for name, values in entries.items() if isinstance(entries, dict) else ():
                 if isinstance(values, dict) and values.get("status") == RUNNING:
@@ -71,14 +71,14 @@ class Record:
         return None
 
     def accept(self, about: Values) -> None:
-        """Note the machine. Raises SystemExit if the file holds results of another one."""
+        """Record the machine. Raises SystemExit if the file holds results of another one."""
         if self.data.setdefault("about", about) | {"date": ""} != about | {"date": ""}:
             raise SystemExit(f"{self.path} holds results of another machine or other versions: name another file")
         self.data["about"] = about
         self.write()
 
     def write(self) -> None:
-        """Replace the file."""
+        """Write the whole result file and replace the old one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         new.write_text(json.dumps(self.data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -112,7 +112,7 @@ def _version(name: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity: such a number becomes its name."""
+    """Convert infinity to its name, because JSON has no infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

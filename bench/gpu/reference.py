@@ -2,8 +2,8 @@
 
 Written from its formulas (golden README, "What the reference computes", and the layouts of mamba_simple.py v2 and
 MambaInnerFnNoOutProj): channels first, one call of the convolution and one of the scan for each direction, the second
-direction by flips, a separate division by two, float32 or autocast. One thing differs: its Triton add + norm is torch's
-add and rms_norm here. It uses no CUDA graph, as the reference.
+direction by flips, a separate division by two, float32 or autocast. One thing differs: torch's add and rms_norm replace
+its Triton add + norm. It uses no CUDA graph, as the reference.
 """
 
 from __future__ import annotations

@@ -49,10 +49,10 @@ def _served(plan: Plan, model: str) -> Values:
             port = int(url.rpartition(":")[2])
             load = Load(port, "/v1/classify", str(corpus), {SIZE: 1.0}, 0.0, patience_s=10)
             load = replace(load, clients=8 if plan.dry_run else CLIENTS)
-            _send(replace(load, seconds=0.2 if plan.dry_run else 2))  # the first requests meet cold caches
+            _send(replace(load, seconds=0.2 if plan.dry_run else 2))  # the first requests run with cold caches
             found = _watched(pid, lambda: _send(replace(load, seconds=1 if plan.dry_run else LOAD_S)))
             found |= {"start_to_ready_s": round(start_s, 1), "clients": load.clients, **_info(url)}
-    except subprocess.TimeoutExpired as error:  # a server that does not end must not hide what was measured
+    except subprocess.TimeoutExpired as error:  # the measurement is kept even if the server does not end
         if not found:
             raise
         found["end"] = str(error)
@@ -75,7 +75,7 @@ def _settings(plan: Plan) -> dict[str, str]:
 
 
 def _use_wheels(plan: Plan) -> None:
-    """Make what the service imports available to it and to this process."""
+    """Make the packages that the service imports available to it and to this process."""
     folder = plan.work / WHEELS
     if jobs.outcome(plan.jobs, WHEELS) is not None or folder.is_dir():
         jobs.wait_for(plan.jobs, WHEELS, 60)
@@ -111,7 +111,7 @@ def _send(load: Any) -> dict[str, Any]:
 
 
 def _watched(pid: int, run: Callable[[], dict[str, Any]]) -> Values:
-    """Run a load beside a meter of the device; add the CPU time of the server and all its processes."""
+    """Run a load and measure the device's utilisation; add the CPU time of the server and all its processes."""
     with _Meter() as meter:
         before = _cpu_s(pid)
         found = run()
@@ -158,14 +158,14 @@ class _Meter:
         self._percent += [float(line) for line in self._process.stdout if line.strip().isdigit()]
 
     def summary(self) -> Values:
-        """Return the mean, or why there is none."""
+        """Return the mean, or the reason why there is none."""
         if not self._percent:
-            return {"device_busy_percent": None, "device_busy_why_not": self._reason or "nvidia-smi said nothing"}
+            return {"device_busy_percent": None, "device_busy_why_not": self._reason or "nvidia-smi printed nothing"}
         return {"device_busy_percent": round(sum(self._percent) / len(self._percent), 1)}
 
 
 def _info(url: str) -> Values:
-    """What the service says of its device: dtype, graphs, path."""
+    """The description of the device by the service: dtype, graphs, path."""
     import httpx
 
     return {"devices": httpx.get(f"{url}/info", timeout=20).json().get("devices")}

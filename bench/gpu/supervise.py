@@ -1,7 +1,7 @@
-"""The parent of a run: one process for each part, or several where one dies; limits of time; what runs beside them.
+"""The parent of a run: one process for each part, another one if it dies; time limits; background commands.
 
-A process that dies, hangs or loses its device takes one entry with it: that entry is recorded as failed, and the next
-process goes on behind it.
+A process that dies, hangs or loses its device loses one entry: that entry is recorded as failed, and the next process
+continues after it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from bench.gpu.record import Record
 BUILD_S = 300
 REFUSED = 4  # the exit status of a process that may not add to the file of results
 POLL_S = 0.1
-FEW = 6  # entries that compile what they need as fast by themselves
+FEW = 6  # so few entries compile equally fast without warming
 TIME_OVER = "the time of its part was over"
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What the parent tells its processes: the options that they share with it."""
+    """The options that the parent passes to its processes."""
 
     options: tuple[str, ...]
     sources: Path
@@ -44,13 +44,13 @@ class Orders:
         return [sys.executable, "-m", "bench.gpu", *self.options, *more]
 
     def environment(self) -> dict[str, str]:
-        """Return its environment: caches that a later call finds again; a dry run interprets Triton's kernels."""
+        """Return its environment: caches that later calls use again; a dry run interprets Triton's kernels."""
         caches = {"TRITON_CACHE_DIR": str(self.work / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor")}
         return os.environ | caches | ({"TRITON_INTERPRET": "1"} if self.dry_run else {})
 
 
 def run(parts: Sequence[Part], plan: Plan, orders: Orders, path: Path, seconds: float) -> Record:
-    """Run the parts, then with the time that is left what was postponed; returns the record."""
+    """Run the parts, then the postponed entries in the remaining time; returns the record."""
     end = time.time() + seconds
     Record(path).begin_call()
     beside = start_jobs(orders)
@@ -105,7 +105,7 @@ def _run_part(part: Part, plan: Plan, orders: Orders, path: Path, until: float, 
 
 
 def _warm(part: Part, orders: Orders, until: float) -> None:
-    """Let processes compile what the entries need, each a share of them."""
+    """Start processes that compile the kernels of the entries, each for a share of them."""
     count, of = (1, 1000) if orders.dry_run else (part.warm, part.warm)
     logs = [orders.work / f"warm-{part.name}-{share}.log" for share in range(count)]
     shares = [
@@ -150,7 +150,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _note_death(record: Record, entries: Sequence[Entry], reason: str) -> bool:
-    """Record why a process ended, at the entry that it ran; returns whether another process would get further."""
+    """Record why a process ended, at the entry that it was running; returns whether another process should continue."""
     running = record.running()
     if running is not None:
         status = POSTPONED if reason == TIME_OVER else FAILED

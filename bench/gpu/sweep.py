@@ -1,6 +1,6 @@
 """The fastest tile of each matrix kernel, of `launch.candidates`, and the fastest number of pieces of the scan.
 
-The table of the best goes into tiles.json beside the results, for a person to read and to copy.
+The table of the best tiles is written to tiles.json beside the results, to be read and copied by hand.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ def _sweep(plan: Plan, kernel: str, name: str, images: int) -> Values:
 
 
 def _timed(plan: Plan, layer: fused.Layer, kernel: str, tile: Tile) -> Values:
-    """Time one tile. One that cannot be built or does not fit is no candidate any more, and says why."""
+    """Time one tile. A tile that cannot be built or does not fit is dropped, and the reason is recorded."""
     found: Values = {"tile": dataclasses.asdict(tile)}
     try:
         return found | {"us": float(in_graph(plan, layer.launches(tile)[kernel])["us"])}
     except Exception as error:
         if plan.device.type == "cuda":
-            torch.cuda.synchronize(plan.device)  # raises where the device is lost, for all later ones
+            torch.cuda.synchronize(plan.device)  # raises if the device is lost; all later ones would fail
         return found | {"reason": reason_of(error)[:300]}
 
 
 def write_table(plan: Plan, recorded: dict[str, Values]) -> None:
-    """Write the fastest tiles of those entries that have one, if any has, in the form of the package's own table."""
+    """Write the fastest tiles in the format of the package's own table, if any entry has a result."""
     best: dict[tuple[str, int, int | None], Values] = {}
     for name, entry in recorded.items():
         if entry.get("fastest"):
             key = name.partition(",")[0], entry["width"], row_class(entry["rows"])
-            best.setdefault(key, entry["fastest"][0]["tile"])  # the table has each once; the large batch comes first
+            best.setdefault(key, entry["fastest"][0]["tile"])  # the large batch comes first
     if best:
         tiles = [
             {"kernel": kernel, "width": width, "dtype": short(DTYPE), "rows": rows, **tile}

@@ -1,4 +1,4 @@
-"""Format a record as Markdown, with figures of the record only."""
+"""Format a record as Markdown; all figures come from the record."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Data = dict[str, Any]
 
 
 def table(data: Data) -> str:
-    """Return the tables of models, kernels and the service, those that have something, and where they were measured."""
+    """Return the tables of models, kernels and the service, without empty ones, and where they were measured."""
     parts = [_models(data.get(HEADLINE, {}) | data.get(MODELS, {})), _kernels(data.get(KERNELS, {}))]
     parts.append(_service(data.get(SERVICE, {})))
     found = [part for part in parts if part]
-    if not found or "about" not in data:  # where no process has started, nothing is known of the machine
+    if not found or "about" not in data:  # the machine is unknown if no process has started
         return ""
     return "\n\n".join([*found, _where(data["about"])]) + "\n"
 

@@ -18,7 +18,7 @@ SLOW_MS, LEAST_SLOW_RUNS = 1000, 3
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How long to measure."""
+    """How long to measure, and how often."""
 
     device: torch.device
     warm_ups: int = WARM_UPS

@@ -1,15 +1,15 @@
-"""This service beside what a user would take instead, on the same machine, model and photographs: python -m bench.serve
+"""Compare this service with its alternatives on the same machine, model and photographs: python -m bench.serve
 
     --regimes a,demo        which of: a, decoder, demo, vim-tiny
     --peers mosec,FastAPI   which others; this service always runs
     --scenarios "c=64"      which of a regime's
     --quick                 one round of short runs, into build/bench/serve-quick.json
-    --dry-run               a miniature model, to see that everything works, into build/bench/serve-dry-run.json
-    --report                only write bench/results/serve.md anew, and the plots
+    --dry-run               a miniature model, to test the programs, into build/bench/serve-dry-run.json
+    --report                only write bench/results/serve.md and the plots again
     --out mine.json         another file than bench/results/serve.json, which may be of another machine
 
-What the file of results holds is not run again, except by a dry run. Exit status: 0 done, 3 time was up, run again to
-go on.
+Runs that are in the file of results are not repeated, except by a dry run. Exit status: 0 done, 3 time was up, run
+again to continue.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             runs.run_all(_plan(options), _regimes(options), record)
         except runs.OutOfTime:
-            print("time is up, run again to go on", file=sys.stderr)
+            print("time is up, run again to continue", file=sys.stderr)
             status = UNFINISHED
     if out == RESULTS:
         report.update(record.data, record.runs)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def results_file(options: argparse.Namespace) -> Path:
-    """Where results are written: those of quick and dry runs never where those of full ones are read."""
+    """The path of the results; quick and dry runs never write to the file of full runs."""
     if options.out is not None:
         return Path(options.out).resolve()
     if options.dry_run:
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", default="")
     parser.add_argument("--scenarios", default="", help="names with semicolons between them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3600, help="begin no run after so many")
+    parser.add_argument("--seconds", type=float, default=3600, help="start no run after this time")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, for the real models")
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="environments, photographs, weights, logs")
     parser.add_argument("--out", type=Path)

@@ -1,6 +1,6 @@
 """An environment for each peer, under a cache folder outside the repository: built once for its pins.
 
-They see the project's own packages (torch among them) behind their own, so that all serve with the same.
+The project's own packages, torch among them, follow on their path, so that all peers use the same ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DEFAULT_CACHE = Path("~/.cache/vim-server/bench").expanduser()
 
 
 def interpreter(name: str, pins: Sequence[str], cache: Path) -> Path:
-    """The Python that runs this peer; its environment is made if it is not there in these versions."""
+    """The Python that runs this peer; its environment is created unless it exists with these versions."""
     if not pins:
         return Path(sys.executable)
     folder = cache / "environments" / name.replace(" ", "-")

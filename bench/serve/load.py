@@ -1,8 +1,8 @@
 """The load on a server, from a process of its own: python -m bench.serve.load < load.json > records.json
 
-Closed loop: so many clients, each with its next request when it has its answer. Open loop: requests at times that a
-Poisson process or bursts dictate, whether or not the server keeps up; latency counts from the time that was due.
-Every image differs from every other in its last bytes: identical ones in flight may be computed once.
+Closed loop: a number of clients, each with its next request when it has its answer. Open loop: requests at the times of
+a Poisson process or of bursts, whether or not the server keeps up; latency counts from the time at which a request was
+due. Every image differs from every other in its last bytes: identical ones in flight may be computed once.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Load:
     port: int
     path: str
     corpus: str  # a folder with one folder of photographs for each size
-    sizes: dict[str, float]  # and how often each is sent
+    sizes: dict[str, float]  # how often each size is sent
     seconds: float
     clients: int = 0
     rate: float = 0.0
     burst: int = 0
     images: int = 1  # in a request
-    form: bool = False  # whether images go in a form, all of a request together; else bare, and several side by side
+    form: bool = False  # whether one form has all images of a request; else each is a body
     most: int = 0  # requests of each client, if not as many as fit into the time
-    slow_clients: int = 0  # send their photograph a little at a time
+    slow_clients: int = 0  # clients that send their photograph slowly
     warm_s: float = 0.5
     patience_s: float = 2.0
-    says_ms: int = 0  # what every request allows for its answer, by its header; 0: it says nothing
+    says_ms: int = 0  # the time limit in the header of every request; 0: no header
     seed: int = 0
 
 
@@ -61,7 +61,7 @@ class Records:
 
 
 class Sender:
-    """Sends requests over connections that are kept, as many as it takes."""
+    """Sends requests over persistent connections, as many as are needed."""
 
     def __init__(self, load: Load, start: float) -> None:
         self.records = Records()
@@ -73,7 +73,7 @@ class Sender:
         self._last = b""
 
     async def one(self, due: float) -> None:
-        """One request that was due at this time of `time.perf_counter`."""
+        """Send one request, which was due at this time of `time.perf_counter`."""
         wanted = 1 if self._load.form else self._load.images
         if wanted == 1:
             status = await self._ask(due)

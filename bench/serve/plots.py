@@ -15,7 +15,7 @@ LOADED = ("open loop, 70 %", "overload, 300 %", "c=32, mixed sizes")
 
 
 def draw(groups: Groups, folder: Path) -> list[Path]:
-    """Draw the plots that have runs; none where matplotlib is missing."""
+    """Draw the plots that have runs; none if matplotlib is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:

@@ -8,7 +8,7 @@ TOLERANCE = 1e-3
 
 
 def best(body: Any) -> tuple[str, float]:
-    """Label and score of the likeliest class. Raises LookupError where there is none."""
+    """Label and score of the most likely class. Raises LookupError if there is none."""
     found = _find(body)
     if not isinstance(found, list):
         raise LookupError(f"no predictions in {str(body)[:200]}")
@@ -16,7 +16,7 @@ def best(body: Any) -> tuple[str, float]:
 
 
 def agree(ours: Any, theirs: Any) -> bool:
-    """The same class with the same score."""
+    """Return whether class and score are the same."""
     (label, score), (other, other_score) = best(ours), best(theirs)
     return label == other and abs(score - other_score) < TOLERANCE
 

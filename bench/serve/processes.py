@@ -38,11 +38,11 @@ class Server:
         self._process = self._start(cache)
 
     def _start(self, cache: Path) -> psutil.Popen:
-        compiled = str(environments.DEFAULT_CACHE.parent / "numba")  # where this service keeps it
+        compiled = str(environments.DEFAULT_CACHE.parent / "numba")  # the cache folder of this service
         own = {"PYTHONPATH": str(ROOT), "BENTOML_HOME": str(cache / "bentoml"), "NUMBA_CACHE_DIR": compiled}
         environment = _clean() | cpus.thread_environment(self.order.cpus) | cpus.heap_environment()
         if self.peer.is_ours:
-            environment = _clean()  # it looks after its own
+            environment = _clean()  # the service sets its threads and heap itself
         environment |= own | self.order.environment() | self.peer.environment(self.order)
         with self._log.open("wb") as log:
             return psutil.Popen(
@@ -76,7 +76,7 @@ class Server:
         return self._process.poll() is None
 
     def tree(self) -> list[psutil.Process]:
-        """All its processes: its descendants, and what has left the tree for the session."""
+        """All its processes: its descendants, and processes of its session that are no longer descendants."""
         found = {one.pid: one for one in _children(self._process)}
         for one in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
@@ -85,11 +85,11 @@ class Server:
         return [self._process, *(one for pid, one in found.items() if pid != self._process.pid)]
 
     def cpu_s(self) -> float:
-        """CPU seconds that its processes have used, those that have ended and were waited for among them."""
+        """CPU seconds of its processes, including ended processes whose parents have waited for them."""
         return sum(sum(one.cpu_times()[:4]) for one in _living(self.tree()))
 
     def memory_mb(self) -> float:
-        """Memory of its own: pages that several of its processes share count once."""
+        """Its memory in MB; pages that several of its processes share count once."""
         return sum(one.memory_full_info().pss for one in _living(self.tree())) / 1e6
 
     def kill_worker(self) -> None:
@@ -101,7 +101,7 @@ class Server:
         self._signal(signal.SIGSTOP, self.tree())
 
     def resume(self) -> None:
-        """Continue its processes; the first one last, or it might consider the others dead."""
+        """Continue its processes; the first one last, because it might otherwise consider the others dead."""
         first, *others = self.tree()
         self._signal(signal.SIGCONT, others)
         time.sleep(AWAKE_S)

@@ -1,4 +1,4 @@
-"""The file of results: what has been measured, where, and with what; written after every run."""
+"""The file of results: the measurements, the machine and the versions; written after every run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.serve.summary import Run, read, write
 
 
 class Record:
-    """Runs that are there are not made again; those of another machine are never added to."""
+    """Runs in the file are not repeated; a file of another machine is not extended."""
 
     def __init__(self, path: Path, device: str, *, quick: bool = False, read_only: bool = False) -> None:
         self._path = path
@@ -50,7 +50,7 @@ class Record:
         self.save()
 
     def disagrees(self, what: str) -> None:
-        """Note a server whose answers differ from ours."""
+        """Record a server whose answers differ from ours."""
         self.data["disagree"] = sorted({*self.data["disagree"], what})
         self.save()
 

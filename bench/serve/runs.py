@@ -1,4 +1,4 @@
-"""The runs: every server started, asked for a right answer and paused; then scenario by scenario, each has its turn."""
+"""The runs: every server is started, checked and paused; then each scenario runs on one server after the other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bench.serve.summary import Run
 from service.system import cpus
 
 READY_S = 120.0
-SETTLE_S = 20.0  # for a backlog of the run before
+SETTLE_S = 20.0  # time limit for the backlog of the previous run
 
 
 class OutOfTime(Exception):  # noqa: N818 - an event
@@ -49,12 +49,12 @@ class Field:
 
     def __init__(self, plan: Plan, regime: Regime, record: Record) -> None:
         self.servers: dict[str, Server] = {}
-        self._hurt: set[str] = set()  # a worker was killed: started anew before the next turn
+        self._hurt: set[str] = set()  # a worker was killed: restarted before the next run
         self.corpus = corpus(plan.cache, {SMALL} | {size for s in regime.scenarios for size in s.sizes})
         self._plan, self._regime, self._record = plan, regime, record
 
     def start(self, names: Sequence[str]) -> None:
-        """Start all servers, and note those whose answers differ from ours."""
+        """Start all servers, and record those whose answers differ from ours."""
         for name in names:
             self._try(name, self._start)
         ours = self._answer(OURS) if OURS in self.servers else None
@@ -66,7 +66,7 @@ class Field:
             self.servers[name].pause()
 
     def _try(self, name: str, begin: Callable[[str], None]) -> None:
-        """Start one server. If it does not run, the report names it and the others go on."""
+        """Start one server. If it does not run, the report names it and the others continue."""
         try:
             begin(name)
         except (LookupError, OSError, subprocess.SubprocessError) as error:
@@ -121,7 +121,7 @@ class Field:
         return json.loads(body)
 
     def run(self, name: str, scenario: Scenario, rate: float, number: int) -> Run | None:
-        """One server's turn. A server that did not survive the last one is started anew; None where that fails."""
+        """Run a scenario on one server. A server that ended in the last run is restarted; None if that fails."""
         self._wake(name)
         if (server := self.servers.get(name)) is None:
             return None
@@ -206,7 +206,7 @@ def _run(plan: Plan, regime: Regime, record: Record, todo: list[tuple[int, Scena
 
 
 def capacity(runs: Sequence[Run], regime: str) -> float:
-    """Images a second that the best of the others answers at saturation; ours where there is no other."""
+    """Images a second of the best other server at saturation; of ours if there is no other."""
     found = summary.by_key(run for run in runs if run.regime == regime and run.scenario == SATURATION)
     rates = {key[2]: summary.median(group, "images_per_s") or 0.0 for key, group in found.items()}
     others = [rate for name, rate in rates.items() if name not in OWN]
@@ -226,7 +226,7 @@ def corpus(cache: Path, sizes: Iterable[str]) -> Path:
 
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
-    """The names in an order that rotates with the round, so that none is always the first."""
+    """The names, rotated by the round, so that no server is always the first."""
     first = (number - 1) % max(1, len(names))
     return [*names[first:], *names[:first]]
 

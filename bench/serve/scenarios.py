@@ -1,4 +1,4 @@
-"""What is put on every server: values only. `load_of` makes a load for one server of it."""
+"""The loads of all servers, as values. `load_of` makes the load for one server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDES = {
     LARGE: ((4000, 3000), 89, 3),
 }  # side, quality, files
 MIXED = {SMALL: 0.6, MEDIUM: 0.37, LARGE: 0.03}
-SATURATION = "c=64"  # the scenario whose throughput, of the best peer, the rates of the open loops are shares of
+SATURATION = "c=64"  # the best peer's throughput in this scenario is the base of the open loops' rates
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Scenario:
     kill_at_s: float = 0.0
     seconds: float = 1.5
     patience_s: float = 2.0
-    says_ms: int = 0  # X-Request-Timeout-Ms, sent to all; who does not know it ignores it
+    says_ms: int = 0  # X-Request-Timeout-Ms, sent to all servers; most ignore it
 
 
 @dataclass(frozen=True)
 class Regime:
-    """A model, and what is asked of it. A request answered later than `slo_s` is not worth having."""
+    """A model and its load. A request that is answered later than `slo_s` does not count."""
 
     name: str
     title: str

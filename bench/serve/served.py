@@ -1,7 +1,7 @@
-"""What every peer serves: the model code and weights of `model/`, its preprocessing, and one shape of answer.
+"""The parts that all peers share: the model code and weights of `model/`, its preprocessing, and the form of answers.
 
-A peer's own file has only what its framework asks for. Settings come in the environment, since some frameworks start
-their processes themselves.
+A peer's own file has only the code that its framework needs. Settings are environment variables, because some
+frameworks start their processes themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Decode = Callable[[bytes], np.ndarray]
 
 @dataclass(frozen=True)
 class Order:
-    """What to serve and where, as `bench.serve` tells a peer's processes."""
+    """The model and the address that `bench.serve` passes to a peer's processes."""
 
     source: str
     standin: bool
@@ -88,9 +88,9 @@ class Served:
 
 
 def decoder(order: Order, recipe: Preprocess) -> Decode:
-    """JPEG bytes -> uint8 (H, W, 3), with Pillow as anybody would, or with this project's own compiled way."""
+    """JPEG bytes -> uint8 (H, W, 3), by Pillow, or by this project's compiled decoder."""
     if order.decoder == "compiled":
-        from bench import decoding  # not where Pillow decodes
+        from bench import decoding  # not needed if Pillow decodes
 
         return decoding.decoder(recipe)
 

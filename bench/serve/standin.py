@@ -1,6 +1,6 @@
-"""A model at a GPU's speed: every batch sleeps 0.1 ms an image, as a host does that waits for a device.
+"""A model at a GPU's speed: every batch sleeps 0.1 ms an image, like a host that waits for a device.
 
-Its rows depend on the pixels, so that every server can be asked whether it gives the right answer to the right image.
+Its rows depend on the pixels, so that the probe can check that every server returns the right answer for each image.
 It replaces `Runner.run`; loading, batching, rows and everything else are the real ones.
 """
 

@@ -15,7 +15,7 @@ GOOD = 200
 
 @dataclass(frozen=True)
 class Run:
-    """One server under one load, once. Times in milliseconds; of no answer at all they are None."""
+    """One server under one load, once. Times in milliseconds; None if there was no answer."""
 
     regime: str
     scenario: str
@@ -23,7 +23,7 @@ class Run:
     round: int
     sent: int
     answered: int
-    refused: int  # told to come back
+    refused: int  # refused, with the advice to try again later
     lost: int  # any other answer, none, or too late for the client
     images_per_s: float
     good_per_s: float  # images answered within the SLO
@@ -38,7 +38,7 @@ Key = tuple[str, str, str]  # regime, scenario, peer
 
 
 def figures(records: Records, *, seconds: float, slo_s: float, images: int) -> dict[str, Any]:
-    """Of the requests that were due after the warm-up; throughput of the answers that came within the time."""
+    """The figures of requests that were due after the warm-up; throughput counts the answers within the run's time."""
     counted = [(due, end, status) for due, end, status in zip(records.due, records.end, records.status, strict=True)]
     due_now = [one for one in counted if one[0] >= 0]
     good = [end - due for due, end, status in due_now if status == GOOD]
@@ -57,7 +57,7 @@ def figures(records: Records, *, seconds: float, slo_s: float, images: int) -> d
 
 
 def quantile(values: Sequence[float], percent: float) -> float | None:
-    """The smallest value that so many percent do not exceed."""
+    """The smallest value that this percentage of the values does not exceed."""
     if not values:
         return None
     ordered = sorted(values)
@@ -71,7 +71,7 @@ def median(runs: Iterable[Run], name: str) -> float | None:
 
 
 def ratio(ours: Sequence[Run], theirs: Sequence[Run], name: str) -> float | None:
-    """Median of the rounds' ratios: both sides of each saw the same machine."""
+    """The median of the rounds' ratios; both values of a ratio were measured under the same conditions."""
     others = {run.round: getattr(run, name) for run in theirs}
     found = [getattr(run, name) / others[run.round] for run in ours if _both(run, others, name)]
     return statistics.median(found) if found else None

@@ -1,4 +1,4 @@
-"""What this service is meant to reach beside the others, and whether it does: from the runs, never by hand."""
+"""The targets of this service relative to the others, and whether it reaches them, computed from the runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Target:
     figure: str  # of `Run`
     bound: float
     least: bool  # at least the bound, else at most
-    peer: str = ""  # this one; else whoever is best
+    peer: str = ""  # compared with this peer; empty: with the best one
 
     def __str__(self) -> str:
         whose = f"{self.peer}'s" if self.peer else "the best peer's"
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target, what was measured, and against whom."""
+    """A target, the measured ratio, and the peer."""
 
     target: Target
     ratio: float

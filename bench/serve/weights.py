@@ -24,7 +24,7 @@ _CONFIGS = {
 
 
 def source(name: str, cache: Path) -> str:
-    """What VIM_MODEL would say for it; written to the cache where it is not there yet."""
+    """The value of VIM_MODEL for this model; it is written to the cache if necessary."""
     if name not in _CONFIGS:
         return name
     folder = cache / "models" / name

@@ -1,6 +1,6 @@
-"""One HTTP/1.1 connection that costs as little as Python can make it: a client that costs more measures itself.
+"""One HTTP/1.1 connection with as little overhead as possible, because the client must not limit the measurement.
 
-Knows just enough of the protocol for the servers that are compared: a status, a length or chunks, keep-alive.
+It supports the part of the protocol that the compared servers use: a status, a length or chunks, keep-alive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         self.open = True
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Note that the open request gets no answer."""
+        """Record that the open request gets no answer."""
         self.open = False
         self._settle(LOST)
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
             self._settle(LOST)
 
     def close(self) -> None:
-        """Close, whether or not there is an answer."""
+        """Close the connection, even before an answer."""
         self.open = False
         if self._transport is not None:
             self._transport.abort()
@@ -99,7 +99,7 @@ def _joined(body: bytes) -> bytes:
 
 
 async def connect(port: int) -> Connection:
-    """A connection to this port of 127.0.0.1; one that is not open where nobody listens."""
+    """A connection to this port of 127.0.0.1; a closed one if no server listens."""
     loop = asyncio.get_running_loop()
     try:
         _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
@@ -109,7 +109,7 @@ async def connect(port: int) -> Connection:
 
 
 def post(path: str, length: int, content_type: str = "image/jpeg", allowed_ms: int = 0) -> bytes:
-    """The head of a request with a body of so many bytes, which says how long its answer may take, if that is known."""
+    """The header of a request with a body of `length` bytes, with the time limit for the answer if there is one."""
     allowed = f"X-Request-Timeout-Ms: {allowed_ms}\r\n" if allowed_ms else ""
     return (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n"

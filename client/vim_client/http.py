@@ -57,7 +57,7 @@ class Wire:
         return await self._insist(lambda: self._once(request))
 
     async def read(self, request: httpx.Request, read: Callable[[httpx.Response], T]) -> T:
-        """What `read` makes of the response. Raises ServerError, also if another program answered."""
+        """Send the request and return `read(response)`. Raises ServerError, also if another program answered."""
         answer = await self.send(request)
         try:
             return read(answer)
@@ -160,7 +160,7 @@ def _lines(bodies: Sequence[bytes]) -> bytes:
 def _enter(
     received: bytes, numbers: Sequence[int], answers: dict[int, Item | ServerError], headers: httpx.Headers
 ) -> ServerError | None:
-    """Add the complete lines to `answers`, except those that say busy; returns the first of the latter."""
+    """Add the complete lines to `answers`, except those with a busy error; returns the first busy error."""
     busy: list[ServerError] = []
     for line in received.split(b"\n")[:-1]:
         item: Item = json.loads(line)

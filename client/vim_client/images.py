@@ -58,7 +58,7 @@ def encoded(image: Image) -> bytes:
 
 
 def _file(image: Any) -> bytes:
-    image.load()  # turns a TIFF upright, and then its orientation is gone
+    image.load()  # applies the orientation of a TIFF and removes the tag
     about = {"exif": exif} if (exif := _orientation(image)) else {}
     if image.mode not in _PNG | _TIFF:
         image = image.convert(_AS.get(image.mode, "RGB"))

@@ -36,5 +36,5 @@ class EmbedOptions(EmbedManyOptions, total=False):
 
 
 def cropped(crop: Crop) -> dict[str, Any]:
-    """The option, unless it is the default, which older servers do not know by name."""
+    """The option, unless it is the default, which older servers do not accept by name."""
     return {} if crop == "center" else {"crop": crop}

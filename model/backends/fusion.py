@@ -46,7 +46,7 @@ def fuse(vim: Vim) -> None:
 
 
 def fuse_verified(vim: Vim) -> None:
-    """`fuse`, on condition that two layers of the model's widths agree with plain torch on its device.
+    """`fuse`, if two fused layers of the model's widths agree with plain torch on its device.
 
     Fused layers that give wrong numbers or fail are logged, and the model runs composed.
     """

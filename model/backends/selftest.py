@@ -1,4 +1,4 @@
-"""Self-test at start-up: does a scan compute the right numbers on this machine?
+"""Self-test at start-up: check that a scan computes the right numbers on this machine.
 
 A kernel may build and run and still be wrong (a mismatched extension, a new GPU). `auto` then takes the next scan.
 """

@@ -89,7 +89,7 @@ def _read_shards(index: Path, weights: str) -> Checkpoint:
         shard_size, form, content = _content(path)
         state, _ = _unwrap(content, weights, path)
         if missing := [name for name in names if name not in state]:
-            raise WeightsError(f"{path} has no tensor {missing[0]!r}, which {index.name} says it has")
+            raise WeightsError(f"{path} has no tensor {missing[0]!r}, which {index.name} lists")
         named, counters = counted({name: state[name] for name in names})
         tensors |= {name: _float32(name, value, path) for name, value in named.items()}
         dropped += [*counters, *(name for name in state if name not in names)]
@@ -184,7 +184,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Mapping[Any, Any]:
 def _harmless() -> list[Any]:
     """Classes and functions that training programs pickle beside the weights, and that only hold values.
 
-    The reference pickles its command line, a Namespace. torch allows nothing that is not named here or by itself.
+    The reference pickles its command line, a Namespace. torch allows only these and its own.
     """
     paths = {"PosixPath": PurePosixPath, "WindowsPath": PureWindowsPath}
     modules = ("pathlib", "pathlib._local")  # before and since Python 3.13

@@ -18,7 +18,7 @@ _ADDED = {"architectures", "model_type", "torch_dtype", "dtype", "transformers_v
 
 
 def read_config(path: Path, family: Family | None = None) -> tuple[VimConfig | None, str]:
-    """Return the configuration in a file and an empty text; or None and whose file it is.
+    """Return the configuration in a file and an empty text; or None and the library that wrote it.
 
     The arguments of a family's constructor are translated: alone, as `PyTorchModelHubMixin` writes them, among those of
     transformers, or under `model_args`, as timm writes them. Arguments that several families have do not show

@@ -1,4 +1,4 @@
-"""Number of patches -> trained image size and stride, of which no tensor shows more than their quotient."""
+"""Number of patches -> trained image size and stride; the tensors show only their quotient."""
 
 from __future__ import annotations
 

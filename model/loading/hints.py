@@ -1,4 +1,4 @@
-"""What is known of a file of weights beside its tensors."""
+"""Hints about a file of weights that are not in its tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.config import Family
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """Hints from a training run's arguments, and what is `known` of a released model. Tensors override hints."""
+    """Hints from a training run's arguments, and the `known` fields of a released model. Tensors override hints."""
 
     name: str = ""  # the reference's factory: vim_tiny_patch16_stride8_224_..._with_midclstok_div2
     input_size: int | None = None
@@ -38,7 +38,7 @@ class Hints:
 
     @property
     def family(self) -> Family | None:
-        """The family if the factory's name begins with one; other programs name their models as they like."""
+        """The family if the factory's name begins with one; other programs may use any names."""
         starts: dict[str, Family] = {"vim_": "vim", "videomamba": "videomamba", "mambar_": "mamba-reg"}
         return next((family for start, family in starts.items() if self.name.startswith(start)), None)
 
@@ -50,5 +50,5 @@ class Hints:
 
     @property
     def divide_out(self) -> bool | None:
-        """True if the name contains `div2`; other names say nothing."""
+        """True if the name contains `div2`; other names do not show it."""
         return True if "div2" in self.name else None

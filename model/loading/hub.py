@@ -129,7 +129,7 @@ class Hub:
             )
         reason = _first_line(error.__cause__ or error)
         return (
-            f"{_endpoint()} cannot be reached, or is no hub ({reason}), and {absent}: "
+            f"{_endpoint()} cannot be reached, or is not a hub ({reason}), and {absent}: "
             "check the connection and HF_ENDPOINT, or give the path of a copy"
         )
 

@@ -118,7 +118,7 @@ def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
         some = ", ".join(list(tensors)[:4])
         raise WeightsError(
-            f"this is no Vision Mamba, VideoMamba or Mamba-Reg: no tensor {name!r} among {len(tensors)} ({some}, …)"
+            f"this is not a Vision Mamba, VideoMamba or Mamba-Reg: no tensor {name!r} among {len(tensors)} ({some}, …)"
         )
     shape = tuple(tensors[name].shape)
     if len(shape) != axes or 0 in shape:
@@ -141,7 +141,7 @@ def _bimamba(tensors: Tensors) -> str:
 
 
 def _token_fields(tokens: int) -> dict[str, Any]:
-    """The position of a single class token is not visible; that there are none or two is."""
+    """The tensors show whether there are no, one or two class tokens, but not the position of a single one."""
     if tokens == 1:
         return {"pool": "cls"}
     return {"class_token": "double", "pool": "cls"} if tokens else {"class_token": "none"}

@@ -194,7 +194,7 @@ def _configuration(
         written, library = read_config(parts.config, family)
         if written is not None:
             return _of_family(written, str(parts.config), family), str(parts.config), ()
-        unused = (f"nothing from config.json: it is a file of {library} that does not describe this architecture",)
+        unused = (f"config.json is not used: it is a file of {library} that does not describe this architecture",)
     if parts.released and family not in (None, parts.released.family):
         raise ConfigError(f"family {family!r} was asked for, but {parts.released.name} is {parts.released.family!r}")
     try:

@@ -48,7 +48,7 @@ def counted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str:
-    """Return what stands before every name; empty if only some names have it."""
+    """Return the prefix of all names; empty if only some names have it."""
     found = [name.removesuffix(ANCHOR) for name in tensors if name.endswith(ANCHOR)]
     if len(found) != 1 or not found[0].endswith("."):
         return ""
@@ -73,7 +73,7 @@ def _with_head(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor
 
 
 def verdict(tensors: Mapping[str, Tensor]) -> str | None:
-    """Say what the tensors are instead; None for those of an image model, and for unknown ones."""
+    """Describe tensors of another kind of model; None for those of an image model, and for unknown ones."""
     anchor = tensors.get(ANCHOR)
     if anchor is not None and anchor.ndim == 5:
         return _VIDEO

@@ -27,7 +27,7 @@ def of_several(path: Path) -> bool:
 
 
 def read_index(path: Path) -> dict[str, list[str]]:
-    """Return shard -> names of its tensors. Raises WeightsError for an index that is damaged or leads elsewhere."""
+    """Return shard -> names of its tensors. Raises WeightsError for a damaged index, or one with files elsewhere."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         pairs = [(str(file), str(name)) for name, file in places.items()]

@@ -39,7 +39,7 @@ _PRIMARIES = {
 }
 _TRANSFERS: dict[int, icc.Curve] = dict.fromkeys((1, 2, 6, 13, 14, 15), "srgb")
 _TRANSFERS |= {4: 2.2, 5: 2.8, 8: 1.0, 16: "pq", 18: "hlg"}
-CLOSE = 2  # levels: a profile that changes nothing more than this is sRGB under another name
+CLOSE = 2  # levels: a profile that changes no colour by more than this counts as sRGB
 _SPACES: dict[str, Space] = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SRGB = ImageCms.createProfile("sRGB")
 # What ImageCms raises for broken profiles, and for those that lcms cannot connect to sRGB.
@@ -48,7 +48,7 @@ _BROKEN = (ImageCms.PyCMSError, OSError, ValueError, TypeError, RuntimeError)
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a profile asks for. Without a transform the pixels are used as they are."""
+    """The conversion that a profile requires. Without a transform the pixels are used as they are."""
 
     space: Space
     transform: ImageCms.ImageCmsTransform | None
@@ -56,7 +56,7 @@ class Conversion:
 
     @property
     def kind(self) -> Kind:
-        """What became of the profile; "srgb" if it changes nothing."""
+        """What is done with the profile; "srgb" if it changes nothing."""
         return "broken" if self.broken else "srgb" if self.transform is None else "converted"
 
     @property
@@ -76,7 +76,7 @@ _UNUSABLE = Conversion("RGB", None, broken=True)
 
 
 def conversion(profile: bytes) -> Conversion:
-    """Return what an ICC profile asks for. Raises MemoryError only."""
+    """Return the conversion that an ICC profile requires. Raises MemoryError only."""
     if len(profile) > LARGEST_PROFILE:
         return _UNUSABLE
     return _small(profile) if len(profile) <= SMALL_PROFILE else _large(profile)
@@ -107,7 +107,7 @@ _large = functools.lru_cache(LARGE_KEPT)(_conversion)
 
 
 def png_profile(info: Mapping[Any, Any]) -> bytes:
-    """Return a profile for the chunks gAMA and cHRM, of Pillow's `info` of a PNG; empty if they do not say the space.
+    """Return a profile for the chunks gAMA and cHRM, of Pillow's `info` of a PNG; empty if they define no space.
 
     They count only without a profile and without the chunk sRGB; cHRM counts with gAMA only, as in browsers.
     """
@@ -123,7 +123,7 @@ def png_profile(info: Mapping[Any, Any]) -> bytes:
 
 
 def cicp_profile(primaries: int, transfer: int) -> bytes:
-    """Return a profile for code points of ITU-T H.273; empty if they say nothing, or nothing that is known.
+    """Return a profile for code points of ITU-T H.273; empty for unspecified and unknown ones.
 
     BT.709's transfer function counts as sRGB's, because encoders of photographs write one for the other. Of HDR images
     the levels up to the reference white are shown, and brighter ones are white (see `model.preprocessing.icc`).
@@ -139,8 +139,8 @@ def _points(flat: tuple[float, ...]) -> list[icc.Point]:
 def to_srgb(pixels: Pixels, profile: bytes, *, grey: bool) -> Pixels:
     """Convert decoded and resized pixels (H, W, 3); `grey` says that the three channels are one.
 
-    A profile of another kind of image is ignored, as browsers do. CMYK images are converted before, because their
-    inks are gone by now.
+    A profile of another kind of image is ignored, as browsers do. CMYK images are converted before, because the values
+    of their inks are not available here.
     """
     found = conversion(profile)
     if found.transform is None or found.space == "CMYK" or (found.space == "L" and not grey):

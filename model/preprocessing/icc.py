@@ -25,12 +25,12 @@ _CURVE_POINTS = 1024
 def matrix_profile(points: tuple[Point, Point, Point], white: Point, curve: Curve) -> bytes:
     """Return a profile for the primaries red, green and blue, the white point, and a tone curve.
 
-    Raises ValueError for primaries that are no triangle.
+    Raises ValueError for primaries that do not form a triangle.
     """
     try:
         columns = _to_xyz(points, white).T
     except (np.linalg.LinAlgError, ZeroDivisionError) as error:
-        raise ValueError(f"primaries {points} with white {white} are no colour space") from error
+        raise ValueError(f"primaries {points} with white {white} do not define a colour space") from error
     tag = gamma_curve(curve) if isinstance(curve, float) else _table_of(_LINEAR[curve])
     tags = {name: _xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
     return profile_of(b"RGB ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), tag))

@@ -35,9 +35,9 @@ class Preprocess:
     are scaled instead of clamped, and an embedded colour profile is converted to sRGB. Sizes up to 32 return the image
     in its own size.
 
-    `crop` chooses what the model sees: the centre, as it was trained; the whole image, squashed to a square ("full");
-    or the whole image on a black square ("pad"). It is chosen for each image, so it is no part of the written recipe.
-    Raises ConfigError for fields that cannot be used.
+    `crop` chooses the part of the image that the model receives: the centre, as in training; the whole image, squashed
+    to a square ("full"); or the whole image on a black square ("pad"). It is chosen for each image, so it is not part
+    of the written recipe. Raises ConfigError for fields that cannot be used.
     """
 
     size: int = 224
@@ -111,7 +111,7 @@ class Preprocess:
         values = dataclasses.asdict(self)
         del values["crop"]
         if self.mode == "friendly":
-            values["colours"] = "sRGB"  # so that the fingerprint is another than before profiles were converted
+            values["colours"] = "sRGB"  # the fingerprint differs from that of versions that did not convert profiles
         return values | {"resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
@@ -160,7 +160,7 @@ def _check(recipe: Preprocess) -> None:
     if recipe.crop not in get_args(Crop):
         raise ConfigError(f"crop must be one of {', '.join(get_args(Crop))}, got {recipe.crop!r}")
     if recipe.crop != "center" and size <= UNTOUCHED:
-        raise ConfigError(f"crop {recipe.crop!r} needs a model of more than {UNTOUCHED} px: others resize nothing")
+        raise ConfigError(f"crop {recipe.crop!r} needs a model of more than {UNTOUCHED} px: smaller ones do not resize")
     if recipe.interpolation != "bicubic":
         raise ConfigError(f"interpolation must be bicubic, as in the reference, got {recipe.interpolation!r}")
 

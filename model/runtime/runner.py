@@ -145,7 +145,7 @@ class Runner:
         return batch
 
     def describe(self) -> dict[str, str]:
-        """Return nothing: this runner chooses nothing."""
+        """Return an empty dict: this runner makes no choices."""
         return {}
 
     def memory(self) -> dict[Literal["allocated", "reserved", "total"], int]:

@@ -57,12 +57,12 @@ class Authenticate:
         await errors.respond(Request(scope), error)(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
-        """Is one of the request's keys known? All are compared, so that the time does not say which one is."""
+        """Return whether a key is known. All keys are compared, so that the time does not reveal which one it is."""
         return sum([api_keys.admits(self._known, key) for key in keys_in(scope)]) > 0
 
 
 def keys_in(scope: Scope) -> Iterator[bytes]:
-    """Yield the API keys of a request. Clients that require a key send a placeholder beside a proxy's right one."""
+    """Yield the API keys of a request. A client may send a placeholder, and a proxy the valid key."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":

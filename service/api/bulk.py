@@ -155,7 +155,7 @@ class _Stream(Response):
                 yield part
                 return
             total = self._record.bytes = total + len(part)
-            compact = _BLANK_LINES.sub(b"\n", part)  # 64 kB may hold as many, and the loop serves nobody else meanwhile
+            compact = _BLANK_LINES.sub(b"\n", part)  # in one step: 64 kB may hold 65,536 blank lines
             self._account.release(len(part) - len(compact))
             first, *lines = compact.split(b"\n")
             pieces.append(first)
@@ -233,7 +233,7 @@ class _Stream(Response):
     async def _infer(self, given: Given, deadline: float) -> Outcome:
         """Fetch the image if it is a link, and run it."""
         engine, task = self._engine, self._options.task
-        account = BodyAccount(engine.admission, "bulk")  # of what is fetched
+        account = BodyAccount(engine.admission, "bulk")  # the bytes of the fetched image
         arguments = [given], task, deadline, account, self._record.request_id
         try:
             (item,) = await _patiently(lambda: self._links.images(*arguments), deadline)

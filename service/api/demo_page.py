@@ -1,4 +1,4 @@
-"""Serves the demo page, its files and the sample images; clients that are no browsers get a JSON index from `/`."""
+"""Serves the demo page, its files and the sample images; clients other than browsers get a JSON index from `/`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def engine_of(request: Request) -> Engine:
 
 
 def links_of(request: Request) -> Links:
-    """What fetches the links of requests."""
+    """The object that fetches the links of requests."""
     links: Links = request.app.state.links
     return links
 

@@ -47,7 +47,7 @@ def respond(request: Request, error: Exception) -> Response:
     """The response for an error, in the format of the contract that the path belongs to."""
     known, record, path = _translate(request, error), record_of(request.scope), request.scope["path"]
     bare(error)
-    if record.labels:  # a probe that answers "not ready" is no rejected request
+    if record.labels:  # a probe that answers "not ready" is not a rejected request
         request.app.state.engine.metrics.refused(known)
     record.outcome = known.code
     render = openai.problem if openai.speaks(path) else problem
@@ -86,7 +86,7 @@ def _is_url_encoded(request: Request) -> bool:
 
 
 def _with_hint(error: UnsupportedImage) -> UnsupportedImage:
-    """Add what the most frequent cause is: `curl -d @file` leaves out line breaks and zero bytes."""
+    """Add the most frequent cause: `curl -d @file` removes line breaks and zero bytes."""
     copy = error.with_items(error.results)
     copy.detail += "; if curl -d has sent this, use --data-binary, because -d changes the file"
     return copy

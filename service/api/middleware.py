@@ -181,7 +181,7 @@ def trace_id(headers: Mapping[str, str]) -> str | None:
 def request_id(headers: Mapping[str, str]) -> str:
     """The client's X-Request-ID if it is well formed, else a new id."""
     given = headers.get("x-request-id", "")
-    # The id is no secret, so cheap random bits are enough.
+    # The id is not secret, so cheap random bits are enough.
     return given if _VALID_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 

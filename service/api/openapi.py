@@ -33,7 +33,7 @@ TAGS = [
     {"name": "open inference protocol", "description": "Version 2, for the clients of KServe and Triton."},
     {"name": "hugging face", "description": "Image classification for `huggingface_hub` and `@huggingface/inference`."},
     {"name": "weaviate", "description": "The modules multi2vec-clip and img2vec-neural."},
-    {"name": "operations", "description": "Probes, metrics, and what is served."},
+    {"name": "operations", "description": "Probes, metrics, and information about the served model."},
     {"name": "page", "description": "The demo page and its sample images."},
 ]
 
@@ -83,7 +83,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _drop_validation_error(responses: dict[str, Any]) -> None:
-    """Remove FastAPI's own 422. It stands for wrong path parameters, but every text is a valid one."""
+    """Remove FastAPI's own 422. It is for wrong path parameters, but every string is a valid one."""
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
 

@@ -16,7 +16,7 @@ _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def _whole(value: object) -> int:
-    """A whole number of JSON, of the query or of a form. 3.0 is one, as in JSON Schema; 3.5 and true are none."""
+    """Validate a whole number of JSON, query or form. 3.0 is accepted, as in JSON Schema; 3.5 and true are not."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value) if {".", "e", "E"} & set(value) else int(value)
     if isinstance(value, float) and value.is_integer():
@@ -36,8 +36,9 @@ class ImageOptions(BaseModel):
 
     crop: Crop = Field(
         "center",
-        description="What the model sees. `center`: the middle, as it was trained. `full`: the whole image, squashed "
-        "to a square. `pad`: the whole image on a black square. Embeddings of different crops do not match.",
+        description="The part of the image that the model receives. `center`: the middle, as in training. `full`: the "
+        "whole image, squashed to a square. `pad`: the whole image on a black square. Embeddings of different crops do "
+        "not match.",
     )
 
 
@@ -173,7 +174,7 @@ HEADERS: list[dict[str, Any]] = [
         "in": "header",
         "required": False,
         "schema": {"type": "string", "enum": list(get_args(RequestClass)), "default": "interactive"},
-        "description": "`bulk` for work that nobody waits for: it uses the capacity that interactive requests leave.",
+        "description": "`bulk` for work without a waiting user: it uses the capacity that interactive requests leave.",
     },
     {
         "name": "X-Request-Timeout-Ms",

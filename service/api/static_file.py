@@ -35,7 +35,7 @@ async def respond(
     kind = media_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     loaded = await asyncio.to_thread(_load, path, kind.startswith(_TEXTS))
     packed = loaded.packed if _takes_gzip(request) else None
-    tag = f'"{loaded.digest}"' if packed is None else f'"{loaded.digest}-gzip"'  # another form has another tag
+    tag = f'"{loaded.digest}"' if packed is None else f'"{loaded.digest}-gzip"'  # the two forms need different tags
     own = {"Cache-Control": "no-cache", "ETag": tag} | (headers or {})
     if loaded.packed is not None:
         own["Vary"] = ", ".join(filter(None, [own.get("Vary"), "Accept-Encoding"]))
@@ -67,6 +67,6 @@ def _takes_gzip(request: Request) -> bool:
 
 
 def _knows(request: Request, tag: str) -> bool:
-    """Does If-None-Match hold this tag? The comparison is weak (RFC 9110, 13.1.2): proxies may weaken a tag."""
+    """Return whether If-None-Match has this tag. The comparison is weak (RFC 9110, 13.1.2): proxies may weaken tags."""
     tags = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
     return tag in tags or "*" in tags

@@ -1,7 +1,7 @@
 """Values and the protocol of a command's backend: what a command asks for, and what it gets for each image.
 
-`service.cli.local` starts a device process of its own, `service.cli.remote` asks a server; `service.cli.run` drives
-either of them.
+`service.cli.local` starts a device process of its own, `service.cli.remote` asks a server; `service.cli.run` uses one
+of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What the command wants for every image."""
+    """What the command requests for every image."""
 
     op: Op
     top_k: int = 5

@@ -23,7 +23,7 @@ from service.jobs import Result, Task
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-_NEVER_MS = 7 * 24 * 3600 * 1000  # a slow device is no reason to give up
+_NEVER_MS = 7 * 24 * 3600 * 1000  # a slow device must not cause a time-out
 _FEW = 8  # with fewer images, warming up larger batches costs more than it saves
 _POLL_S = 0.02
 

@@ -69,7 +69,7 @@ class Remote:
 
 @asynccontextmanager
 async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
-    """Connect to a server. Raises CommandError when it does not answer, is of another kind, or refuses the key."""
+    """Connect to a server. Raises CommandError when it does not answer, is another program, or refuses the key."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
         response = await _send(client, client.build_request("GET", "info"), 1)
@@ -84,7 +84,7 @@ async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterato
 
 
 async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: int) -> httpx.Response:
-    """The first answer that is not "later". Raises CommandError with the last answer."""
+    """Send the request again until the server is not busy. Raises CommandError with the last answer."""
     reason = ""
     for attempt in range(TRIES):
         try:

@@ -61,7 +61,7 @@ async def answer(source: Source, files: Sequence[File], ask: Ask, sink: Sink, pr
 
 
 def _all_refused(files: Sequence[File]) -> list[Failed]:
-    """The errors of all files; none as soon as one may be an image."""
+    """The errors of all files; empty if at least one file may be an image."""
     refused: list[Failed] = []
     for file in files:
         if (failed := refusal(file)) is None:

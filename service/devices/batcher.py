@@ -78,7 +78,7 @@ class Batcher:
         return self._queue_of(job).pop(job, None) is not None
 
     def due_in(self, limit: int, now: float) -> float | None:
-        """Seconds until a batch of up to `limit` jobs is due; 0 for now, None while nothing waits."""
+        """Seconds until a batch of up to `limit` jobs is due; 0 for now, None while no job waits."""
         if self._again or self._bulk_again:
             return 0.0
         oldest = [next(iter(queue)).enqueued_at for queue in (self._interactive, self._bulk) if queue]
@@ -90,7 +90,7 @@ class Batcher:
         return max(0.0, min(oldest) + wait_s - now)
 
     def poll(self, limit: int, now: float, hold_s: float = 0.0) -> tuple[list[Job], float | None]:
-        """The next batch if one is due, else no jobs and the seconds until one is due (None while nothing waits).
+        """The next batch if one is due, else no jobs and the seconds until one is due (None while no job waits).
 
         A batch that is not full waits at least `hold_s`.
         """

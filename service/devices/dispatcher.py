@@ -3,7 +3,7 @@
 One batch at a time, unless the device can take in the pixels of the next batch while it computes (pipelining). Then the
 next batch is sent when it is full, or when the running one is about to end; until then waiting images form a larger
 batch. A batch with a suspect, an image whose batch has failed before, runs alone: if the device process ends again,
-nothing else can have been the cause. What happens to a failed batch is decided in `service.devices.retry`.
+only this batch can be the cause. What happens to a failed batch is decided in `service.devices.retry`.
 """
 
 from __future__ import annotations

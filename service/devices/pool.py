@@ -100,7 +100,7 @@ class Pool:
             self._fail("the engine stopped; the log has the details")
 
     def drain(self) -> None:
-        """Readiness is false from now on; the devices continue."""
+        """Report "not ready" from now on; the devices continue."""
         self._draining = True
         self._refresh()
 

@@ -1,4 +1,4 @@
-"""The parent's side of one device process: starts it, sends it batches, notices its end.
+"""The parent's side of one device process: starts it, sends it batches, detects its end.
 
 `service.devices.supervisor` decides when to start it, `service.devices.dispatcher` which batches it receives.
 """
@@ -31,7 +31,7 @@ from service.system import blocking, cpus
 from service.system.programs import python_command, python_environment
 
 EXIT_TIMEOUT_S = 5.0
-TICKS = 5  # parts of the watchdog's time
+TICKS = 5  # waits into which the watchdog's time is divided
 
 
 class DeviceLost(Exception):  # noqa: N818 - an event, not a programming error
@@ -103,11 +103,11 @@ class DeviceProcess:
             await asyncio.wait(ahead)  # the watchdog's time begins when the earlier batches are done
         tick_s = None if self.watchdog_s is None else self.watchdog_s / TICKS
         try:
-            for _ in range(TICKS):  # a pause of this program, by SIGSTOP, is one tick at most
+            for _ in range(TICKS):  # a pause of this program (SIGSTOP) counts as one tick at most
                 if (await asyncio.wait([future], timeout=tick_s))[0]:
                     break
         finally:
-            future.cancel()  # does nothing to an answer that has come
+            future.cancel()  # no effect if the answer has arrived
         if future.cancelled():
             raise self._lose(f"it hangs: a batch of {len(batch)} took longer than {self.watchdog_s:g} s")
         answer = future.result()

@@ -39,7 +39,7 @@ class Verdict:
 
 
 def judge(batch: Sequence[Job], failure: Failure, *, company: bool = False) -> Verdict:
-    """Decide about a batch that failed. Jobs that nobody waits for any more are left out.
+    """Decide about a batch that failed. Jobs without a waiting request are left out.
 
     `company`: the device had another batch at the same time, so the failure may not come from this one.
     """
@@ -51,7 +51,7 @@ def judge(batch: Sequence[Job], failure: Failure, *, company: bool = False) -> V
     if len(batch) > 1:
         return Verdict(again=halves(waiting))
     (job,) = waiting
-    if failure == "out_of_memory" and company:  # the other batch had the memory; as a suspect it runs alone next
+    if failure == "out_of_memory" and company:  # the other batch used the memory; the next run is alone
         return Verdict(again=((job,),))
     if failure == "device_lost":
         job.deaths_alone += not company
@@ -79,7 +79,7 @@ class Quarantine:
         self.until[_digest(pixels)] = now + self._seconds
 
     def check(self, pixels: np.ndarray, now: float) -> InferenceFailed | None:
-        """The error for quarantined pixels. Hashes nothing while nothing is quarantined."""
+        """The error for quarantined pixels. Computes no hash while the quarantine is empty."""
         if self.until and self.until.get(_digest(pixels), now) > now:
             return InferenceFailed("this image has killed the device process before; it is quarantined for a while")
         return None

@@ -27,11 +27,11 @@ RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the fir
 
 
 class RestartsExhausted(Exception):  # noqa: N818 - an event
-    """The device process could not be brought back; the message says how often that was tried and what went wrong."""
+    """The device process could not be restarted; the message has the number of attempts and the last error."""
 
 
 def check_memory(model: ModelInfo, images: int, available: int | None) -> None:
-    """Raise DeviceLost if the slots of so many images alone would take more than half of the memory that there is."""
+    """Raise DeviceLost if the slots of `images` images would take more than half of the available memory."""
     each = model.image_size**2 * 3
     needed = (images + 1) * each  # with the canary image
     if available is not None and needed > available // 2:

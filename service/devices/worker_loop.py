@@ -77,7 +77,7 @@ class WorkerLoop:
     def _answer(self, begun: _Begun) -> None:
         try:
             self._send(self._collect(begun))
-        except (BrokenPipeError, ConnectionResetError):  # the thread that reads notices this and ends the process
+        except (BrokenPipeError, ConnectionResetError):  # the reading thread ends the process
             log.info("the parent is gone")
 
     def _collect(self, begun: _Begun) -> Answer:

@@ -1,8 +1,8 @@
 """Admission control: decides, before decoding, whether a request may enter: by images, bytes and expected wait.
 
-An image is counted while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request
-has ended. Bulk may use only a part of both, so that there is room for interactive requests. Nothing waits here: a
-request that does not fit is refused at once, and `Retry-After` says when to try again.
+An image is counted while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request has
+ended. Bulk may use only a part of both, so that there is room for interactive requests. No request waits here: one that
+does not fit is refused at once, and `Retry-After` says when to try again.
 
 Several HTTP processes share the limits (`service.devices.usage`). Each adds to the counts first and then compares the
 sums, so that two that do this at the same time never exceed a limit together.
@@ -30,9 +30,10 @@ LOG_EVERY_S = 10.0  # at most one log line about overload in this time
 CAUTION = 1.25  # factor on the expected wait: the answer must be sent too, and the queue may become slower
 RELIABLE_IMAGES = 16  # see `Pace`
 RECENT_S, RECENT_IMAGES = 2.0, 32
-FIRST_IMAGES = 8  # nothing is predicted before so many are measured: the first one alone may be unusually expensive
-OLD_S = 30.0  # what was measured before a pause of this length says nothing about the images of today
-# Times the known pace: a longer gap counts as this much, unless decoding explains it. A device process was restarted.
+FIRST_IMAGES = 8  # measured before the first prediction: the first image alone may be unusually expensive
+OLD_S = 30.0  # after a pause of this length the earlier measurements are discarded
+# A gap counts as at most this many times the known pace, unless decoding explains it. The restart of a device process
+# causes such a gap.
 LONGEST_GAP = 10.0
 
 
@@ -40,7 +41,7 @@ class Pace:
     """The measured time per image of a long queue, from how fast its images are answered. Plain Python.
 
     It is the mean of the last images: of `RECENT_S` seconds, but at least of `RECENT_IMAGES`. A weighted mean would
-    remember expensive images too long, or forget them too soon while cheap and expensive ones alternate.
+    count expensive images for too long, or not long enough while cheap and expensive ones alternate.
 
     With fewer than `RELIABLE_IMAGES` admitted images the estimate is unreliable: a single image takes longer than its
     share of a batch, and between single images the device is idle. Then nothing is measured or predicted.
@@ -124,12 +125,12 @@ class Admission:
         return slots
 
     def decoded(self, seconds: float) -> None:
-        """An image was decoded: learn what that costs."""
+        """Update the cost of decoding with one decoded image."""
         self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
         self.pace.decoded(seconds)
 
     def leave(self, slots: Sequence[int], *, answered: bool) -> None:
-        """A request has ended: release its slots, and learn from the pace of the answers."""
+        """Release the slots of a request that has ended, and update the pace."""
         if answered:
             self.pace.answered(len(slots), self._slots.in_use)
         self._slots.release(*slots)

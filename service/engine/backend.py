@@ -34,7 +34,7 @@ class Backend(Protocol):
         """Fail every job that is not settled."""
 
     def drain(self) -> None:
-        """Readiness is false from now on."""
+        """Report "not ready" from now on."""
 
     async def run(self) -> None:
         """Run jobs until cancelled, or until `failed` is set."""

@@ -63,7 +63,7 @@ class Coalescing(Generic[T]):
         flight.waiting -= 1
         if flight.waiting or flight.task is None:
             return
-        flight.task.cancel()  # does nothing to work that is done
+        flight.task.cancel()  # no effect if the work is done
         flight.task = None  # the task refers to its flight: the cycle would keep the image in memory
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]

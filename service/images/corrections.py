@@ -1,8 +1,8 @@
 """Let Pillow decode an opened file, and correct what it is known to decode wrongly.
 
-A wrong picture gets an answer like any other, so a file that can be neither corrected nor decoded right is refused.
-`tests/service/images/test_oracle.py` compares the results with other decoders. Nothing here imports Pillow: these
-functions use the image that `service.images.pillow` has opened.
+The model would also answer for a wrong picture, so a file is refused if it can be neither corrected nor decoded
+correctly. `tests/service/images/test_oracle.py` compares the results with other decoders. This module does not import
+Pillow: these functions use the image that `service.images.pillow` has opened.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def load(image: Opened, data: bytes) -> Opened:
             return _png(image, data)
         case "WEBP":
             return _webp(image, data)
-        case "JXL" if not image.jpeg:  # its decoder has turned the picture upright, as the file says outside of EXIF
+        case "JXL" if not image.jpeg:  # the decoder has already applied the orientation of the codestream
             image.info.pop("exif", None)
     image.load()
     return image
@@ -41,7 +41,8 @@ def load(image: Opened, data: bytes) -> Opened:
 _BITS, _PHOTOMETRIC, _PLANES, _COLOUR_MAP, _INKS, _EXTRA, _SAMPLE_FORMAT = 258, 262, 284, 320, 332, 338, 339
 _SUB_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _WHITE_IS_ZERO, _SEPARATED, _SEPARATE = 0, 5, 2
-# Pillow copies plane n to byte n of a pixel. In these modes the n-th value lies elsewhere, or is stored otherwise.
+# Pillow copies plane n to byte n of a pixel. In these modes the n-th value is in another byte, or is stored
+# differently.
 _NOT_PLANE_BY_PLANE = {"LA": "grey and alpha", "La": "grey and alpha", "PA": "palette and alpha", "LAB": "L, a and b"}
 
 
@@ -51,7 +52,7 @@ def _tiff(image: Opened) -> Opened:
         if mode in _NOT_PLANE_BY_PLANE:
             raise RefusedError(f"has {_NOT_PLANE_BY_PLANE[mode]} in separate planes")
         if mode == "RGBA" and _EXTRA not in tags:  # Pillow divides by alpha what was not multiplied
-            raise RefusedError("has a fourth plane and does not say what it is")
+            raise RefusedError("has a fourth plane of unknown meaning")
     if tags.get(_PHOTOMETRIC) == _SEPARATED and tags.get(_INKS, 1) != 1:
         raise RefusedError("has other inks than cyan, magenta, yellow and black")
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -72,14 +73,14 @@ def _tiff(image: Opened) -> Opened:
 
 
 def _ignore_sub_directories(image: Opened) -> None:
-    """Pillow would read them all though nothing uses them, and some pointers lead elsewhere."""
+    """Remove them: Pillow would read all of them, no code uses them, and some pointers are wrong."""
     exif = image.getexif()
     for tag in _SUB_DIRECTORIES:
         exif.pop(tag, None)
 
 
 def _native(raw_mode: str) -> str:
-    """libtiff returns numbers in the byte order of the machine; Pillow forgets that for signed and float ones."""
+    """libtiff returns numbers in the machine's byte order; Pillow handles that only for unsigned ones."""
     return f"{raw_mode[:-2]}N{raw_mode[-1]}" if raw_mode.endswith(("BS", "BF")) else raw_mode
 
 
@@ -89,7 +90,7 @@ _BITFIELDS, _FIVE_BITS = 3, (0x7C00, 0x3E0, 0x1F, 0x8000)  # masks of red, green
 
 
 def _bmp(image: Opened, data: bytes) -> Opened:
-    """Alpha that is 0 everywhere is alpha that a program left out: Windows and Firefox show such a file opaque."""
+    """Ignore alpha that is 0 everywhere: some programs do not set it. Windows and Firefox show such a file opaque."""
     size, bits, compression = (*struct.unpack_from("<I", data, 14), *struct.unpack_from("<HI", data, 28))
     if size >= 56 and (bits, compression) == (16, _BITFIELDS) and struct.unpack_from("<4I", data, 54) == _FIVE_BITS:
         image._mode = "RGBA"
@@ -104,7 +105,7 @@ def _bmp(image: Opened, data: bytes) -> Opened:
 
 
 def _png(image: Opened, data: bytes) -> Opened:
-    """Pillow scales the pixels to 8 bits, and not the one value or colour that a file calls transparent."""
+    """Scale the transparent value or colour to 8 bits: Pillow scales only the pixels."""
     depth, key = data[24], image.info.get("transparency")
     if image.mode == "L" and depth < 8 and isinstance(key, int):
         image.info["transparency"] = key * 255 // ((1 << depth) - 1)

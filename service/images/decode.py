@@ -48,7 +48,7 @@ class DecodeTimes:
 
     decode_s: float
     preprocess_s: float
-    profile: colour.Kind | None = None  # what became of its colour profile, if that counts and the image has one
+    profile: colour.Kind | None = None  # what was done with the colour profile, if the recipe uses it and there is one
 
 
 class Decoder:
@@ -63,7 +63,7 @@ class Decoder:
     - `quick(image)` returns a function for small plain JPEG files, which decode faster than a thread can be given work:
       call it with `out` on the event loop. None for all other images. Takes some microseconds.
 
-    Memory beyond `budget` is not used by `decode`; without a budget only `limits` apply. Without `jpegs` Pillow
+    `decode` uses no memory beyond `budget`; without a budget only `limits` apply. Without `jpegs` Pillow
     decodes every file. Without `isolated`, formats that are decoded in a process of their own are refused.
     """
 
@@ -81,7 +81,7 @@ class Decoder:
         self._jpegs = jpegs
         self._isolated = isolated
         self._converts = recipe.mode == "friendly"
-        self._idle_profiles: set[bytes] = set()  # that change nothing; others take a millisecond, too long for the loop
+        self._idle_profiles: set[bytes] = set()  # without effect; others take a millisecond, too long for the loop
         self._quick_jpegs = jpegs if UNTOUCHED < recipe.size <= MAX_QUICK_SIDE else None
 
     def decode(self, image: bytes | Pixels, out: Pixels) -> DecodeTimes:
@@ -113,7 +113,7 @@ class Decoder:
             with self._reserve(header.memory_bytes):
                 if (times := self._decode_plain(data, header, jpegs, out)) is not None:
                     return times
-            jpegs = None  # it has given up on this file
+            jpegs = None  # it cannot decode this file
         return self._decode_by_pillow(data, name, jpegs, out, self._reserve)
 
     def _decode_small(self, data: bytes, header: Header, jpegs: Jpegs, out: Pixels) -> DecodeTimes:
@@ -122,7 +122,7 @@ class Decoder:
         return times or self._decode_by_pillow(data, "JPEG", None, out, _no_reservation)
 
     def _decode_plain(self, data: bytes, header: Header, jpegs: Jpegs, out: Pixels) -> DecodeTimes | None:
-        """None on any error: Pillow finds it again and reports it."""
+        """Decode without Pillow; None on any error, because Pillow then decodes the file and reports the error."""
         start = time.perf_counter()
         try:
             decoded = jpegs.decode_plain(data, header, self._recipe)

@@ -1,4 +1,4 @@
-"""Which image format the first bytes of a file announce, and which formats are accepted."""
+"""Finds the image format by the first bytes of a file, and lists the accepted formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACCEPTED = (
     *("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"),
     *(name for name, module in ISOLATED.items() if importlib.util.find_spec(module)),
 )
-PILLOW_NAMES = {"HEIC": "HEIF", "JPEG XL": "JXL"}  # where they are not the same in capitals
+PILLOW_NAMES = {"HEIC": "HEIF", "JPEG XL": "JXL"}  # names that differ in more than upper case
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -67,7 +67,7 @@ def unsupported(reason: str) -> UnsupportedImage:
 
 
 def _iso_brand(head: bytes) -> str | None:
-    """HEIC and AVIF name themselves in the first box: in its major brand, or among its compatible brands."""
+    """Find HEIC and AVIF by the first box of the file: by its major brand, or by its compatible brands."""
     end = int.from_bytes(head[:4], "big")
     brands = {head[8:12], *(head[start : start + 4] for start in range(16, min(end, len(head)), 4))}
     return "AVIF" if brands & _AVIF else "HEIC" if brands & _HEIC else None

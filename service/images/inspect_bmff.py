@@ -55,7 +55,7 @@ class _Found:
 
 
 def inspect(name: str, data: bytes) -> Header:
-    """Read the largest size that the file names, and the colour space unless an ICC profile says it.
+    """Read the largest size in the file, and the colour space unless there is an ICC profile.
 
     Raises ImageTooComplex, UnsupportedImage; struct.error where the file ends too early.
     """
@@ -66,7 +66,7 @@ def inspect(name: str, data: bytes) -> Header:
         for box in boxes(data, outer.start, outer.end):
             parts += 1
             if parts > MAX_PARTS:
-                raise ImageTooComplex(f"the {name} image has more than {MAX_PARTS} boxes; save it anew")
+                raise ImageTooComplex(f"the {name} image has more than {MAX_PARTS} boxes; save it again")
             if outer.kind == b"ipco":
                 found.properties.append(box)
             if box.kind in _CONTAINERS:
@@ -74,7 +74,7 @@ def inspect(name: str, data: bytes) -> Header:
             else:
                 _read(data, box, found)
     if not found.width:
-        raise unsupported(f"the {name} image does not say its size")
+        raise unsupported(f"the {name} image does not contain its size")
     return Header(found.width, found.height, _BYTES_PER_PIXEL[name], cicp=_cicp(data, found))
 
 
@@ -106,7 +106,7 @@ def _read(data: bytes, box: Box, found: _Found) -> None:
 
 
 def _cicp(data: bytes, found: _Found) -> Cicp | None:
-    """The colour space of the shown item; None if it has an ICC profile, or says nothing."""
+    """The colour space of the shown item; None if it has an ICC profile, or no `colr` box."""
     colours = [box for box in _properties(data, found) if box.kind == b"colr"]
     if any(data[box.start : box.start + 4] != b"nclx" for box in colours):
         return None

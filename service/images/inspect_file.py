@@ -1,8 +1,8 @@
 """Read the header of an image file without decoding it: size, memory, and whether decoding is too expensive.
 
-Decoders read all parts of a file, so a file of a few megabytes can keep one busy for half a minute: a hundred scans
+Decoders read all parts of a file, so a file of a few megabytes can take half a minute: a hundred scans
 over every pixel, a million empty chunks, runs of one pixel. No camera or usual program writes such files; they are
-refused here, before Pillow sees them. With these limits an accepted file of 100 megapixels takes under five seconds.
+refused here, before Pillow opens them. With these limits an accepted file of 100 megapixels takes under five seconds.
 JPEG and TIFF have their own modules: `service.images.inspect_jpeg` and `service.images.inspect_tiff`.
 """
 
@@ -144,4 +144,4 @@ def _bmp(data: bytes) -> Header:
 
 def _limit(name: str, what: str, found: int, most: int) -> None:
     if found > most:
-        raise ImageTooComplex(f"the {name} image has more than {most} {what}; save it anew with another program")
+        raise ImageTooComplex(f"the {name} image has more than {most} {what}; save it again with another program")

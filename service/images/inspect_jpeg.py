@@ -50,7 +50,7 @@ class _Found:
 
 
 class _FirstScan(NamedTuple):
-    """What a plain file says up to the data of its first scan, and where that data begins."""
+    """The content of a plain file before the data of its first scan, and where that data begins."""
 
     header: Header
     is_only_scan: bool
@@ -91,7 +91,7 @@ def inspect_plain(data: bytes) -> Header | None:
 
 
 def inspect_small(data: bytes) -> Header | None:
-    """The header of a small file; None for any other. Takes some microseconds, whatever the bytes are."""
+    """The header of a small file; None for any other. Takes some microseconds for any bytes."""
     if len(data) > MAX_SMALL_BYTES or not data.startswith(_START):
         return None
     first = _first_scan(data, MAX_SMALL_SEGMENTS)
@@ -143,13 +143,13 @@ def _begin_scan(frame: bytes, kind: int, components: int, at: int, profile: list
 
 
 def _joined(profile: list[bytes]) -> bytes:
-    """The parts of an ICC profile, each behind its number and their count, in order; empty if one is missing."""
+    """The parts of an ICC profile, each after its number and their count, in order; empty if one is missing."""
     parts = sorted(profile)
     return b"".join(part[2:] for part in parts) if parts and parts[0][1] == len(parts) else b""
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
-    """Search in windows: a search holds Python's lock, and the event loop would wait for the whole of it."""
+    """Search in windows: a search holds Python's lock, and the event loop would wait for its end."""
     while at < len(data):
         if found := marker.search(data, at, at + WINDOW + 1):  # one byte more, for a marker on the border
             return found
@@ -158,7 +158,7 @@ def _next(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | 
 
 
 def _read_segment(data: bytes, at: int, kind: int, found: _Found) -> int:
-    """Note what one segment says; return where it ends."""
+    """Record the content of one segment; return where it ends."""
     length = max(2, int.from_bytes(data[at : at + 2], "big"))
     if kind == _SCAN:
         found.scans += 1
@@ -188,4 +188,4 @@ def _header(frame: bytes, kind: int, components: int, plain_components: int = 0,
 
 def _limit(what: str, found: int, most: int) -> None:
     if found > most:
-        raise ImageTooComplex(f"the JPEG image has more than {most} {what}; save it anew with another program")
+        raise ImageTooComplex(f"the JPEG image has more than {most} {what}; save it again with another program")

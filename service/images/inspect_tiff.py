@@ -1,7 +1,7 @@
 """Read the first directory of a TIFF file without decoding it.
 
 A TIFF may store 16 x 16 pixels as one tile of 20,000 x 20,000, use the same bytes for every strip, or have one strip
-per pixel. The directory says so.
+per pixel. The directory shows this.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _check_parts(size: int, offsets: tuple[int, ...], counts: tuple[int, ...]) -
         return
     if any(offset + count > size for offset, count in zip(offsets, counts, strict=False)):
         raise struct.error("a strip ends beyond the file")
-    raise ImageTooComplex("the strips of the TIFF image together are larger than the file; save it anew")
+    raise ImageTooComplex("the strips of the TIFF image together are larger than the file; save it again")
 
 
 def _header(data: bytes, found: dict[int, tuple[int, ...]]) -> Header:
@@ -118,4 +118,4 @@ def _round_up(size: int, step: int) -> int:
 
 
 def _too_many(what: str, most: int) -> ImageTooComplex:
-    return ImageTooComplex(f"the TIFF image has more than {most} {what}; save it anew with another program")
+    return ImageTooComplex(f"the TIFF image has more than {most} {what}; save it again with another program")

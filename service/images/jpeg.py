@@ -126,7 +126,7 @@ class Jpegs:
         return _in_srgb(found, recipe, embedded_profile(image), grey=image.mode == "L")
 
     def _decode_and_resize(self, data: bytes, recipe: Preprocess, turn: Turn, size: Size, cmyk: bool) -> Decoded | None:
-        """Not split into smaller functions: a photograph passes through it on the event loop."""
+        """Decode and resize. This is one function for speed, because it runs on the event loop."""
         if (resize := self._resize) is None:
             return None
         options = self._scaling(recipe) if self._scale else {}
@@ -179,7 +179,7 @@ class Jpegs:
             self._resize = Resize(directory)
             self._check()
             self.ready = True
-        except Exception as error:  # a missing compiler costs speed, not the service
+        except Exception as error:  # without a compiler the service is slower, but works
             self._resize = None
             log.warning("JPEG files are decoded by Pillow: %s: %s", type(error).__name__, error)
         finally:

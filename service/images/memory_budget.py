@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from service.errors import DeadlineExceeded
 from service.system.shared_counts import SharedCount, alone
 
-POLL_S = 0.01  # how often a thread that waits looks for what other processes have returned
+POLL_S = 0.01  # how often a waiting thread checks for memory that other processes have released
 
 
 class MemoryBudget:
-    """A number of bytes, reserved in the order of the requests, so that a large image is not overtaken for ever.
+    """A number of bytes, reserved in the order of the requests, so that a large image does not wait for ever.
 
     `timeout_s` is how long a thread waits for its reservation. Several HTTP processes share the bytes by two counts:
     `reserved`, and `since`, the time at which the first thread in line began to wait. The process that waits longest

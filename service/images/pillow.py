@@ -71,7 +71,7 @@ COPIES = 2  # memory for preprocessing, in sizes of the pixels: 1.4 to 1.7 were 
 _IGNORE_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 Image.MAX_IMAGE_PIXELS = None  # DecodeLimits.max_pixels is checked before decoding
-# Pillow's own reading of uncompressed TIFF files knows no planes of 16 bits, no subsampling and no inverted plane.
+# Pillow's own reading of uncompressed TIFF files does not support planes of 16 bits, subsampling and inverted planes.
 TiffImagePlugin.READ_LIBTIFF = True
 
 
@@ -86,7 +86,7 @@ def decode(data: bytes, name: str, header: Header, recipe: Preprocess, jpegs: Jp
     except ERRORS as error:
         log.debug("%s refused: %s", name, type(error).__name__)
         reason = _reason(error)
-    # Out here no Pillow traceback keeps the image and its bytes in memory.
+    # Outside the `except` block no Pillow traceback keeps the image and its bytes in memory.
     _check_memory(f"a {name} image of {header.width} x {header.height} pixels", header.memory_bytes)
     raise unsupported(f"the {name} image {reason}")
 
@@ -158,7 +158,7 @@ def _check_memory(subject: str, needed: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Never Pillow's own words: they contain addresses of objects and bytes of the file."""
+    """The reason for the client, without Pillow's own text: it contains addresses of objects and bytes of the file."""
     if isinstance(error, corrections.RefusedError):
         return str(error)
     cut = isinstance(error, EOFError) or "truncated" in str(error).lower()

@@ -66,7 +66,7 @@ class Protocol(HttpToolsProtocol):
         self._offered = False  # this request's header offers to upgrade
         self._header_end = 0
         self._half_closed = False  # the client has sent everything, and may still read
-        self._invalid = ""  # why the rest of the data is no request; answered after the requests before it
+        self._invalid = ""  # why the rest of the data is not a request; answered after the requests before it
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start the timer for the first header. A connection beyond the limit is answered with 503 and closed."""
@@ -144,7 +144,7 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def _probe(self, pause_s: float) -> None:
-        """See whether a client that has closed its side still reads.
+        """Find out whether a client that has closed its side still reads.
 
         A client that has left resets the connection when something is sent, and what is sent next fails. Clients of
         HTTP/1.1 ignore interim responses before the answer (RFC 9110).
@@ -156,7 +156,7 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(pause_s, self._probe, min(1.0, 2 * pause_s))
 
     def send_400_response(self, msg: str) -> None:
-        """Answer data that is no request, after the requests before it; or a request whose body is malformed."""
+        """Answer data that is not a request, after the requests before it; or a request whose body is malformed."""
         self._invalid = self._invalid or msg
         self._stop_waiting()
         cycle = self.cycle

@@ -42,7 +42,7 @@ from service.system import descriptors, sched_slice
 LISTENERS = 16  # for each address; one iteration of the event loop accepts one connection from each listener
 LINGER_S = 0.25  # how long open connections may send another request after the listener has closed
 SWITCH_S = 1e-4  # Python's switch interval; its default of 5 ms is longer than a request takes
-COLLECT_AFTER = 10_000  # new objects until Python looks for garbage; five requests reach the default, 700
+COLLECT_AFTER = 10_000  # new objects until Python's garbage collector runs; five requests reach the default, 700
 ABANDON_S = 3  # time for the rest of the shutdown, after unfinished work was answered with 503
 
 log = logging.getLogger("vim.server")

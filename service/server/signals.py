@@ -1,7 +1,7 @@
-"""When a repeated signal asks to end at once.
+"""Decides whether a repeated signal ends the process at once.
 
 Supervisors often send SIGTERM twice within a moment: GNU `timeout` to the process and to its group, a preStop hook and
-then the kubelet. That repeats the same wish. A person who presses Ctrl-C twice wants the process to end.
+then the kubelet. Such a pair is one request to stop. A person who presses Ctrl-C twice wants the process to end.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def raise_limit() -> None:
 
 
 def available() -> int:
-    """How many connections may be open at once: the limit without what is open now and a reserve."""
+    """The number of connections that may be open at once: the limit minus open descriptors and a reserve."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return 1 << 20

@@ -11,7 +11,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def available_bytes(cgroups: Path = CGROUPS, own: Path = OWN, meminfo: Path = _MEMINFO) -> int | None:
-    """Bytes; None where nothing says how many. Never raises."""
+    """Bytes; None if no limit or size can be read. Never raises."""
     files = [directory / "memory.max" for directory in cgroup_directories(cgroups, own)]
     limits = [_number(file) for file in (*files, cgroups / "memory" / "memory.limit_in_bytes")]
     return min((one for one in (*limits, _total(meminfo)) if one), default=None)
@@ -20,7 +20,7 @@ def available_bytes(cgroups: Path = CGROUPS, own: Path = OWN, meminfo: Path = _M
 def can_allocate(size: int) -> bool:
     """Return whether the kernel gives this process `size` more bytes now. They are not used, so this is quick.
 
-    It does not if a limit is set (`ulimit -v`), or if the machine promises no more memory than it has.
+    It does not if a limit is set (`ulimit -v`), or if the kernel does not overcommit memory.
     """
     try:
         mmap.mmap(-1, max(1, size)).close()

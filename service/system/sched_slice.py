@@ -46,7 +46,7 @@ def restore() -> bool:
 
 
 def slice_ns() -> int | None:
-    """The slice of the calling thread in nanoseconds; None where the system does not say."""
+    """The slice of the calling thread in nanoseconds; None if the system does not return it."""
     found = _attributes()
     return int(found.runtime) or None if found is not None else None
 

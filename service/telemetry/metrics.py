@@ -79,7 +79,7 @@ PROFILES = Metric(
     "vim_colour_profiles_total",
     "counter",
     ("kind",),
-    "Images with a colour profile, in friendly mode, by what became of it; a broken one is ignored.",
+    "Images with a colour profile, in friendly mode, by what was done with it; a broken one is ignored.",
 )
 BATCH_SIZE = Metric("vim_batch_size", "histogram", (), "Images in a forward pass.")
 BATCHES = Metric("vim_batches_total", "counter", (), "Forward passes.")
@@ -118,7 +118,7 @@ MODEL_INFO = Metric(
     "vim_model_info",
     "gauge",
     ("model", "family", "version", "device", "dtype"),
-    "Always 1; the labels say what is served.",
+    "Always 1; the labels describe the served model.",
 )
 READY = Metric("vim_ready", "gauge", (), "1 while the server accepts work, else 0.")
 LOAD_SECONDS = Metric("vim_model_load_seconds", "gauge", (), "Time to load, test and warm the model.")
@@ -224,7 +224,7 @@ class Metrics:
         return self._stage_seconds_of(stage).time()
 
     def decoded(self, decode_s: float, preprocess_s: float, profile: Kind | None = None) -> None:
-        """Observe the decoding and the preprocessing of an image, and what became of its colour profile."""
+        """Observe the decoding and the preprocessing of an image, and what was done with its colour profile."""
         if profile:
             self._profiles.labels(profile).inc()
         self._stage_seconds_of("decode").observe(decode_s)

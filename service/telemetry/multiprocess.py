@@ -23,7 +23,7 @@ from service.errors import SettingsError
 MEMORY = "/dev/shm"
 PREFIX = "vim-metrics-"
 BYTES_OF_A_PROCESS = 1 << 20  # its counters, generously
-STALE_S = 60.0  # a directory that nothing uses is removed when it is older
+STALE_S = 60.0  # an unused directory is removed when it is older
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def exposed_registry(own: CollectorRegistry, directory: MultiprocessDirectory | 
 
 
 class WithoutCreated(Collector):
-    """A registry without the `_created` series that the library adds to every counter; nothing reads them."""
+    """A registry without the `_created` series that the library adds to every counter; they are not used."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -91,7 +91,7 @@ def shared_directory(processes: int = 1) -> Iterator[str]:
 
 
 def _place(needed: int) -> str:
-    """A process that writes to a mapped file without room behind it is killed by SIGBUS, so room is checked first."""
+    """Find a folder with enough space: a write to a mapped file on a full file system ends the process (SIGBUS)."""
     if os.access(MEMORY, os.W_OK) and _room(MEMORY) >= needed:
         return MEMORY
     try:
@@ -112,7 +112,7 @@ def _room(place: str) -> int:
 
 
 def _sweep(place: Path) -> None:
-    """Remove directories of services that were killed: nothing holds their locks."""
+    """Remove directories of services that were killed: their locks are free."""
     for left in place.glob(PREFIX + "*"):
         with contextlib.suppress(OSError):  # in use, or another user's
             lock = os.open(left, os.O_RDONLY)

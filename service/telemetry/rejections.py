@@ -1,4 +1,4 @@
-"""Why work is refused or given up: the label of `vim_rejected_total`, and the reason of each error."""
+"""The reasons why work is refused or given up: the label of `vim_rejected_total`, and the reason of each error."""
 
 from __future__ import annotations
 

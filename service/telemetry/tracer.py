@@ -1,4 +1,4 @@
-"""The seam between the engine and tracing: what is recorded of an image, and a tracer that records nothing."""
+"""The interface between the engine and tracing: what is recorded of an image, and a tracer that records nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tracer(Protocol):
         """The `telemetry` argument of the FastAPI application."""
 
     def close(self) -> None:
-        """Send what is left. Blocks."""
+        """Send the remaining spans. Blocks."""
 
 
 class NoTracer:
@@ -50,7 +50,7 @@ class NoTracer:
     enabled = False
 
     def trace_id(self) -> str | None:
-        """No trace."""
+        """Return None."""
         return None
 
     def annotate(self, fields: Mapping[str, object]) -> None:
@@ -60,7 +60,7 @@ class NoTracer:
         """Do nothing."""
 
     def fastapi(self) -> Any:
-        """Off: otherwise FastAPI would trace by whatever the process has set up globally."""
+        """Switch FastAPI's telemetry off; otherwise it would use the tracer provider of the process."""
         return {"tracing": False, "metrics": False, "logs": False}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The GPU benchmark's dry run: one failure does not spoil the rest, and a run that was killed goes on."""
+"""The GPU benchmark's dry run: one failure does not affect the other entries, and a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clean:
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
-    """Run everything once; the other tests take parts of its results away and go on from there."""
+    """Run everything once; the other tests remove parts of the results and continue."""
     sources = dry_gpu.archives(tmp_path_factory.mktemp("sources"))
     out = tmp_path_factory.mktemp("results")
     done = dry_gpu.dry_run(out, sources)
@@ -42,7 +42,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
 
 
 def test_a_dry_run_goes_through_every_part(clean: Clean) -> None:
-    """Everything is checked, timed and served; only what needs a tool that is not here is left out."""
+    """A dry run checks, times and serves everything; it skips only entries whose tool is not installed."""
     left_out = {
         name: entry["reason"]
         for part, entries in clean.data.items()
@@ -71,13 +71,13 @@ def test_the_fastest_tiles_are_written_beside_the_results(clean: Clean) -> None:
 
 
 def test_the_results_are_few_files(clean: Clean) -> None:
-    """At most eight files come back from a lent machine."""
+    """A run writes at most eight files, the limit for files from a lent machine."""
     assert {"gpu.json", TABLE} == {path.name for path in clean.out.iterdir() if path.is_file()}
     assert len({"gpu.json", TABLE, REPORT}) <= 8
 
 
 def test_what_has_its_result_is_not_done_again(clean: Clean) -> None:
-    """A second call changes nothing but the number of calls and what runs beside."""
+    """A second call changes only the number of calls and the background jobs."""
     before = dry_gpu.read(clean.out)
     done = dry_gpu.dry_run(clean.out, clean.sources, "--only", "headline")
     after = dry_gpu.read(clean.out)
@@ -110,7 +110,7 @@ def faulty_kernels(clean: Clean, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.mark.parametrize("name", KERNEL_FAULTS)
 def test_an_entry_that_fails_says_why(faulty_kernels: dict[str, Any], name: str) -> None:
-    """What raises, dies or hangs is recorded as failed, with its own words."""
+    """An entry that raises, ends its process or hangs is recorded as failed, with its own message."""
     entry = faulty_kernels["kernels"][name]
 
     assert "failed" == entry["status"]
@@ -118,7 +118,7 @@ def test_an_entry_that_fails_says_why(faulty_kernels: dict[str, Any], name: str)
 
 
 def test_the_entries_beside_it_are_measured(faulty_kernels: dict[str, Any], clean: Clean) -> None:
-    """All other kernels have their figures, and nothing else that was measured has changed."""
+    """The other kernels are measured, and earlier results are unchanged."""
     kernels = faulty_kernels["kernels"]
 
     assert clean.data["kernels"].keys() == kernels.keys()
@@ -127,7 +127,7 @@ def test_the_entries_beside_it_are_measured(faulty_kernels: dict[str, Any], clea
 
 
 def test_a_failed_check_stops_the_timing_of_its_backend_only(clean: Clean, tmp_path: Path) -> None:
-    """The baseline's scan is wrong: ours and the reference are timed, it is not. The next call tries all again."""
+    """If the baseline's scan is wrong, only its timing is skipped. The next call tries the failed entries again."""
     out = dry_gpu.write(tmp_path / "out", clean.data, check="mamba_ssm: scan", models="")
     done = dry_gpu.dry_run(
         out, clean.sources, "--only", "check,models", faults=("wrong check: mamba_ssm: scan", "memory")
@@ -152,7 +152,7 @@ def test_a_failed_check_stops_the_timing_of_its_backend_only(clean: Clean, tmp_p
 
 
 def test_a_failed_build_leaves_out_what_needs_it(clean: Clean, tmp_path: Path) -> None:
-    """Without the baseline ours and DeiT are timed; the reference says what the build said, and it is built once."""
+    """If the build of the baseline fails, our model and DeiT are timed, and the reference has the build's error."""
     sources = dry_gpu.archives(tmp_path / "sources", without="selective_scan_cuda")
     out = dry_gpu.write(tmp_path / "out", clean.data, check="reference", headline="tiny 224, batch 1", build="")
     done = dry_gpu.dry_run(out, sources, "--only", "check,headline")
@@ -172,7 +172,7 @@ def test_a_failed_build_leaves_out_what_needs_it(clean: Clean, tmp_path: Path) -
 
 
 def test_a_kernel_that_raises_does_not_hide_the_others(clean: Clean, tmp_path: Path) -> None:
-    """The scan's launch raises, and so do the candidates: the other kernels are measured, the sweep says why."""
+    """If the scan and its candidates raise, the other kernels are measured, and the sweep has the reason."""
     out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1", sweep="")
     faults = ("kernel scan", "kernel candidates")
     done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels,sweep", faults=faults)
@@ -188,7 +188,7 @@ def test_a_kernel_that_raises_does_not_hide_the_others(clean: Clean, tmp_path: P
 
 
 def test_a_process_that_cannot_start_fails_its_entries(clean: Clean, tmp_path: Path) -> None:
-    """Where no entry can begin, each says what the process said, and the results of before are kept."""
+    """If the process cannot start, each of its entries has its message, and earlier results are kept."""
     out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1")
     done = dry_gpu.dry_run(out, clean.sources, "--only", "kernels", faults=("import selective_scan_cuda",))
     found = dry_gpu.read(out)
@@ -200,7 +200,7 @@ def test_a_process_that_cannot_start_fails_its_entries(clean: Clean, tmp_path: P
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(clean: Clean, tmp_path: Path) -> None:
-    """After SIGKILL the file is whole, nothing writes to it any more, and the next call does only the rest."""
+    """After SIGKILL the file is complete and no process writes to it; the next call runs the remaining entries."""
     out = dry_gpu.write(tmp_path / "out", clean.data, kernels="batch 1")
     words = dry_gpu.command(out, clean.sources, "--only", "kernels")
     first = [*dry_gpu.statuses(dry_gpu.read(out), "kernels").values()].count("ok")
@@ -225,7 +225,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(clean: Clean, tmp_path: Path)
 
 
 def test_time_that_is_up_is_for_the_next_call(tmp_path: Path) -> None:
-    """Without time nothing starts, what did not run says so, and the status is 3."""
+    """Without time left no entry starts, each is recorded as postponed, and the status is 3."""
     done = dry_gpu.dry_run(tmp_path / "out", tmp_path, "--only", "headline", "--seconds", "0")
     headline = dry_gpu.read(tmp_path / "out")["headline"]
 

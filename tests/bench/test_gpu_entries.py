@@ -1,4 +1,4 @@
-"""What becomes of one entry of the GPU benchmark: its status, its file, what it waits for; and the table."""
+"""One entry of the GPU benchmark: its status, its record, the jobs that it waits for; and the table."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def entry(part: str, name: str, backend: str = "", case: str = "", run: Callable
     ],
 )
 def test_a_check_concerns_its_own_backend_and_case(backend: str, case: str, expected: str | None) -> None:
-    """A failed check stops the timing of its case, one that has not run delays it, others do neither."""
+    """A failed check stops the timing of its case, a check that has not run delays it, other checks do neither."""
     checks = [entry(CHECK, f"check {case}", "triton", case) for case in ("tiny float16", "tiny float32")]
     recorded = {"check tiny float16": {"status": "failed", "reason": "wrong result"}}
     found = why_not(entry("models", "timed", backend, case), checks, lambda check: recorded.get(check.name, {}))
@@ -60,7 +60,7 @@ def test_a_check_concerns_its_own_backend_and_case(backend: str, case: str, expe
     ],
 )
 def test_an_entry_that_raises_becomes_a_status_and_a_reason(error: BaseException, status: str, reason: str) -> None:
-    """Every kind of error is caught and keeps its words."""
+    """Every kind of error is caught, and the reason has its message."""
 
     def run() -> dict[str, Any]:
         raise error
@@ -74,7 +74,7 @@ def test_an_entry_that_raises_becomes_a_status_and_a_reason(error: BaseException
 def test_fused_layers_that_are_off_fail_their_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, ok: bool
 ) -> None:
-    """The check measures: a thousandth too much in float32, or values that are not finite, are wrong."""
+    """The check fails for an error of a thousandth in float32, and for values that are not finite."""
     dry = Plan(dry_run=True, work=tmp_path, results=tmp_path)
     config = dry.config("tiny", num_classes=0)
     vim = random_model(config, dry.device)
@@ -86,7 +86,7 @@ def test_fused_layers_that_are_off_fail_their_check(
 
 
 def test_a_lost_device_ends_the_process_behind_the_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an error that the device does not survive nothing else runs in that process; what is recorded says why."""
+    """After an error that makes the device unusable the process runs no other entry, and the record has the reason."""
 
     def illegal() -> dict[str, Any]:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -103,7 +103,7 @@ def test_a_lost_device_ends_the_process_behind_the_entry(tmp_path: Path, monkeyp
 
 
 def test_an_entry_that_does_not_fit_into_the_time_is_postponed(tmp_path: Path) -> None:
-    """What needs longer than is left does not start."""
+    """An entry that needs more than the remaining time does not start."""
     long = Entry("models", "long", dict, seconds=100)
     record = Record(tmp_path / "gpu.json")
     child.run(Plan(dry_run=True, work=tmp_path, results=tmp_path), [long], [], record, time.time() + 50)
@@ -124,7 +124,7 @@ def test_results_of_another_machine_are_not_added_to(tmp_path: Path) -> None:
 
 
 def test_infinite_errors_are_written_as_words(tmp_path: Path) -> None:
-    """A value that JSON does not have neither breaks the file nor is lost."""
+    """Infinity, which JSON does not have, is written as a word, and the file is valid."""
     record = Record(tmp_path / "gpu.json")
     record.put(CHECK, "wrong", {"status": "failed", "relative": float("inf")})
 
@@ -132,7 +132,7 @@ def test_infinite_errors_are_written_as_words(tmp_path: Path) -> None:
 
 
 def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """A job beyond its limit is killed and says so; who waits for it goes on without."""
+    """A job that exceeds its time limit is killed and recorded; entries that wait for it are skipped."""
     job = jobs.Job("slow", ["sleep", "60"], tmp_path, 0.2)
     with pytest.raises(SkippedError, match="slow failed: took longer"):
         jobs.wait_for(tmp_path, "slow", 30)
@@ -140,7 +140,7 @@ def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 def test_who_waits_for_a_job_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """A job that is not ready in time postpones what needs it."""
+    """A job that is not ready in time postpones the entries that need it."""
     job = jobs.Job("slow", ["sleep", "60"], tmp_path, 60)
     with pytest.raises(PostponedError, match="not ready"):
         jobs.wait_for(tmp_path, "slow", 0.1)
@@ -149,7 +149,7 @@ def test_who_waits_for_a_job_does_not_wait_for_ever(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_the_sources_are_for_the_forward_direction_only(tmp_path: Path, name: str) -> None:
-    """What is left out is defined as an error, and no file of it is compiled."""
+    """A function that is left out raises an error, and its files are not compiled."""
     found = build.unpack(EXTENSIONS[name], dry_gpu.archives(tmp_path / "sources"), tmp_path / "built")
 
     binding = found[0].read_text()
@@ -158,14 +158,14 @@ def test_the_sources_are_for_the_forward_direction_only(tmp_path: Path, name: st
 
 
 def test_an_archive_that_is_not_one_is_an_error(tmp_path: Path) -> None:
-    """A damaged archive does not pass for sources."""
+    """A damaged archive is an error."""
     (tmp_path / "mamba_ssm-1.tar.gz").write_bytes(b"nothing")
     with pytest.raises(tarfile.TarError):
         build.unpack(EXTENSIONS["selective_scan_cuda"], tmp_path, tmp_path / "built")
 
 
 def test_the_toolkit_is_where_nvcc_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An nvcc on the path may be a wrapper far from the toolkit: the compiler itself names its folder."""
+    """The folder of the toolkit comes from nvcc's output, because nvcc on the path may be a wrapper."""
     real = tmp_path / "cuda-13.0" / "bin"
     real.mkdir(parents=True)
     (real / "nvcc").touch()
@@ -180,7 +180,7 @@ def test_the_toolkit_is_where_nvcc_says(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_table_holds_what_was_recorded_and_no_more() -> None:
-    """The table says what was not measured and why, and has a ratio only where both sides were measured."""
+    """The table names what was not measured and why, and has a ratio only if both values were measured."""
     about = {"device": "H200", "torch": "2.11", "triton": "3.6", "date": "2026-11-23", "dry_run": False}
     headline = {
         "ours triton, tiny, batch 1": {"status": "ok", "ms": 0.5, "images_per_s": 2000.0},

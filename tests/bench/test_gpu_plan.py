@@ -1,4 +1,4 @@
-"""What the GPU benchmark does on a lent machine: its list of parts, their seconds, what travels; and its own parts."""
+"""The GPU benchmark's plan for a lent machine: its parts, their seconds, and the files that are sent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names(plan: Plan, part: str) -> list[str]:
 
 
 def test_the_parts_in_order_fit_into_one_call(plan: Plan) -> None:
-    """The parts are these, and their seconds are at most those of one call."""
+    """The parts have this order, and their total time is at most that of one call."""
     expected = ["check", "headline", "kernels", "sweep", "models", "service"]
     assert expected == [part.name for part in PARTS]
     assert sum(part.seconds for part in PARTS) <= TOTAL_S == 480
@@ -49,7 +49,7 @@ def test_the_parts_in_order_fit_into_one_call(plan: Plan) -> None:
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_the_entries_of_a_part_are_few_enough_for_its_seconds(plan: Plan, part: parts.Part) -> None:
-    """The entries' expected seconds fit, every name is there once, and one entry alone always fits."""
+    """The expected seconds of a part's entries fit, names are unique, and each single entry fits."""
     entries = part.of(plan)
     assert part.warm_seconds + sum(entry.seconds for entry in entries) <= part.seconds
     assert len({entry.name for entry in entries}) == len(entries)
@@ -57,12 +57,12 @@ def test_the_entries_of_a_part_are_few_enough_for_its_seconds(plan: Plan, part: 
 
 
 def test_the_headline_is_what_was_asked_for(plan: Plan) -> None:
-    """Tiny at 64 and at 1: ours, DeiT-tiny compiled, the reference under autocast and in float32."""
+    """The headline times tiny at batches 64 and 1: ours, compiled DeiT-tiny, and the reference in both precisions."""
     assert names(plan, "headline") == HEADLINE
 
 
 def test_every_kernel_is_timed_alone_at_every_width_and_batch(plan: Plan) -> None:
-    """Five kernels, three widths, four batches."""
+    """Each of the five kernels is timed at three widths and four batches."""
     wanted = {
         f"{kernel}, {width}, batch {images}"
         for kernel in ("first_norm", "in_proj", "project", "scan", "out_project")
@@ -73,7 +73,7 @@ def test_every_kernel_is_timed_alone_at_every_width_and_batch(plan: Plan) -> Non
 
 
 def test_what_is_timed_is_checked_in_every_way(plan: Plan) -> None:
-    """Three widths, two dtypes, and the tiles of few and many rows, pieces, cuBLAS, and the batch that is timed."""
+    """Checks cover three widths, two dtypes, tiles of few and many rows, pieces, cuBLAS, and the timed batch."""
     wanted = {
         f"triton: fused layers, {width} {dtype}, {way}"
         for width in ("tiny", "small", "base")
@@ -84,7 +84,7 @@ def test_what_is_timed_is_checked_in_every_way(plan: Plan) -> None:
 
 
 def test_a_real_run_has_no_faults(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults are put into a dry run only, whatever the environment says."""
+    """Faults are installed in a dry run only, even if the environment sets them."""
     monkeypatch.setenv(faults.VARIABLE, "raise:RuntimeError headline")
     dry = Plan(dry_run=True, work=plan.work, results=plan.results)
     with pytest.raises(RuntimeError, match="illegal memory"):
@@ -95,7 +95,7 @@ def test_a_real_run_has_no_faults(plan: Plan, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_float32_is_exact_before_anything_is_checked(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TF32 is off in every process, also where no runner has switched it off."""
+    """TF32 is off in every process, also before a runner is created."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     prepare(plan)
@@ -104,7 +104,7 @@ def test_float32_is_exact_before_anything_is_checked(plan: Plan, monkeypatch: py
 
 
 def test_the_plan_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without what must be carried, --plan has status 1 and names it; with it, 0, and the bytes."""
+    """If a file to send is missing, --plan names it with status 1; otherwise it prints the bytes with status 0."""
     assert main(["--plan", "--sources", str(tmp_path / "none")]) == 1
     assert "0 files mamba_ssm-*.tar.gz" in capsys.readouterr().out
 
@@ -120,7 +120,7 @@ def test_the_plan_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_the_tree_and_what_is_carried_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes than travel are a problem; the tree alone is far below."""
+    """More bytes than the limit are an error; the tree alone is far below it."""
     weighed = weigh(tmp_path)
     assert weighed.tree < freight.MOST_BYTES // 2
     monkeypatch.setattr(freight, "MOST_BYTES", weighed.tree + 3)
@@ -140,12 +140,12 @@ def test_the_tree_and_what_is_carried_have_a_limit(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_wheels_are_for_the_python_of_the_machine(wheel: str, fits: bool) -> None:
-    """Wheels of another Python or system are not carried."""
+    """Only wheels for the machine's Python and system are accepted."""
     assert fits_python(wheel) is fits
 
 
 def test_the_golden_data_is_copied_so_that_it_can_be_removed(tmp_path: Path) -> None:
-    """What is read-only in its place is not in the copy, and nothing else is copied."""
+    """Read-only files are writable in the copy, and only the needed files are copied."""
     source = tmp_path / "golden"
     (source / "full").mkdir(parents=True)
     for name in ("manifest.json", "make_weights.py", "full/index.json", "other.npz"):
@@ -159,7 +159,7 @@ def test_the_golden_data_is_copied_so_that_it_can_be_removed(tmp_path: Path) -> 
 
 
 def test_wheels_are_asked_for_by_the_machine_and_our_versions(tmp_path: Path) -> None:
-    """pip is told the machine's Python, and the versions of constraints.txt, and to build nothing."""
+    """pip gets the machine's Python and the versions of constraints.txt, and builds no wheel."""
     archives, wheels = freight.downloads(tmp_path)
 
     assert {"--only-binary", "3.12", "constraints.txt", *WHEELS} <= set(wheels)

@@ -1,4 +1,4 @@
-"""The closed loop of `bench.service` asks as often as it is told, with images that differ, and stops at an error."""
+"""The closed loop of `bench.service` sends the given number of different images, and stops at an error."""
 
 from __future__ import annotations
 

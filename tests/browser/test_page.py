@@ -18,7 +18,7 @@ from playwright.sync_api import Page, Route, expect
 
 expect.set_options(timeout=PATIENCE_MS)
 
-# A file that another part of the browser hands to the page: pasted or dropped.
+# A file that the browser passes to the page when it is pasted or dropped.
 _HAND_OVER = """([kind, data, target]) => {
   const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -93,7 +93,7 @@ def test_a_sample_is_one_click(page: Page) -> None:
 
 
 def test_comparing_a_picture_with_itself_gives_one(page: Page, pictures: list[Path]) -> None:
-    """An image is compared with itself as 1 and with another one as less."""
+    """The similarity of an image is 1 with itself and less with another image."""
     _choose(page, pictures[0])
     page.set_input_files("#other", pictures[0])
     expect(page.locator("#cosine")).to_have_text("1.000")
@@ -165,7 +165,7 @@ def test_a_429_counts_down_and_asks_again(page: Page, pictures: list[Path]) -> N
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_anybody(page: Page, pictures: list[Path], scheme: Any) -> None:
-    """axe finds no violation of WCAG 2 A and AA in both colour schemes."""
+    """axe finds no violation of WCAG 2 A and AA in either colour scheme."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install '.[browser]'")
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     _choose(page, pictures[0])

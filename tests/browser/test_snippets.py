@@ -1,4 +1,4 @@
-"""What the page offers to copy runs as copied, beside a photograph called photo.jpg."""
+"""The page's code snippets run unchanged in a folder with a photograph called photo.jpg."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {"curl": ["sh", "-e"], "JavaScript": ["node", "--input-type=module"]}
 
 
 def _copied(page: Page, op: str, name: str) -> str:
-    """What is in the clipboard after a click on Copy."""
+    """The text in the clipboard after a click on Copy."""
     page.check(f"input[name=op][value={op}]")
     page.get_by_role("tab", name=name, exact=True).click()
     page.click("#copy")
@@ -38,7 +38,7 @@ SNIPPETS = {
 
 @pytest.mark.parametrize("op", SNIPPETS)
 def test_every_client_that_can_ask_this_is_offered(page: Page, op: str) -> None:
-    """And no other: what is offered is run below."""
+    """The page offers a snippet for each of these clients and for no other; the next test runs them."""
     page.check(f"input[name=op][value={op}]")
 
     assert SNIPPETS[op] == page.locator("#tabs button").all_inner_texts()
@@ -46,7 +46,7 @@ def test_every_client_that_can_ask_this_is_offered(page: Page, op: str) -> None:
 
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in SNIPPETS.items() for name in names])
 def test_a_snippet_runs_as_copied(page: Page, tmp_path: Path, op: str, name: str) -> None:
-    """With this page's address, model and options; classify prints the best label, embed something about the vector."""
+    """A copied snippet runs without changes, and for classify it prints the best label."""
     if name not in COMMANDS and name != "Python":
         pytest.importorskip(name, reason="pip install '.[browser]'")
     (tmp_path / "photo.jpg").write_bytes(photo())

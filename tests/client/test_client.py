@@ -77,7 +77,7 @@ def test_options_of_embed_arrive(client: Client) -> None:
 
 
 def test_the_crop_arrives(client: Client) -> None:
-    """Every method takes it, for one image and for many."""
+    """Every method sends the option `crop`, for one image and for many."""
     wide = photo(size=(150, 70))
     center, padded = client.embed(wide), client.embed(wide, crop="pad")
 

@@ -23,7 +23,7 @@ IMAGES = [b"one", b"two", b"three"]
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the client wants to sleep; it does not sleep."""
+    """The seconds of each sleep of the client; the sleep is replaced."""
     noted: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -34,7 +34,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def answering(handler: Handler, **options: object) -> Client:
-    """A client of a server that `handler` stands for."""
+    """A client of a simulated server; `handler` answers its requests."""
     return Client("http://made.up", transport=httpx.MockTransport(handler), **options)
 
 
@@ -76,7 +76,7 @@ def test_a_lost_connection_is_tried_three_times(waits: list[float]) -> None:
 
 
 def test_a_refused_connection_is_one_line() -> None:
-    """Nobody listens: the message names the address and the reason, and no traceback of a library is chained."""
+    """If no server listens, the message has the address and the reason, without a library's traceback."""
     with Client("http://127.0.0.1:9", tries=1) as client, pytest.raises(UnreachableError) as caught:
         client.info()
 

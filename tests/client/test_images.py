@@ -1,4 +1,4 @@
-"""What the client accepts as an image, and what it needs for that."""
+"""The images that the client accepts, and the packages that it needs for them."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def _raw(deep: Image.Image, mode: str) -> bytes:
 @pytest.mark.parametrize("mode", ["friendly", "reference"])
 @pytest.mark.parametrize("kind", MODES)
 def test_every_mode_of_a_picture_gives_its_own_pixels(kind: str, mode: Mode) -> None:
-    """The server makes of what is sent what its preprocessing makes of the picture, in each of Pillow's modes."""
+    """For each of Pillow's modes the server's pixels of the sent file equal its preprocessing of the picture."""
     image = picture(kind)
-    known = image.convert("LA") if kind == "La" else image.copy()  # in no file, and Pillow converts it to LA alone
+    known = image.convert("LA") if kind == "La" else image.copy()  # no file has this mode; Pillow converts it to LA
     expected = Preprocess(size=40, mode=mode)(known)
 
     assert kind == image.mode
@@ -72,7 +72,7 @@ def test_every_mode_of_a_picture_gives_its_own_pixels(kind: str, mode: Mode) -> 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("kind", "colours"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("TIFF", "F")])
 def test_an_opened_photograph_is_answered_as_its_file(kind: str, colours: str, orientation: int, mode: Mode) -> None:
-    """A PIL image keeps the EXIF orientation of its file, whatever the server does with it."""
+    """A PIL image is sent with the EXIF orientation of its file."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
@@ -104,7 +104,7 @@ def test_palettes_keep_their_transparency(transparency: int | bytes) -> None:
 
 @pytest.mark.parametrize(("mode", "kind"), [("RGB", "JPEG"), ("RGBA", "WEBP"), ("CMYK", "JPEG"), ("I;16", "PNG")])
 def test_what_is_too_large_as_png_is_sent_smaller(mode: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit of a body it is JPEG, or WebP with transparency, with the orientation; 16 bits stay PNG."""
+    """A picture too large as PNG is sent as JPEG, or as WebP with transparency; 16-bit pictures stay PNG."""
     monkeypatch.setattr(images, "MAX_BYTES", 8000)
     image = picture(mode)
     image.getexif()[0x0112] = 3

@@ -34,7 +34,7 @@ def main() -> int:
 
 
 def built(places: Sequence[Place]) -> tuple[dict[Place, Path], dict[Place, str]]:
-    """The folders of the environments, and why some cannot be built; the others are run all the same."""
+    """The folders of the environments, and the errors of those that cannot be built; the others are still run."""
     folders: dict[Place, Path] = {}
     not_built: dict[Place, str] = {}
     for place in places:

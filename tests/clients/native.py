@@ -1,4 +1,4 @@
-"""The native endpoints, asked with the standard library alone: what every client's answer is compared with."""
+"""Requests to the native endpoints with the standard library; answers of all clients are compared with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOLERANCE = 1e-6
 
 
 def post(url: str, body: bytes) -> Any:
-    """The JSON that a POST of bytes is answered with."""
+    """Send bytes by POST and return the JSON of the answer."""
     with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
         return json.load(answer)
 

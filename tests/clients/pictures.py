@@ -1,4 +1,4 @@
-"""Pictures for the client tests, made with the standard library alone: a client's environment has nothing else."""
+"""Pictures for the client tests, made with the standard library only, because a client's environment has no Pillow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pixels(seed: int = 0) -> bytes:
 
 
 def picture(seed: int = 0) -> bytes:
-    """The same as a PNG."""
+    """The picture as a PNG file."""
     rows, raw = WIDTH * 3, pixels(seed)
     filtered = b"".join(b"\0" + raw[start : start + rows] for start in range(0, len(raw), rows))
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
@@ -29,7 +29,7 @@ def picture(seed: int = 0) -> bytes:
 
 
 def data_uri(data: bytes) -> str:
-    """As OpenAI's clients send images."""
+    """The picture as a data URI, as OpenAI's clients send images."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 

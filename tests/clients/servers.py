@@ -1,7 +1,7 @@
 """The servers that the clients are run against: one that serves, one that can be made full, one that never gets ready.
 
-`Servers` travels as JSON to the environments of the clients, which hold neither torch nor this project's packages; what
-they do with it needs the standard library only.
+`Servers` is passed as JSON to the environments of the clients, which have neither torch nor this project's packages. So
+its methods need the standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Self
 from tests.clients import native
 from tests.clients.pictures import picture
 
-VARIABLE = "VIM_CLIENTS"  # taken out of a server's environment like every VIM_ variable
+VARIABLE = "VIM_CLIENTS"  # removed from a server's environment like every VIM_ variable
 NAME = "tiny"
 MAX_BODY = 200_000
 MAX_IMAGES = 4
@@ -29,7 +29,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they listen, and the device process of the one that can be made full."""
+    """The addresses of the servers, and the device process of the one that can be made full."""
 
     normal: str
     full: str
@@ -47,7 +47,7 @@ class Servers:
 
     @contextlib.contextmanager
     def held_full(self) -> Iterator[Hold]:
-        """While this lasts the `full` server answers 429; its one place is taken by an image that does not move."""
+        """Inside this context the `full` server answers 429: an image on the stopped device has its only slot."""
         hold = Hold(self.full, self.full_device)
         try:
             hold.begin()
@@ -73,13 +73,13 @@ class Hold:
         self._refused = self._refusals()
 
     def release(self) -> None:
-        """Let the device go on, and wait until the place is free."""
+        """Continue the device, and wait until the slot is free."""
         os.kill(self._device, signal.SIGCONT)
         self._occupant.join(PATIENCE_S)
         self._wait(lambda: native.metric(self._url, "vim_queue_depth") == 0)
 
     def release_after_a_refusal(self) -> threading.Thread:
-        """In the background: as soon as somebody has been refused, let the device go on."""
+        """Continue the device in the background as soon as a request was refused."""
 
         def wait() -> None:
             self._wait(lambda: self._refusals() > self._refused)
@@ -91,7 +91,7 @@ class Hold:
 
     @property
     def refused(self) -> float:
-        """Requests that were refused since the beginning."""
+        """The number of refused requests so far."""
         return self._refusals() - self._refused
 
     def _refusals(self) -> float:
@@ -111,7 +111,7 @@ class Hold:
 
 @contextlib.contextmanager
 def started(directory: Path) -> Iterator[Servers]:
-    """All three, with a tiny model; needs this project's own environment."""
+    """Start all three servers with a tiny model; this needs the project's own environment."""
     from tests.e2e.server import Server, serving
     from tests.tiny import write_tiny_model
 

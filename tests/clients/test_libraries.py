@@ -57,7 +57,7 @@ def test_errors(servers: Servers, library: Callable[..., Embed]) -> None:
     embed = library(servers.normal)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: embed(["a cat"]), "vision-only"),
-        (lambda: library(servers.normal, "nope")(URIS), "does not exist here"),
+        (lambda: library(servers.normal, "nope")(URIS), "does not exist"),
         (lambda: embed([data_uri(PNGS[0][:200])]), "accepted formats"),
         (lambda: embed(URIS * 3), "VIM_MAX_IMAGES"),
         (lambda: library(servers.starting)(URIS), "being loaded"),
@@ -95,7 +95,7 @@ def test_infinity_client(servers: Servers) -> None:
 
     assert native.embedding(servers.normal, PNGS[0]) == pytest.approx(found.data[0].embedding, abs=native.TOLERANCE)
     cases = [
-        ((servers.normal, URIS[0], "nope"), "does not exist here"),
+        ((servers.normal, URIS[0], "nope"), "does not exist"),
         ((servers.normal, "a cat"), "vision-only"),
         ((servers.normal, data_uri(PNGS[0][:200])), "accepted formats"),
         ((servers.normal, data_uri(bytes(MAX_BODY))), "VIM_MAX_BODY_BYTES"),

@@ -35,7 +35,7 @@ def test_embeddings(servers: Servers, more: dict[str, str]) -> None:
     """The client asks for base64 by default, and several images keep their order."""
     answer = client(servers.normal).embeddings.create(model=NAME, input=[URI, data_uri(picture(1))], **more)
     found = [one.embedding for one in answer.data]
-    if more.get("encoding_format") == "base64":  # asked for by name it is handed over as it is
+    if more.get("encoding_format") == "base64":  # if it is requested explicitly, the client does not decode it
         import base64
         import struct
 

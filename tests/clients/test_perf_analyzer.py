@@ -20,7 +20,7 @@ LIBRARIES = ("usr/lib/x86_64-linux-gnu", "nvidia/cuda_runtime/lib")
 
 
 def test_it_measures(servers: Servers, tmp_path: Path) -> None:
-    """Two concurrencies; it sends BYTES as they are, so the length stands before them."""
+    """perf_analyzer measures two concurrencies; it sends BYTES unchanged, so the test adds the length before them."""
     (binary,) = Path(FOLDER).glob("*.data/data/bin/perf_analyzer")
     element = struct.pack("<I", len(picture())) + picture()
     content = {"content": {"b64": base64.b64encode(element).decode()}, "shape": [1]}

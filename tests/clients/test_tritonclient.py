@@ -1,4 +1,4 @@
-"""NVIDIA's tritonclient over HTTP, as people use it with Triton; nothing here knows of our own client."""
+"""NVIDIA's tritonclient over HTTP, as it is used with Triton."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_statistics(servers: Servers) -> None:
 
 
 def test_asyncio(servers: Servers) -> None:
-    """The same client on aiohttp; its errors have the same text."""
+    """tritonclient on aiohttp gets the same answers, and its errors have the same text."""
 
     async def run() -> tuple[Any, str]:
         async with aio.InferenceServerClient(servers.normal.removeprefix("http://")) as one:

@@ -1,4 +1,4 @@
-"""Weaviate is Go and not to be had as a package: its requests byte for byte, over a plain socket's HTTP client."""
+"""Weaviate's requests, byte for byte, over a plain HTTP client, because Weaviate is a Go program and not a package."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_img2vec_neural(servers: Servers) -> None:
 
 
 def test_multi2vec_clip(servers: Servers) -> None:
-    """POST /vectorize with images; twice the same image, twice the same vector."""
+    """POST /vectorize returns a vector for each image; equal images have equal vectors."""
     status, content = send(servers.normal, "POST", "/vectorize", {"texts": [], "images": [TEXT, TEXT]})
     found = json.loads(content)
 
@@ -70,7 +70,7 @@ def test_probes(servers: Servers) -> None:
 
 
 def test_ready_under_load(servers: Servers) -> None:
-    """While twelve clients send images every probe is answered 204; how fast is printed (-s): Weaviate waits 0.5 s."""
+    """While twelve clients send images every probe is answered 204; -s prints the times (Weaviate waits 0.5 s)."""
     stop = threading.Event()
 
     def load() -> None:

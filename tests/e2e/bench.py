@@ -1,4 +1,4 @@
-"""What the scenarios of `make chaos` share: models, servers, the server's log, and its resource usage."""
+"""Shared by the scenarios of `make chaos`: models, servers, the server's log, and its resource usage."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a scenario works: a folder for logs, the models with their undisturbed answers, the long run's length, how
-    often it does what it does many times.
+    """The resources of a scenario: a folder for logs, the models with their undisturbed answers, the length of long
+    runs, and the number of repetitions.
     """
 
     directory: Path

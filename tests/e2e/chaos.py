@@ -1,9 +1,9 @@
-"""`make chaos`: long runs of real faults under constant mixed load, and a table of what was lost (nothing may be).
+"""`make chaos`: long runs of real faults under constant mixed load, and a table of lost requests (there must be none).
 
     python -m tests.e2e.chaos [--minutes 10] [--times 20] [--only NAME ...] [--json FILE]
 
-Each line starts its own server on 127.0.0.1 and ends it; every good answer is compared with that of a server that was
-left in peace. Exit status 1 when a line does not hold. In FILE a line replaces the one of the same name.
+Each line starts its own server on 127.0.0.1 and ends it; every good answer is compared with that of an undisturbed
+server. Exit status 1 if a line fails. In FILE a line replaces the one of the same name.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def enter(file: Path, scenario: str, line: Line) -> None:
-    """Put a line into the file, with when and on what it was run."""
+    """Write a line to the file, with the date, the commit and the machine."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     known = json.loads(file.read_text()) if file.exists() else {}
     known[scenario] = asdict(line) | {

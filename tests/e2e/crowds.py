@@ -21,7 +21,7 @@ async def overloaded(bench: Bench) -> Line:
     """Ten times as many requests as the device can answer, for half a minute."""
     with bench.server("overload", faults=SLOW, max_batch=MAX_BATCH, queue_images=QUEUE) as server:
         rate = await measured_rate(server.url, clients=2 * MAX_BATCH, seconds=5)
-        await overload(server.url, 10 * rate, seconds=5)  # pools grow to their size
+        await overload(server.url, 10 * rate, seconds=5)  # time for pools to reach their final size
         before = Vitals.of(server)
         ledger = await overload(server.url, 10 * rate, OVERLOAD_S)
         after = Vitals.of(server)

@@ -23,7 +23,7 @@ from tests.e2e.traffic import Client, Reply
 from tests.tiny import photo
 
 MUTATED, VANISHING, IDLE, SOAK = 5000, 1000, 500, 50_000
-BAD_SHARE = 20  # every so many requests of the soak are bad
+BAD_SHARE = 20  # one of this many requests of the soak is bad
 CLIENTS = 16
 QUICK_S = 5.0
 
@@ -85,7 +85,7 @@ async def idle(bench: Bench) -> Line:
         scores(server)
         before = raw.descriptors(server)
         with held(server, IDLE):
-            raw.until(lambda: raw.descriptors(server) - before >= IDLE, within_s=5)  # it accepts in its own time
+            raw.until(lambda: raw.descriptors(server) - before >= IDLE, within_s=5)  # accepting them takes some time
             during, start = raw.descriptors(server) - before, time.monotonic()
             served = [scores(server) is not None for _ in range(20)]
             seconds = time.monotonic() - start

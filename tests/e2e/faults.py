@@ -1,6 +1,6 @@
-"""Faults that a test orders from the device process: by the colour of an image, or by a variable when it is started.
+"""Faults of the device process that a test requests by the colour of an image, or by a variable when it is started.
 
-The order is carried out by `tests.e2e.faulty_worker`. For tests only; no setting of the service leads here.
+`tests.e2e.faulty_worker` implements them. For tests only; no setting of the service uses them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HANG: Colour = (0, 255, 0)
 NOT_FINITE: Colour = (0, 0, 255)
 RAISE: Colour = (255, 255, 0)
 SLOW: Colour = (0, 255, 255)
-STICKY: Colour = (255, 0, 255)  # an error after which the device is beyond use
+STICKY: Colour = (255, 0, 255)  # an error after which the device cannot be used
 HANG_S, SLOW_S = 60.0, 4.0
 
 PREFIX = "FAULTY_"

@@ -1,4 +1,4 @@
-"""`python -m service serve` with the faulty device process; SIGUSR1 makes its event loop stand still for a while."""
+"""`python -m service serve` with the faulty device process; SIGUSR1 blocks its event loop for a while."""
 
 from __future__ import annotations
 

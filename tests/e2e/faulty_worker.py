@@ -1,4 +1,4 @@
-"""The device process with the faults of `tests.e2e.faults`. It computes on the CPU whatever its device is called, so
+"""The device process with the faults of `tests.e2e.faults`. It computes on the CPU, whatever the name of its device, so
 that one machine can have several. Run as a program only.
 """
 
@@ -34,14 +34,14 @@ class StickyError(RuntimeError):
 
 
 def faulty_load(settings: Settings, device: str) -> Vim:
-    """The model on the CPU, unless this device is said to be down."""
+    """Load the model on the CPU, unless a test keeps this device from starting."""
     if device in _lines(faults.DOWN):
         sys.exit(3)
     return _load_model(settings, "cpu")
 
 
 def faulty_run(self: Runner, pixels: np.ndarray, **parts: Any) -> Rows:
-    """`Runner.run`, after the faults that the pixels ask for."""
+    """`Runner.run`, after the faults that the pixels request."""
     real = bool(pixels.any())  # the warm-up's pixels are all zero
     if real and len(pixels) > int(_order(faults.ROOM) or 1000):
         raise MemoryError(f"no room for {len(pixels)} images")

@@ -53,7 +53,7 @@ class Ledger:
 
 
 def pillow_images(*, fetch: bool = False) -> list[bytes]:
-    """The test images of the installed Pillow's source package, which is downloaded to .cache; [] where it is not."""
+    """The test images of the installed Pillow's source package, which is downloaded to .cache; [] if it is missing."""
     if fetch and not PILLOW.is_file():
         PILLOW.parent.mkdir(exist_ok=True)
         wanted = ["--no-deps", "--no-binary", ":all:", f"pillow=={PIL.__version__}", "--dest", str(PILLOW.parent)]

@@ -24,15 +24,15 @@ class Ledger:
 
     sent: int = 0
     good: int = 0  # 200, and the answer of the undisturbed run
-    refused: int = 0  # requests that are bad themselves, answered with the error that is due
+    refused: int = 0  # bad requests that were answered with the expected error
     unexpected: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)  # what came instead: status and code
+    others: Counter[str] = field(default_factory=Counter)  # unexpected answers: status and code
     wrong: list[str] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)  # id of the request -> what happened to its connection
-    turned_away: int = 0  # no connection: nobody listens
+    turned_away: int = 0  # no connection, because no server listens
     statuses: Counter[int] = field(default_factory=Counter)
     slowest_s: float = 0.0
-    gap_s: float = 0.0  # longest time without a good answer for anyone
+    gap_s: float = 0.0  # longest time in which no client got a good answer
     _last: float = 0.0
 
     def __str__(self) -> str:
@@ -94,7 +94,8 @@ async def undisturbed(url: str, calls: Sequence[Call]) -> dict[str, Any]:
 class Load:
     """Clients that each send their next request as soon as they have an answer, until told to stop.
 
-    Half of them keep their connections. `expected` is what an undisturbed server answers; else this one is asked.
+    Half of them keep their connections. `expected` are the answers of an undisturbed server; by default those of this
+    server.
     """
 
     def __init__(self, url: str, clients: int = 8, expected: dict[str, Any] | None = None) -> None:

@@ -1,6 +1,5 @@
-"""What the clients of the fault tests send: every way in, one image or several, small or large, good or bad.
-
-And when two answers are the same.
+"""The requests of the fault tests: every form of a body, one image or several, small or large, good or bad. Also
+compares answers.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tests.tiny import photo
 
 TOLERANCE = 1e-5
 LARGE = (2400, 1600)
-_PASSING = {"timings_ms", "request_id", "batches"}  # members that are never the same twice
+_PASSING = {"timings_ms", "request_id", "batches"}  # members that differ in every answer
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""More requests than a server can answer: so many a second, whatever comes back, and what did come back."""
+"""Sends more requests than a server can answer, at a fixed rate, and records the replies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def measured_rate(url: str, clients: int, seconds: float) -> float:
 
 
 async def overload(url: str, rate: float, seconds: float) -> Ledger:
-    """`rate` requests a second, evenly spread and not waiting for one another; probes and the queue watched."""
+    """Send `rate` evenly spaced requests a second that do not wait for each other; record probes and the queue."""
     ledger, idle = Ledger(), [Client(url)]
     done = asyncio.Event()
     watching = asyncio.create_task(_watch(url, ledger, done))

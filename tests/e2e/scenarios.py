@@ -21,7 +21,7 @@ from tests.e2e.server import Server, gone
 
 Scenario = Callable[[Bench], Coroutine[None, None, Line]]
 
-WARM_S = 5.0  # heaps and pools grow to their size before anything is measured
+WARM_S = 5.0  # heaps and pools reach their final size before the measurement
 GROWTH_MB = 30.0
 
 
@@ -130,7 +130,7 @@ async def probes_until_two_are_up(server: Server) -> int:
     """How often /readyz was not 200 until both device processes were up again."""
     unready = 0
     async with asyncio.timeout(120), httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        await asyncio.sleep(0.3)  # the loss is noticed
+        await asyncio.sleep(0.3)  # the server has noticed the loss
         while not all(one["up"] for one in (await client.get("/info")).json()["devices"]):
             unready += (await client.get("/readyz")).status_code != 200
             await asyncio.sleep(0.05)
@@ -174,12 +174,12 @@ async def random_faults(bench: Bench, model: str) -> Line:
     says = f"{len(recoveries)} faults in {bench.minutes:g} min; {counted(load.ledger)}; {after.grown(before)}, "
     says += f"median in the first half {statistics.median(memory[: len(memory) // 2]):.0f} MB, in the second "
     says += f"{statistics.median(memory[len(memory) // 2 :]):.0f} MB; slowest answer {load.ledger.slowest_s:.1f} s; "
-    says += spread([one for number, one in recoveries if number != signal.SIGSTOP])  # that is for the watchdog
+    says += spread([one for number, one in recoveries if number != signal.SIGSTOP])  # the watchdog handles SIGSTOP
     return Line(f"faults at random moments, {model}", held, says)
 
 
 async def terminations(bench: Bench) -> Line:
-    """Send SIGTERM at random moments under load, many times; clients continue until nobody listens."""
+    """Send SIGTERM at random moments under load, many times; clients continue until no server listens."""
     loads, seen, statuses = [], [], []
     for turn in range(bench.times):
         model, delay = ("demo" if turn % 4 == 3 else "tiny"), random.choice([0, 0, 300])
@@ -201,7 +201,7 @@ async def terminations(bench: Bench) -> Line:
 
 
 async def terminate(load: Load, server: Server, *, dying: bool) -> Load:
-    """Now or in a while, perhaps just after the device process was killed."""
+    """Send SIGTERM, now or later, sometimes directly after the device process was killed."""
     async with load:
         await asyncio.sleep(random.uniform(0.1, 1.5))
         if dying:

@@ -28,7 +28,7 @@ _ADDRESS = re.compile(r"running on (https?://127\.0\.0\.1:\d+)")
 class Server:
     """`python -m service serve` with its log in a file.
 
-    `faults` puts the device process of the fault tests in, with these orders from `tests.e2e.faults`. `limits` is a
+    `faults` selects the device process of the fault tests, with these faults of `tests.e2e.faults`. `limits` is a
     shell command that the process runs before it becomes the server, such as `ulimit`.
     """
 
@@ -63,7 +63,7 @@ class Server:
 
     def client(self) -> httpx.Client:
         """An HTTP client for this server."""
-        verify = self.url.startswith("http:")  # a test's certificate is its own
+        verify = self.url.startswith("http:")  # the certificates of tests are self-signed
         return httpx.Client(base_url=self.url, timeout=60, verify=verify)
 
     def wait_until_ready(self) -> None:
@@ -92,7 +92,7 @@ class Server:
         os.kill(pid or self.children()[0], number)
 
     def requests_seen(self) -> set[str]:
-        """Ids of the requests whose headers it has read, from its log: each gets a line, whatever becomes of it."""
+        """Ids of the requests whose headers it has read, from its log: each request gets a line."""
         return set(re.findall(r'"request_id": "([^"]+)"', self.log))
 
     def children(self) -> list[int]:
@@ -157,13 +157,13 @@ def serving(
 
 
 def _limited(limits: str) -> list[str]:
-    """A command that runs the shell command and becomes the program that follows; mounts are its own, if it is root."""
+    """A command that runs the shell command and then the program; as root it has a mount namespace of its own."""
     private = ["unshare", "--mount"] if os.getuid() == 0 else []
     return [*private, "sh", "-c", f'{limits} && exec "$@"', "sh"]
 
 
 def _words(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):  # it has just ended
+    with contextlib.suppress(psutil.Error):  # the process has just ended
         words: list[str] = process.cmdline()
         return words
     return []

@@ -1,4 +1,4 @@
-"""Keys and TLS with a real server: what gets in, what does not, and what the commands do with it."""
+"""API keys and TLS with a real server: accepted and refused requests, and the commands."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """One of our programs, with nothing of VIM_ but this."""
+    """Run one of our programs; these are its only VIM_ variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=120)
 
 
 def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Path]) -> None:
-    """The server, its health check, and a command that asks it with and without a key."""
+    """With keys and TLS the server, its health check and a command with a key work; others are refused."""
     settings: dict[str, Any] = {**certificate, "api_keys": KEY, "model": write_tiny_model(tmp_path / "tiny")}
     (tmp_path / "photo.jpg").write_bytes(photo())
     trusted = {"SSL_CERT_FILE": str(certificate["tls_cert"])}
@@ -74,7 +74,7 @@ def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Pat
     ],
 )
 def test_a_door_that_cannot_be_closed_is_not_opened(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
-    """Exit status 2 and one line; never a server without the protection that was asked for."""
+    """If keys or TLS cannot be set up, the server does not start: exit status 2 and one line."""
     server = Server(tmp_path / "server.log", **settings)
 
     assert 2 == server.exit_status(60)

@@ -33,32 +33,32 @@ class Stream:
         self._numbers = iter(range(1_000_000))
 
     async def send(self, *, name: object = None) -> None:
-        """The next image, as a chunk; waits while the server takes no more."""
+        """Send the next image as a chunk; waits while the server does not read."""
         number = next(self._numbers)
         image = PHOTOS[number % 3] + number.to_bytes(8)  # identical ones would be computed once
         self._chunk(json.dumps({"id": name, "image": base64.b64encode(image).decode()}).encode() + b"\n")
         await self.writer.drain()
 
     def end(self) -> None:
-        """There are no more images."""
+        """Send the end of the body."""
         self._chunk(b"")
 
     def _chunk(self, data: bytes) -> None:
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     async def head(self) -> int:
-        """The status, once the answer's header is there."""
+        """Wait for the header of the answer; returns the status."""
         return int((await self._reader.readuntil(b"\r\n\r\n")).split()[1])
 
     async def line(self) -> dict[str, Any] | None:
-        """The next answer; None at the proper end of all."""
+        """The next answer; None at the regular end of the stream."""
         size = int(await self._reader.readuntil(b"\r\n"), 16)
         data = (await self._reader.readexactly(size + 2))[:-2]
         found: dict[str, Any] | None = json.loads(data) if data else None
         return found
 
     async def rest(self) -> list[dict[str, Any]]:
-        """All answers to the end."""
+        """All remaining answers."""
         found = []
         while (line := await self.line()) is not None:
             found.append(line)
@@ -67,7 +67,7 @@ class Stream:
 
 @contextlib.asynccontextmanager
 async def stream(server: Server, query: str = "") -> AsyncIterator[Stream]:
-    """An open request, its header sent; the connection is cut off at the end, whatever has happened."""
+    """An open request whose header was sent; the connection is always closed at the end."""
     host, port = server.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=2**22)
     writer.write(f"POST /v1/bulk{query} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
@@ -80,19 +80,19 @@ async def stream(server: Server, query: str = "") -> AsyncIterator[Stream]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
-    """One for all tests here that do it no harm."""
+    """The server of all tests here that do not damage it."""
     with serving(tmp_path_factory.mktemp("bulk"), model=tiny, watchdog_ms=600_000) as server:
         yield server
 
 
 def native(server: Server) -> list[dict[str, Any]]:
-    """What single requests say of the three photographs."""
+    """The answers of single requests for the three photographs."""
     posts = [httpx.post(f"{server.url}/v1/embed", content=one, timeout=120).json() for one in PHOTOS]
     return [post["results"][0] for post in posts]
 
 
 def test_answers_come_while_images_are_still_being_sent(server: Server) -> None:
-    """Each image is sent only once the one before has been answered, many more than are on their way at once."""
+    """A client that sends each image only after the answer to the previous one gets all answers."""
 
     async def scenario() -> list[Any]:
         async with stream(server) as bulk:
@@ -114,8 +114,8 @@ def test_answers_come_while_images_are_still_being_sent(server: Server) -> None:
 
 
 def test_who_reads_slowly_is_not_read_from_either(server: Server) -> None:
-    """Its images wait in its own memory, not in the server's; nothing is lost once it reads."""
-    name, count = "x" * 200_000, 200  # an answer carries its name back: 40 MB in all
+    """While a client does not read answers, the server does not read its images; none is lost when it reads again."""
+    name, count = "x" * 200_000, 200  # each answer has the id of its line: 40 MB in total
 
     async def send_all(bulk: Stream, sent: list[int]) -> None:
         for number in range(count):
@@ -133,7 +133,7 @@ def test_who_reads_slowly_is_not_read_from_either(server: Server) -> None:
             while len(sent) < IN_FLIGHT:
                 await asyncio.sleep(0.05)
             seen = -1
-            while seen != len(sent):  # until nothing more is taken
+            while seen != len(sent):  # until the server reads no more
                 seen = len(sent)
                 await asyncio.sleep(1)
             grown = memory_mb(server) - before
@@ -151,7 +151,7 @@ def test_who_reads_slowly_is_not_read_from_either(server: Server) -> None:
 
 
 def test_a_sender_that_vanishes_leaves_nothing_behind(server: Server) -> None:
-    """In the middle of a line, with images decoded, waiting and on the device; what waits is dropped."""
+    """When a client disconnects in the middle of a line, its waiting images are dropped."""
 
     async def scenario() -> None:
         async with stream(server) as bulk:
@@ -196,7 +196,7 @@ def test_the_death_of_the_device_process_costs_a_stream_nothing(server: Server) 
 
 @pytest.mark.parametrize("endless", [False, True])
 def test_sigterm_ends_a_stream_properly(tmp_path: Path, tiny: Path, endless: bool) -> None:
-    """What was sent is answered; who goes on beyond the drain time is told so line by line until they stop."""
+    """After SIGTERM sent lines are answered; lines after the drain time get an error until the client stops."""
     told = asyncio.Event()
 
     async def keep_sending(bulk: Stream) -> None:

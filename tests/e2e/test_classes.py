@@ -1,4 +1,4 @@
-"""Interactive and bulk requests on one server: who waits for whom, counted in batches. Longer: `make chaos`."""
+"""Interactive and bulk requests on one server: how many batches each class waits. Longer: `make chaos`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BULK_DEPTH = 'vim_queue_depth{class="bulk"}'
 
 
 async def batches_passed(url: str) -> tuple[list[float], list[float]]:
-    """For interactive requests amid bulk: batches that ran from sending to answer, and how much bulk was queued."""
+    """For interactive requests during bulk: the batches between request and answer, and the queued bulk images."""
     passed, queued = [], []
     client = Client(url)
     async with httpx.AsyncClient(base_url=url, timeout=60) as probe, Bulk(url, BULK_CLIENTS) as bulk:
@@ -35,7 +35,7 @@ async def batches_passed(url: str) -> tuple[list[float], list[float]]:
 
 
 def test_an_interactive_request_passes_all_bulk_but_one_batch(tmp_path: Path, tiny: Path) -> None:
-    """In the median at most three batches run until an interactive request is answered, while far more bulk waits."""
+    """The median interactive request waits for at most three batches, while many more bulk images are queued."""
     with serving(tmp_path, faults={BATCH_S: 0.1}, model=tiny, max_batch=MAX_BATCH, queue_images=128) as server:
         passed, queued = asyncio.run(batches_passed(server.url))
 

@@ -22,7 +22,7 @@ from tests.tiny import photo
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """What runs in a shell's background ignores SIGINT, and so would the processes that are started here."""
+    """Restore SIGINT, because a shell's background jobs ignore it, and processes that are started here inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -30,7 +30,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of twelve photographs and a file that is none."""
+    """A folder of twelve photographs and a file that is not an image."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(12):
@@ -63,7 +63,7 @@ def run(model: Path, *arguments: object) -> tuple[int, str, str]:
 
 
 def test_answers_equal_the_servers(tmp_path: Path, tiny: Path, photos: Path) -> None:
-    """classify and embed over a folder, in-process and by URL: the same to 1e-5, errors included."""
+    """classify and embed give the same answers in-process and by URL, within 1e-5, errors included."""
     with serving(tmp_path, model=tiny) as server:
         url = ("--url", server.url)
         by_url = run(tiny, "classify", photos, "--json", "--top-k", 7, *url)
@@ -89,7 +89,7 @@ def test_answers_equal_the_servers(tmp_path: Path, tiny: Path, photos: Path) -> 
 
 
 def test_control_c_while_loading_is_quiet(tiny: Path, photos: Path) -> None:
-    """130, nothing said, and the device process is gone: a terminal interrupts both."""
+    """Ctrl-C while loading gives status 130 and no output, and the device process has ended."""
     process = command(tiny, "classify", photos)
     worker = wait_for_worker(process)
     os.killpg(process.pid, signal.SIGINT)

@@ -46,7 +46,7 @@ def test_one_device_serves_while_the_other_is_dead(tmp_path: Path, tiny: Path, r
     async def scenario(server: Server) -> None:
         async with Load(server.url, clients=16) as load:
             await asyncio.sleep(0.5)
-            keep_down(server, "cuda:0", "cuda:1")  # whichever is killed stays away
+            keep_down(server, "cuda:0", "cuda:1")  # no killed device starts again
             os.kill(server.children()[0], signal.SIGKILL)
             await until(server, up=1)
             assert status == server.status_of("/readyz")

@@ -38,7 +38,7 @@ def statuses(server: Server, *pieces: bytes) -> list[bytes]:
             connection.sendall(piece)
             connection.settimeout(0.2)
             with contextlib.suppress(TimeoutError):
-                connection.recv(1, socket.MSG_PEEK)  # by now the piece has been read alone
+                connection.recv(1, socket.MSG_PEEK)  # the server has read the piece by now
         connection.settimeout(30)
         received, _ = raw.ended_after(connection)
     return [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]

@@ -1,4 +1,4 @@
-"""When the device process cannot restart, or computes wrong results, the server says so and ends."""
+"""When the device process cannot restart, or computes wrong results, the server logs the reason and ends."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_all_who_wait_get_503_when_the_device_cannot_come_back(tmp_path: Path, t
         statuses = [answer.status_code for _, answer in moments]
         refused = [(when, answer) for when, answer in moments if answer.status_code != 200]
 
-        assert {200, 503} >= set(statuses)  # how many ran before is the machine's affair
+        assert {200, 503} >= set(statuses)  # the number that ran before depends on the machine
         assert 503 == statuses[-1]
         assert {"not_ready"} == {answer.json()["code"] for _, answer in refused}
         assert unready < min(when for when, _ in refused)
         assert 1 == server.exit_status()
-        assert "2 restarts in a row failed" in server.log  # clients are not told why
+        assert "2 restarts in a row failed" in server.log  # clients do not get the reason
         assert "ended with status 3" in server.log
 
 

@@ -1,4 +1,4 @@
-"""Bombs, mutated files and clients that vanish, against a real server: refused quickly, and nobody else notices."""
+"""Bombs, mutated files and clients that vanish, against a real server: they do not affect other clients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def scores(server: Server) -> list[object]:
-    """What an ordinary photograph is answered with."""
+    """The answer to an ordinary photograph."""
     answer = httpx.post(f"{server.url}/v1/classify?top_k=7", content=photo(), timeout=60)
     found: list[object] = answer.json()["results"]
     return found
@@ -45,7 +45,7 @@ def test_bombs_are_refused_by_name_with_flat_memory(server: Server) -> None:
 
 
 def test_mutated_files_between_good_ones(server: Server) -> None:
-    """No 5xx, and the good ones are answered to the bit as before. 5,000 of them: `make chaos`."""
+    """Mutated files get no 5xx, and the answers to good files stay equal to the bit. `make chaos` sends 5,000."""
     ledger = asyncio.run(interleave(server.url, mutated(MUTATED), clients=1))
 
     assert not set(ledger.bad) - {200, 400, 413, 415}
@@ -53,7 +53,7 @@ def test_mutated_files_between_good_ones(server: Server) -> None:
 
 
 def test_pillows_own_test_images_between_good_ones(server: Server) -> None:
-    """Every fourth of the awkward files that Pillow is tested with. All of them, and many clients: `make chaos`."""
+    """Every fourth test image of Pillow is sent and does not affect good files. `make chaos` sends all of them."""
     if not (bad := pillow_images()):
         pytest.skip(f"no {PILLOW.name} in .cache: make chaos ARGS='--only pillow' downloads it")
 

@@ -1,4 +1,4 @@
-"""Several HTTP processes are one service: one queue, one truth in /metrics, and any of them may die."""
+"""Several HTTP processes form one service: one queue, the same /metrics, and any of them may end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Ser
 
 
 def test_every_process_answers_for_all_of_them(server: Server) -> None:
-    """Each connection meets one of the two; all give the same counts, and log lines tell who answered."""
+    """All HTTP processes report the same counts, and log lines name the process that answered."""
     requests, found = 0, set[str]()
     while len(found) < 2:
         requests += 1
@@ -56,7 +56,7 @@ def test_every_process_answers_for_all_of_them(server: Server) -> None:
 
 
 def _views(server: Server) -> dict[str, Any]:
-    """What the process says that a new connection meets."""
+    """The state that the process of a new connection reports."""
     [statistics] = httpx.get(f"{server.url}/v2/models/tiny/stats", timeout=60).json()["model_stats"]
     return {
         "images": server.metric('vim_images_total{class="interactive",op="classify"}'),
@@ -71,7 +71,7 @@ def _views(server: Server) -> dict[str, Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_ends_or_hangs_takes_only_its_own_requests(server: Server, number: signal.Signals) -> None:
-    """It is replaced, the others serve on, its places in the queue are free again, and no counter goes back."""
+    """An HTTP process that ends or hangs is replaced, its slots are freed, and no counter decreases."""
     starts, ends = (server.log.count(text) for text in (STARTED, ENDED))
 
     async def scenario() -> Load:
@@ -96,7 +96,7 @@ def test_a_process_that_ends_or_hangs_takes_only_its_own_requests(server: Server
     assert 2 == len(server.http_processes())
     assert ends + 1 == server.log.count(ENDED)
     assert not load.ledger.unexpected + load.ledger.wrong, load.ledger.complaints
-    assert load.ledger.lost <= CLIENTS, load.ledger.complaints  # one each, under way when it happened
+    assert load.ledger.lost <= CLIENTS, load.ledger.complaints  # one request of each client may be in flight
     assert load.ledger.good > CLIENTS
     server.wait_for(lambda: server.metric('vim_queue_depth{class="interactive"}') == 0)
     assert 256 == server.metric("vim_queue_capacity")
@@ -133,14 +133,14 @@ async def _large_requests(server: Server, *, clients: int, images: int, rounds: 
 
 
 async def _watch(server: Server, over: asyncio.Event) -> int:
-    """Look at /metrics over and over, on a new connection each time; how often that was answered."""
+    """Request /metrics repeatedly, on a new connection each time; returns the number of answers."""
     seen: dict[str, float] = {}
     pages = 0
     while not over.is_set():
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as probe:
             try:
                 page = await samples(probe)
-            except httpx.TransportError:  # it met the process that was killed
+            except httpx.TransportError:  # the connection was to the killed process
                 continue
         pages += 1
         for name in filter(_GROWS.search, page):
@@ -189,7 +189,7 @@ def test_the_service_ends_when_its_model_cannot_be_loaded(tmp_path: Path) -> Non
 
 
 def test_a_port_that_is_taken_and_a_wrong_setting_end_it(server: Server, tmp_path: Path, tiny: Path) -> None:
-    """Another service of several processes would share the port unnoticed; what a child finds wrong counts as well."""
+    """A port in use by another such service, and a wrong setting that only a child finds, end the service."""
     taken = Server(tmp_path / "taken.log", model=tiny, http_workers=2, port=server.url.rpartition(":")[2])
     keys = Server(tmp_path / "keys.log", model=tiny, http_workers=2, api_keys_file=tmp_path / "none")
 

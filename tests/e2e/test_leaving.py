@@ -1,4 +1,4 @@
-"""Clients that leave, and deadlines: nobody's time is spent on an answer that nobody waits for."""
+"""When clients disconnect or deadlines pass, their images are not computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def occupy(server: Server) -> threading.Thread:
 
 
 def send_and_vanish(server: Server, body: bytes, stays_s: float = 0.05) -> None:
-    """A whole request, and the connection closed before the answer."""
+    """Send a whole request and close the connection before the answer."""
     host, port = server.url.removeprefix("http://").split(":")
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection((host, int(port))) as connection:

@@ -56,7 +56,7 @@ def native(image: bytes) -> bytes:
     return b'{"images": ["%s"]}' % image
 
 
-# The images themselves are small: how long decoding takes is another matter.
+# The images are small, because decoding is not measured here.
 BODIES: dict[str, Callable[[], Body]] = {
     "blanks in base64, native": lambda: ("/v1/classify", native(spaced()), {}),
     "blanks in base64, gzip": lambda: ("/v1/classify", gzip.compress(native(spaced()), 1), GZIP),
@@ -138,7 +138,7 @@ def status_of(server: Server, body: Body) -> int:
 @pytest.mark.parametrize("clients", [1, 3])
 @pytest.mark.parametrize("name", BODIES)
 def test_probes_are_answered_while_costly_bodies_arrive(server: Server, name: str, clients: int) -> None:
-    """Every body is answered, none with a failure of the service, and no probe waits long meanwhile."""
+    """Every costly body is answered without a 5xx, and no probe waits long at the same time."""
     body = BODIES[name]()
     with ThreadPoolExecutor(clients) as pool, probing(server) as seconds:
         start = time.perf_counter()

@@ -22,7 +22,7 @@ CONFIG = Path(__file__).parent / "fuzz" / "schemathesis.toml"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server that wants a key, so that its document says so and every operation is asked without one too."""
+    """A server with an API key, so that every operation is also requested without a key."""
     model = write_tiny_model(tmp_path / "tiny")
     with serving(tmp_path, model=model, api_keys=KEY) as running:
         yield running

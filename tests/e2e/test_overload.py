@@ -1,4 +1,4 @@
-"""Ten times more requests than the server can answer: everyone gets an answer, counted. Longer: `make chaos`."""
+"""Ten times more requests than the server can answer: every request gets an answer. Longer: `make chaos`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def sample(url: str) -> dict[str, float]:
 
 
 def test_ten_times_overload_is_refused_and_answered_in_full(tmp_path: Path, tiny: Path) -> None:
-    """Admitted images are answered, all others told when to come back; probes answer; nothing is left over.
+    """Admitted images are answered, others get a Retry-After, probes are answered, and no slot stays in use.
 
     The device is so slow that the sender is faster than it, ten times over.
     """

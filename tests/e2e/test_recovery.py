@@ -119,7 +119,7 @@ def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_it_gives_up_and_says_so_when_the_device_cannot_come_back(tmp_path: Path) -> None:
-    """Exit status 1, so that an orchestrator can act; waiting requests get 503 before."""
+    """If the device cannot restart, waiting requests get 503 and the server ends with status 1."""
     doomed = write_tiny_model(tmp_path / "doomed")
     with serving(tmp_path, model=doomed, max_restarts=1) as server:
         shutil.rmtree(doomed)

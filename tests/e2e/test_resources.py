@@ -1,6 +1,5 @@
-"""What runs out while a device process is killed: descriptors, memory, processes, /dev/shm, the disk of the cache.
-
-Nothing accepted is lost, and the server recovers.
+"""A device process is killed while a resource is exhausted: descriptors, memory, processes, /dev/shm, the cache's disk.
+No accepted request is lost, and the server recovers.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SPARE_BYTES = 8 << 20  # enough for small photographs
 
 
 def _may_mount() -> bool:
-    """Can this user mount a tmpfs of its own?"""
+    """Return whether this user can mount a tmpfs of its own."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
         return False
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/mnt"]
@@ -110,7 +109,7 @@ def test_descriptors_run_out(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
-    """Under 64 descriptors few connections are open at once; the others get 503, and the server goes on."""
+    """Under 64 descriptors few connections are open at once; the others get 503, and the server continues."""
     with serving(tmp_path, model=tiny, limits="ulimit -n 64") as server:
         with idle_connections(server, IDLE):
             server.signal_device(signal.SIGKILL)
@@ -122,7 +121,7 @@ def test_very_few_descriptors(tmp_path: Path, tiny: Path) -> None:
 
 @contextmanager
 def limited(server: Server, kind: int, most: int) -> Iterator[None]:
-    """A server process that gets no more of a resource than `most`."""
+    """A server process whose use of a resource is limited to `most`."""
     before = resource.prlimit(server.process.pid, kind)
     resource.prlimit(server.process.pid, kind, (most, before[1]))
     try:
@@ -132,7 +131,7 @@ def limited(server: Server, kind: int, most: int) -> Iterator[None]:
 
 
 def _may_be_another_user() -> bool:
-    """Can a process of ours become another user, who may read our files? Limits of processes do not hold for root."""
+    """Return whether a process can become another user who may read our files; process limits do not apply to root."""
     return os.getuid() == 0 and subprocess.run(["sh", "-c", f"{OTHER_USER} true"], check=False).returncode == 0
 
 
@@ -156,7 +155,7 @@ async def memory_runs_out(server: Server, large: bytes) -> None:
 
 
 def test_memory_runs_out(tmp_path: Path, tiny: Path) -> None:
-    """Only the large image is refused, with the reason, and the device process comes back when there is memory."""
+    """Only the large image is refused, with the reason, and the device process restarts when there is memory."""
     file = io.BytesIO()
     Image.new("RGB", (9000, 9000), (10, 200, 30)).save(file, "PNG")
     with serving(tmp_path, model=tiny) as server:
@@ -190,7 +189,7 @@ async def no_process_can_be_started(server: Server) -> None:
 
 @pytest.mark.skipif(not _may_be_another_user(), reason="needs root, to become a user with a limit of processes")
 def test_processes_run_out(tmp_path: Path, tiny: Path) -> None:
-    """The log says that no process can be started; when one can, the device process comes back, and nothing is lost."""
+    """The log says that no process can be started; when one can, the device restarts, and no request is lost."""
     with serving(tmp_path, model=tiny, limits=f'exec {OTHER_USER} "$@"') as server:
         asyncio.run(no_process_can_be_started(server))
 

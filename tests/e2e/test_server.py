@@ -31,11 +31,11 @@ def test_answers_a_photograph_and_keeps_torch_out_of_the_http_process(tmp_path: 
 
         server.signal(signal.SIGTERM)
         assert 0 == server.exit_status()
-        assert gone(device, within_s=30)  # make chaos wants 5
+        assert gone(device, within_s=30)  # `make chaos` requires 5 s
 
 
 def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path, tiny: Path) -> None:
-    """While the drain delay lasts it listens and serves; what it accepted is answered; the exit status is 0."""
+    """During the drain delay the server listens and serves; accepted requests are answered; the exit status is 0."""
     with serving(tmp_path, model=tiny, drain_delay_ms=1500) as server, server.client() as client:
         assert 200 == client.post("/v1/classify", content=photo()).status_code
         server.signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path,
 
 
 def test_control_c_ends_it_cleanly(tmp_path: Path, tiny: Path) -> None:
-    """A terminal sends SIGINT to the whole group; the device process leaves the decision to its parent."""
+    """SIGINT to the process group ends the server cleanly; the device process does not react to it."""
     with serving(tmp_path, model=tiny) as server:
         os.killpg(server.process.pid, signal.SIGINT)
         assert 0 == server.exit_status()
@@ -71,7 +71,7 @@ def test_control_c_ends_it_cleanly(tmp_path: Path, tiny: Path) -> None:
 
 
 def test_control_c_during_a_drain_ends_it_at_once(tmp_path: Path, tiny: Path) -> None:
-    """A person who presses Ctrl-C while the server drains does not want to wait."""
+    """Ctrl-C while the server drains ends it at once."""
     with serving(tmp_path, model=tiny, drain_delay_ms=60_000) as server:
         server.signal(signal.SIGTERM)
         server.wait_for(lambda: "SIGTERM: draining" in server.log)
@@ -88,7 +88,7 @@ def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path, hangs
             os.kill(device, signal.SIGSTOP)
         server.signal(signal.SIGKILL)
         server.exit_status()
-        assert gone(device, within_s=30)  # make chaos wants 5
+        assert gone(device, within_s=30)  # `make chaos` requires 5 s
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_no_device_process_survives_its_parent(tmp_path: Path, tiny: Path, hangs
 def test_a_wrong_configuration_exits_non_zero_and_says_why(
     tmp_path: Path, settings: dict[str, Any], status: int, says: str
 ) -> None:
-    """2 for settings that cannot be read, 1 for a model or scan that cannot be served."""
+    """The exit status is 2 for invalid settings and 1 for a model or scan that cannot be served."""
     server = Server(tmp_path / "server.log", **settings)
 
     assert status == server.exit_status()
@@ -112,7 +112,7 @@ def test_a_wrong_configuration_exits_non_zero_and_says_why(
 
 
 def test_a_port_in_use_exits_non_zero(tmp_path: Path, tiny: Path) -> None:
-    """A port in use ends the second server with a message, and the first one goes on."""
+    """A port in use ends the second server with a message, and the first one continues."""
     with serving(tmp_path, model=tiny) as first:
         (tmp_path / "second").mkdir()
         second = Server(tmp_path / "second" / "server.log", model=tiny, port=first.url.rsplit(":", 1)[1])

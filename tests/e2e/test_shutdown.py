@@ -17,7 +17,7 @@ from tests.tiny import photo
 
 
 async def terminate(server: Server, clients: int) -> Load:
-    """SIGTERM at a random moment; the clients go on sending until nobody listens any more."""
+    """Send SIGTERM at a random moment; the clients continue until no server listens."""
     async with Load(server.url, clients) as load:
         await asyncio.sleep(random.uniform(0.1, 1.0))
         server.signal(signal.SIGTERM)

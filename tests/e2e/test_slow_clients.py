@@ -1,4 +1,4 @@
-"""Connections that send nothing, half a header, a slow body or too much: closed in time, and nobody else notices."""
+"""Connections that send nothing, half a header, a slow body or too much are closed in time and harm no others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tiny import photo, write_tiny_model
 
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 1.5, 1.0
 IDLE = 100
-# A busy machine is late; a server without timers never comes.
+# Generous for a busy machine; a server without timers would never close the connection.
 PATIENCE_S = 20
 
 
@@ -59,7 +59,7 @@ def classify(server: Server) -> int:
     ids=["nothing", "a line break", "half a line", "half a header"],
 )
 def test_a_header_that_does_not_come_ends_the_connection(server: Server, sent: bytes, answer: bytes) -> None:
-    """Not before its time, and without a word to whoever said none."""
+    """A connection without a complete header is closed after the time limit, with 408 if a part was sent."""
     with raw.connect(server) as connection:
         connection.sendall(sent)
         received, seconds = raw.ended_after(connection)
@@ -91,7 +91,7 @@ def test_an_idle_connection_is_kept_after_an_answer(server: Server) -> None:
 
 
 def test_a_slow_body_is_answered_408_and_closed(server: Server) -> None:
-    """The application answers; the connection ends although the client goes on sending."""
+    """A slow body is answered with 408, and the connection is closed."""
     with raw.connect(server) as connection:
         connection.sendall(raw.post("/v1/classify", length=1000) + b"x")
         received, seconds = raw.ended_after(connection)
@@ -103,7 +103,7 @@ def test_a_slow_body_is_answered_408_and_closed(server: Server) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_large_body_is_refused_before_its_end(server: Server, declared: bool) -> None:
-    """By its Content-Length at once, without one as soon as the limit is passed; then the connection ends."""
+    """A large body is refused at its Content-Length or at the limit, and the connection is closed."""
     head = raw.post("/v1/classify", length=10_000_000)
     if not declared:
         head = head.replace(b"Content-Length: 10000000", b"Transfer-Encoding: chunked") + b"30D40\r\n"
@@ -139,7 +139,7 @@ def test_trailers_without_end_are_cut_off(server: Server) -> None:
 
 
 def test_idle_connections_harm_nobody_and_are_freed(server: Server) -> None:
-    """A hundred of them and as many half headers; answers meanwhile, and the descriptors come back."""
+    """With 100 idle connections and 100 half headers other clients are answered, and the descriptors are freed."""
     assert 200 == classify(server)
     before = raw.descriptors(server)
     held: list[socket.socket] = []

@@ -1,4 +1,4 @@
-"""Requests as cheap for the sender as can be, so that it can send more than the server is able to answer.
+"""Requests with little cost for the sender, so that it can send more than the server can answer.
 
 Every image differs from every other: identical ones in flight need not be computed twice.
 """
@@ -23,7 +23,7 @@ _NUMBERS = itertools.count()
 
 
 def another_photo() -> bytes:
-    """The same picture in other bytes: what follows a JPEG's end is not looked at."""
+    """The same picture in different bytes: bytes after the end of a JPEG are ignored."""
     return _PHOTO + next(_NUMBERS).to_bytes(8, "big")
 
 
@@ -46,7 +46,7 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str = "/v1/classify", body: bytes | None = None, **headers: str) -> Reply:
-        """Classify these bytes, or an image that nobody has sent before; header names have underscores for hyphens."""
+        """Classify these bytes, or an image that was not sent before; header names have underscores for hyphens."""
         start = time.monotonic()
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
@@ -104,6 +104,6 @@ async def samples(probe: httpx.AsyncClient) -> dict[str, float]:
 
 
 def percentile(seconds: list[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed."""
+    """The smallest value that this percentage of the values does not exceed."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0

@@ -22,7 +22,7 @@ GUIDE = ROOT / "docs" / "guide" / "image-search.md"
 
 
 def test_a_picture_finds_itself_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Then the others by falling cosine; a file that is no image is named and left out."""
+    """The query image comes first, then the others by falling cosine; other files are listed and left out."""
     folder = tmp_path / "pictures"
     shutil.copytree(SAMPLES, folder)
     (folder / "broken.jpg").write_bytes(b"no image")

@@ -1,4 +1,4 @@
-"""A loaded model that is changed gives the numbers of what it is now, by every scan."""
+"""A loaded model that is changed gives the results of its current weights and dtype, with every scan."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def assert_close(found: Tensor, wanted: Tensor, relative: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("assign", [False, True])
 def test_weights_that_are_loaded_later_are_used(vim: Vim, assign: bool) -> None:
-    """`load_state_dict` replaces what fused layers have copied."""
+    """After `load_state_dict` the new weights are used, although fused layers have copies of the old ones."""
     vim.load_state_dict(state(seed=1), assign=assign)
 
     assert_close(answers(vim), expected(state(seed=1)))
 
 
 def test_weights_that_are_changed_in_place_are_used(vim: Vim) -> None:
-    """An optimizer changes weights in place."""
+    """Weights that are changed in place, as by an optimizer, are used."""
     with torch.no_grad():
         vim.layers[1].mixer.out_proj.weight.mul_(-3)  # type: ignore[union-attr,operator]
 
@@ -90,7 +90,7 @@ def test_a_model_in_half_precision_is_near(vim: Vim, dtype: torch.dtype, relativ
 
 
 def test_a_conversion_that_changes_nothing_keeps_the_fused_layers(path: Path) -> None:
-    """`.to("cpu")` and `.float()` on such a model have no effect."""
+    """`.to("cpu")` and `.float()` on a float32 model on the CPU keep the fused layers."""
     vim = load(path, config=TINY, device="cpu")
     before = vim.scan_choice
     vim.to("cpu").float().eval()
@@ -100,7 +100,7 @@ def test_a_conversion_that_changes_nothing_keeps_the_fused_layers(path: Path) ->
 
 
 def test_every_parameter_of_an_unfrozen_model_gets_its_gradient(vim: Vim) -> None:
-    """The gradients are those of the reference scan."""
+    """The gradients of all parameters equal those of the reference scan."""
     other = Vim(TINY, reference)
     other.load_state_dict(state())
     for one in (vim, other):
@@ -114,7 +114,7 @@ def test_every_parameter_of_an_unfrozen_model_gets_its_gradient(vim: Vim) -> Non
 
 
 def test_one_layer_may_be_trained(vim: Vim) -> None:
-    """Only its parameters get gradients, and after a step the model answers with the new weights."""
+    """If one layer is trained, only its parameters get gradients, and the model then uses the new weights."""
     layer = vim.layers[1].requires_grad_(True)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     vim(images()).square().sum().backward()
@@ -127,7 +127,7 @@ def test_one_layer_may_be_trained(vim: Vim) -> None:
 
 
 def test_the_gradient_of_an_image_agrees_with_finite_differences(vim: Vim) -> None:
-    """In float64, along a random direction."""
+    """The gradient of an image agrees with finite differences, in float64 along a random direction."""
     vim.double()
     image = images(torch.float64).requires_grad_(True)
     direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_the_gradient_of_an_image_agrees_with_finite_differences(vim: Vim) -> No
 
 
 def test_a_frozen_model_stays_fused_without_inference_mode(path: Path) -> None:
-    """Where no gradient is wanted the fused layers run, whether or not gradients are enabled."""
+    """If no gradient is required the fused layers run, whether or not gradients are enabled."""
     vim = load(path, config=TINY, device="cpu")
     vim(images())
 

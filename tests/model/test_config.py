@@ -29,7 +29,7 @@ def test_is_frozen() -> None:
 
 
 def test_round_trip_through_config_json(tmp_path: Path) -> None:
-    """What is written is read back equal."""
+    """A configuration that is written to config.json is read back equal."""
     config = VimConfig(image_size=(64, 96), expand=1.5, bimamba="v1", class_token="double")
     config.save(tmp_path / "config.json")
 
@@ -95,7 +95,7 @@ def test_reference_arguments_that_cannot_matter_are_ignored() -> None:
 
 
 def test_arguments_of_videomamba_are_translated() -> None:
-    """Its class token is first and its directions are summed; it has no options for that, and `bimamba` is its own."""
+    """VideoMamba's class token is first and its directions are summed; `bimamba` is an argument of its own."""
     config = VimConfig.from_reference(family="videomamba", img_size=448, embed_dim=576, depth=32, bimamba=True)
 
     assert (
@@ -113,7 +113,7 @@ MAMBAR_SMALL: dict[str, Any] = {"embed_dim": 384, "rms_norm": True, "num_cls_tok
 
 
 def test_arguments_of_mamba_reg_are_translated() -> None:
-    """Its class tokens are spread, its patches never overlap, and without `rms_norm` it has LayerNorm."""
+    """Mamba-Reg's class tokens are spread, its patches never overlap, and without `rms_norm` it has LayerNorm."""
     config = VimConfig.from_reference(family="mamba-reg", patch_size=14, **MAMBAR_SMALL)
 
     assert (
@@ -138,7 +138,7 @@ def test_arguments_of_mamba_reg_are_translated() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 4, 12, 16])
 def test_spread_class_tokens_end_groups_of_equal_length(tokens: int) -> None:
-    """Their positions are those of Mamba-Reg's `get_cls_idx`; the patches that are left over come last."""
+    """Positions of spread class tokens are those of Mamba-Reg's `get_cls_idx`; remaining patches come last."""
     config = VimConfig(family="mamba-reg", class_token="spread", spread_tokens=tokens)
     group = 196 // (tokens + 1)
 
@@ -158,7 +158,7 @@ def test_spread_class_tokens_end_groups_of_equal_length(tokens: int) -> None:
     ],
 )
 def test_spread_class_tokens_are_checked(changes: dict[str, Any], message: str) -> None:
-    """What Mamba-Reg cannot compute is refused, and so is the family without its tokens."""
+    """Spread class tokens that Mamba-Reg cannot compute are refused, and so is the family without them."""
     config = VimConfig(family="mamba-reg", class_token="spread", spread_tokens=12)
 
     with pytest.raises(ConfigError, match=message):
@@ -173,7 +173,7 @@ def test_only_spread_class_tokens_have_a_neck() -> None:
 
 
 def test_one_class_has_a_sigmoid() -> None:
-    """A softmax of one class is always 1, which is no answer."""
+    """One class has sigmoid scores, because a softmax of one class is always 1."""
     assert "softmax" == VimConfig().score_function
     assert "sigmoid" == VimConfig(num_classes=1).score_function
     assert "sigmoid" == VimConfig(scores="sigmoid").score_function
@@ -182,7 +182,7 @@ def test_one_class_has_a_sigmoid() -> None:
 
 
 def test_misspelt_reference_argument_is_refused() -> None:
-    """The reference swallows `if_devide_out`; here it is an error with the right name."""
+    """The misspelt `if_devide_out`, which the reference ignores, is an error with the right name."""
     with pytest.raises(ConfigError, match="if_devide_out.*did you mean 'if_divide_out'"):
         VimConfig.from_reference(**SMALL, if_devide_out=True)
 

@@ -28,7 +28,7 @@ NOT_COPIED = {"bimamba_unknown", "slow_path_v2"}  # refused; see test_config
 
 
 def index(name: str) -> dict[str, Any]:
-    """A golden index file, or nothing where ../shared is absent (the tests then skip)."""
+    """A golden index file; empty if ../shared is absent (the tests then skip)."""
     path = GOLDEN / name
     found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"cases": {"absent": {}}}
     return found
@@ -42,7 +42,7 @@ def build(kwargs: dict[str, Any], tensors: dict[str, torch.Tensor], scan: str) -
 
 
 def check(vim: Vim, images: np.ndarray, logits: np.ndarray, features: np.ndarray) -> None:
-    """Both outputs within the published limits of a float32 implementation."""
+    """Assert that both outputs are within the published limits of a float32 implementation."""
     with torch.inference_mode():
         found = vim.forward_features(torch.from_numpy(images))
         found_logits = vim.forward_head(found)

@@ -19,7 +19,7 @@ from tests.model.golden_relatives import CASES, built, check, config_of, tensors
 @pytest.mark.parametrize("scan", names_on(torch.device("cpu")))
 @pytest.mark.parametrize("name", CASES)
 def test_a_bare_file_gives_the_numbers_of_its_own_code(name: str, scan: str, tmp_path: Path) -> None:
-    """With every scan, fused layers included; the configuration is that of the constructor's arguments."""
+    """A bare file gives the numbers of its own code with every scan, fused layers included."""
     torch.save(tensors(name), tmp_path / "weights.pth")
 
     vim = load(tmp_path / "weights.pth", family=CASES[name]["family"], scan=scan, device="cpu")
@@ -42,7 +42,7 @@ def test_spread_class_tokens_need_no_family(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_the_mean_is_that_of_the_patch_tokens() -> None:
-    """Spread class tokens are not part of it."""
+    """The mean is over the patch tokens, without spread class tokens."""
     vim = Vim(config_of("reg_12_small_grid"), reference.scan)
     tokens = torch.full((1, 28, 48), 2.0)
     tokens[:, list(vim.config.class_slots)] = 100.0

@@ -121,7 +121,7 @@ def test_resolve_takes_what_it_is_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["imagenet-1k", ["cat"], Labels(("cat",)), Labels.imagenet(), []])
 def test_another_length_is_refused(given: Any) -> None:
-    """A list of another length than the head is refused, and the error has both numbers."""
+    """A list must have one name per class; the error for another length has both numbers."""
     count = 1000 if given == "imagenet-1k" else len(given)
 
     with pytest.raises(LabelsError, match=rf"^{count} labels .* head of 7 classes"):

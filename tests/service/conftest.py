@@ -70,7 +70,7 @@ async def client(app: FastAPI, anyio_backend: object) -> AsyncIterator[httpx.Asy
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """A port of 127.0.0.1 on which no server listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The application keeps nothing of a request that it has answered."""
+"""The application frees the memory of a request that it has answered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def texts(*images: bytes) -> bytes:
 
 @contextmanager
 def cycles() -> Iterator[list[bytes]]:
-    """Yields a list; after the block it has the large bytes that only a search for cycles would have freed."""
+    """Yield a list; after the block it has the large bytes objects that only the garbage collector would have freed."""
     found: list[bytes] = []
     gc.collect()
     gc.disable()
@@ -89,7 +89,7 @@ async def test_the_openapi_document_works_behind_a_path_prefix(client: httpx.Asy
 
 
 async def test_the_openapi_document_is_written_for_a_reader(client: httpx.AsyncClient) -> None:
-    """It has an introduction, a description of each group, and summaries that are more than function names."""
+    """The OpenAPI document has an introduction, a description of each group, and written summaries."""
     document = (await client.get("/openapi.json")).json()
     operations = [one for path in document["paths"].values() for one in path.values()]
 

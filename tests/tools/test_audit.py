@@ -20,7 +20,7 @@ def test_a_range_is_no_pin(tmp_path: Path) -> None:
     pinned, wrong = audit.pins(tmp_path / "c.txt")
 
     assert {"numpy": "2.4.6", "torch": "2.13.0+cpu"} == pinned
-    assert ["c.txt: 'pillow>=13' is no exact version"] == wrong
+    assert ["c.txt: 'pillow>=13' is not an exact version"] == wrong
 
 
 def test_what_a_dependency_brings_along_is_looked_at() -> None:

@@ -1,4 +1,4 @@
-"""The fleet simulation agrees with results that are known without it."""
+"""The fleet simulation agrees with results from queueing theory."""
 
 from __future__ import annotations
 

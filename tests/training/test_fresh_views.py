@@ -1,4 +1,4 @@
-"""Views that are cut and shown to the teacher while the student learns."""
+"""Views that are cut and evaluated by the teacher during the student's training."""
 
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def test_the_teacher_sees_the_students_views(teacher: _Teacher, tmp_path: Path) 
 
 
 def _standard(images: Tensor) -> Tensor:
-    """Each channel of each image with mean 0 and deviation 1."""
+    """Scale each channel of each image to mean 0 and deviation 1."""
     return (images - images.mean((2, 3), keepdim=True)) / images.std((2, 3), keepdim=True)
 
 

@@ -1,4 +1,4 @@
-"""What is compared: each server with its pins, its command and its paths. Their own settings are in their files."""
+"""The servers that are compared, each with its pins, its command and its paths. Their settings are in their files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ OURS = "this service"
 PILLOW = "this service (Pillow)"
 ONE = "this service (1 HTTP process)"
 MOST_HTTP_PROCESSES = 4
-OWN = frozenset({OURS, PILLOW, ONE})  # shown beside one another; only others are peers
+OWN = frozenset({OURS, PILLOW, ONE})  # our variants; only the others are peers
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One server. `victim` finds the process that runs the model, to be killed."""
+    """One server. `victim` finds the process that runs the model, for the test that kills it."""
 
     name: str
-    pins: tuple[str, ...]  # what pip installs into an environment of its own; nothing: the project's own
+    pins: tuple[str, ...]  # packages that pip installs into an environment of its own; empty: the project's environment
     command: Callable[[Order], tuple[str, ...]]  # after the interpreter
     victim: Victim
     environment: Callable[[Order], dict[str, str]] = lambda order: {}
@@ -34,7 +34,7 @@ class Peer:
 
     @property
     def is_ours(self) -> bool:
-        """This project's own service, however it is set."""
+        """Whether it is this project's service, with any settings."""
         return not self.pins and self.many == "/v1/classify"
 
 
@@ -43,14 +43,14 @@ def _ours(order: Order) -> tuple[str, ...]:
 
 
 def _advised(order: Order) -> int:
-    """HTTP processes, as docs/operate/tuning.md has it: one for each core where the model leaves the cores alone."""
+    """The number of HTTP processes that docs/operate/tuning.md advises: one per core if the model does not use them."""
     busy = not order.standin and order.device == "cpu"
     return 1 if busy else min(order.cpus, MOST_HTTP_PROCESSES)
 
 
 def _vim_settings(decode: str, processes: int | None = None) -> Callable[[Order], dict[str, str]]:
     def settings(order: Order) -> dict[str, str]:
-        """Defaults, but for what every server is told, the largest batch, and what the tuning guide advises."""
+        """The defaults, with the settings of all servers, the largest batch, and the advice of the tuning guide."""
         return {
             "VIM_MODEL": order.source,
             "VIM_PORT": str(order.port),

@@ -1,8 +1,8 @@
 """BentoML with adaptive batching: a batchable endpoint that takes files, in a worker process for each CPU.
 
-`max_latency_ms` is generous, so that the dispatcher cancels nothing that would still count; access logging is off.
-Tried and given up: a service that decodes in front of one with the model, as its documentation draws it for
-preprocessing; at 64 clients 19 of 399 calls between the two failed ("Server disconnected").
+`max_latency_ms` is large, so that the dispatcher does not cancel requests that would still count; access logging is
+off. Not used: a service that decodes in front of one with the model, as its documentation shows for preprocessing; at
+64 clients 19 of 399 calls between the two failed ("Server disconnected").
 """
 
 # No `from __future__ import annotations`: BentoML reads the annotations.

@@ -1,4 +1,4 @@
-"""FastAPI as its documentation has it: an endpoint that sends blocking work to a thread pool. No batching.
+"""FastAPI as its documentation recommends: an endpoint that sends blocking work to a thread pool. No batching.
 
 Two worker processes (`uvicorn --workers`, one for each CPU), each with the model and with a pool of one thread, so that
 there are never more forward passes than CPUs.
@@ -58,5 +58,5 @@ if __name__ == "__main__":
         workers=order.cpus,
         access_log=False,
         log_level="warning",
-        timeout_worker_healthcheck=600,  # it is paused while others have their turn
+        timeout_worker_healthcheck=600,  # the process is paused while other servers are measured
     )

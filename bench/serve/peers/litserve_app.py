@@ -1,8 +1,8 @@
 """LitServe with batching, tuned as its documentation advises.
 
 A worker for each CPU, `batch_timeout` of 5 ms, workers that are restarted, no access log. The photograph is the raw
-body and not base64 in JSON as in LitServe's examples, which would cost it more. `fast_queue` is left out: in 0.2.19
-it changes nothing.
+body and not base64 in JSON as in LitServe's examples, which would be slower. `fast_queue` is left out: in 0.2.19 it has
+no effect.
 """
 
 # No `from __future__ import annotations`: LitServe reads the annotation of `decode_request`.
@@ -37,20 +37,20 @@ class Vim(litserve.LitAPI):
         return op, self.decode(body)
 
     def batch(self, inputs: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
-        """They stay a list: `Served` stacks them."""
+        """Keep the list, because `Served` stacks it."""
         return inputs
 
     def predict(self, x: list[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
-        """One forward pass; all of a batch have the same operation, but for the moment in which a client changes it."""
+        """One forward pass; all of a batch have the same operation, except when a client changes it."""
         run = self.served.embed if x[0][0] == "embed" else self.served.classify
         return run([pixels for _, pixels in x])
 
     def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """They are a list."""
+        """Return the list."""
         return output
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
+        """Return the answer unchanged."""
         return output
 
 

@@ -1,7 +1,7 @@
-"""mosec as in its example of image classification: a stage that decodes, in a process for each CPU, then the model.
+"""mosec as in its image classification example: a stage that decodes, with a process for each CPU, then the model.
 
-`max_wait_time` is the least there is, 1 ms: mosec batches what waits while the model is busy by itself. Pixels go from
-stage to stage as the pickles that are mosec's default; its mixins for shared memory need Redis or Plasma.
+`max_wait_time` has its lowest value, 1 ms: mosec also batches requests that wait while the model is busy. Pixels are
+passed between stages as pickles, mosec's default; its mixins for shared memory need Redis or Plasma.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Decode(Worker):
         return data
 
     def forward(self, data: bytes) -> np.ndarray:
-        """One at a time."""
+        """Decode one photograph."""
         return self.decode(data)
 
 

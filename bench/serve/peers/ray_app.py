@@ -1,6 +1,6 @@
 """Ray Serve with `@serve.batch`: a deployment that decodes in threads and batches, behind Ray's HTTP proxy.
 
-`max_ongoing_requests` is raised from its default of 5, which no batch would fill, and batches do not wait. The
+`max_ongoing_requests` is raised from its default of 5, which is less than one batch, and batches do not wait. The
 documented `RAY_SERVE_THROUGHPUT_OPTIMIZED=1` is set; `RAY_SERVE_ENABLE_HA_PROXY=1` is not, since it listens on every
 interface of the machine.
 """

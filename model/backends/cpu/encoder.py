@@ -7,7 +7,7 @@ Otherwise Python calls one step after the other: torch for the four kinds of mat
 In a bfloat16 model the products are computed in bfloat16 and summed in float32, where that is faster: in the list of
 steps on a CPU with AMX, otherwise by torch where oneDNN supports it. Everything else is float32, as in a float32 model.
 
-Buffers are allocated once per forward pass and used by all layers. Nothing is transposed or copied between the steps:
+Buffers are allocated once per forward pass and used by all layers. No data is transposed or copied between the steps:
 kernels read the two halves of in_proj's output, and the three parts of x_proj's, in place.
 """
 
@@ -42,8 +42,8 @@ def unsupported(vim: Vim) -> str | None:
         "norm is layer": config.norm == "layer",
         "positions are rotary": config.rope,
         "layers run in pairs": config.bidirectional_layers,
-        f"embed_dim {config.embed_dim} is no multiple of {WIDTH}": config.embed_dim % WIDTH,
-        f"d_inner {config.d_inner} is no multiple of {WIDTH}": config.d_inner % WIDTH,
+        f"embed_dim {config.embed_dim} is not a multiple of {WIDTH}": config.embed_dim % WIDTH,
+        f"d_inner {config.d_inner} is not a multiple of {WIDTH}": config.d_inner % WIDTH,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

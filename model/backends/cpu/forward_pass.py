@@ -26,7 +26,7 @@ from model.jit.simd import LANES
 
 # Images of one program: they share the weights that are loaded; with more, threads would wait for the slowest one.
 MAX_PROGRAM_IMAGES = 4
-LEAST_COLUMNS = 96  # in one job of a product
+LEAST_COLUMNS = 96  # output columns of one job of a matrix product
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Kernel:
         return int(self._code.address)
 
     def __call__(self, jobs: int, *fields: Field) -> None:
-        """Run all jobs. A tensor stands for its address, None for 0. Shapes and layouts are not checked."""
+        """Run all jobs. Tensors are passed by address, None as 0. Shapes and layouts are not checked."""
         if jobs == 0:
             return
         words = [field.data_ptr() if isinstance(field, Tensor) else field or 0 for field in fields]

@@ -1,6 +1,6 @@
 """Reusable buffers of a forward pass, backed by huge pages where the system has them.
 
-A pass reads its buffers sixteen channels at a time, and each token lies in another 4 KiB page. Translating that many
+A pass reads its buffers sixteen channels at a time, and each token is in another 4 KiB page. Translating that many
 addresses slows the whole pass, most of all on virtual machines.
 """
 

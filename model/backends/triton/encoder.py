@@ -22,7 +22,7 @@ LARGEST_RANK = 64
 
 
 def unsupported(vim: Vim) -> str | None:
-    """Return None, or what about the model the fused layers do not support."""
+    """Return None, or the property of the model that the fused layers do not support."""
     config, dtype = vim.config, vim.patch_embed.proj.weight.dtype
     wanted = {
         "bimamba": "v2",

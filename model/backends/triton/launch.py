@@ -87,7 +87,7 @@ def scan_registers(capability: tuple[int, int], pieces: int) -> int | None:
     """Return the limit on the scan's registers, or None for the compiler's own.
 
     In pieces no scheduler has more than two programs, so that each may have 255. In one piece three fit at 168: code
-    for an A100 takes a few more by itself, that for an H100 does not.
+    for an A100 takes a few more without the limit, that for an H100 does not.
     """
     if pieces > 1:
         return 255

@@ -47,6 +47,6 @@ def device_of(x: torch.Tensor) -> torch.device | int:
 def use_cache(directory: Path) -> None:
     """Cache compiled kernels below `directory`, unless TRITON_CACHE_DIR is set. Call it before the first kernel runs.
 
-    After a restart nothing is compiled again, and the home directory may be read-only.
+    After a restart no kernel is compiled again, and the home directory may be read-only.
     """
     os.environ.setdefault("TRITON_CACHE_DIR", str(directory / "triton"))

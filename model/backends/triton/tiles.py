@@ -1,4 +1,4 @@
-"""Which tile a kernel takes: that of the table `tiles.json`, or else of a rule that nobody has tuned by measurement.
+"""Which tile a kernel takes: that of the table `tiles.json`, or else that of a rule, which is not tuned.
 
 An entry of the table:
 
@@ -36,7 +36,7 @@ LIBRARY_WIDTH = 768
 SHARED_SLACK = 24 << 10  # bytes of shared memory beside the tiles of the pipeline
 LARGEST_RANK = 64
 SCAN_TILE = 16
-WHOLE = 1 << 24  # tokens of a piece that is never reached
+WHOLE = 1 << 24  # tokens of a piece, more than any sequence has
 MOST_ACCUMULATORS = 128  # registers of a thread that hold sums
 
 Key = tuple[str, int, torch.dtype, int | None]
@@ -85,7 +85,7 @@ def tile(kernel: str, width: int, rows: int, dtype: torch.dtype, device: Device)
 
 
 def tabled(kernel: str, width: int, rows: int, dtype: torch.dtype) -> Tile | None:
-    """Return the table's tile, or None. Raises ScanError for a table that is not right."""
+    """Return the table's tile, or None. Raises ScanError for an invalid table."""
     return _table().get((kernel, width, dtype, row_class(rows)))
 
 
@@ -115,18 +115,18 @@ def out_tile(rows: int, width: int, dtype: torch.dtype, device: Device) -> Tile:
 
 
 def shared_bytes(kernel: str, tile: Tile, width: int, dtype: torch.dtype) -> int:
-    """Return about how many bytes of shared memory a program takes: what its pipeline has in flight, and some more."""
+    """Estimate the bytes of shared memory that a program takes: the data in its pipeline, and a reserve."""
     columns = 32 + LARGEST_RANK + 4 * tile.tokens if kernel == "project" else width + 3 * tile.tokens
     return max(0, tile.stages - 1) * tile.channels * columns * dtype.itemsize + SHARED_SLACK
 
 
 def candidates(kernel: str, width: int, rows: int, dtype: torch.dtype, device: Device) -> list[Tile]:
-    """Return the tiles that are worth timing for B L = `rows` rows of D = `width`, today's first.
+    """Return the tiles that are worth timing for B L = `rows` rows of D = `width`, the current one first.
 
     Raises ScanError for a kernel other than "project", "scan" and "out_project".
     """
     if kernel not in KERNELS:
-        raise ScanError(f"there is no kernel {kernel!r}: {', '.join(KERNELS)}")
+        raise ScanError(f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
     if kernel == "scan":
         return [Tile(tokens, 32, 1, 1) for tokens in (16, 32, 48, 64, 128, 256, WHOLE)]
     found = [tile(kernel, width, rows, dtype, device), *_tiles(kernel, width, rows, dtype, device)]
@@ -154,7 +154,7 @@ def _table() -> dict[Key, Tile]:
 
 
 def read_table(text: str) -> dict[Key, Tile]:
-    """Read the table. Raises ScanError that says which entry is wrong, and how."""
+    """Read the table. Raises ScanError, with the wrong entry and the reason."""
     try:
         entries = json.loads(text)["tiles"]
     except (ValueError, KeyError, TypeError) as error:

@@ -103,13 +103,13 @@ class Resize:
 
     @staticmethod
     def room_for(width: int) -> int:
-        """Return the most bytes behind an image of this width that may be read; they have no effect on the result."""
+        """Return the most bytes after an image of this width that may be read; they have no effect on the result."""
         return (GROUP - 1) * 3 * width + LANES
 
     def __call__(self, pixels: Pixels, across: Axis, down: Axis, turn: Turn = UPRIGHT, room: int = 0) -> Pixels:
         """Return the wanted (rows, columns, 3) of a resized image that is stored as (H, W, 3).
 
-        The axes are those of the upright image, and must satisfy `can`. `room` bytes behind the pixels may be read;
+        The axes are those of the upright image, and must satisfy `can`. `room` bytes after the pixels may be read;
         where `room_for` is larger the pixels may be copied. Releases the GIL. Raises ValueError for pixels that do not
         fit the axes.
         """

@@ -1,4 +1,4 @@
-"""How large the activations that fused layers store become: what decides whether float16 has enough range.
+"""How large the activations that fused layers store become, which decides whether float16 has enough range.
 
 Fused layers store in_proj's output xz, each direction's scan output y, and their gated sum, in the dtype of the
 weights. The rest is float32.

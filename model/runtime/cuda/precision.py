@@ -69,7 +69,7 @@ def _candidate(vim: Vim, scan: str, dtype: torch.dtype, found: list[Peaks]) -> t
     """Return a copy of the model in `dtype`, or None and the reason against it."""
     largest = max(layer.largest for layer in found) if found else 0.0
     if largest * HEADROOM > torch.finfo(dtype).max:
-        return None, f"float32's activations reach {largest:.3g}; a factor of {HEADROOM:g} is wanted below its range"
+        return None, f"float32's activations reach {largest:.3g}; a factor of {HEADROOM:g} is required below its range"
     try:
         return in_precision(_copy(vim), scan, dtype), None
     except ScanError as error:
@@ -91,7 +91,7 @@ def compare(expected: list[Tensor], found: list[Tensor], least: float) -> tuple[
     cosine = float(F.cosine_similarity(expected[0].double(), found[0].double(), dim=-1).min())
     agreement = f"agrees with float32: least cosine {cosine:.6f} over {len(found[0])} images"
     if cosine < least:
-        return f"cosine with float32 only {cosine:.6f}, {least} is wanted", agreement
+        return f"cosine with float32 only {cosine:.6f}, {least} is required", agreement
     if len(expected) > 1 and not _same_top(expected[1].float(), found[1].float()):
         return "another class comes first than in float32", agreement
     return None, agreement

@@ -1,4 +1,4 @@
-"""How the rows of a batch stand in one float32 tensor, so that they leave the device in one copy."""
+"""The layout of a batch's rows in one float32 tensor, so that a single copy transfers them to the host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RowLayout:
         torch.cat([parts[part] for part in self.widths], dim=1, out=out)
 
     def unpack(self, packed: Array, wanted: Collection[Part]) -> Rows:
-        """Rows (n, columns) -> the wanted parts, views of the rows; a row is finite if these parts of it are."""
+        """Rows (n, columns) -> the wanted parts, as views; a row counts as finite if its wanted parts are finite."""
         ends = np.cumsum([*self.widths.values()])
         found = dict(zip(self.widths, np.split(packed, ends[:-1], axis=1), strict=True))
         scores, cls, mean = (found[part] if part in wanted else None for part in PARTS)

@@ -169,7 +169,7 @@ class CudaRunner:
                     self._sizes.remove(size)
                     continue
                 self._graphs.clear()
-                self.graphs = f"none, each kernel is started by itself: {error}"
+                self.graphs = f"none, each kernel is launched individually: {error}"
                 log.warning("CUDA graphs: %s", self.graphs)
                 return
         self.graphs = f"batches of {', '.join(map(str, self._sizes))}"
@@ -253,7 +253,7 @@ class CudaRunner:
         self._compute_batch(size_for(images, self._sizes))
 
     def drop_graphs(self) -> None:
-        """Forget the recorded graphs: later batches start each kernel by itself. For checks."""
+        """Forget the recorded graphs: later batches launch each kernel individually. For checks."""
         self._graphs.clear()
 
     @property

@@ -35,7 +35,7 @@ class Parameters(BaseModel):
     top_k: TopK | None = Field(None, description="How many classes to return; 5 by default.")
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = Field(
         None,
-        description="The model's own: `softmax`, or `sigmoid` for a multi-label model.",
+        description="Must be the function of the model: `softmax`, or `sigmoid` for a multi-label model.",
         json_schema_extra={"anyOf": [{"const": "softmax"}, {"type": "null"}]},
     )
 

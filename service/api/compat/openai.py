@@ -30,7 +30,7 @@ router = APIRouter(route_class=DirectRoute, tags=["openai"])
 
 _ROOTS = ("/v1/embeddings", "/embeddings", "/v1/models")
 _UNNAMED = (None, "", "default/not-specified")  # infinity-client sends the last one
-_UNSIZED = (None, 0)  # infinity-client sends 0 unless told otherwise
+_UNSIZED = (None, 0)  # infinity-client sends 0 by default
 _TAKES = only_json('{"input": [base64 or data URI, ...]}')
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -158,7 +158,7 @@ def _check(request: Request, wanted: EmbeddingsRequest) -> None:
 def _check_model(request: Request, name: str) -> None:
     served = dependencies.engine_of(request).settings.served_name
     if name != served:
-        raise UnknownModel(f"the model {name[:100]!r} does not exist here; there is {served!r}")
+        raise UnknownModel(f"the model {name[:100]!r} does not exist; this server has {served!r}")
 
 
 def _render(answer: Answer, wanted: EmbeddingsRequest) -> Response:

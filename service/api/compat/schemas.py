@@ -1,4 +1,4 @@
-"""The request and response bodies of the compatible contracts, for the OpenAPI document; they validate nothing.
+"""The request and response bodies of the compatible contracts, for the OpenAPI document only.
 
 `service.api.schemas` has the native bodies. The models that validate requests are in the module of each contract.
 """

@@ -201,7 +201,7 @@ def _check_type(tensor: Tensor, served: Served) -> None:
         raise UnsupportedInput(
             f"{served.name} takes {served.datatype}, not {tensor.datatype[:20]}: send encoded images as BYTES to "
             f"{name}, or pixels of any size as UINT8 [N, height, width, 3] to {name}{_TENSOR}; "
-            "either is preprocessed here"
+            "the server preprocesses both"
         )
 
 

@@ -1,6 +1,6 @@
 """Parses and encodes tensors of the Open Inference Protocol: a JSON header, then raw tensors.
 
-This module knows the format, not the model. In JSON, data is nested or flat, in row-major order. In a raw tensor,
+This module is independent of the model. In JSON, data is nested or flat, in row-major order. In a raw tensor,
 numbers are little-endian without padding, and a BYTES element is its length as uint32, then its bytes.
 """
 
@@ -22,12 +22,12 @@ from service.api.request.json_body import FILE_PATHS, load_tensors, looks_like_j
 from service.errors import MalformedBody, UnsupportedImage, UnsupportedInput
 from service.jobs import Item
 
-PIECE = 1 << 16  # numbers that are converted at once; others wait for Python's lock meanwhile
+PIECE = 1 << 16  # numbers that are converted in one step, which holds Python's lock
 
 _LENGTH = struct.Struct("<I")
 
 Name = Annotated[str, Field(max_length=200)]
-Whole = Annotated[int, Field(ge=0, strict=True)]  # no texts, no booleans
+Whole = Annotated[int, Field(ge=0, strict=True)]  # strings and booleans are refused
 
 
 class _Members(BaseModel):
@@ -249,7 +249,7 @@ def _as_bytes(tensor: Tensor, values: Sequence[Any]) -> bytes:
     try:
         if set(map(type, values)) == {int}:
             return bytes(values)
-    except ValueError:  # a number that is no byte
+    except ValueError:  # a number outside 0 to 255
         pass
     raise MalformedBody(f"input {tensor.name!r}: UINT8 data must be whole numbers from 0 to 255")
 

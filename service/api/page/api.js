@@ -1,4 +1,4 @@
-// Talks to the service; every failure becomes a Problem with what the answer said.
+// Requests to the service; every failure becomes a Problem with the content of the answer.
 
 export class Problem extends Error {
   constructor(message, { status = 0, code = "", requestId = "", retryAfter = 0 } = {}) {

@@ -1,4 +1,4 @@
-// Wires the page: one current picture, asked about whenever it or an option changes.
+// Connects the parts of the page: there is one current picture, which is sent again when it or an option changes.
 
 import { classify, embed, info as askInfo } from "./api.js";
 import * as gallery from "./gallery.js";
@@ -35,7 +35,7 @@ async function ask() {
     const asked = now.info?.model?.classes ? await classify(now.blob, topK()) : null;
     const seconds = (performance.now() - started) / 1000;
     const { vector, stages, fingerprint } = await embed(now.blob);
-    if (turn !== now.turn) return; // a newer picture is on its way
+    if (turn !== now.turn) return; // a newer picture was chosen
     Object.assign(now, { vector, fingerprint, best: asked?.predictions[0] ?? null });
     if (asked) bars(asked.predictions);
     timing(asked?.stages ?? stages, seconds);

@@ -1,4 +1,4 @@
-// Pictures that the visitor keeps, in this browser's IndexedDB: name, thumbnail, embedding, and whose embedding it is.
+// Pictures that the visitor keeps, in this browser's IndexedDB: name, thumbnail, embedding, and the model of the embedding.
 
 const STORE = "pictures";
 

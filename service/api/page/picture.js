@@ -1,6 +1,6 @@
-// Files and canvases: read a picture, show what the model will see of it, cover parts of it.
+// Files and canvases: read a picture, show the model's input, cover parts of it.
 
-/** A picture file as an upright bitmap, or null where the browser cannot show it (the server still may). */
+/** A picture file as an upright bitmap, or null if the browser cannot decode it (the server may support it). */
 export async function read(file) {
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image" });
@@ -15,7 +15,7 @@ function middle(bitmap, share) {
   return [(bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side];
 }
 
-/** Draw what the model sees: the crop in the middle, on white where the picture is transparent. */
+/** Draw the model's input: the crop in the middle, on white where the picture is transparent. */
 export function show(canvas, bitmap, share = 1) {
   const to = canvas.getContext("2d");
   to.fillStyle = "#fff";
@@ -28,7 +28,7 @@ export function clear(canvas) {
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
-/** The picture as a square of `side` pixels, and once more for every cell of a grid over the crop, that cell grey. */
+/** The picture as a square of `side` pixels, and a copy for every cell of a grid over the crop, with that cell grey. */
 export async function covered(bitmap, { side, share, grid, grey }) {
   const canvas = new OffscreenCanvas(side, side);
   const to = canvas.getContext("2d");

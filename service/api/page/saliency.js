@@ -1,9 +1,9 @@
-// Occlusion saliency: how much does the score fall when a part of the picture is covered?
+// Occlusion saliency: how much the score falls when a part of the picture is covered.
 
 import { classifyMany } from "./api.js";
 import { covered } from "./picture.js";
 
-/** Cells across: the patch grid, or its largest divisor that fits the most images of one request. */
+/** The number of cells per side: the patch grid, or its largest divisor that fits the most images of one request. */
 export function gridFor(info) {
   const { image_size: size, patch_size: patch, stride } = info.model.config;
   const tokens = Math.floor((size[0] - patch) / stride) + 1;

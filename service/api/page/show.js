@@ -1,4 +1,4 @@
-// What an answer looks like: bars, stages, the vector, errors, the status strip.
+// Shows an answer: bars, stages, the vector, errors, the status strip.
 
 export const $ = (id) => document.getElementById(id);
 export const percent = (value) => `${(100 * value).toFixed(1)} %`;
@@ -58,7 +58,7 @@ export function vector(values) {
 
 let ticking = 0;
 
-/** Show a problem; with Retry-After it counts down, then calls `again` where there is one. */
+/** Show a problem; with Retry-After it counts down, then calls `again` if it is given. */
 export function problem(error, again) {
   clearInterval(ticking);
   const box = $("error");

@@ -1,4 +1,4 @@
-// The same question from other programs. Tests copy each from the page and run it as it is, beside a photo.jpg.
+// Code for the same request in other languages. Tests copy each snippet from the page and run it beside a photo.jpg.
 
 export function snippets({ base, op, topK, model }) {
   const question = op === "classify" ? `classify?top_k=${topK}` : "embed";

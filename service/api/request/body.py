@@ -104,7 +104,7 @@ def request_class(headers: Mapping[str, str]) -> RequestClass:
 
 
 async def read_limited(request: Request, max_bytes: int, account: BodyAccount, timeout_s: float) -> bytes:
-    """Read the whole body. Bytes are counted as they arrive, so a missing or false Content-Length is harmless.
+    """Read the whole body. Bytes are counted as they arrive, so a missing or false Content-Length has no effect.
 
     Raises BodyTooLarge, EmptyBody, BodyTimeout, and what `account` raises before and while the bytes arrive.
     """
@@ -175,7 +175,7 @@ def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[st
 
 
 def _check_once(names: Iterable[str], where: str) -> None:
-    """Raise InvalidOptions if a name occurs twice: which of the values counts would be a guess."""
+    """Raise InvalidOptions if a name occurs twice, because it is unclear which value the client means."""
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InvalidOptions(f"given more than once {where}: {_names(repeated)}")
 

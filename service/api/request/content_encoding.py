@@ -8,7 +8,7 @@ from typing import Any
 from service.errors import BodyTooLarge, MalformedBody, UnsupportedEncoding
 
 IDENTITY = ("", "identity")
-PIECE = 1 << 16  # bytes; what follows the end of a member is copied, so it must not be much
+PIECE = 1 << 16  # bytes; zlib copies the data after the end of a member, so a piece must be small
 MOST_MEMBERS = 2000  # of gzip; parallel compressors write one for every 64 kB or more
 # zlib's window bits: 31 for a gzip header, 15 for a zlib header, which HTTP calls deflate.
 _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}

@@ -14,7 +14,7 @@ from service.errors import InvalidOptions, MalformedBody, ServiceError, Unsuppor
 from service.images.formats import sniff
 from service.jobs import Given, Item, Link
 
-PIECE = 1 << 18  # characters; a piece takes one millisecond, then others may have Python's lock
+PIECE = 1 << 18  # characters; a piece takes one millisecond, and other threads can run between two pieces
 LONGEST_START = 4096  # characters before the comma of a data URI
 LONGEST_URL = 2048
 
@@ -72,8 +72,8 @@ def _start_of_data(text: str) -> int:
         raise MalformedBody(f"a data URI needs a comma within its first {LONGEST_START} characters, before its base64")
     if found[1].rpartition(";")[2].strip().lower() != "base64":
         raise MalformedBody(
-            f"the data URI does not say ;base64 before its comma: data:{found[1][:100]},...; "
-            "percent-encoded data URIs are not read"
+            f"the data URI has no ;base64 before its comma: data:{found[1][:100]},...; "
+            "percent-encoded data URIs are not supported"
         )
     return found.end()
 
@@ -104,7 +104,7 @@ def _loose(text: str) -> bytes:
         rest = rest[whole:]
     rest = rest.rstrip(b"=")
     if len(rest) % 4 == 1:
-        raise ValueError("the last character alone is no byte")
+        raise ValueError("the last character is incomplete")
     pieces.append(binascii.a2b_base64(rest + b"=" * (-len(rest) % 4), strict_mode=True))
     return b"".join(pieces)
 

@@ -23,7 +23,7 @@ MOST_OBJECTS = 1000  # objects that describe tensors
 MOST_MEMBERS = 10_000  # of all these objects
 MOST_VALUES = 1000  # in a body whose images are strings, without the images
 VALUES_OF_AN_IMAGE = 10  # in OpenAI's formats an image is an object with several values
-DEEPEST = 50  # JSON libraries fail at a few hundred levels, each at another one
+DEEPEST = 50  # JSON libraries fail at a few hundred levels; the limit differs between libraries
 FILE_PATHS = "/v1/classify and /v1/embed take image files"
 
 _MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark, which editors and PowerShell put before a text
@@ -51,7 +51,7 @@ def load_texts(body: bytes, max_images: int) -> Any:
 
 
 def load_object(body: bytes, max_images: int, takes: str) -> dict[str, Any]:
-    """Parse a body that must be an object; its Content-Type is ignored. `takes`: what the path takes, in words.
+    """Parse a body that must be an object; its Content-Type is ignored. `takes` describes accepted bodies.
 
     Raises UnsupportedImage, BodyTooLarge, MalformedBody.
     """
@@ -70,7 +70,7 @@ def load_object(body: bytes, max_images: int, takes: str) -> dict[str, Any]:
 
 
 def only_json(example: str) -> str:
-    """Say what a path takes that takes JSON only, such as this example."""
+    """Describe the body of a path that accepts JSON only, with an example."""
     return f"this path takes JSON only: {example}; {FILE_PATHS}"
 
 
@@ -81,8 +81,8 @@ def looks_like_json(body: bytes) -> bool:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Switch Python's collector off. While lists are made, it looks for cycles again and again, ten times as long as
-    the parser takes. Threads may overlap here: the first one switches it on again.
+    """Switch Python's garbage collector off. While the parser creates lists, the collector would search for cycles
+    repeatedly, which takes ten times as long as parsing. If threads overlap here, the first one switches it on again.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Replaces links by the images that they lead to, for all contracts: limits, deadline, memory, metrics and log.
+"""Replaces links with the images that they lead to, for all contracts: limits, deadline, memory, metrics and log.
 
 `service.fetch` fetches. A client gets one error for all causes, because their differences would show it hosts and ports
 that only this server can reach. The log has the reason, without the URL's path and query, which may hold a signature.

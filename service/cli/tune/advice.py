@@ -130,7 +130,7 @@ def _queue(measured: Measured, wait_s: float, batch: int, max_images: int) -> Ad
             least,
             f"{why}; at {rate:.3g} images/s the last waits {_ms(least / rate + seconds)}",
         )
-    reason = f"at {rate:.3g} images/s the last of them is answered within {_ms(wait_s)}; more would be late, not served"
+    reason = f"at {rate:.3g} images/s the last of them is answered within {_ms(wait_s)}; more would be too late"
     return Advice("VIM_QUEUE_IMAGES", fits, reason)
 
 
@@ -138,9 +138,9 @@ def _wait(measured: Measured) -> Advice:
     company = max(size for size in measured.passes if size <= 8)
     ratio = measured.passes[company] / measured.passes[1]
     if company > 1 and ratio < FLAT:
-        reason = f"though {company} images take {ratio:.2f} times as long as one: under load batches fill by themselves"
+        reason = f"{company} images take {ratio:.2f} times as long as one, but under load batches fill without waiting"
     else:
-        reason = f"{company} images take {ratio:.2g} times as long as one: nothing is gained by waiting for company"
+        reason = f"{company} images take {ratio:.2g} times as long as one: waiting for more images gains nothing"
     return Advice("VIM_MAX_WAIT_MS", 0, reason)
 
 

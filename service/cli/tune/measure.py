@@ -157,7 +157,7 @@ def _rate(threads: int, decode: Callable[[bytes], None], samples: Sequence[bytes
 
 
 async def _passes(device: DeviceProcess, slots: Slots, task: Task, largest: int, seconds: float) -> dict[int, float]:
-    """Median seconds of a pass by batch size; the sizes take turns, so that all see the machine in the same state."""
+    """Median seconds of a pass by batch size; the sizes alternate, so that changes of the machine affect all."""
     noise = np.random.default_rng(0)
     for view in slots.views:
         view[:] = noise.integers(0, 256, view.shape, np.uint8)
@@ -189,7 +189,7 @@ async def _together(settings: Settings, samples: Sequence[bytes], task: Task, se
 
 
 def _endless(samples: Sequence[bytes]) -> Iterator[bytes]:
-    """Images that differ, since identical ones would be computed once: bytes after the image are ignored."""
+    """Yield files that differ, because identical ones would be computed once. Decoders ignore bytes after the image."""
     for number in itertools.count():
         yield samples[number % len(samples)] + number.to_bytes(8, "big")
 

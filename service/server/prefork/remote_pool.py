@@ -97,7 +97,7 @@ class RemotePool:
         self._replace(dataclasses.replace(self.state, phase="failed", failure="the parent process is gone"))
 
     def drain(self) -> None:
-        """Readiness is false from now on."""
+        """Report "not ready" from now on."""
         self._draining = True
         self._replace(self.state)
 

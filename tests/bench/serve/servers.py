@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-Answer = Callable[[int], bytes | None]  # number of the request -> what is sent back; None: the connection is closed
+Answer = Callable[[int], bytes | None]  # number of the request -> the answer; None: the connection is closed
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -39,7 +39,7 @@ async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Script
                     return
                 writer.write(reply)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
-            pass  # the client or the test is at its end
+            pass  # the client or the test has ended
         finally:
             writer.close()
 
@@ -52,7 +52,7 @@ async def scripted(answer: Answer, delay_s: float = 0.0) -> AsyncIterator[Script
         yield seen
     finally:
         asyncio.get_running_loop().remove_reader(server.sockets[0])  # accept no more
-        await _turns(4)  # one accepted at the last moment, on a busy machine, is known by then
+        await _turns(4)  # includes a connection that was accepted last, on a busy machine
         server.close()
         for writer, handler in connections:
             handler.cancel()

@@ -46,12 +46,12 @@ def test_trials_do_not_touch_the_results(arguments: list[str], folder: Path) -> 
 
 
 def test_a_dry_run_is_made_again_each_time(folder: Path) -> None:
-    """It shows that everything works now, so what an earlier one wrote does not count."""
+    """A dry run ignores the results of earlier dry runs, because it tests the current programs."""
     assert [0, 0] == [command.main(["--dry-run"]) for _ in range(2)]
 
 
 def test_a_full_run_on_another_machine_names_the_option(folder: Path) -> None:
-    """The results of two machines are not mixed; the message says how to go on."""
+    """Results of two machines are not mixed; the message names the option to use."""
     with pytest.raises(SystemExit, match=r"holds results of another machine.* name another file with --out"):
         command.main([])
 

@@ -1,6 +1,6 @@
-"""What schemathesis cannot guess from an OpenAPI document: images, lines of NDJSON, and what no schema can say.
+"""Hooks for schemathesis: images, lines of NDJSON, and rules that a schema cannot express.
 
-Runs inside schemathesis (`schemathesis.toml`), which makes everything else up by itself.
+They run inside schemathesis (`schemathesis.toml`), which generates everything else.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ for media_type in ("image/png", "image/jpeg", "application/octet-stream"):
 
 
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """False for what is rightly answered so, and no schema can say."""
+    """Return False for a reported failure that is a correct answer, which the schema cannot express."""
     return not (
         _wanted_sooner(case, response)
         or _said_twice(response)
@@ -50,13 +50,13 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
 
 
 def _wanted_sooner(case: Any, response: Any) -> bool:
-    """Asked for 1 ms the server answers 504, as documented. Without such a header 504 is a failure."""
+    """With a time limit of 1 ms the server answers 504, as documented. Without that header 504 is a failure."""
     given = str((case.headers or {}).get("X-Request-Timeout-Ms", ""))
     return response.status_code == 504 and given.isdigit() and int(given) < LONG_MS
 
 
 def _said_twice(response: Any) -> bool:
-    """An option may stand in the query or in the body, not in both."""
+    """An option may be in the query or in the body, but not in both."""
     return response.status_code == 422 and b"given in the query and in the body" in response.content
 
 
@@ -67,7 +67,7 @@ def _another_size(response: Any) -> bool:
 
 
 def _unknown_header(failure: Any, case: Any) -> bool:
-    """A server ignores headers that it does not know (RFC 9110); schemathesis wants a request with one refused."""
+    """A server ignores headers that it does not know (RFC 9110); schemathesis expects a refusal."""
     return type(failure).__name__ == "AcceptedNegativeData" and UNKNOWN in map(str.lower, case.headers or {})
 
 

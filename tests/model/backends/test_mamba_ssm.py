@@ -156,7 +156,7 @@ def test_on_a_cpu_it_says_that_it_is_for_cuda() -> None:
 
 @pytest.mark.usefixtures("calls")
 def test_with_both_modules_it_is_there() -> None:
-    """With both modules the scan is available, without asking for a GPU."""
+    """With both modules the scan is available; no GPU is queried."""
     assert mamba_ssm.unavailable(CUDA) is None
 
 

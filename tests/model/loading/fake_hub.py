@@ -31,7 +31,7 @@ class FakeHub:
     broken: int | None = None  # a status to answer everything with
     portal: bool = False  # answer everything with a web page, as a sign-in page of a network does
     cut_after: int | None = None  # bytes of a body after which the connection breaks, at every attempt
-    stall_after: int | None = None  # bytes of a body after which nothing more comes
+    stall_after: int | None = None  # bytes of a body after which the server sends no more
     flip: bool = False  # damage the first byte of every body
     requests: list[str] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Suppress the log of the server."""
 
     def do_HEAD(self) -> None:
         self._answer()

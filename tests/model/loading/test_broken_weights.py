@@ -94,7 +94,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another model": (
         torch_file(lambda _: {"conv1.weight": torch.zeros(4, 3, 7, 7)}),
-        r"this is no Vision Mamba, VideoMamba or Mamba-Reg: no tensor 'patch_embed\.proj\.weight'",
+        r"this is not a Vision Mamba, VideoMamba or Mamba-Reg: no tensor 'patch_embed\.proj\.weight'",
     ),
 }
 
@@ -130,7 +130,7 @@ def test_wrapped_keys_work(wrap: Callable[[dict[str, Tensor]], Any], tmp_path: P
 
 
 def test_plain_mamba_without_a_configuration_works_and_warns(tmp_path: Path) -> None:
-    """The first assumption says that half of the model may be missing."""
+    """A plain Mamba loads, and its first assumption says that half of the model may be missing."""
     torch.save(PLAIN, tmp_path / "vim.pth")
 
     vim = load(tmp_path / "vim.pth", device="cpu")

@@ -78,12 +78,12 @@ def test_equal_numbers_are_equal() -> None:
 
 
 def test_the_family_does_not_matter() -> None:
-    """It says whose code trained the model; what the model computes is in the other fields."""
+    """The family does not change the fingerprint, because the other fields determine what the model computes."""
     assert BASE == fingerprint(TINY.replace(family="videomamba"), RECIPE, STATE)
 
 
 def test_later_fields_change_no_older_fingerprint() -> None:
-    """Fields that were added since have no part in it while they have their default."""
+    """Fields that were added later do not change the fingerprint while they have their default."""
     spread = TINY.replace(family="mamba-reg", class_token="spread", spread_tokens=2)
 
     assert "7cfad46ef350" == fingerprint(TINY, RECIPE, {"head.bias": torch.arange(5.0)})

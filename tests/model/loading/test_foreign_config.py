@@ -40,7 +40,7 @@ ARGUMENTS: dict[str, Any] = {
     ids=["PyTorchModelHubMixin", "transformers", "timm"],
 )
 def test_arguments_of_the_reference_in_a_config_are_translated(tmp_path: Path, written: dict[str, Any]) -> None:
-    """As other libraries write them into config.json; nothing is assumed then."""
+    """Constructor arguments in another library's config.json are used, and nothing is assumed."""
     contents = read(directory(tmp_path, written, state()))
 
     assert TINY.replace(class_token="first", divide_out=False) == contents.config
@@ -48,7 +48,7 @@ def test_arguments_of_the_reference_in_a_config_are_translated(tmp_path: Path, w
 
 
 def test_arguments_that_both_families_have_do_not_tell_which_it_is(tmp_path: Path) -> None:
-    """They are used with a family; without one the tensors decide, and the assumptions say so."""
+    """Arguments of two families are used if the family is given; otherwise the tensors decide, as an assumption."""
     both = {name: value for name, value in ARGUMENTS.items() if name in ("img_size", "patch_size", "stride", "depth")}
     both |= {"embed_dim": 16, "num_classes": 5}
     place = directory(tmp_path, both, state(d_state=16))
@@ -63,7 +63,7 @@ def test_arguments_that_both_families_have_do_not_tell_which_it_is(tmp_path: Pat
 
 
 def test_arguments_of_mamba_reg_are_recognised(tmp_path: Path) -> None:
-    """Its constructor alone has a number of class tokens, no stride, and LayerNorm unless told otherwise."""
+    """Mamba-Reg is recognised by its number of class tokens; it has no stride, and LayerNorm by default."""
     spread = TINY.replace(
         family="mamba-reg", class_token="spread", spread_tokens=3, neck_reduction=2, norm="layer", d_state=16
     )
@@ -75,12 +75,12 @@ def test_arguments_of_mamba_reg_are_recognised(tmp_path: Path) -> None:
 
 
 def test_a_config_without_an_architecture_is_not_used(tmp_path: Path) -> None:
-    """timm's file names the model only: the architecture is inferred, and the assumptions say so."""
+    """timm's config.json names only the model, so the architecture is inferred, which is an assumption."""
     written = {"architecture": "vim_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {"input_size": [3, 32, 32]}}
     contents = read(directory(tmp_path, written, state()))
 
     assert TINY == contents.config
-    assert "nothing from config.json: it is a file of timm" in contents.assumptions[0]
+    assert "config.json is not used: it is a file of timm" in contents.assumptions[0]
 
 
 def directory(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:

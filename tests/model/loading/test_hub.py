@@ -129,7 +129,7 @@ def test_released_names_lead_to_their_file(
 
 
 def test_another_family_than_the_released_models_is_refused(hub: FakeHub, cache: Path) -> None:
-    """The name says the family, so that another one is a mistake."""
+    """A family other than that of the released model is refused."""
     released = RELEASED["videomamba-tiny"]
     hub.repos[released.repo] = {released.file: pth(state(patch_size=16, image_size=(224, 224), num_classes=1000))}
 
@@ -239,12 +239,12 @@ def test_a_hub_out_of_order_is_explained(hub: FakeHub, cache: Path) -> None:
     """Server errors, and a web page in place of the file, are explained."""
     hub.add(REPO, weights_pth=BODY)
     hub.broken = 500
-    with pytest.raises(WeightsError, match=r"cannot be reached, or is no hub .*500.* not in the cache"):
+    with pytest.raises(WeightsError, match=r"cannot be reached, or is not a hub .*500.* not in the cache"):
         resolve(f"{REPO}:weights.pth", cache)
     with pytest.raises(WeightsError, match=r"answered 500 when asked for someone/tiny; try again later"):
         resolve(REPO, cache)
     hub.broken, hub.portal = None, True
-    with pytest.raises(WeightsError, match=r"is no hub \(.*does not seem to be served by a Hugging Face Hub"):
+    with pytest.raises(WeightsError, match=r"is not a hub \(.*does not seem to be served by a Hugging Face Hub"):
         resolve(f"{REPO}:weights.pth", cache)
 
 

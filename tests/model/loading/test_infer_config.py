@@ -20,13 +20,13 @@ from tests.golden import SHARED, needs_shared
 from tests.model.loading.checkpoints import TINY, rope_state, state
 
 NO_HINTS = Hints()
-# What no tensor shows; the rest must be inferred exactly.
+# Fields that no tensor shows; all others must be inferred exactly.
 UNSEEN = ("pool", "divide_out", "rope_residual", "bidirectional_layers", "flip", "norm_epsilon")
 REFUSED = {"bimamba_unknown", "slow_path_v2"}
 
 
 def golden(name: str, key: str) -> dict[str, Any]:
-    """An index of the golden data, or nothing where ../shared is absent (the tests then skip)."""
+    """An index of the golden data; empty if ../shared is absent (the tests then skip)."""
     path = SHARED / "golden" / name
     found: dict[str, Any] = json.loads(path.read_text())[key] if path.is_file() else {"absent": {}}
     return found
@@ -94,7 +94,7 @@ def positions(count: int, patch: int, **changes: Any) -> dict[str, Tensor]:
         (24, 16, (64, 96), (64, 96), 16),
         (16, 16, (70, 70), (70, 70), 16),
         (196, 16, (384, 384), (224, 224), 16),  # trained at 224, asked for at 384
-        (196, 16, (192, 192), (224, 224), 16),  # stride 13 would fit 192 px, but nobody trains that
+        (196, 16, (192, 192), (224, 224), 16),  # stride 13 would fit 192 px, but is not used in training
         (729, 16, (384, 384), (224, 224), 8),
     ],
 )
@@ -119,7 +119,7 @@ def test_patches_do_not_overlap_unless_a_published_model_is_so(patch: int, size:
 
 
 def test_the_published_fine_stride_is_assumed_and_the_other_reading_named() -> None:
-    """27x27 positions are those of vim-tiny-plus, and those of an image of 432 px without overlap."""
+    """For 27x27 positions the stride of vim-tiny-plus is assumed; the assumption also names 432 px without overlap."""
     found, assumptions = infer(positions(729, 16), NO_HINTS)
 
     assert ((224, 224), 8) == (found.image_size, found.stride)
@@ -135,7 +135,7 @@ def shapes(embed_dim: int, depth: int, size: int, stride: int = 16, classes: int
 
 @pytest.mark.parametrize("embed_dim", [192, 384, 768])
 def test_a_file_that_fits_two_published_models_is_refused(embed_dim: int) -> None:
-    """ViM and VideoMamba at 224 px have the same names and shapes, and give wrong answers as each other."""
+    """A file with the shapes of ViM and VideoMamba at 224 px is refused: the wrong family gives wrong answers."""
     tensors = shapes(embed_dim, 24, 224)
 
     with pytest.raises(WeightsError, match=r"vim-\w+ \(class token middle.* videomamba-\w+ .*VIM_MODEL_FAMILY"):
@@ -180,7 +180,7 @@ def test_a_shape_that_one_published_model_has_tells_the_family(given: tuple[int,
 
 @pytest.mark.parametrize("changes", [{"classes": 10}, {"depth": 12}, {"size": 384}])
 def test_other_shapes_are_taken_for_vim_with_a_warning(changes: dict[str, int]) -> None:
-    """No published model has them, so ViM's values are assumed, and the assumption says that this may be wrong."""
+    """For shapes of no published model ViM's values are assumed, and the assumption says that this may be wrong."""
     found, assumptions = infer(shapes(**({"embed_dim": 192, "depth": 24, "size": 224} | changes)), NO_HINTS)
 
     assert ("vim", "middle", True) == (found.family, found.class_token, found.divide_out)
@@ -222,20 +222,20 @@ def test_spread_class_tokens_and_their_neck_are_visible(changes: dict[str, Any],
     ],
 )
 def test_a_family_without_such_tensors_is_refused(changes: dict[str, Any], family: Family, only: str) -> None:
-    """A family that contradicts the tensors would give wrong answers, or an error about single tensors."""
+    """A family whose code cannot have such tensors is refused."""
     with pytest.raises(WeightsError, match=f"family '{family}' was asked for, but only {only}.* has such tensors"):
         infer(state(**changes), NO_HINTS, family=family)
 
 
 def test_a_name_that_the_tensors_contradict_is_not_used() -> None:
-    """A program may call a Mamba-Reg `vim_...`, or a file of it as it likes."""
+    """A name in the arguments or of the file is ignored if it contradicts the tensors."""
     found, _ = infer(state(**SPREAD), Hints("vim_tiny", file="vim_t_midclstok_76p1acc.pth"))
 
     assert "mamba-reg" == found.family
 
 
 def test_a_head_of_one_class_is_said_to_have_a_sigmoid() -> None:
-    """A softmax of one class would always be 1."""
+    """For a head of one class sigmoid scores are assumed, because a softmax would always be 1."""
     found, assumptions = infer(state(num_classes=1), NO_HINTS)
 
     assert "sigmoid" == found.score_function
@@ -252,7 +252,7 @@ def test_what_the_image_size_settles_is_no_assumption() -> None:
 
 
 def test_a_table_that_fits_no_square_needs_the_image_size() -> None:
-    """24 positions may be 4x6 or 3x8, so the image size must be given."""
+    """24 positions fit no square and need an image size, because they may be 4x6 or 3x8."""
     with pytest.raises(WeightsError, match="24 patch positions fit no square image: give image_size"):
         infer(positions(24, 16), NO_HINTS)
 
@@ -336,7 +336,7 @@ def test_hints_settle_what_tensors_leave_open() -> None:
 
 
 def test_hints_never_override_a_tensor() -> None:
-    """The name says middle token, stride 8 and 224 px, but the tensors decide."""
+    """A name with middle token, stride 8 and 224 px does not override the tensors."""
     found, _ = infer(state(class_token="none", pool="mean"), Hints(FACTORY, 224))
 
     assert (found.class_token, found.stride, found.image_size) == ("none", 8, (32, 32))

@@ -1,4 +1,4 @@
-"""`load`: from a path to a model that is ready to use, or an error that says why not."""
+"""`load` returns a model that is ready to use, or raises an error with the reason."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_broken_parts_of_a_directory_are_named(directory: Path, file: str, conte
 
 
 def test_a_directory_with_one_checkpoint_of_lightning(tmp_path: Path) -> None:
-    """The only file is a .ckpt, with hyperparameters beside the state dict and a prefix before every name."""
+    """A directory with one .ckpt of Lightning loads: it has hyperparameters, and a prefix before every name."""
     content = {"state_dict": {f"model.{name}": tensor for name, tensor in state().items()}, "epoch": 3}
     torch.save(content | {"hyper_parameters": {"lr": 0.1}}, tmp_path / "epoch=3.ckpt")
     torch.save(state(), tmp_path.parent / "plain.pth")
@@ -252,9 +252,9 @@ def test_weights_of_another_model_are_called_so(tmp_path: Path) -> None:
     """Loading a ResNet says what is missing and names the file, with and without a configuration."""
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(10)}, tmp_path / "resnet.pth")
 
-    with pytest.raises(WeightsError, match=r"resnet\.pth: this is no Vision Mamba"):
+    with pytest.raises(WeightsError, match=r"resnet\.pth: this is not a Vision Mamba"):
         load(tmp_path / "resnet.pth")
-    with pytest.raises(WeightsError, match="likely cause: this is no Vision Mamba"):
+    with pytest.raises(WeightsError, match="likely cause: this is not a Vision Mamba"):
         load(tmp_path / "resnet.pth", config=TINY)
 
 

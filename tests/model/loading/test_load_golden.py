@@ -64,7 +64,7 @@ def relatives(kind: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def check(vim: Vim, images: np.ndarray, arrays: Mapping[str, np.ndarray]) -> None:
-    """Features and logits within the published limits of a float32 implementation."""
+    """Assert that features and logits are within the published limits of a float32 implementation."""
     with torch.inference_mode():
         features = vim.forward_features(torch.from_numpy(images))
         logits = vim.forward_head(features)

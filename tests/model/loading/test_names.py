@@ -1,4 +1,4 @@
-"""Names as training programs write them become the usual ones, every change is said, and other models are named."""
+"""Names of training programs become the usual ones, every change is reported, and other models are identified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATE = state()
 
 
 def same(found: dict[str, Tensor]) -> bool:
-    """Whether these are the usual tensors."""
+    """Return whether these are the usual tensors."""
     return found.keys() == STATE.keys() and all(found[name].equal(STATE[name]) for name in STATE)
 
 
@@ -27,7 +27,7 @@ def same(found: dict[str, Tensor]) -> bool:
     "prefix", ["model.", "backbone.", "net.", "encoder.", "model.backbone.", "module.", "_orig_mod.module."]
 )
 def test_one_prefix_before_every_name_is_removed(prefix: str) -> None:
-    """Whatever the prefix is, if every name has it."""
+    """Any prefix is removed if every name has it."""
     found, notes = usual({prefix + name: tensor for name, tensor in STATE.items()})
 
     assert same(found)
@@ -35,14 +35,14 @@ def test_one_prefix_before_every_name_is_removed(prefix: str) -> None:
 
 
 def test_names_with_and_without_a_prefix_stay() -> None:
-    """A file that holds more than one model is not taken apart."""
+    """Names of which only some have a prefix stay: the file may hold more than one model."""
     tensors = {f"encoder.{name}": tensor for name, tensor in STATE.items()} | {"decoder.weight": torch.zeros(1)}
 
     assert (tensors, ()) == usual(tensors)
 
 
 def test_usual_names_are_left_alone() -> None:
-    """Nothing is renamed, and nothing is said."""
+    """Usual names are not renamed, and no change is reported."""
     found, notes = usual(STATE)
 
     assert same(found)
@@ -50,7 +50,7 @@ def test_usual_names_are_left_alone() -> None:
 
 
 def test_counters_are_left_out() -> None:
-    """Counters of averaged models, of batch norms and of the profiler thop are no weights."""
+    """Counters of averaged models, of batch norms and of the profiler thop are left out."""
     counters = ("n_averaged", "neck.num_batches_tracked", "total_ops", "layers.0.mixer.total_params")
     found, notes = usual(STATE | {name: torch.tensor(3) for name in counters})
 
@@ -62,7 +62,7 @@ def test_counters_are_left_out() -> None:
 
 @pytest.mark.parametrize("root", ["head.1", "fc", "classifier"])
 def test_a_head_by_another_name_is_the_head(root: str) -> None:
-    """A linear layer behind a dropout, and the names of other libraries."""
+    """The head is recognised after a dropout layer and by the names of other libraries."""
     found, notes = usual({name.replace("head.", f"{root}."): tensor for name, tensor in STATE.items()})
 
     assert same(found)
@@ -70,7 +70,7 @@ def test_a_head_by_another_name_is_the_head(root: str) -> None:
 
 
 def test_two_candidates_for_the_head_are_not_decided() -> None:
-    """What remains is reported when the tensors are compared with the architecture."""
+    """With two candidates for the head none is renamed; the comparison with the architecture reports them."""
     tensors = {name: tensor for name, tensor in STATE.items() if not name.startswith("head.")}
     tensors |= {"head.0.weight": torch.zeros(4, 16), "head.2.weight": torch.zeros(5, 4)}
 
@@ -78,7 +78,7 @@ def test_two_candidates_for_the_head_are_not_decided() -> None:
 
 
 def test_a_head_without_a_bias_gets_zeros() -> None:
-    """`Linear(bias=False)` computes the same as a bias of zeros."""
+    """A head without a bias gets a bias of zeros, which gives the same results."""
     found, notes = usual({name: tensor for name, tensor in STATE.items() if name != "head.bias"})
 
     assert found.keys() == STATE.keys()
@@ -107,7 +107,7 @@ def test_other_models_are_named(name: str) -> None:
 
 
 def test_a_given_configuration_does_not_hide_it(tmp_path: Path) -> None:
-    """Then it is the likely cause of tensors that do not fit."""
+    """With a given configuration the error has the kind of model as the likely cause."""
     torch.save(state() | {"temporal_pos_embedding": torch.zeros(1, 4, 16)}, tmp_path / "video.pth")
 
     with pytest.raises(WeightsError, match="likely cause: this is a video model"):
@@ -115,11 +115,11 @@ def test_a_given_configuration_does_not_hide_it(tmp_path: Path) -> None:
 
 
 def test_videos_are_told_by_their_patches() -> None:
-    """Their patches have five axes."""
+    """Video models are recognised by patches with five axes."""
     assert "video" in str(verdict(state() | {"patch_embed.proj.weight": torch.zeros(16, 3, 1, 8, 8)}))
 
 
 def test_nothing_is_said_of_image_models() -> None:
-    """Neither of usual files, nor of unknown ones."""
+    """`verdict` returns None for image models and for unknown tensors."""
     assert verdict(state()) is None
     assert verdict({"weight": torch.zeros(1)}) is None

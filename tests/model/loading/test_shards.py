@@ -65,11 +65,11 @@ def test_one_shard_alone_is_named_as_such(directory: Path) -> None:
 
 
 def test_what_is_missing_is_named(directory: Path) -> None:
-    """A shard that is not there, and a tensor that the index has but its shard has not."""
+    """The error names a missing shard, and a tensor that is in the index but not in its shard."""
     first, second = sorted(directory.glob("*-of-*"))
     places = json.loads(index(directory).read_text())["weight_map"]
     write_index(index(directory), places | {"head.bias": second.name, NAMES[-1]: first.name})
-    with pytest.raises(WeightsError, match=rf"has no tensor '\S+', which {index(directory).name} says it has"):
+    with pytest.raises(WeightsError, match=rf"has no tensor '\S+', which {index(directory).name} lists"):
         load(directory)
     second.unlink()
     write_index(index(directory), places)
@@ -79,7 +79,7 @@ def test_what_is_missing_is_named(directory: Path) -> None:
 
 
 def test_tensors_that_the_index_does_not_list_are_left_out(directory: Path) -> None:
-    """They are dropped, and the notes say so."""
+    """Tensors that the index does not list are dropped, and the notes name them."""
     places = json.loads(index(directory).read_text())["weight_map"]
     left = {name: file for name, file in places.items() if not name.startswith("head.")}
     write_index(index(directory), left)
@@ -99,7 +99,7 @@ def test_tensors_that_the_index_does_not_list_are_left_out(directory: Path) -> N
     ],
 )
 def test_a_broken_index_is_an_error_of_ours(tmp_path: Path, text: str, error: str) -> None:
-    """It is named, and never leads out of its directory."""
+    """The error names a damaged index, and an index cannot name files in other directories."""
     path = tmp_path / "model.safetensors.index.json"
     path.write_text(text)
 
@@ -108,6 +108,6 @@ def test_a_broken_index_is_an_error_of_ours(tmp_path: Path, text: str, error: st
 
 
 def test_shards_have_one_set_of_weights(directory: Path) -> None:
-    """There is no model_ema in an index."""
+    """Requesting model_ema from shards is an error."""
     with pytest.raises(WeightsError, match="has no weights 'model_ema'"):
         load(directory, weights="model_ema")

@@ -69,7 +69,7 @@ def test_inks_are_converted_before_the_resize() -> None:
 
 
 def test_the_reference_ignores_profiles() -> None:
-    """As the paper's evaluation does."""
+    """In reference mode profiles are ignored, as in the paper's evaluation."""
     plain = dataclasses.replace(FRIENDLY, mode="reference")
 
     np.testing.assert_array_equal(plain(with_profile(picture(), rgb_profile("ProPhoto"))), plain(picture()))
@@ -90,12 +90,12 @@ def test_the_reference_ignores_profiles() -> None:
     ids=["sRGB", "broken", "cut", "grey for RGB", "inks for RGB", "inks for grey", "grey for inks", "too large"],
 )
 def test_a_profile_that_does_not_apply_changes_nothing(mode: str, profile: bytes) -> None:
-    """sRGB itself, broken profiles, and those of another kind of image."""
+    """Profiles of sRGB, broken ones, and those of another kind of image change no pixel."""
     np.testing.assert_array_equal(FRIENDLY(with_profile(picture(mode), profile)), FRIENDLY(picture(mode)))
 
 
 def test_profiles_are_told_apart() -> None:
-    """sRGB is no conversion, broken is one that says so, and transforms are built once."""
+    """sRGB needs no conversion, a broken profile is marked as broken, and transforms are built once."""
     assert (None, False) == (conversion(SRGB).transform, conversion(SRGB).broken)
     assert conversion(b"").broken
     assert conversion(rgb_profile("Adobe RGB")) is conversion(rgb_profile("Adobe RGB"))
@@ -113,7 +113,7 @@ def test_small_images_are_converted_too() -> None:
 
 
 def test_the_fingerprint_of_friendly_says_so() -> None:
-    """Embeddings of images with profiles have changed, so friendly models have another fingerprint."""
+    """Friendly models have another fingerprint than before profiles were converted."""
     assert "sRGB" == FRIENDLY.to_dict()["colours"]
     assert "colours" not in Preprocess(size=64).to_dict()
     assert FRIENDLY == Preprocess.from_dict(FRIENDLY.to_dict())
@@ -148,7 +148,7 @@ P3_CHROMATICITIES = (0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
     ids=str,
 )
 def test_png_chunks_that_say_srgb_or_nonsense_change_nothing(chunks: dict[str, tuple[float, ...]]) -> None:
-    """sRGB by its chunk or by its numbers, primaries without a gamma, and impossible values."""
+    """PNG chunks that define sRGB, primaries without a gamma, and impossible values change no pixel."""
     np.testing.assert_array_equal(FRIENDLY(png(**chunks)), FRIENDLY(picture()))
 
 
@@ -163,7 +163,7 @@ def test_png_chunks_alone_say_the_space() -> None:
 
 
 def test_known_colours_of_display_p3() -> None:
-    """Computed by hand with the linear matrix from Display P3 to sRGB of CSS Color 4."""
+    """Colours of Display P3 become those of the linear matrix of CSS Color 4, computed by hand."""
     image = Image.fromarray(np.array([[[128, 128, 128], [204, 102, 51]]], np.uint8))
     grey, orange = np.asarray(conversion(rgb_profile("Display P3")).apply(image))[0].astype(int)
 
@@ -205,7 +205,7 @@ def test_levels_of_hdr_up_to_white_are_those_of_sdr(transfer: int) -> None:
 
 
 def test_brighter_levels_of_hdr_are_white() -> None:
-    """What a usual display cannot show is white."""
+    """HDR levels above the reference white are white."""
     bright = with_code_points(Image.new("RGB", (64, 64), (200, 200, 200)), 9, 16)
 
     assert FRIENDLY(bright).min() == 255
@@ -213,7 +213,7 @@ def test_brighter_levels_of_hdr_are_white() -> None:
 
 @pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (2, 2), (1, 1), (6, 6), (7, 6)])
 def test_code_points_that_say_srgb_change_little(primaries: int, transfer: int) -> None:
-    """sRGB, the unspecified values, BT.709 and BT.601, whose primaries are nearly sRGB's."""
+    """Code points of sRGB, BT.709 and BT.601, and unspecified ones, change pixels by little."""
     found = FRIENDLY(with_code_points(picture(), primaries, transfer)).astype(int)
 
     assert np.abs(found - FRIENDLY(picture())).mean() < (0.1 if primaries < 3 else 4)
@@ -221,12 +221,12 @@ def test_code_points_that_say_srgb_change_little(primaries: int, transfer: int) 
 
 @pytest.mark.parametrize(("primaries", "transfer"), [(0, 13), (250, 13), (1, 3), (12, 200), (4, 4)])
 def test_code_points_that_are_not_known_change_nothing(primaries: int, transfer: int) -> None:
-    """Reserved values, and those of no photograph."""
+    """Reserved code points, and those that no photograph has, change no pixel."""
     np.testing.assert_array_equal(FRIENDLY(with_code_points(picture(), primaries, transfer)), FRIENDLY(picture()))
 
 
 def test_code_points_of_display_p3() -> None:
-    """They are its profile, and count before an ICC profile."""
+    """Code points of Display P3 are converted, and take precedence over an ICC profile."""
     image = with_code_points(with_profile(picture(), rgb_profile("Adobe RGB")), 12, 13)
 
     np.testing.assert_array_equal(FRIENDLY(image), FRIENDLY(with_profile(picture(), rgb_profile("Display P3"))))

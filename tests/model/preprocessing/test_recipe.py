@@ -23,7 +23,7 @@ GOLDEN = SHARED / "golden" / "preproc"
 CASES: dict[str, Any] = json.loads((GOLDEN / "index.json").read_text())["cases"] if GOLDEN.is_dir() else {}
 ORIENTATION = 0x0112
 
-untouched = Preprocess(size=8)  # up to 32 pixels images keep their size: colours alone are seen
+untouched = Preprocess(size=8)  # up to 32 pixels images keep their size, so only colours are tested
 
 
 def _noise(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -245,7 +245,7 @@ def test_a_padded_image_keeps_its_proportions(width: int, height: int) -> None:
 
 
 def test_the_crop_is_no_part_of_the_written_recipe() -> None:
-    """It is chosen for each image; a model is the same with every crop."""
+    """The written recipe has no crop, because the crop is chosen for each image."""
     assert Preprocess(size=64).to_dict() == Preprocess(size=64, crop="pad").to_dict()
     with pytest.raises(ConfigError, match="crop"):
         Preprocess.from_dict({"crop": "pad"})

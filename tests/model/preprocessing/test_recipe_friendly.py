@@ -14,7 +14,7 @@ from model.preprocessing.recipe import Preprocess
 ORIENTATION = 0x0112
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 
-friendly = Preprocess(size=8, mode="friendly")  # up to 32 pixels images keep their size: colours alone are seen
+friendly = Preprocess(size=8, mode="friendly")  # up to 32 pixels images keep their size, so only colours are tested
 
 
 def _noise(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Image:

@@ -73,7 +73,7 @@ def test_a_product_in_the_weights_dtype_is_as_exact_as_the_dtype(dtype: torch.dt
 
 
 def test_only_the_wanted_parts_are_computed() -> None:
-    """Parts come in one order; without a head there are no scores to want."""
+    """Only wanted parts are computed, in a fixed order; a model without a head has no scores."""
     vim = tiny_vim()
     vim.preprocess = Preprocess(CONFIG.image_size[0])
     model, pixels = PixelModel(vim, narrow=False), torch.zeros(2, 64, 64, 3, dtype=torch.uint8)

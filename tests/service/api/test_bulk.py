@@ -282,7 +282,7 @@ async def test_no_more_is_read_than_is_on_its_way(app: FastAPI, client: httpx.As
     await app(scope(), receive, send)
 
     assert (100, 100) == (taken, answered)
-    assert most <= IN_FLIGHT + 3  # and one each that is waiting to be put, read ahead, and sent
+    assert most <= IN_FLIGHT + 3  # one waits to be put, one is read ahead, one is sent
 
 
 async def test_a_client_that_leaves_frees_everything(app: FastAPI, client: httpx.AsyncClient) -> None:

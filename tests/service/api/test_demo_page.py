@@ -1,4 +1,4 @@
-"""The routes of the demo page: who gets which answer from `/`, and that no other files can be read."""
+"""The routes of the demo page: the answers of `/`, and that no other files can be read."""
 
 from __future__ import annotations
 

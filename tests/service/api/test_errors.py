@@ -1,4 +1,4 @@
-"""Errors: what their text proposes, how often they are counted, and what the log has of internal ones."""
+"""Errors: their proposals, their counts, and the log lines of internal errors."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_the_lines_of_bulk_follow_the_same_rules(client: httpx.AsyncClient
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings", "/", "/vectors", INFER])
 async def test_nothing_compressed_is_an_empty_body(client: httpx.AsyncClient, path: str) -> None:
-    """gzip of nothing is an empty body, as nothing itself."""
+    """The gzip of an empty body is an empty body."""
     answer = await client.post(path, content=gzip.compress(b""), headers={"Content-Encoding": "gzip"})
 
     assert 400 == answer.status_code

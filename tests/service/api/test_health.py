@@ -257,4 +257,4 @@ async def test_what_cannot_be_served_is_refused_with_the_reason(
     assert reason in caplog.text
     for answer in answers:
         assert 503 == answer.status_code
-        assert "the model cannot be served; the server's log says why" == answer.json()["detail"]
+        assert "the model cannot be served; the server's log has the reason" == answer.json()["detail"]

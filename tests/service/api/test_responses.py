@@ -78,7 +78,7 @@ def calls_to_render(form: str, dim: int) -> int:
     answer = answer_of(*[Result(row, 0.0, 0.0, 64) for row in rows])
     events: list[str] = []
     gc.collect()
-    gc.disable()  # what other tests left behind would be counted when it is taken away
+    gc.disable()  # garbage of other tests would be counted when it is collected
     sys.setprofile(lambda _frame, event, _argument: events.append(event))
     try:
         if form == "octets":

@@ -186,7 +186,7 @@ async def test_the_answer_names_the_batches_that_ran_its_images(client: httpx.As
 async def test_concurrent_requests_share_batches(client: httpx.AsyncClient, tiny_model: Path) -> None:
     """Classify and embed in one forward pass; every caller gets its own image's answer.
 
-    The device waits for company here: a tiny model would otherwise be done before the next image is decoded.
+    VIM_MAX_WAIT_MS is set here: a tiny model would otherwise finish before the next image is decoded.
     """
     alone = [(await client.post("/v1/embed", content=photo(seed))).json()["results"][0] for seed in range(12)]
     app = create_app(settings_for(tiny_model, max_batch=8, max_wait_ms=2_000))
@@ -242,7 +242,7 @@ async def test_the_crop_is_chosen_by_the_request(client: httpx.AsyncClient, vim:
 
 
 async def test_the_crop_in_other_forms(client: httpx.AsyncClient) -> None:
-    """Forms, JSON members, bulk lines and raw vectors take it, and an unknown crop is refused."""
+    """Forms, JSON members, bulk lines and raw vectors accept a crop, and an unknown crop is refused."""
     data = photo(6, size=(150, 70))
     text = base64.b64encode(data).decode()
     native = await client.post("/v1/embed", content=data, params={"crop": "pad"})

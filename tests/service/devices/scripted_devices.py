@@ -58,7 +58,7 @@ def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
 
 
 class Script:
-    """What the next device processes do: one behaviour for each start; the last one repeats."""
+    """The behaviour of the next device processes, one for each start; the last one repeats."""
 
     def __init__(self, *behaviours: Behaviour | DeviceLost) -> None:
         self.behaviours = list(behaviours)
@@ -66,7 +66,7 @@ class Script:
         self.batches: list[int] = []
         self.depth, self.largest = 1, 8
         self.out: set[int] = set()  # the first slots of the batches that are with the device
-        self.company: list[set[int]] = []  # the same, whenever a batch came
+        self.company: list[set[int]] = []  # the same, recorded when a batch arrived
         self.steps: list[str] = []  # of all starts
         self.slowest_s = 0.001  # of the warm-up's batches
         self.devices: list[FakeDevice] = []

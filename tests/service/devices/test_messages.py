@@ -1,4 +1,4 @@
-"""Messages between processes arrive as they were sent."""
+"""Messages between processes arrive unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server with a user who has neither HOME nor a passwd entry: it starts, says one line, and leaves nothing."""
+"""The server of a user with neither HOME nor a passwd entry starts, logs one line, and leaves no files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.settings import Settings
 from tests.tiny import photo
 
 ROOT = Path(__file__).resolve().parents[3]
-# As for an arbitrary user of a container, whatever user runs the tests.
+# Like an arbitrary user of a container, independent of the user who runs the tests.
 _HOMELESS = """
 import pwd, sys
 def unknown(uid):
@@ -27,7 +27,7 @@ sys.exit(service.__main__.main())
 
 
 def test_without_a_directory_downloads_go_to_a_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With VIM_CACHE_DIR it is that one; without a home directory a new one for each device process."""
+    """Downloads go to VIM_CACHE_DIR; without it and without a home each device process has a new directory."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     nowhere = Settings().model_copy(update={"cache_dir": None})
 

@@ -1,4 +1,4 @@
-"""With two batches in flight each call gets its own result, its own time, and every loss of the process."""
+"""With two batches in flight each call gets its own result and time limit, and the error if the process is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FakeProcess:
         return -9
 
     def kill(self) -> None:
-        """Note that the process was killed."""
+        """Record that the process was killed."""
         self.killed = True
 
 
@@ -157,7 +157,7 @@ async def test_the_watchdog_counts_from_the_end_of_the_batch_before(device: Conn
 
 
 async def test_a_pause_of_the_parent_is_not_a_hang_of_the_device(device: Connected) -> None:
-    """While this program is stopped the device cannot be blamed: its answer is read before it counts as hung."""
+    """After a pause of this program the device's answer is read before the device counts as hung."""
     device.watchdog_s = 0.3
     call = asyncio.create_task(device.run([job(5)]))
     order = await device.order()

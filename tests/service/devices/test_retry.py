@@ -1,4 +1,4 @@
-"""What happens to a failed batch: it runs again in halves until the bad image is alone; no good image fails."""
+"""A failed batch runs again in halves until the bad image is alone; no good image fails."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_process_may_die_once_with_an_image_alone() -> None:
 
 
 def test_dying_in_company_is_no_mark_on_anyone() -> None:
-    """The end of a process with two images in the batch is blamed on neither, even if one is cancelled."""
+    """If a process ends with two images in the batch, neither is quarantined, even if one is cancelled."""
     first, second = jobs(2)
     second.done.cancel()
 

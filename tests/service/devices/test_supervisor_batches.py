@@ -1,4 +1,4 @@
-"""What happens to batches when they or their device process fail, with scripted devices."""
+"""Batches are retried when they or their device process fail, with scripted devices."""
 
 from __future__ import annotations
 
@@ -115,14 +115,14 @@ async def test_both_batches_survive_the_death_of_their_device(monkeypatch: pytes
 async def test_among_two_batches_in_flight_only_the_poison_image_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that has failed runs alone afterwards, so only the image that ends the process is blamed."""
     script = Script(dies_of(3))
-    script.depth, script.largest = 2, 1  # every batch is one image: each would look guilty
+    script.depth, script.largest = 2, 1  # every batch has one image, so each image could be the cause
     async with supervised(monkeypatch, script, max_restarts=20) as supervisor:
         answers = await outcomes(submit(supervisor, 8))
         bad = [index for index, answer in enumerate(answers) if isinstance(answer, InferenceFailed)]
 
         assert [3] == bad
         with_it = [company for company in script.company if 3 in company]
-        assert 2 in map(len, with_it[:-2])  # another batch ran beside it, begun before or after it
+        assert 2 in map(len, with_it[:-2])  # another batch was in flight at the same time
         assert [{3}, {3}] == with_it[-2:]
 
 
@@ -161,7 +161,7 @@ async def test_memory_that_another_batch_had_blames_no_image(monkeypatch: pytest
 
 
 async def test_a_suspect_that_waits_for_its_turn_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When its supervisor is cancelled, its job is queued again and can be answered by whoever ends the service."""
+    """When the supervisor is cancelled, the job of a waiting suspect is queued again and can be answered at the end."""
 
     def fails_on_zero(batch: Sequence[Job]) -> BatchDone:
         if batch[0].slot == 0:

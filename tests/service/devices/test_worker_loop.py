@@ -45,7 +45,7 @@ class FakeRunner:
         return Rows(None, values, -values, np.array([slot != 88 for slot in flight]), widened=flight.count(99))
 
     def recover(self) -> None:
-        """Raise if the device is beyond use."""
+        """Raise if the device cannot be used any more."""
         self.recovered += 1
         if self.beyond_use:
             raise RuntimeError("CUDA error")
@@ -71,7 +71,7 @@ def started(runner: FakeRunner, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker
 
 
 def test_images_that_were_computed_again_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number is part of the answer, so that it can be counted."""
+    """The answer has the number of images that were computed again, so that it can be counted."""
     loop, answers, _ = started(FakeRunner(depth=1), monkeypatch)
     loop.begin(batch(0, 5, 99))
 

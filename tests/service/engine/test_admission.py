@@ -209,12 +209,12 @@ def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> N
     slots += control.admit("interactive", 1, 0.6)
     backend.slots.release(*slots[10:])
     assert 1 == len(control.admit("interactive", 1, 0.001))
-    assert 1 == len(control.admit("interactive", 1, -1.0))  # its caller answers 504
+    assert 1 == len(control.admit("interactive", 1, -1.0))  # the caller answers 504
     backend.slots.close()
 
 
 def test_what_the_devices_cannot_answer_in_time_is_refused_before_anything_was_measured() -> None:
-    """The warm-up says how long an image takes at best: 40 images of 0.1 s do not end in 3 s."""
+    """Before any measurement the warm-up's time per image counts: 40 images of 0.1 s do not end in 3 s."""
     backend = FakeBackend(64)
     backend.state = BackendState(least_image_s=0.1)
     control = admission(backend, settings=Settings(queue_images=64))
@@ -235,7 +235,7 @@ def processes(count: int) -> list[FakeBackend]:
 
 
 def test_any_process_admits_what_the_others_do_not_use() -> None:
-    """One of two processes may use all slots and all bytes; the other one is refused meanwhile, in the same words."""
+    """One of two processes may use all slots and all bytes; the other one is then refused, with the same message."""
     one, two = (admission(backend) for backend in processes(2))
     slots = one.admit("interactive", 6)
     first = body(one, "interactive")
@@ -278,7 +278,7 @@ class Rival:
 
 
 def test_two_processes_never_exceed_a_limit_together() -> None:
-    """What another process adds between the check and the count of this one is seen: this one withdraws."""
+    """If another process adds between the check and the count of this one, this one withdraws its addition."""
     counts = shared_counts.alone(usage.NUMBERS)
     for number, amount in ((0, 5), (2, 600)):  # interactive images and bytes
         own = counts[number].own

@@ -68,12 +68,12 @@ async def test_bulk_gets_a_place_now_and_then() -> None:
 
 
 async def test_those_who_left_lose_no_place() -> None:
-    """No place is lost when a caller is cancelled while it waits, or just after it was let in."""
+    """No place is lost when a caller is cancelled while it waits, or directly after it got a place."""
     entered, tasks = await line_up(gate := Gate(1), "interactive", "interactive", "interactive", "interactive")
     tasks[1].cancel()
     await asyncio.sleep(0)
     gate.leave()
-    tasks[2].cancel()  # its place was given just now
+    tasks[2].cancel()  # it has just got its place
     await asyncio.gather(tasks[1], tasks[2], return_exceptions=True)
     await asyncio.sleep(0)
 

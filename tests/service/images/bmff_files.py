@@ -1,7 +1,7 @@
 """HEIC and AVIF files for the tests, put together from the coded picture of another file; and the shared picture.
 
 `tests/data/formats` holds small files of `picture()` that other programs wrote: HEIC by libheif 1.23 with x265 4.2,
-JPEG XL by cjxl 0.7. In the two turned ones the picture lies on its side, and the file says how to turn it.
+JPEG XL by cjxl 0.7. In the two turned ones the picture is stored rotated, with a property for the rotation.
 """
 
 from __future__ import annotations

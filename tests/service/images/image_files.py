@@ -26,7 +26,7 @@ FILES = [(form, mode) for form, modes in MODES.items() for mode in modes]
 
 
 def photo(mode: str = "RGB") -> Image.Image:
-    """A smooth picture with something in every channel."""
+    """A smooth picture with different values in every channel."""
     grey = Image.radial_gradient("L").resize((64, 48))
     colour = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT), grey.point(lambda v: 255 - v)])
     if mode in ("I;16", "I"):

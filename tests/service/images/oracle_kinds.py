@@ -1,4 +1,4 @@
-"""The files of `test_oracle` that are no TIFF: what they are called, and for lossless ones what they show."""
+"""The files of `test_oracle` other than TIFF: their names, and the pixels of lossless ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.service.images.slow_files import chunk
 
 
 class File(NamedTuple):
-    """A file, its orientation, what it shows (None where only a decoder can say), and how much may differ."""
+    """A file, its orientation, its pixels (None if only a decoder knows them), and the largest difference."""
 
     name: str
     data: bytes
@@ -48,7 +48,7 @@ def pngs() -> Iterator[File]:
             yield File(f"PNG {name} {bits}{' interlaced' if interlaced else ''}", data, shown)
 
 
-Png = tuple[str, Values, int, bytes, Values]  # name, values, colour type, chunks before the pixels, what it shows
+Png = tuple[str, Values, int, bytes, Values]  # name, values, colour type, chunks before the pixels, shown pixels
 
 
 def _grey_pngs(bits: int) -> Iterator[Png]:
@@ -80,7 +80,7 @@ def _colour_pngs(bits: int) -> Iterator[Png]:
 
 
 def photographs() -> Iterator[File]:
-    """What programs write every day, by Pillow: JPEG of every kind, WebP, GIF, compressed TIFF."""
+    """Usual files, written by Pillow: JPEG of every kind, WebP, GIF, compressed TIFF."""
     rgb = Image.fromarray(RGB)
     for progressive, sampling in itertools.product((False, True), (0, 1, 2)):
         name = f"JPEG, progressive {progressive}, subsampling {sampling}"
@@ -104,7 +104,7 @@ def photographs() -> Iterator[File]:
 
 
 def turned() -> Iterator[File]:
-    """Every orientation in every format that can say one."""
+    """Every orientation in every format that supports it."""
     exif = Image.Exif()
     formats: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 95, "subsampling": 0},

@@ -37,7 +37,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Kind:
-    """Samples, what they mean, and in which layouts a 415 is right."""
+    """Samples, their meaning, and the layouts for which 415 is the right answer."""
 
     name: str
     samples: Samples
@@ -167,7 +167,7 @@ _COMPRESS: dict[int, Callable[[bytes], bytes]] = {
 }
 
 
-# --- What the samples mean ----------------------------------------------------------------------------------------
+# --- Meaning of the samples ---------------------------------------------------------------------------------------
 
 
 def _grey(white: float) -> Shown:

@@ -1,4 +1,4 @@
-"""What is corrected in Pillow's pictures, or refused, and what the answer says. `test_oracle` compares pixels."""
+"""Files whose pixels are corrected, or which are refused, and the error texts. `test_oracle` compares pixels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def refusal(data: bytes) -> str:
     ("kind", "layout", "says"),
     [
         ("grey, alpha", oracle_tiff.Layout(planar=True), "has grey and alpha in separate planes"),
-        ("RGBA, alpha not named", oracle_tiff.Layout(planar=True), "has a fourth plane and does not say what it is"),
+        ("RGBA, alpha not named", oracle_tiff.Layout(planar=True), "has a fourth plane of unknown meaning"),
         ("four inks 8", oracle_tiff.Layout(), "has other inks than cyan, magenta, yellow and black"),
         ("float, 0 is white", oracle_tiff.Layout(), "has floating point values of which 0 is white"),
         ("grey 32, all bits", oracle_tiff.Layout(), "has 32-bit values above 2147483647"),
@@ -72,7 +72,7 @@ def test_uncompressed_colour_at_half_resolution() -> None:
 
 @pytest.mark.parametrize("target", [20, 1 << 30])
 def test_metadata_of_a_tiff_that_lies_elsewhere_is_ignored(target: int) -> None:
-    """A pointer to EXIF that leads into the pixels, where a directory would have 65,535 tags, harms nothing."""
+    """A pointer to EXIF that leads into the pixels, where a directory would have 65,535 tags, is ignored."""
     grey = np.full((HEIGHT, WIDTH), 255, np.uint8)
     pixels = grey.tobytes()
     tags = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 277: 1, 278: HEIGHT, 273: 8, 279: len(pixels)}
@@ -110,7 +110,7 @@ def test_the_bytes_of_a_png_are_limited(bits: int, colour: int, interlaced: int,
 
 
 def test_nothing_around_a_first_frame_is_white() -> None:
-    """Around a first frame that is smaller than the canvas there is white; by reference what Pillow has there."""
+    """The area around a first frame smaller than the canvas is white; in reference mode it has Pillow's pixels."""
     left, top, right, bottom = INSIDE
     data = gif_partial("P")
     with Image.open(io.BytesIO(data)) as image:

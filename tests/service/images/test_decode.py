@@ -165,7 +165,7 @@ def test_pixels_of_another_shape_are_our_mistake() -> None:
     ("profile", "found"), [(b"", None), (rgb_profile("Adobe RGB"), "converted"), (b"nonsense", "broken")]
 )
 def test_the_times_say_what_became_of_a_profile(kind: str, profile: bytes, found: str | None) -> None:
-    """So that broken profiles are counted; the reference ignores all, and counts none."""
+    """The times say what was done with a profile, so that broken ones are counted; reference mode ignores profiles."""
     file = io.BytesIO()
     photo().save(file, kind, icc_profile=profile)
     for jpegs in (None, JPEGS):
@@ -176,7 +176,7 @@ def test_the_times_say_what_became_of_a_profile(kind: str, profile: bytes, found
 
 
 def test_png_code_points_count_before_its_profile() -> None:
-    """The chunk cICP says the colour space of a PNG before all others; its image is converted."""
+    """The chunk cICP of a PNG takes precedence over other colour chunks, and the image is converted."""
     found = []
     for profile in (b"", rgb_profile("Adobe RGB")):
         data = encode(photo(), "PNG", icc_profile=profile)

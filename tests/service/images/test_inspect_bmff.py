@@ -30,20 +30,20 @@ START = box(b"ftyp", b"heic", bytes(4), b"mif1")
 
 
 def test_the_size_of_files_that_programs_write() -> None:
-    """The size is that of the picture before it is turned."""
+    """The size of real files is that of the picture before it is rotated."""
     assert [(inspect("HEIC", sample(f"{name}.heic")).width) for name in ("plain", "turned", "alpha")] == 3 * [WIDTH]
     assert inspect("AVIF", encode(picture(), "AVIF")).height == HEIGHT
 
 
 def test_the_size_of_a_grid_is_that_of_the_whole() -> None:
-    """Tiles are smaller than the picture."""
+    """The size of a grid is that of the whole picture, not of a tile."""
     header = inspect("HEIC", grid(TILE, 3, 5))
 
     assert (header.width, header.height) == (5 * WIDTH, 3 * HEIGHT)
 
 
 def test_the_size_of_an_image_sequence() -> None:
-    """A sequence says its size in a track."""
+    """The size of an image sequence is read from a track."""
     entry = box(b"av01", bytes(24), struct.pack(">HH", 640, 480), bytes(50))
     track = box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", full(b"stsd", 0, struct.pack(">I", 1), entry)))))
 
@@ -60,24 +60,24 @@ def test_the_size_of_an_image_sequence() -> None:
     ],
 )
 def test_code_points_count_without_a_profile(properties: tuple[bytes, ...], cicp: Cicp | None) -> None:
-    """An ICC profile is more exact than code points."""
+    """Code points are used only if there is no ICC profile, which is more exact."""
     assert inspect("HEIC", single(TILE, *properties)).cicp == cicp
     assert inspect("HEIC", grid(TILE, 2, 2, *properties)).cicp == cicp
 
 
 def test_code_points_of_another_item_do_not_count() -> None:
-    """Only the colours of the shown item count."""
+    """Code points of items other than the shown one are ignored."""
     assert inspect("HEIC", single(TILE, unused=code_points(12, 16))).cicp is None
 
 
 def test_a_file_without_a_size_is_refused() -> None:
-    """Without a size its memory is not known."""
-    with pytest.raises(UnsupportedImage, match="does not say its size"):
+    """A file without a size is refused, because its memory is not known."""
+    with pytest.raises(UnsupportedImage, match="does not contain its size"):
         inspect("HEIC", START + box(b"mdat", bytes(100)))
 
 
 def test_too_many_boxes_are_refused() -> None:
-    """Decoders read all of them."""
+    """A file with too many boxes is refused, because decoders read all of them."""
     with pytest.raises(ImageTooComplex, match="more than 65536 boxes"):
         inspect("HEIC", START + 70_000 * box(b"free"))
 

@@ -1,4 +1,4 @@
-"""What the header of a file says before it is decoded, and which files are refused by their structure."""
+"""The header of a file is read before it is decoded, and files are refused by their structure."""
 
 from __future__ import annotations
 

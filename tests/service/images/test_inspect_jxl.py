@@ -13,7 +13,7 @@ from service.images.inspect_jxl import inspect
 from tests.service.images.bmff_files import box
 from tests.service.images.image_files import encode
 
-assert JpegXLImagePlugin  # it teaches Pillow to write the format
+assert JpegXLImagePlugin  # importing it registers the format with Pillow
 SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n"
 
 
@@ -40,7 +40,7 @@ class Bits:
 )
 @pytest.mark.parametrize("use_container", [False, True])
 def test_the_size_of_files_that_an_encoder_writes(side: tuple[int, int], use_container: bool) -> None:
-    """Every way to write a size: in eighths, with a ratio of the sides, or plainly."""
+    """The size is read in every encoding: in eighths, with a ratio of the sides, or plain."""
     header = inspect(encode(Image.new("L", side), "JXL", use_container=use_container, effort=1))
 
     assert (header.width, header.height) == side
@@ -48,7 +48,7 @@ def test_the_size_of_files_that_an_encoder_writes(side: tuple[int, int], use_con
 
 @pytest.mark.parametrize(("ratio", "width"), [(1, 720), (2, 864), (3, 960), (4, 1080), (5, 1280), (6, 900), (7, 1440)])
 def test_ratios_of_the_sides(ratio: int, width: int) -> None:
-    """The seven ratios that the format knows."""
+    """The seven ratios of the format give the right sides."""
     header = inspect(Bits().put(0, 1).put(1, 2).put(719, 13).put(ratio, 3).put(1, 1).codestream())
 
     assert (header.width, header.height) == (width, 720)
@@ -67,7 +67,7 @@ def test_large_sides(bits: int) -> None:
 @pytest.mark.parametrize("intrinsic", [False, True])
 @pytest.mark.parametrize("animated", [False, True])
 def test_animations_are_found(animated: bool, intrinsic: bool, preview: str) -> None:
-    """The flag lies behind fields of different lengths."""
+    """Animations are found, although the flag follows fields of different lengths."""
     bits = Bits().put(1, 1).put(3, 5).put(1, 3)  # 32 x 32
     bits.put(0, 1).put(1, 1).put(5, 3).put(intrinsic, 1)
     if intrinsic:
@@ -87,7 +87,7 @@ def test_animations_are_found(animated: bool, intrinsic: bool, preview: str) -> 
 
 
 def test_a_codestream_in_parts() -> None:
-    """The first part holds the header."""
+    """If a codestream is stored in parts, the header is read from the first part."""
     plain = Bits().put(1, 1).put(3, 5).put(1, 3).put(1, 1).codestream()
     data = SIGNATURE + box(b"ftyp", b"jxl ", bytes(4), b"jxl ") + box(b"jxlp", struct.pack(">I", 0), plain)
 
@@ -95,7 +95,7 @@ def test_a_codestream_in_parts() -> None:
 
 
 def test_a_container_without_a_codestream() -> None:
-    """Such a file has no picture."""
+    """A container without a codestream is refused."""
     with pytest.raises(UnsupportedImage, match="has no codestream"):
         inspect(SIGNATURE + box(b"ftyp", b"jxl ", bytes(4), b"jxl "))
 

@@ -34,7 +34,7 @@ def test_strips_that_lie_over_each_other_are_refused() -> None:
     for compression, bit_order in ((8, 1), (8, 2), (1, 2)):
         with pytest.raises(ImageTooComplex, match="larger than the file"):
             inspect(slow_files.tiff_overlapping(3000, compression, bit_order))
-    assert 3000 == inspect(slow_files.tiff_overlapping(3000, 1)).height  # read where it lies, without a copy
+    assert 3000 == inspect(slow_files.tiff_overlapping(3000, 1)).height  # read in place, without a copy
 
 
 def test_a_strip_beyond_the_end_is_a_truncated_file() -> None:

@@ -1,4 +1,4 @@
-"""AVIF, HEIC and JPEG XL: every kind of file gives the picture, and hostile ones harm nobody."""
+"""AVIF, HEIC and JPEG XL: every kind of file gives the picture, and hostile ones do not affect others."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.service.images import bmff_files
 from tests.service.images.bmff_files import code_points, coded, grid, icc, picture, sample, single, turned
 from tests.service.images.image_files import encode
 
-assert JpegXLImagePlugin  # it teaches Pillow to write the format
+assert JpegXLImagePlugin  # importing it registers the format with Pillow
 SIZE = 64
-CLOSE = 6  # levels, in the mean: what the encoders lost
+CLOSE = 6  # mean difference in levels, the loss of the encoders
 CLEAR = Image.linear_gradient("L").resize((128, 96))
 
 
@@ -55,7 +55,7 @@ def decoded_with_times(
 
 
 def expected(image: Image.Image) -> Pixels:
-    """The pixels of an image that no encoder has touched."""
+    """The pixels of the image before encoding."""
     return Preprocess(SIZE, mode="friendly")(image)
 
 
@@ -111,7 +111,7 @@ def test_lossless_pixels_are_exact(decode: Callable[..., Pixels]) -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (3, 5)])
 @pytest.mark.parametrize("form", ["HEIC", "AVIF"])
 def test_tiles_are_put_together(decode: Callable[..., Pixels], form: str, rows: int, columns: int) -> None:
-    """A grid, as phones write it, is the picture of its tiles."""
+    """The tiles of a grid, as phones write it, are combined to one picture."""
     square = picture().resize((128, 128))  # AVIF allows tiles of multiples of 64
     tile = coded(sample("plain.heic") if form == "HEIC" else encode(square, "AVIF"))
     image = picture() if form == "HEIC" else square
@@ -128,7 +128,7 @@ def test_the_first_picture_of_an_animation(decode: Callable[..., Pixels]) -> Non
 
 
 def test_an_animated_jpeg_xl_is_refused(decode: Callable[..., Pixels]) -> None:
-    """Its decoder would return the last picture."""
+    """An animated JPEG XL is refused, because its decoder would return the last picture."""
     with pytest.raises(UnsupportedImage, match="an animated JPEG XL image is not supported"):
         decode(sample("animated.jxl"))
 
@@ -137,7 +137,7 @@ def test_an_animated_jpeg_xl_is_refused(decode: Callable[..., Pixels]) -> None:
 
 
 def in_p3() -> Image.Image:
-    """The picture's pixels taken for Display P3, in sRGB."""
+    """The picture's pixels, interpreted as Display P3 and converted to sRGB."""
     source = ImageCms.ImageCmsProfile(io.BytesIO(rgb_profile("Display P3")))
     found = ImageCms.profileToProfile(picture(), source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert found is not None
@@ -155,7 +155,7 @@ def in_p3() -> Image.Image:
     ids=["code points", "profile", "the profile counts"],
 )
 def test_colours_of_a_container(processes: DecoderProcesses, form: str, properties: tuple[bytes, ...]) -> None:
-    """Display P3 is converted to sRGB, whichever way the file says it; `reference` ignores it."""
+    """Display P3 is converted to sRGB, in every form that a file can have it; `reference` ignores it."""
     tile = coded(sample("plain.heic") if form == "HEIC" else encode(picture(), "AVIF"))
     data = single(tile, *properties)
     found, times = decoded_with_times(processes, data)
@@ -166,7 +166,7 @@ def test_colours_of_a_container(processes: DecoderProcesses, form: str, properti
 
 
 def test_colours_of_another_item_do_not_count(processes: DecoderProcesses) -> None:
-    """A colour space of a gain map or thumbnail is not that of the picture."""
+    """The colour space of a gain map or thumbnail is ignored."""
     data = single(coded(sample("plain.heic")), unused=code_points(9, 16))
 
     assert decoded_with_times(processes, data)[1].profile is None
@@ -194,10 +194,10 @@ PLAIN = {
 @pytest.mark.parametrize("form", PLAIN)
 @pytest.mark.parametrize("kept", [0.02, 0.1, 0.3, 0.6, 0.9])
 def test_a_truncated_file_is_refused(decode: Callable[..., Pixels], form: str, kept: float) -> None:
-    """Part of a file is refused."""
+    """A truncated file is refused."""
     data = PLAIN[form]
 
-    with pytest.raises(UnsupportedImage, match="is truncated|is damaged|does not say its size|has no codestream"):
+    with pytest.raises(UnsupportedImage, match="is truncated|is damaged|does not contain its size|has no codestream"):
         decode(data[: max(16, int(len(data) * kept))])
 
 
@@ -218,7 +218,7 @@ def test_mutated_files_do_not_harm_good_ones(decode: Callable[..., Pixels]) -> N
 
 @pytest.mark.parametrize("form", ["HEIC", "AVIF"])
 def test_a_size_beyond_the_limit_is_refused_before_decoding(decode: Callable[..., Pixels], form: str) -> None:
-    """A file that claims too many pixels costs nothing."""
+    """A file that claims too many pixels is refused before decoding."""
     with pytest.raises(TooManyPixels, match="20000 x 20000 = 400000000 pixels"):
         decode(single(coded(PLAIN[form]), side=(20_000, 20_000)))
 
@@ -234,25 +234,25 @@ def test_a_picture_that_is_larger_than_its_file_says(processes: DecoderProcesses
 
 
 def test_a_large_file_after_a_small_one(decode: Callable[..., Pixels]) -> None:
-    """The limits of a file end with it: the next one may take more."""
+    """The limits of a small file do not apply to the next file, which may take more."""
     decode(PLAIN["HEIC"])
 
     assert distance(decode(PLAIN["HEIC"] + bmff_files.box(b"free", bytes(100_000_000))), expected(picture())) < CLOSE
 
 
 def test_memory_is_checked_before_decoding(processes: DecoderProcesses) -> None:
-    """VIM_MAX_DECODE_BYTES holds for these formats too."""
+    """VIM_MAX_DECODE_BYTES also limits these formats."""
     with pytest.raises(ImageTooComplex, match="takes up to .* bytes of memory; the limit is 100000"):
         decoded_with_times(processes, PLAIN["HEIC"], limits=DecodeLimits(1_000_000, 100_000))
 
 
 def test_without_decoder_processes_the_formats_are_refused() -> None:
-    """A decoder without them decodes the other formats only."""
+    """Without decoder processes these formats are refused, and the others are decoded."""
     with pytest.raises(UnsupportedImage, match="HEIC is not decoded here"):
         Decoder(Preprocess(SIZE), DecodeLimits(1_000_000)).decode(PLAIN["HEIC"], np.zeros((SIZE, SIZE, 3), np.uint8))
 
 
 def test_the_picture_is_not_symmetric() -> None:
-    """The tests of turned files would pass for every turn otherwise."""
+    """The picture is not symmetric; otherwise the tests of rotated files would pass for every rotation."""
     assert distance(expected(picture()), expected(TURNED)) > 3 * CLOSE
     assert bmff_files.WIDTH != bmff_files.HEIGHT

@@ -299,7 +299,7 @@ def test_code_that_gives_other_pixels_is_not_used(
 
 
 def test_the_self_test_covers_all_kinds() -> None:
-    """RGB and CMYK, upright and turned, of odd size; Pillow turns the turned ones."""
+    """The self-test has RGB and CMYK files, upright and rotated, of odd size."""
     samples = list(jpeg_check.samples())
 
     assert 4 == len({(sample.cmyk, sample.turn.swaps) for sample in samples})

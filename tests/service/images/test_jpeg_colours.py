@@ -41,7 +41,7 @@ def test_profiles_are_converted_on_the_fast_path(name: str, mode: str) -> None:
 
 
 def test_a_profile_in_several_segments_is_joined() -> None:
-    """A profile of more than 64 kB; if a segment is missing there is no profile."""
+    """A profile of more than 64 kB in several segments is joined; if a segment is missing there is no profile."""
     profile = rgb_profile("ProPhoto")
     long = profile[:36] + profile[36:] + bytes(100_000)
     data = with_icc(Image.open(io.BytesIO(jpeg())), long)
@@ -57,7 +57,7 @@ def test_a_profile_in_several_segments_is_joined() -> None:
 
 
 def test_inks_with_a_profile_are_left_to_pillow() -> None:
-    """They are converted before the resize."""
+    """CMYK files with a profile are left to Pillow, because they are converted before the resize."""
     data = with_icc(Image.open(io.BytesIO(jpeg(mode="CMYK"))), cmyk_profile())
     with Image.open(io.BytesIO(data)) as image:
         expected = RECIPE(image)
@@ -67,7 +67,7 @@ def test_inks_with_a_profile_are_left_to_pillow() -> None:
 
 
 def test_a_small_file_with_a_profile_is_quick_if_the_profile_changes_nothing() -> None:
-    """Converting takes a millisecond, which is too long for the event loop; whether it must be is known afterwards."""
+    """A small file with a profile is decoded on the event loop once the profile is known to change nothing."""
     decoder = compiled_decoder()
     same = with_icc(Image.open(io.BytesIO(jpeg((240, 180)))), SRGB)
     other = with_icc(Image.open(io.BytesIO(jpeg((240, 180)))), rgb_profile("Display P3"))

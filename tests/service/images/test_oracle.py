@@ -77,7 +77,7 @@ def served(data: bytes, orientation: int = 1) -> Values:
 
 
 def difference(file: File, shown: Values) -> str:
-    """How the served picture differs from the one that is shown; empty when it is equal within its levels."""
+    """The differences between the decoded and the expected picture; empty if they are equal within `levels`."""
     found = abs(served(file.data, file.orientation) - shown)
     return "" if found.max() <= file.levels else f"{file.name}: {found.max():.0f} levels, {found.mean():.1f} on average"
 
@@ -99,7 +99,7 @@ def test_every_layout_of_a_tiff(kind: oracle_tiff.Kind) -> None:
 
 
 def test_tifffile_reads_the_same_samples() -> None:
-    """The files of `oracle_tiff` hold what they are said to hold: another decoder reads the same numbers."""
+    """Another decoder reads the expected numbers from the files of `oracle_tiff`."""
     tifffile = pytest.importorskip("tifffile", reason="tifffile, of the dev extra, reads TIFF independently")
     alone = importlib.util.find_spec("imagecodecs") is None  # then tifffile reads less
     compressions = {oracle_tiff.NONE, oracle_tiff.DEFLATE} if alone else set(oracle_tiff.COMPRESSIONS)

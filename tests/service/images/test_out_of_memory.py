@@ -1,4 +1,4 @@
-"""A good image that cannot be decoded for lack of memory is not called damaged."""
+"""A good image that cannot be decoded for lack of memory is not reported as damaged."""
 
 from __future__ import annotations
 

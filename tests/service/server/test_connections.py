@@ -104,14 +104,14 @@ async def test_a_half_closed_connection_is_answered(served: tuple[Answers, int])
 
 
 async def test_a_half_closed_connection_gets_a_whole_stream(served: tuple[Answers, int]) -> None:
-    """Also an answer in pieces is complete."""
+    """A half-closed connection also gets a complete answer in pieces."""
     received = await exchange(served[1], GET % b"pieces", half_close=True)
 
     assert received.endswith(b"\r\n0\r\n\r\n")
 
 
 async def test_half_a_request_before_the_end_is_not_answered(served: tuple[Answers, int]) -> None:
-    """Nothing can complete it: the application learns that the client has left."""
+    """Half a request before the end of the connection is not answered; the application sees a disconnect."""
     app, port = served
     app.may.clear()
     half = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
@@ -121,7 +121,7 @@ async def test_half_a_request_before_the_end_is_not_answered(served: tuple[Answe
 
 
 async def test_a_client_that_has_left_is_noticed(served: tuple[Answers, int]) -> None:
-    """Interim responses meet a closed socket; its reset ends the request."""
+    """A client that has left is noticed, because it resets the connection after an interim response."""
     app, port = served
     app.may.clear()
     connection = socket.create_connection(("127.0.0.1", port))
@@ -132,7 +132,7 @@ async def test_a_client_that_has_left_is_noticed(served: tuple[Answers, int]) ->
 
 
 async def test_a_connection_that_is_reset_ends_its_request(served: tuple[Answers, int]) -> None:
-    """The request is cancelled at once."""
+    """A connection that is reset cancels its request at once."""
     app, port = served
     app.may.clear()
     connection = socket.create_connection(("127.0.0.1", port))
@@ -172,7 +172,7 @@ async def test_a_request_must_have_one_host(served: tuple[Answers, int], hosts: 
 
 
 async def test_http_1_0_needs_no_host_and_gets_no_chunks(served: tuple[Answers, int]) -> None:
-    """The end of the connection ends a body without a length."""
+    """HTTP/1.0 needs no Host header, and the end of the connection ends its body."""
     received = await exchange(served[1], b"GET /pieces HTTP/1.0\r\n\r\n")
 
     assert b"transfer-encoding" not in received.lower()
@@ -180,7 +180,7 @@ async def test_http_1_0_needs_no_host_and_gets_no_chunks(served: tuple[Answers, 
 
 
 async def test_http_1_0_gets_no_interim_response(served: tuple[Answers, int]) -> None:
-    """It does not know `100 Continue`."""
+    """HTTP/1.0 clients get no interim response."""
     request = b"POST /slow HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
 
     assert b"100 Continue" not in await exchange(served[1], request, half_close=True)
@@ -189,7 +189,7 @@ async def test_http_1_0_gets_no_interim_response(served: tuple[Answers, int]) ->
 async def test_connections_beyond_the_limit_are_answered_503(
     served: tuple[Answers, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others are not affected, and descriptors are left for restarts of the device process."""
+    """Connections beyond the limit get 503, and connections within the limit are answered."""
     monkeypatch.setattr(Protocol, "max_connections", 2)
     held = [await asyncio.open_connection("127.0.0.1", served[1]) for _ in range(2)]
     await asyncio.sleep(0.05)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 @contextmanager
 def no_threads() -> Iterator[None]:
-    """No thread can be started."""
+    """Let every start of a thread fail."""
 
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -37,18 +37,18 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_work_runs_in_a_thread() -> None:
-    """The event loop does not wait for the work."""
+    """Work runs in a thread, and the event loop does not wait for it."""
     assert await blocking.run(threading.get_ident) != threading.get_ident()
 
 
 async def test_work_runs_on_the_loop_without_threads() -> None:
-    """The work is done in any case."""
+    """Without threads the work runs on the event loop."""
     with no_threads():
         assert await blocking.run(b"".join, [b"a", b"b"]) == b"ab"
 
 
 async def test_the_status_of_a_process_that_ends(sleeper: subprocess.Popen[bytes]) -> None:
-    """The wait ends with the process."""
+    """`exit_status` waits until the process ends and returns its status."""
     asyncio.get_running_loop().call_later(0.05, sleeper.kill)
 
     with no_threads():
@@ -56,6 +56,6 @@ async def test_the_status_of_a_process_that_ends(sleeper: subprocess.Popen[bytes
 
 
 async def test_a_process_that_does_not_end(sleeper: subprocess.Popen[bytes]) -> None:
-    """The wait has a limit; `ended` kills the process then."""
+    """`exit_status` returns None after its time limit, and `ended` kills the process."""
     assert await blocking.exit_status(sleeper, 0.05) is None
     assert await blocking.ended(sleeper, 0.05) == -9

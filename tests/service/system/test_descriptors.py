@@ -20,7 +20,7 @@ def test_a_reserve_is_left_for_everything_else(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_soft_limit_becomes_the_hard_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The usual soft limit of 1,024 is for programs that call select."""
+    """The soft limit is raised to the hard limit; the usual 1,024 is for programs that call select."""
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))

@@ -20,19 +20,19 @@ def machine(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def test_without_a_limit_it_is_the_machines(machine: tuple[Path, Path, Path]) -> None:
-    """A cgroup without a limit says `max`."""
+    """If the cgroups have no limit (`max`), the result is the machine's memory."""
     (machine[0] / "pod" / "memory.max").write_text("max\n")
 
     assert 8 << 30 == available_bytes(*machine)
 
 
 def test_the_lowest_limit_counts(machine: tuple[Path, Path, Path]) -> None:
-    """A limit of the process's own cgroup is lower than what the machine has."""
+    """The lowest limit counts, here that of the process's own cgroup."""
     (machine[0] / "pod" / "memory.max").write_text(f"{1 << 30}\n")
 
     assert 1 << 30 == available_bytes(*machine)
 
 
 def test_nothing_is_known_where_no_file_can_be_read(tmp_path: Path) -> None:
-    """The result is then None, not an error."""
+    """If no file can be read the result is None."""
     assert available_bytes(tmp_path, tmp_path / "none", tmp_path / "none") is None

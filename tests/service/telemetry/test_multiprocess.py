@@ -1,4 +1,4 @@
-"""The directory in which several processes count together. Their work is shown by tests/e2e/test_http_workers.py."""
+"""The directory of the shared metrics of several processes. tests/e2e/test_http_workers.py uses real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_directory_is_gone_afterwards_and_what_a_killed_service_left_before(place: Path) -> None:
-    """A directory that another service uses, or has just made, is left alone."""
+    """The directory of a killed service is removed; one that a service uses or has just created is kept."""
     old, fresh = place / f"{module.PREFIX}old", place / f"{module.PREFIX}fresh"
     for left in (old, fresh):
         left.mkdir()
@@ -37,7 +37,7 @@ def test_the_directory_is_gone_afterwards_and_what_a_killed_service_left_before(
 def test_a_file_system_in_memory_without_room_is_not_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: Path
 ) -> None:
-    """Writing to a mapped file without room behind it would kill the process."""
+    """A file system in memory without room is not used, because a write to a mapped file would kill the process."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(elsewhere))
@@ -51,7 +51,7 @@ def test_a_file_system_in_memory_without_room_is_not_used(
 
 
 def test_without_any_place_the_settings_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A root file system that cannot be written needs one mount, and the message says so."""
+    """Without a writable folder the error says how to provide one."""
 
     def nowhere() -> str:
         raise FileNotFoundError("no usable temporary directory")

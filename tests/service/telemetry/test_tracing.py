@@ -1,4 +1,4 @@
-"""Traces: one for each request, with a span for every stage of every image; and nothing of it unless asked for."""
+"""Traces: one for each request, with a span for every stage of every image; off by default."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @dataclass(frozen=True)
 class Span:
-    """What the tests look at."""
+    """The parts of a span that the tests compare."""
 
     name: str
     id: int
@@ -56,7 +56,7 @@ class Traced:
     exporter: memory.InMemorySpanExporter  # type: ignore[name-defined]
 
     async def spans(self) -> list[Span]:
-        """Those that have ended since this was last asked, oldest first."""
+        """The spans that have ended since the last call, oldest first."""
         await asyncio.sleep(0)
         found = [_span(span) for span in self.exporter.get_finished_spans()]
         self.exporter.clear()
@@ -84,7 +84,7 @@ async def traced(tiny_model: Path, anyio_backend: object) -> AsyncIterator[Trace
 
 
 async def test_a_request_is_a_trace_with_a_span_for_each_stage(traced: Traced) -> None:
-    """Decode, queue and device follow each other inside the image, and that inside the request."""
+    """The spans decode, queue and device follow each other below `image`, which is below the request's span."""
     await traced.client.post("/v1/classify", content=photo(50))
     request, image, decode, queue, device = await traced.spans()
 
@@ -102,7 +102,7 @@ async def test_a_request_is_a_trace_with_a_span_for_each_stage(traced: Traced) -
 
 
 async def test_every_image_of_a_request_has_its_own_spans(traced: Traced) -> None:
-    """Three images that ran in one batch, and a damaged one: its span says why, the request is still a success."""
+    """Each image of a request has spans; that of a damaged image has its error, and the request still succeeds."""
     files = [("image", photo(seed)) for seed in (51, 52, 53)]
     await traced.client.post("/v1/classify", files=[*files, ("image", photo(54)[:300])])
     spans = await traced.spans()
@@ -118,7 +118,7 @@ async def test_every_image_of_a_request_has_its_own_spans(traced: Traced) -> Non
 
 
 async def test_a_refused_request_has_its_reason_and_no_stages(traced: Traced) -> None:
-    """A full queue, and an option that is none."""
+    """A request that is refused, for a full queue or a wrong option, has the reason and no stages."""
     slots = traced.engine.admission.admit("interactive", 8)
     await traced.client.post("/v1/classify", content=photo())
     traced.engine.admission.leave(slots, answered=False)
@@ -131,7 +131,7 @@ async def test_a_refused_request_has_its_reason_and_no_stages(traced: Traced) ->
 
 
 async def test_a_deadline_ends_the_wait_and_the_trace_shows_where(traced: Traced) -> None:
-    """A request that gave up while its image waited for company: no device span."""
+    """A request whose deadline passed while its image was queued has no device span."""
     answer = await traced.client.post("/v1/classify", content=photo(55), headers={"X-Request-Timeout-Ms": "100"})
     await asyncio.sleep(0.05)
     spans = {span.name: span for span in await traced.spans()}
@@ -143,7 +143,7 @@ async def test_a_deadline_ends_the_wait_and_the_trace_shows_where(traced: Traced
 
 
 async def test_identical_images_share_the_work_of_the_first(traced: Traced) -> None:
-    """Two requests, two traces, one pass; the second's image says so."""
+    """Of two requests with one image, the second has a trace of its own whose image span is marked as joined."""
     await asyncio.gather(*(traced.client.post("/v1/classify", content=photo(56)) for _ in range(2)))
     spans = await traced.spans()
 
@@ -153,7 +153,7 @@ async def test_identical_images_share_the_work_of_the_first(traced: Traced) -> N
 
 
 async def test_the_callers_trace_goes_on_and_the_log_knows_it(traced: Traced, caplog: pytest.LogCaptureFixture) -> None:
-    """W3C traceparent in; without one the log has the id of the trace that began here."""
+    """The trace continues that of a W3C traceparent header; without one the log has the id of the new trace."""
     with caplog.at_level(logging.INFO, "vim.request"):
         header = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
         await traced.client.post("/v1/classify", content=photo(57), headers=header)
@@ -168,7 +168,7 @@ async def test_the_callers_trace_goes_on_and_the_log_knows_it(traced: Traced, ca
 
 
 async def test_probes_leave_no_trace(traced: Traced) -> None:
-    """An orchestrator asks every few seconds."""
+    """Probes have no traces, because orchestrators send them every few seconds."""
     for path in ("/livez", "/readyz", "/metrics", "/v2/health/live"):
         assert 200 == (await traced.client.get(path)).status_code
 
@@ -176,7 +176,7 @@ async def test_probes_leave_no_trace(traced: Traced) -> None:
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes what is exported, as a collector does."""
+    """Receives exported spans, as a collector does."""
 
     received: ClassVar[list[bytes]] = []
 
@@ -194,7 +194,7 @@ class Collector(BaseHTTPRequestHandler):
 async def test_spans_reach_a_collector_before_the_service_ends(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By OTLP over HTTP to where OTEL_EXPORTER_OTLP_ENDPOINT says, the last ones at the shutdown."""
+    """All spans reach the collector of OTEL_EXPORTER_OTLP_ENDPOINT by OTLP over HTTP before the service ends."""
     messages = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     Thread(target=server.serve_forever, daemon=True).start()
@@ -210,7 +210,7 @@ async def test_spans_reach_a_collector_before_the_service_ends(
 
 
 def test_a_dead_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    """What cannot be sent within the time for it is dropped."""
+    """The shutdown does not wait for a collector that does not answer; unsent spans are dropped."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{unused_port}")
     monkeypatch.setattr("service.telemetry.tracing.FLUSH_S", 0.1)
     from service.telemetry.tracing import OpenTelemetryTracer
@@ -221,7 +221,7 @@ def test_a_dead_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPat
 
 
 def test_who_we_are_can_be_said_by_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OTEL_SERVICE_NAME wins over our own name."""
+    """OTEL_SERVICE_NAME overrides our own name."""
     from service.telemetry.tracing import OpenTelemetryTracer
 
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
@@ -250,7 +250,7 @@ def test_a_missing_extra_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_is_imported_when_it_is_off() -> None:
-    """Neither our module nor the SDK; FastAPI's own telemetry is off as well."""
+    """If tracing is off, neither our module nor the SDK is imported, and FastAPI's telemetry is off too."""
     code = (
         "from service.app import create_app; from service.settings import Settings; import sys\n"
         "app = create_app(Settings())\n"

@@ -73,7 +73,7 @@ def two_pairs(PAIRS: tl.tensor, PTX: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def to_l1(places: tl.tensor, PTX: tl.constexpr) -> None:
-    """Ask for these places in the first-level cache, and wait for nothing; only a hint, so nothing without PTX."""
+    """Prefetch these addresses into the first-level cache. It is only a hint, so nothing is done without PTX."""
     if PTX:
         tl.inline_asm_elementwise(PREFETCH, "=r,l", [places], dtype=tl.int32, is_pure=False, pack=1)
 

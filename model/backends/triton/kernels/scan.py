@@ -120,7 +120,7 @@ def scan_tokens(
     total = tl.zeros((CHANNELS,), dtype=tl.float32)
     step = tl.arange(0, TILE)
     SECTORS: tl.constexpr = 8 if RANK <= 32 else 16
-    # Where the 32-byte sectors of a row of DBC begin; the last one repeatedly, because 32 + R' is no power of two.
+    # Where the 32-byte sectors of a row of DBC begin; the last one repeatedly, because 32 + R' is not a power of two.
     sector = tl.minimum(8 * tl.arange(0, SECTORS), 24 + RANK)
     scratch = DT + pid * TILE * CHANNELS + lane
     for start in range(first, last, TILE):
@@ -134,7 +134,8 @@ def scan_tokens(
         tl.debug_barrier()
         dt_following = tl.load(scratch)
         for i in range(tl.minimum(TILE, last - start)):
-            # All that the next token reads is loaded one step ahead; after the last token, that token's once more.
+            # The inputs of the next token are loaded one step ahead; after the last token, its own inputs are loaded
+            # again.
             upcoming = row + tl.where(start + i + 1 < last, sign, 0)
             dt = dt_following
             dt_following = tl.load(scratch + tl.minimum(i + 1, TILE - 1) * CHANNELS)

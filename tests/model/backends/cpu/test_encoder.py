@@ -137,7 +137,7 @@ def test_one_pass_does_not_write_into_the_result_of_another() -> None:
         ({"norm": "layer"}, "norm is layer"),
         ({"rope": True}, "positions are rotary"),
         ({"bidirectional_layers": True, "bimamba": "none"}, "layers run in pairs"),
-        ({"embed_dim": 40}, "embed_dim 40 is no multiple of 16"),
+        ({"embed_dim": 40}, "embed_dim 40 is not a multiple of 16"),
     ],
 )
 def test_what_is_not_done_is_said(changes: dict[str, Any], reason: str) -> None:

@@ -179,7 +179,7 @@ def _simulated(trace: list[Instruction], count: int, cached: int) -> int:
     while waiting:
         times = [warp.ready(steps[warp.next], busy) for warp in waiting]
         cycle = max(cycle, min(times))
-        # The first that is ready goes on while it can; then it is behind the others.
+        # The first ready warp issues instructions while it can; then it is last in the order.
         turn = next(i for i, time in enumerate(times) if time <= cycle)
         warp, waiting = waiting[turn], waiting[turn:] + waiting[:turn]
         step = steps[warp.next]

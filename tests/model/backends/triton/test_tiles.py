@@ -1,4 +1,4 @@
-"""The table of tiles: what it holds is taken, what is wrong is said in words, and the rules are the default."""
+"""The table of tiles: its entries are used, errors name the wrong entry, and the rules are the default."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_candidates_begin_with_the_tile_of_today_and_may_stand_in_the_table(kern
 
 def test_candidates_of_an_unknown_kernel_are_refused() -> None:
     """The error names the kernels."""
-    with pytest.raises(ScanError, match="no kernel 'gate': project, scan, out_project"):
+    with pytest.raises(ScanError, match="unknown kernel 'gate'; known: project, scan, out_project"):
         tiles.candidates("gate", 192, 197, HALF, H100)
 
 

@@ -48,7 +48,7 @@ class Shuffled:
     def __init__(self, seed: int = 0, *, capacity: int = BIG, bytes_per_image: int = 1) -> None:
         self.capacity, self.bytes_per_image = capacity, bytes_per_image
         self.lock_failure: str | None = None
-        self.deaf = False  # ignore waits: a runner that forgot them
+        self.deaf = False  # ignore waits, as a runner without them would
         self.capture_failures: dict[int, Exception] = {}
         self.tried: list[int] = []
         self.captured: list[int] = []
@@ -145,7 +145,7 @@ class Shuffled:
 
     def _put(self, stream: FakeStream, work: Work) -> None:
         stream.work.append(work)
-        for _ in range(self._order.choice([0, 0, 1, 3])):  # the device is at work while the host goes on
+        for _ in range(self._order.choice([0, 0, 1, 3])):  # the device works while the host continues
             if any(one.ready for one in self._streams):
                 self._step()
 
@@ -153,7 +153,7 @@ class Shuffled:
         ready = [stream for stream in self._streams if stream.ready]
         if not ready:
             if not any(stream.work for stream in self._streams):
-                raise AssertionError("waits for an event that nothing will bring")
+                raise AssertionError("waits for an event that is never recorded")
             raise AssertionError("streams wait for each other")
         work = self._order.choice(ready).work.popleft()
         assert not isinstance(work, FakeEvent)

@@ -9,7 +9,7 @@ from model.runtime.cuda.calibration import GRAINS, calibration_pixels
 
 
 def test_the_images_are_the_same_at_every_call() -> None:
-    """Eight fields, five extremes and nine pictures, as the model receives them."""
+    """Every call returns the same eight fields, five extremes and nine pictures, as the model receives them."""
     pixels = calibration_pixels(Preprocess(64))
 
     assert (GRAINS + 5 + 9, 64, 64, 3) == pixels.shape
@@ -18,7 +18,7 @@ def test_the_images_are_the_same_at_every_call() -> None:
 
 
 def test_the_fields_have_every_grain() -> None:
-    """They range from noise to a few large patches."""
+    """The fields range from noise to a few large patches."""
     fields = calibration_pixels(Preprocess(64))[:GRAINS].float()
     steps = (fields[:, :, 1:] - fields[:, :, :-1]).abs().mean((1, 2, 3))
 
@@ -26,7 +26,7 @@ def test_the_fields_have_every_grain() -> None:
 
 
 def test_the_extremes_are_flat_and_finest() -> None:
-    """Black, white, a checkerboard, and stripes in both directions."""
+    """The extremes are black, white, a checkerboard, and stripes in both directions."""
     black, white, board, rows, columns = calibration_pixels(Preprocess(64))[GRAINS : GRAINS + 5, :, :, 0]
 
     assert (0, 255) == (int(black.max()), int(white.min()))
@@ -35,5 +35,5 @@ def test_the_extremes_are_flat_and_finest() -> None:
 
 
 def test_small_models_get_no_pictures() -> None:
-    """Their recipe does not resize."""
+    """Small models get no pictures, because their recipe does not resize."""
     assert (GRAINS + 5, 32, 32, 3) == calibration_pixels(Preprocess(32)).shape

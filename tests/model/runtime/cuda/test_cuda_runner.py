@@ -215,7 +215,7 @@ def test_without_graphs_the_kernels_run_by_themselves_and_info_says_why() -> Non
     runner = warm(accelerator, slots)
 
     assert 6 == runner.max_batch
-    assert "none, each kernel is started by itself: operation not permitted" in runner.describe()["graphs"]
+    assert "none, each kernel is launched individually: operation not permitted" in runner.describe()["graphs"]
     check(runner.collect(runner.submit([0, 1, 2], PARTS)), expected_rows(slots, [0, 1, 2]))
 
 

@@ -58,7 +58,7 @@ def test_the_peaks_are_those_of_the_tensors() -> None:
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    """Scan, convolution and fused layers are those from before."""
+    """After the measurement the model has its scan, convolution and fused layers from before."""
     vim = model()
     vim.encoder = before = lambda tokens: tokens
     scans = [mixer_of(vim, layer).scan for layer in range(CONFIG.depth)]
@@ -78,7 +78,7 @@ def test_overflow_is_infinite() -> None:
 
 
 def test_the_text_names_the_layer_with_the_least() -> None:
-    """65,504 divided by the largest activation of each layer."""
+    """The text has float16's largest value, 65,504, divided by the largest activation of each layer."""
     text = as_text([Peaks(xz=2.0), Peaks(y=655.04), Peaks(gated=65.504)])
 
     assert "by layer: 3.28e+04, 100, 1e+03; least 100 in layer 1" in text

@@ -62,7 +62,7 @@ def test_float16_needs_headroom(scale: float, dtype: torch.dtype) -> None:
 
 
 def test_the_float32_model_stays_fused_and_is_kept_beside_float16() -> None:
-    """Copying the model for a candidate takes nothing from the model that is copied."""
+    """Copying the model for a candidate does not change the model that is copied."""
     chosen = choose_precision(model(), "numba")
 
     assert chosen.exact is not None

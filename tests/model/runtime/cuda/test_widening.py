@@ -52,7 +52,7 @@ def chosen_runner(slots: np.ndarray, accelerator: Shuffled) -> CudaRunner:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_row_that_overflows_float16_is_computed_again(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """It gets float32's numbers, also while another batch is in flight; the other rows stay as they are."""
+    """A row that overflows float16 gets float32's numbers, also with another batch in flight; others do not change."""
     runner = chosen_runner(arena(), Shuffled(seed))
     slots = blackout(monkeypatch, (torch.float16,))
     runner.attach(slots)
@@ -71,7 +71,7 @@ def test_a_row_that_overflows_float16_is_computed_again(monkeypatch: pytest.Monk
 
 
 def test_without_memory_for_it_the_row_stays_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the other rows of the batch are still answered."""
+    """Without memory for float32 the row stays marked, and the other rows are answered."""
     accelerator = Shuffled()
     runner = chosen_runner(arena(), accelerator)
     slots = blackout(monkeypatch, (torch.float16,))

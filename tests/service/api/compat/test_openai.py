@@ -84,7 +84,7 @@ async def test_normalised_unless_told_otherwise(client: httpx.AsyncClient) -> No
         ({"input": [1037, 4937]}, 422, "invalid_options", "token ids"),
         ({"input": "https://example.org/a.png"}, 400, "url_not_supported", "not fetched"),
         ({"input": {"image": "AAAA"}}, 415, "unsupported_image", "not an image"),
-        ({"input": URIS, "model": "text-embedding-3-small"}, 404, "model_not_found", "there is 'tiny'"),
+        ({"input": URIS, "model": "text-embedding-3-small"}, 404, "model_not_found", "this server has 'tiny'"),
         ({"input": URIS, "modality": "text"}, 400, "unsupported_input", "vision-only"),
         ({"input": URIS, "dimensions": 256}, 400, "unsupported_input", "32 dimensions, not 256"),
         ({"input": URIS, "encoding_format": "int8"}, 422, "invalid_options", "encoding_format"),

@@ -31,7 +31,7 @@ def test_base64_may_be_written_loosely(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [4, 8, 64])
 def test_base64_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    """Wherever a piece ends, in whatever form, the bytes are the same; a call gets no more than one piece."""
+    """Every form of base64 gives the same bytes wherever a piece ends; a call gets no more than one piece."""
     sizes = []
 
     def decoded(text: str | bytes, **options: Any) -> bytes:
@@ -84,8 +84,8 @@ def test_a_data_uri_may_have_any_parameters(start: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("data:image/png,%89PNG%0D%0A", "does not say ;base64 before its comma: data:image/png,...; percent-encoded"),
-        (f"data:image/png;charset=base64;x=1,{TEXT}", "does not say ;base64"),
+        ("data:image/png,%89PNG%0D%0A", "has no ;base64 before its comma: data:image/png,...; percent-encoded"),
+        (f"data:image/png;charset=base64;x=1,{TEXT}", "has no ;base64"),
         ("data:image/png;base64", "needs a comma within its first 4096 characters"),
         ('data:image/png;name="a,AAAA', "needs a comma"),
         (f"data:image/png;name={'x' * 5000};base64,{TEXT}", "needs a comma within its first 4096 characters"),

@@ -42,7 +42,7 @@ PAGES = {
     BIG: Page([b"x" * 100_000], endless=True),
 }
 LIMITS = FetchLimits(max_bytes=1_000_000, timeout_s=30, concurrency=4)
-# Path, body with an image, and where its values are in the answer.
+# Path, body with an image, and the place of its values in the answer.
 WAYS: list[tuple[str, Any, str]] = [
     ("/v1/embed", {"images": ["IMAGE"]}, "results.0.embedding"),
     ("/v1/bulk", {"image": "IMAGE"}, "embedding"),
@@ -61,7 +61,7 @@ WAYS: list[tuple[str, Any, str]] = [
 
 @pytest.fixture(scope="module")
 async def online(tiny_model: Path, anyio_backend: object) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """An application that may fetch, and a client of it; `web` gives it a web."""
+    """An application that may fetch, and its client; `web` sets the web that it fetches from."""
     app = create_app(settings_for(tiny_model, fetch_max_urls=3, queue_images=8, max_batch=4))
     async with running(app) as client:
         yield app, client
@@ -141,7 +141,7 @@ async def test_every_contract_has_the_same_error(asking: httpx.AsyncClient, path
 
 
 async def test_tensors_have_no_urls(asking: httpx.AsyncClient, web: FakeWeb) -> None:
-    """The Open Inference Protocol takes no URL in BYTES, whatever the settings say."""
+    """The Open Inference Protocol accepts no URL in BYTES, with any settings."""
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": [URL]}
     model = (await asking.get("/v1/models")).json()["data"][0]["id"]
     response = await asking.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]})
@@ -151,7 +151,7 @@ async def test_tensors_have_no_urls(asking: httpx.AsyncClient, web: FakeWeb) -> 
 
 
 async def test_the_causes_of_a_failure_cannot_be_told_apart(asking: httpx.AsyncClient) -> None:
-    """A forbidden host, a missing page, a page that is no image and one that is too large have equal answers."""
+    """A forbidden host, a missing page, a page that is not an image and one that is too large get equal answers."""
     answers = [await asking.post("/v1/embed", json={"images": [url]}) for url in (INSIDE, MISSING, PAGE, BIG)]
     bodies = [response.json() | {"request_id": ""} for response in answers]
 
@@ -161,7 +161,7 @@ async def test_the_causes_of_a_failure_cannot_be_told_apart(asking: httpx.AsyncC
 
 
 async def test_one_image_that_cannot_be_fetched_harms_no_other(asking: httpx.AsyncClient) -> None:
-    """It has its error in its place; a damaged image has its usual error."""
+    """An image that cannot be fetched has an error in its place, and the others are answered."""
     response = await asking.post("/v1/embed", json={"images": [URL, MISSING, TEXT, DAMAGED]})
     results = response.json()["results"]
 
@@ -181,7 +181,7 @@ async def test_the_lines_of_a_stream_are_fetched_each_for_itself(asking: httpx.A
 
 
 async def test_the_same_url_is_fetched_once(asking: httpx.AsyncClient, web: FakeWeb) -> None:
-    """A URL that stands in a request several times is fetched once, and counts once against the limit."""
+    """A URL that is in a request several times is fetched once, and counts once against the limit."""
     response = await asking.post("/v1/embed", json={"images": [URL, OTHER, URL, URL, OTHER]})
 
     assert [True] * 5 == ["embedding" in one for one in response.json()["results"]]
@@ -271,7 +271,7 @@ async def test_a_client_that_leaves_ends_its_fetches(online: tuple[FastAPI, http
 
 
 async def test_fetched_bytes_count_as_those_of_bodies(online: tuple[FastAPI, httpx.AsyncClient], web: FakeWeb) -> None:
-    """Without room for the bytes the request is refused with 429, whatever else it fetches; nothing stays counted."""
+    """Without room for the bytes the request is refused with 429, its other fetches end, and no byte stays counted."""
     app, client = online
     engine = app.state.engine
     occupied = BodyAccount(engine.admission, "interactive")

@@ -62,7 +62,7 @@ class Process:
 
     @property
     def freed(self) -> list[int]:
-        """Slots that the parent has given back."""
+        """Slots that the parent has freed."""
         return sorted(slot for one in self.received if isinstance(one, Outcomes) for slot in one.freed)
 
     @property
@@ -199,7 +199,7 @@ async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pyte
 async def test_slots_that_a_predecessor_had_submitted_are_not_freed_to_its_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The successor may have submitted the same slot, which the device then still reads."""
+    """Slots of a predecessor are not freed in its successor, which may have submitted the same slot."""
     script = Script(rows)
     async with running(monkeypatch, script) as broker:
         gone = join(broker, 0)
