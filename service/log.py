@@ -30,7 +30,7 @@ def configure(level: str = "info", stream: TextIO | None = None, process: str = 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
-    logging.getLogger("httpcore").setLevel(logging.INFO)  # below it are headers, with signed URLs
+    logging.getLogger("httpcore2").setLevel(logging.INFO)  # below it are headers, with signed URLs
     _route_uvicorn()
 
 

@@ -1,4 +1,4 @@
-"""Ask a running server: one image per request, several requests at once. No other command uses httpx.
+"""Ask a running server: one image per request, several requests at once. No other command uses httpx2.
 
 When the server is busy or not ready, the request is sent again after the time that it asks for, a limited number of
 times.
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 
 from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
@@ -26,13 +26,13 @@ _LOST_TRIES = 3  # a connection that broke: the server may have closed an idle o
 _FORM_BYTES = 1024  # more than a form adds to its file
 _BUSY = {429, 503}
 _EVERY_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
-_TIMEOUT = httpx.Timeout(120, connect=10, pool=None)
+_TIMEOUT = httpx2.Timeout(120, connect=10, pool=None)
 
 
 class Remote:
     """A backend that is a server at a URL."""
 
-    def __init__(self, client: httpx.AsyncClient, info: dict[str, Any], in_flight: int) -> None:
+    def __init__(self, client: httpx2.AsyncClient, info: dict[str, Any], in_flight: int) -> None:
         self._client = client
         self._info = info
         self._in_flight = in_flight
@@ -59,7 +59,7 @@ class Remote:
             "POST", f"v1/{ask.op}", params=_options(ask), files={"file": ("image", data, "application/octet-stream")}
         )
         response = await _send(self._client, request, _LOST_TRIES)
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             return _failed(response)
         try:
             return _outcome(response.json(), ask)
@@ -71,25 +71,25 @@ class Remote:
 async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
     """Connect to a server. Raises CommandError when it does not answer, is of another kind, or refuses the key."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
+    async with httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
         response = await _send(client, client.build_request("GET", "info"), 1)
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
             raise CommandError(f"{client.base_url} refuses {'this' if key else 'to answer without an'} API key (--key)")
         try:
             backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT)
             Model.of(backend.info["model"])
-        except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
+        except (httpx2.HTTPStatusError, ValueError, LookupError, TypeError) as error:
             raise _unexpected(response) from error
         yield backend
 
 
-async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: int) -> httpx.Response:
+async def _send(client: httpx2.AsyncClient, request: httpx2.Request, lost_tries: int) -> httpx2.Response:
     """The first answer that is not "later". Raises CommandError with the last answer."""
     reason = ""
     for attempt in range(TRIES):
         try:
             response = await client.send(request)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             reason = f"no answer from {client.base_url}: {error or type(error).__name__}"
             if attempt + 1 >= lost_tries:
                 break
@@ -128,7 +128,7 @@ def _prediction(one: dict[str, Any]) -> dict[str, Any]:
     return {"index": int(one["index"]), "label": str(one["label"]), "score": float(one["score"])}
 
 
-def _failed(response: httpx.Response) -> Failed:
+def _failed(response: httpx2.Response) -> Failed:
     """The error of this image. Raises CommandError for an error that every image would get."""
     body = _json(response)
     code = body.get("code")
@@ -139,7 +139,7 @@ def _failed(response: httpx.Response) -> Failed:
     return Failed(code, _detail(response))
 
 
-def _unexpected(response: httpx.Response) -> CommandError:
+def _unexpected(response: httpx2.Response) -> CommandError:
     place = response.headers.get("Location")
     hint = f" and points to {place}" if place else ""
     return CommandError(
@@ -148,11 +148,11 @@ def _unexpected(response: httpx.Response) -> CommandError:
     )
 
 
-def _detail(response: httpx.Response) -> str:
+def _detail(response: httpx2.Response) -> str:
     return str(_json(response).get("detail") or response.reason_phrase)
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
+def _json(response: httpx2.Response) -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError:

@@ -1,6 +1,6 @@
-"""Fetches a URL: checks it, dials a checked address, follows redirects, reads within limits. The server's use of httpx.
+"""Fetches a URL: checks it, dials a checked address, follows redirects, reads within limits. The server's httpx2.
 
-httpx's client is not used, because it has cookies, proxies from the environment and redirects of its own. A transport
+httpx2's client is not used, because it has cookies, proxies from the environment and redirects of its own. A transport
 sends one request and keeps nothing.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
-import httpx
+import httpx2
 
 from service import __version__
 from service.fetch import addresses, hosts
@@ -53,7 +53,7 @@ class Fetcher:
         limits: FetchLimits,
         *,
         resolver: Resolver | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
         is_public: Callable[[Address], bool] = addresses.is_public,
     ) -> None:
         self._rules = rules
@@ -77,11 +77,11 @@ class Fetcher:
             try:
                 async with asyncio.timeout(limit_s):
                     return await self._follow(url, receive)
-            except (TimeoutError, httpx.TimeoutException):
+            except (TimeoutError, httpx2.TimeoutException):
                 raise FetchError("timeout", f"not done within {limit_s:g} s (VIM_FETCH_TIMEOUT_MS)") from None
-            except httpx.RemoteProtocolError:  # whose text has bytes of the response
+            except httpx2.RemoteProtocolError:  # whose text has bytes of the response
                 raise FetchError("unreachable", "the response is not HTTP/1.1, or it ended early") from None
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
+            except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
                 raise FetchError("unreachable", _words(error)) from None
 
     async def _follow(self, url: str, receive: Callable[[int], None]) -> bytes:
@@ -96,7 +96,7 @@ class Fetcher:
                 await response.aclose()
         raise FetchError("bad_response", f"more than {MOST_REDIRECTS} redirects")
 
-    async def _ask(self, target: Target) -> httpx.Response:
+    async def _ask(self, target: Target) -> httpx2.Response:
         """Send the request to the first address that accepts a connection; the response's body is not read yet."""
         checked = (await self._checked(target))[:MOST_ADDRESSES]
         failures = []
@@ -104,7 +104,7 @@ class Fetcher:
             request = _request(target, address, self._limits.timeout_s / len(checked))
             try:
                 return await self._transport.handle_async_request(request)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 failures.append(f"{address}: {_words(error)}")
         raise FetchError("unreachable", "; ".join(failures))
 
@@ -119,9 +119,9 @@ class Fetcher:
             raise FetchError("not_allowed", f"{refused} is not a public address")
         return found
 
-    async def _read(self, response: httpx.Response, receive: Callable[[int], None]) -> bytes:
+    async def _read(self, response: httpx2.Response, receive: Callable[[int], None]) -> bytes:
         limit = self._limits.max_bytes
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             raise FetchError("bad_response", f"status {response.status_code}")
         if (encoding := response.headers.get("content-encoding", "identity").lower()) != "identity":
             raise FetchError("bad_response", f"Content-Encoding {encoding}, which was not asked for")
@@ -144,20 +144,20 @@ async def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
 
-def direct(context: ssl.SSLContext | None = None) -> httpx.AsyncHTTPTransport:
+def direct(context: ssl.SSLContext | None = None) -> httpx2.AsyncHTTPTransport:
     """A transport that ignores the environment, verifies certificates and keeps no connection."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx.AsyncHTTPTransport(verify=context or True, trust_env=False, limits=limits)
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx2.AsyncHTTPTransport(verify=context or True, trust_env=False, limits=limits)
 
 
-def _request(target: Target, address: Address, connect_s: float) -> httpx.Request:
+def _request(target: Target, address: Address, connect_s: float) -> httpx2.Request:
     """The request to an address. Host header, SNI and the check of the certificate use the name."""
-    url = httpx.URL(scheme=target.scheme, host=str(address), port=target.port, raw_path=target.path.encode("ascii"))
+    url = httpx2.URL(scheme=target.scheme, host=str(address), port=target.port, raw_path=target.path.encode("ascii"))
     extensions = {"sni_hostname": target.host, "timeout": {"connect": connect_s}}
-    return httpx.Request("GET", url, headers={"Host": target.authority} | _HEADERS, extensions=extensions)
+    return httpx2.Request("GET", url, headers={"Host": target.authority} | _HEADERS, extensions=extensions)
 
 
-def _next(url: str, response: httpx.Response) -> str:
+def _next(url: str, response: httpx2.Response) -> str:
     try:
         return urljoin(url, response.headers["location"])
     except (KeyError, ValueError):

@@ -193,10 +193,10 @@ def test_uvicorn_logs_through_the_same_handler_but_its_access_log_is_off() -> No
 
 
 def test_headers_of_fetches_are_not_logged() -> None:
-    """At level debug httpcore would log headers, which may have signed URLs."""
+    """At level debug httpcore2 would log headers, which may have signed URLs."""
     log.configure("debug", io.StringIO())
 
-    assert not logging.getLogger("httpcore.http11").isEnabledFor(logging.DEBUG)
+    assert not logging.getLogger("httpcore2.http11").isEnabledFor(logging.DEBUG)
     assert logging.getLogger("vim.fetch").isEnabledFor(logging.DEBUG)
 
 

@@ -34,7 +34,7 @@ def make_fetcher(settings: Settings) -> Fetcher | None:
     """The fetcher of the settings; None if VIM_FETCH_HOSTS is unset."""
     if not settings.fetch_hosts:
         return None
-    from service.fetch.fetcher import Fetcher, FetchLimits  # httpx is loaded only where it is used
+    from service.fetch.fetcher import Fetcher, FetchLimits  # httpx2 is loaded only where it is used
 
     limits = FetchLimits(settings.fetch_max_bytes, settings.fetch_timeout_ms / 1000, settings.fetch_concurrency)
     return Fetcher(hosts.rules(settings.fetch_hosts), limits)

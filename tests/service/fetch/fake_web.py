@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2
 
 from service.fetch.fetcher import Fetcher, FetchLimits
 from service.fetch.hosts import rules
@@ -32,7 +32,7 @@ def redirect(location: str, status: int = 302) -> Page:
     return Page([b"elsewhere"], status, {"Location": location})
 
 
-class Body(httpx.AsyncByteStream):
+class Body(httpx2.AsyncByteStream):
     """The pieces of a page; counts those that were read."""
 
     def __init__(self, page: Page) -> None:
@@ -56,7 +56,7 @@ class Body(httpx.AsyncByteStream):
         self.closed = True
 
 
-class FakeWeb(httpx.AsyncBaseTransport):
+class FakeWeb(httpx2.AsyncBaseTransport):
     """Pages by URL, as the Host header and the path name them; addresses by name, a new list for each look-up."""
 
     def __init__(self, names: Mapping[str, Sequence[Sequence[str]]], pages: Mapping[str, Page]) -> None:
@@ -64,7 +64,7 @@ class FakeWeb(httpx.AsyncBaseTransport):
         self._pages = pages
         self.looked_up: list[str] = []
         self.dialled: list[str] = []
-        self.requests: list[httpx.Request] = []
+        self.requests: list[httpx2.Request] = []
         self.bodies: list[Body] = []
         self.down: set[str] = set()  # addresses that accept no connection
 
@@ -74,18 +74,18 @@ class FakeWeb(httpx.AsyncBaseTransport):
         answers = self._names.get(name, [[PUBLIC]])
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer a request that was sent to an address."""
         self.dialled.append(request.url.host)
         if request.url.host in self.down:
-            raise httpx.ConnectError("refused")
+            raise httpx2.ConnectError("refused")
         self.requests.append(request)
         name = f"{request.url.scheme}://{request.headers['Host']}{request.url.raw_path.decode()}"
         page = self._pages.get(name, Page([b"no such page"], 404))
         if page.hangs == "header":
             await asyncio.Event().wait()
         self.bodies.append(Body(page))
-        return httpx.Response(page.status, headers=dict(page.headers), stream=self.bodies[-1])
+        return httpx2.Response(page.status, headers=dict(page.headers), stream=self.bodies[-1])
 
     def fetcher(self, hosts: str = "*", limits: FetchLimits = LIMITS) -> Fetcher:
         """A fetcher whose network this is. The addresses that are public are the real ones."""
