@@ -47,13 +47,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def load(path: Path | None, options: Mapping[str, str] = _NONE) -> Settings:
     """The settings from options, environment and file, in this order of precedence. Raises SettingsError.
 
-    All of them are in the environment afterwards, where child processes find them.
+    All of them but API keys are in the environment afterwards, where child processes find them.
     """
     config = Config() if path is None else read(path)
     variables = {name for name, text in environment.ours(os.environ).items() if text.strip()}
     used = {name: text for name, text in config.values.items() if name not in variables | options.keys()}
     os.environ.update({**used, **options})
-    return Settings.load(origins={name: config.origins[name] for name in used})
+    settings = Settings.load(origins={name: config.origins[name] for name in used})
+    os.environ.pop(variable("api_keys"), None)
+    return settings
 
 
 def read(path: Path) -> Config:

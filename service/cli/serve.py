@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +41,6 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal. Raises SettingsError, ModelError and CommandError before anything is loaded."""
     given = {variable(name): value for name in OPTIONS if (value := getattr(options, name)) is not None}
     settings = config.load(options.config, given)
-    os.environ.pop(variable("api_keys"), None)
     log.configure(settings.log_level)
     preflight.check(settings)
     from service.server.server import serve

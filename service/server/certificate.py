@@ -19,7 +19,10 @@ def check(settings: Settings) -> None:
         # Without this password OpenSSL would ask for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
     except OSError as error:
-        raise SettingsError(f"VIM_TLS_CERT and VIM_TLS_KEY cannot be used: {error.strerror or error}") from None
+        raise SettingsError(
+            "VIM_TLS_CERT and VIM_TLS_KEY must be a certificate and its private key, both PEM, without a passphrase: "
+            f"{error.strerror or error}"
+        ) from None
 
 
 def _check_readable(name: str, path: Path) -> None:

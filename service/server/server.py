@@ -191,6 +191,6 @@ def _run(
         server.run(sockets)
     except SystemExit:  # a port is taken, or uvicorn could not start
         return 1
-    if server.failed:
+    if server.failed and pool is None:
         log.critical("ended: %s", app.state.engine.backend.state.failure)  # the last line of the log
     return 1 if server.failed else 0

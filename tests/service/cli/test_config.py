@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.cli import config
+from service.cli.main import main
 from service.errors import SettingsError
 
 
@@ -130,3 +131,12 @@ def test_keys_that_others_can_read_are_warned_of(tmp_path: Path, capsys: pytest.
     path.chmod(0o644)
     config.load(path)
     assert f"chmod 600 {path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["serve"], ["classify", "x.jpg"], ["embed", "x.jpg"], ["info"], ["tune"]])
+def test_every_command_reads_the_file(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistake in the file is an error of each of them, before anything is loaded."""
+    path = written(tmp_path, "prot = 1")
+
+    assert 2 == main([*command, "--config", str(path)])
+    assert f"{path}, line 1: prot is not a setting; did you mean port?\n" == capsys.readouterr().err

@@ -37,7 +37,7 @@ CASES = [
     (["VIM_API_KEYS_FILE=EMPTY/keys"], 2, "VIM_API_KEYS_FILE: EMPTY/keys cannot be read: No such file"),
     (["VIM_TLS_CERT=@FILE", "VIM_TLS_KEY=EMPTY/key"], 2, "VIM_TLS_KEY: EMPTY/key cannot be read: No such file"),
     (["VIM_TLS_CERT=EMPTY/c", "VIM_TLS_KEY=@FILE"], 2, "VIM_TLS_CERT: EMPTY/c cannot be read: No such file"),
-    (["VIM_TLS_CERT=@FILE", "VIM_TLS_KEY=@FILE"], 2, "VIM_TLS_CERT and VIM_TLS_KEY cannot be used: "),
+    (["VIM_TLS_CERT=@FILE", "VIM_TLS_KEY=@FILE"], 2, "VIM_TLS_CERT and VIM_TLS_KEY must be a certificate"),
 ]
 
 
