@@ -78,6 +78,15 @@ class Labels:
             raise LabelsError(f"{path}: {error}") from error
 
     @classmethod
+    def named(cls, given: str | Path) -> Labels:
+        """Read the file of this name. Raises LabelsError, which says what else may be given."""
+        if not Path(given).is_file():
+            raise LabelsError(
+                f'labels {str(given)!r} is neither "{IMAGENET}" nor "{NUMBERED}" nor a file: give {_FORMS}'
+            )
+        return cls.read(given)
+
+    @classmethod
     def resolve(cls, given: str | Path | Sequence[str] | Labels | None, num_classes: int) -> Labels:
         """Return the labels of a head with `num_classes` outputs.
 
@@ -125,14 +134,8 @@ def _given(given: str | Path | Sequence[str] | Labels, num_classes: int) -> Labe
     if given == NUMBERED:
         return Labels.numbered(num_classes)
     if isinstance(given, (str, Path)):
-        return _read_named(given)
+        return Labels.named(given)
     return Labels(tuple(given))
-
-
-def _read_named(given: str | Path) -> Labels:
-    if not Path(given).is_file():
-        raise LabelsError(f'labels {str(given)!r} is neither "{IMAGENET}" nor "{NUMBERED}" nor a file: give {_FORMS}')
-    return Labels.read(given)
 
 
 _Parsed = tuple[tuple[str, ...], tuple[str, ...] | None]

@@ -6,6 +6,9 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
+from pathlib import Path
+
+from service.errors import SettingsError
 
 LOOKS = "16 to 200 printable ASCII characters, no blanks or commas"
 _KEY = re.compile(r"[!-+\--~]{16,200}")
@@ -20,6 +23,20 @@ def digests(texts: Iterable[str]) -> tuple[str, ...]:
     if not keys or not all(_KEY.fullmatch(key) for key in keys):
         raise ValueError
     return tuple(_digest(key.encode("ascii")) for key in keys)
+
+
+def read(path: Path, setting: str) -> tuple[str, ...]:
+    """The digests of the keys in a file, one a line; # begins a comment.
+
+    Raises SettingsError, which names the setting.
+    """
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+        return digests(line for line in lines if not line.startswith("#"))
+    except OSError as error:
+        raise SettingsError(f"{setting}: {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise SettingsError(f"{setting}: {path} must hold keys, one a line, each of {LOOKS}") from None
 
 
 def admits(known: Iterable[str], key: bytes) -> bool:

@@ -10,17 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from annotated_types import Ge, Le
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service import api_keys
 from service.errors import SettingsError
 from service.fetch import hosts
-from service.system import environment
+from service.system import environment, field_words
 
 CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
@@ -38,13 +35,27 @@ _WORDS = {
     "api_keys_file": "a file",
     "fetch_hosts": hosts.LOOKS,
 }
+# The first field of each group: a group ends where the next one begins.
+_GROUPS = {
+    "host": "Listening",
+    "api_keys": "Access",
+    "model": "Model",
+    "device": "Device",
+    "preprocess": "Images",
+    "max_batch": "Batches and queue",
+    "max_images": "Limits of a request",
+    "fetch_hosts": "Images by URL",
+    "request_timeout_ms": "Time limits",
+    "watchdog_ms": "Faults and shutdown",
+    "log_level": "Log and traces",
+}
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of the server. The variable of a field is `VIM_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=environment.PREFIX, frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, str_strip_whitespace=True, protected_namespaces=()
     )
 
     host: str = Field(
@@ -74,6 +85,7 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="Origins, separated by commas, whose pages may use the API; *: all; empty: none."
     )
+    page: bool = Field(default=True, description="Whether / shows the demo page to browsers.")
     model: str = Field(
         default="demo",
         min_length=1,
@@ -91,9 +103,16 @@ class Settings(BaseSettings):
     weights: Literal["model", "model_ema"] = Field(
         default="model", description="Which weights of a training checkpoint."
     )
+    image_size: int | None = Field(
+        default=None, ge=33, description="Side of the model's input in pixels; unset: as trained."
+    )
     labels: str = Field(
         default="", description="Class names: a file, imagenet-1k or none; empty: the ones beside the weights, if any."
     )
+    cache_dir: Path | None = Field(
+        default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
+    )
+    offline: bool = Field(default=False, description="Never use the network.")
     device: str = Field(
         default="auto",
         description="Where to compute: auto (every GPU, else the CPU), cpu, cuda, cuda:1, or cuda:0,cuda:1.",
@@ -106,8 +125,8 @@ class Settings(BaseSettings):
     scan: str = Field(
         default="auto", min_length=1, description="Name of the scan implementation; auto: the best one that runs."
     )
-    image_size: int | None = Field(
-        default=None, ge=33, description="Side of the model's input in pixels; unset: as trained."
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads for decoding and for torch; unset: the CPU quota."
     )
     preprocess: Literal["friendly", "reference"] = Field(
         default="friendly",
@@ -163,6 +182,11 @@ class Settings(BaseSettings):
         10_000, ge=1, description="Longest time until a request's header has arrived, also on a new connection."
     )
     body_timeout_ms: int = Field(30_000, ge=1, description="Longest time until a body has arrived; then 408.")
+    keep_alive_ms: int = Field(
+        default=75_000,
+        ge=1_000,
+        description="Idle connections are closed after this time; choose more than the pools of proxies and clients.",
+    )
     watchdog_ms: int | None = Field(
         None,
         ge=1,
@@ -177,23 +201,10 @@ class Settings(BaseSettings):
         "all",
         description="Whether all device processes must serve, or any one, for the server to be ready and keep running.",
     )
-    cache_dir: Path | None = Field(
-        default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
-    )
-    offline: bool = Field(default=False, description="Never use the network.")
-    keep_alive_ms: int = Field(
-        default=75_000,
-        ge=1_000,
-        description="Idle connections are closed after this time; choose more than the pools of proxies and clients.",
-    )
     drain_delay_ms: int = Field(
         default=0, ge=0, description="How long to keep listening after SIGTERM, while not ready."
     )
     drain_timeout_ms: int = Field(default=25_000, ge=0, description="How long accepted work may then take to finish.")
-    page: bool = Field(default=True, description="Whether / shows the demo page to browsers.")
-    threads: int | None = Field(
-        default=None, ge=1, description="Threads for decoding and for torch; unset: the CPU quota."
-    )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
         default="info", description="Lowest level that is logged."
     )
@@ -213,10 +224,11 @@ class Settings(BaseSettings):
         return self.device.split(",")
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
+    def load(cls, environ: Mapping[str, str] | None = None, origins: Mapping[str, str] | None = None) -> Self:
         """Read the environment. Raises SettingsError with one line for each mistake.
 
-        An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text.
+        An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text. `origins` names those
+        variables whose values are from elsewhere, for the messages.
         """
         ours = environment.ours(os.environ if environ is None else environ)
         ours.pop(CLIENT_KEY, None)
@@ -226,17 +238,10 @@ class Settings(BaseSettings):
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            mistakes += [_invalid(detail, given) for detail in error.errors()]
+            mistakes += [_invalid(detail, given, origins or {}) for detail in error.errors()]
         if mistakes:
             raise SettingsError("\n".join(mistakes))
         return settings
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use arguments only; `load` reads the environment. So tests ignore the environment of the developer."""
-        return (init_settings,)
 
     @field_validator(
         "model_family",
@@ -316,26 +321,25 @@ def variable(field: str) -> str:
 
 def allowed(field: str) -> str:
     """The values that a setting accepts, in words, for messages and documentation."""
-    return _WORDS.get(field) or _allowed(Settings.model_fields[field])
+    return _WORDS.get(field) or field_words.accepted(Settings.model_fields[field])
 
 
-def _allowed(info: FieldInfo) -> str:
-    if get_args(info.annotation) and int not in get_args(info.annotation):
-        return f"one of {', '.join(get_args(info.annotation))}"
-    if info.annotation is bool:
-        return "true or false"
-    if info.annotation is str:
-        return "a text"
-    lowest = next(bound.ge for bound in info.metadata if isinstance(bound, Ge))
-    highest = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
-    return f"an integer, at least {lowest}" if highest is None else f"an integer between {lowest} and {highest}"
+def groups() -> dict[str, list[str]]:
+    """The fields by group, in the order of the documentation and of `serve --help`."""
+    found: dict[str, list[str]] = {}
+    for field in Settings.model_fields:
+        if field in _GROUPS:
+            found[_GROUPS[field]] = members = []
+        members.append(field)
+    return found
 
 
-def _invalid(detail: Any, given: Mapping[str, str]) -> str:
+def _invalid(detail: Any, given: Mapping[str, str], origins: Mapping[str, str]) -> str:
     if not detail["loc"]:
         return str(detail["ctx"]["error"])
     field = detail["loc"][0]
+    name = origins.get(variable(field), variable(field))
     if field == "api_keys":
-        return f"{variable(field)} must be {allowed(field)}"  # without the value, which may be a key
+        return f"{name} must be {allowed(field)}"  # without the value, which may be a key
     text = given.get(field, str(detail["input"]))
-    return f"{variable(field)} must be {allowed(field)}, got {text[:100]!r}"
+    return f"{name} must be {allowed(field)}, got {text[:100]!r}"

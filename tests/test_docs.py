@@ -60,7 +60,9 @@ def test_tables_are_as_the_code_has_them(name: str) -> None:
 
 def test_every_setting_is_in_its_table() -> None:
     """Independently of how the table is made."""
-    assert {variable(field) for field in Settings.model_fields} == first_column(block("settings"))
+    named = re.findall(r"^\| `(VIM_\w+)`", block("settings"), re.MULTILINE)
+
+    assert sorted(variable(field) for field in Settings.model_fields) == sorted(named)
 
 
 def test_every_endpoint_is_in_its_table() -> None:

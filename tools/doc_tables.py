@@ -39,7 +39,7 @@ from service.fetch.outcome import Outcome
 from service.images import header, inspect_file, inspect_jpeg, inspect_tiff
 from service.jobs import Memory, RequestClass
 from service.server import protocol
-from service.settings import Settings, allowed, variable
+from service.settings import Settings, allowed, groups, variable
 from service.telemetry import metrics
 from service.telemetry.rejections import Reason
 from tests.clients.matrix import CLIENTS
@@ -96,17 +96,15 @@ _LABEL_VALUES: dict[tuple[str, str], Any] = {
 
 
 def settings_table() -> str:
-    """Every field of Settings: variable, default, what it accepts, what it means."""
-    rows = (
-        (
-            f"`{variable(name)}`",
-            _default(field.get_default()),
-            allowed(name),
-            field.description,
-        )
-        for name, field in Settings.model_fields.items()
-    )
-    return _table(("Variable", "Default", "Accepts", "Meaning"), rows)
+    """Every field of Settings, by group: variable, default, allowed values, meaning."""
+    head = ("Variable", "Default", "Accepts", "Meaning")
+    tables = (f"### {group}\n\n{_table(head, map(_setting, names))}\n" for group, names in groups().items())
+    return "\n" + "".join(tables)
+
+
+def _setting(name: str) -> tuple[object, ...]:
+    field = Settings.model_fields[name]
+    return f"`{variable(name)}`", _default(field.get_default()), allowed(name), field.description
 
 
 def endpoints_table() -> str:

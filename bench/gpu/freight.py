@@ -35,8 +35,6 @@ WHEELS = (
     "orjson",
     "pydantic",
     "pydantic-core",
-    "pydantic-settings",
-    "python-dotenv",
     "python-multipart",
     "simplejpeg",
     "starlette",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import api_keys
 from service.api import errors
-from service.errors import SettingsError, Unauthorized
+from service.errors import Unauthorized
 from service.settings import Settings, variable
 
 # Orchestrators request these without a key. They reveal only whether the service is alive or ready, and why not.
@@ -24,18 +23,8 @@ def known_keys(settings: Settings) -> tuple[str, ...]:
 
     Raises SettingsError for a file that cannot be read or holds no key.
     """
-    return settings.api_keys + (() if settings.api_keys_file is None else _in_file(settings.api_keys_file))
-
-
-def _in_file(path: Path) -> tuple[str, ...]:
-    name = variable("api_keys_file")
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-        return api_keys.digests(line for line in lines if not line.startswith("#"))
-    except OSError as error:
-        raise SettingsError(f"{name}: {path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise SettingsError(f"{name}: {path} must hold keys, one a line, each of {api_keys.LOOKS}") from None
+    file = settings.api_keys_file
+    return settings.api_keys + (() if file is None else api_keys.read(file, variable("api_keys_file")))
 
 
 class Authenticate:

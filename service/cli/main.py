@@ -16,8 +16,9 @@ from model.errors import ModelError
 from model.loading import source
 from model.preprocessing.recipe import Crop
 from service import __version__, log
-from service.cli import serve
+from service.cli import config, serve
 from service.cli.backend import Ask, CommandError
+from service.cli.completion import PROGRAM, PrintCompletion
 from service.cli.files import find
 from service.cli.output import Embeddings, Lines, Table, npy_path
 from service.cli.run import Source, answer, describe
@@ -30,7 +31,8 @@ _AsWritten = argparse.RawDescriptionHelpFormatter
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 _EPILOG = """\
-classify, embed and info load the model of the VIM_* settings themselves, or ask a server with --url.
+classify, embed and info load the model of the VIM_* settings (or of --config's file) themselves, or ask a server with
+--url. `serve --help` lists every setting.
 FILE may be a folder: the images below it, sorted by path, without what is hidden.
 Results go to stdout; progress (on a terminal) and errors go to stderr.
 
@@ -63,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # the terminal may not be able to encode a file's name
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest:
-        parser.error(serve.unknown(rest))
+    parser = _parser(PROGRAM if Path(sys.argv[0]).name == PROGRAM else "python -m service")
     try:
+        options, rest = parser.parse_known_args(arguments)
+        if rest:
+            parser.error(serve.unknown(rest))
         status: int = options.run(options)
         sys.stdout.flush()
     except SettingsError as error:
@@ -87,14 +89,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m service",
+        prog=program,
         description="Vision Mamba inference server, and the same answers without one",
         epilog=_EPILOG,
         formatter_class=_AsWritten,
     )
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        make=_parser,
+        help="print the completion for this shell, and end; bash: source <(vim-server --print-completion bash)",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve.add(commands)
     _add_classify(commands)
@@ -146,6 +154,7 @@ def _add_tune(commands: Any) -> None:
     )
     tune.add_argument("--write", type=Path, metavar="FILE", help="the settings as an environment file")
     tune.add_argument("--json", action="store_true", help="for programs; see above")
+    config.add(tune)
     tune.set_defaults(run=_tune)
 
 
@@ -155,6 +164,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--key", type=_key, help=f"API key of that server; others here can see it, better set {CLIENT_KEY}"
     )
     parser.add_argument("--json", action="store_true", help="for programs; see above")
+    config.add(parser)
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +234,7 @@ def _info(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from service.cli.tune.command import TuneOptions, tune
 
-    settings = _settings()
+    settings = _settings(options.config)
     progress = Progress(0)
     chosen = TuneOptions(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
     return _run(tune(settings, chosen, _writer(progress), progress), progress)
@@ -235,11 +245,11 @@ def _source(options: argparse.Namespace) -> Source:
     if options.url is not None:
         key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
         return Source(options.url, None, options.batch, key)
-    return Source(None, _settings(), options.batch)
+    return Source(None, _settings(options.config), options.batch)
 
 
-def _settings() -> Settings:
-    settings = Settings.load()
+def _settings(file: Path | None) -> Settings:
+    settings = config.load(file)
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
     source.check(settings.model)
     return settings

@@ -1,63 +1,61 @@
-"""The command `serve`: its options, and what is checked before the server is imported and the model loaded."""
+"""The command `serve`: its options, its help with every setting, and the start of the server."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import difflib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from model.loading import source
 from service import log
-from service.cli.backend import CommandError
-from service.settings import Settings, variable
+from service.cli import config, preflight
+from service.settings import Settings, groups, variable
 
 # Every setting is a VIM_ variable; these are options too. Keys are not: other users can see a command line.
 OPTIONS = ("host", "port", "model", "labels", "device", "dtype", "http_workers", "max_batch", "cache_dir", "log_level")
+_WIDTH, _INDENT = 100, " " * 6
+_DESCRIPTION = """\
+Serve the model over HTTP. Each setting below is an environment variable; the most used ones are options as well. A file
+for --config has them in small letters without VIM_: port = 8080. An option takes precedence over its variable, and that
+over the file.
+"""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser of all commands."""
-    others = ", ".join(variable(name) for name in Settings.model_fields if name not in OPTIONS)
     serve = commands.add_parser(
         "serve",
-        help="serve the model over HTTP (settings: options, and VIM_* environment variables)",
-        description="Serve the model over HTTP. An option takes precedence over its variable.",
-        epilog=f"Settings that are environment variables only (README.md has the table): {others}",
+        help="serve the model over HTTP (settings: options, VIM_* environment variables, a file)",
+        description=_DESCRIPTION,
+        epilog=settings_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    config.add(serve)
     for name in OPTIONS:
-        info = Settings.model_fields[name]
-        help_text = f"{variable(name)}: {info.description}".replace("%", "%%")
-        serve.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=help_text)
+        serve.add_argument(option(name), metavar=name.upper(), help=_first_clause(name))
     serve.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal. Raises SettingsError, ModelError and CommandError before anything is loaded."""
     given = {variable(name): value for name in OPTIONS if (value := getattr(options, name)) is not None}
-    os.environ.update(given)  # children inherit it
-    settings = Settings.load()
-    os.environ.pop(variable("api_keys"), None)
+    settings = config.load(options.config, given)
     log.configure(settings.log_level)
-    source.check(settings.model)
-    check_port(settings)
+    preflight.check(settings)
     from service.server.server import serve
 
     return serve(settings)
 
 
-def check_port(settings: Settings) -> None:
-    """Raise CommandError if the server cannot listen. Without this check the error comes after the model is loaded."""
-    from service.server.prefork import sockets
+def option(name: str) -> str:
+    """The option of a setting."""
+    return f"--{name.replace('_', '-')}"
 
-    try:
-        with sockets.kept(settings.host, settings.port):
-            pass
-    except OSError as error:
-        place, reason = f"{settings.host} port {settings.port}", error.strerror or str(error)
-        raise CommandError(
-            f"cannot listen on {place}: {reason.lower()}; set VIM_PORT (--port) or VIM_HOST (--host) to another"
-        ) from error
+
+def settings_help() -> str:
+    """Every setting by group: its names, its default, what it means."""
+    return "\n\n".join(f"{group}:\n" + "\n".join(map(_entry, names)) for group, names in groups().items())
 
 
 def unknown(arguments: Sequence[str]) -> str:
@@ -66,4 +64,25 @@ def unknown(arguments: Sequence[str]) -> str:
     if arguments[0].startswith("--") and name in Settings.model_fields:
         only = "" if name not in OPTIONS else " (an option of serve only)"
         return f"{arguments[0]} is not an option here{only}: set {variable(name)} in the environment"
-    return f"unrecognized arguments: {' '.join(arguments)}"
+    near = difflib.get_close_matches(arguments[0].partition("=")[0], [*map(option, OPTIONS), "--config"], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unrecognized arguments: {' '.join(arguments)}{hint}"
+
+
+def _entry(name: str) -> str:
+    field = Settings.model_fields[name]
+    names = f"{option(name)}, {variable(name)}" if name in OPTIONS else variable(name)
+    meaning = textwrap.fill(str(field.description), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+    return f"  {names} ({_default(field.get_default())})\n{meaning}"
+
+
+def _default(value: object) -> str:
+    if value in (None, "", ()):
+        return "unset"
+    return f"default {str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _first_clause(name: str) -> str:
+    """The beginning of the description; the rest is in the list of all settings."""
+    text = str(Settings.model_fields[name].description).partition(";")[0].partition(". ")[0]
+    return f"{text.rstrip('.')} ({variable(name)})".replace("%", "%%")

@@ -18,7 +18,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -30,8 +29,7 @@ from fastapi import FastAPI
 from service.app import ProcessContext, create_app
 from service.devices.pool import WORKER
 from service.engine.engine import Engine
-from service.errors import SettingsError
-from service.server import metrics_port
+from service.server import certificate, metrics_port
 from service.server.prefork import parent
 from service.server.prefork.remote_pool import RemotePool
 from service.server.protocol import protocol
@@ -156,19 +154,9 @@ class Server(uvicorn.Server):
         self._engine.abandon()
 
 
-def _check_certificate(settings: Settings) -> None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return
-    try:
-        # Without this password OpenSSL would ask for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
-    except OSError as error:
-        raise SettingsError(f"VIM_TLS_CERT and VIM_TLS_KEY cannot be used: {error.strerror or error}") from None
-
-
 def serve(settings: Settings, worker: str = WORKER) -> int:
     """Serve until a signal; returns the exit status. Raises SettingsError at the start."""
-    _check_certificate(settings)
+    certificate.check(settings)
     descriptors.raise_limit()
     if settings.http_workers > 1:
         return parent.serve(settings, worker)
@@ -203,4 +191,6 @@ def _run(
         server.run(sockets)
     except SystemExit:  # a port is taken, or uvicorn could not start
         return 1
+    if server.failed and pool is None:
+        log.critical("ended: %s", app.state.engine.backend.state.failure)  # the last line of the log
     return 1 if server.failed else 0

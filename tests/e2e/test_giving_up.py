@@ -101,13 +101,14 @@ def test_a_device_that_recovers_answers_as_before(tmp_path: Path, tiny: Path) ->
 
 
 def test_a_canary_that_is_not_finite_ends_the_first_start(tmp_path: Path, tiny: Path) -> None:
-    """Without a finite answer to the canary the server ends with status 1 and is never ready."""
+    """Without a finite answer to the canary the server ends with status 1; the last line of its log is the reason."""
     broken = tmp_path / "broken"
     broken.touch()
     server = Server(tmp_path / "server.log", faults={NAN_CANARY: broken}, model=tiny)
 
     assert 1 == server.exit_status()
-    assert "the result of the canary image is not finite" in server.log
+    assert "ended: " in server.log.splitlines()[-1]
+    assert "the result of the canary image is not finite" in server.log.splitlines()[-1]
     assert "is up after" not in server.log
     assert "Traceback" not in server.log
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from service.errors import SettingsError
 from service.fetch.hosts import LOOKS
-from service.settings import Settings, allowed, variable
+from service.settings import Settings, allowed, groups, variable
 
 
 def refusal(**environ: str) -> str:
@@ -318,3 +318,12 @@ def test_the_served_name_is_the_models_own(model: str, name: str) -> None:
 def test_the_url_can_be_used(host: str, url: str) -> None:
     """An address of all interfaces is shown as this machine's; IPv6 addresses have brackets, also where given so."""
     assert url == Settings.load({"VIM_HOST": host}).url
+
+
+def test_every_setting_is_in_one_group() -> None:
+    """The groups hold every setting once, in the order of the fields, and no group is empty."""
+    members = [field for group in groups().values() for field in group]
+
+    assert [*Settings.model_fields] == members
+    assert all(groups().values())
+    assert ["api_keys", "api_keys_file"] == groups()["Access"][:2]

@@ -34,7 +34,7 @@ def test_clean_removes_every_environment() -> None:
 
 def dry(target: str, path: str) -> subprocess.CompletedProcess[str]:
     """Run a target with this PATH and an installation that is up to date."""
-    arguments = ["make", "--assume-old=.venv/.installed", target, "PIP=true", "OPTED_IN=true"]
+    arguments = ["make", target, "INSTALL=:", "PIP=true", "OPTED_IN=true"]
     return subprocess.run(arguments, cwd=ROOT, env={"PATH": path}, capture_output=True, text=True, check=False)
 
 
@@ -49,6 +49,16 @@ def test_a_missing_program_is_named(target: str, program: str, tmp_path: Path) -
 
     assert 2 == done.returncode
     assert f"{program} is not installed: " in done.stderr
+
+
+def test_what_a_target_needs_is_installed_first() -> None:
+    """`serve` installs what serving needs, every other target everything; both pass on what was chosen."""
+    for target, profile in (("serve", "serve"), ("test", "dev"), ("lint", "dev"), ("install-cuda", "cuda")):
+        command = ["make", "--dry-run", target, "PYTHON=python3.12", "TORCH_INDEX=https://mine"]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert said.startswith(f'PYTHON="python3.12" TORCH_INDEX="https://mine" sh tools/install/run.sh {profile}\n'), (
+            said
+        )
 
 
 def test_skips_of_an_opt_in_suite_are_failures(tmp_path: Path) -> None:

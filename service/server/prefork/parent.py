@@ -186,7 +186,9 @@ class Parent:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
             await self._broker.pool.close()
-        return 1 if self._broker.pool.state.failure else status
+        if failure := self._broker.pool.state.failure:
+            log.critical("ended: %s", failure)  # the last line of the log
+        return 1 if failure else status
 
     async def _run_children(self) -> None:
         """Start the first process; when it accepts connections, the settings are valid, and all others are started."""

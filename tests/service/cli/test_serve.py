@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.cli import serve
 from service.cli.main import main
-from service.settings import Settings, variable
+from service.settings import Settings, groups, variable
 
 
 @pytest.fixture(autouse=True)
@@ -51,42 +49,38 @@ def test_a_wrong_value_is_the_settings_error(capsys: pytest.CaptureFixture[str])
     assert "VIM_PORT must be an integer between 0 and 65535, got 'many'\n" == capsys.readouterr().err
 
 
+def test_a_file_is_used_for_what_neither_option_nor_variable_says(served: list[Settings], tmp_path: Path) -> None:
+    """The file's settings reach the server, and child processes inherit them."""
+    (tmp_path / "vim.toml").write_text("port = 1\nmax_batch = 3\nmax_images = 5\n")
+    os.environ["VIM_MAX_BATCH"] = "4"
+
+    assert 0 == main(["serve", "--config", str(tmp_path / "vim.toml"), "--port", "0"])
+
+    assert (0, 4, 5) == (served[0].port, served[0].max_batch, served[0].max_images)
+    assert "5" == os.environ["VIM_MAX_IMAGES"]
+
+
+def test_api_keys_of_a_file_are_not_left_in_the_environment(served: list[Settings], tmp_path: Path) -> None:
+    """As those of the variable, keys are not passed on to child processes."""
+    (tmp_path / "vim.toml").write_text(f'api_keys = "{"k" * 20}"')
+
+    assert 0 == main(["serve", "--config", str(tmp_path / "vim.toml"), "--port", "0"])
+
+    assert 1 == len(served[0].api_keys)
+    assert "VIM_API_KEYS" not in os.environ
+
+
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    """As an option, or as a variable."""
+    """By group, each with its variable, its default and its meaning."""
     with pytest.raises(SystemExit, match="0"):
         main(["serve", "--help"])
 
     shown = capsys.readouterr().out
     assert [] == [name for name in Settings.model_fields if variable(name) not in shown]
+    assert [] == [group for group in groups() if f"\n{group}:\n" not in shown]
+    assert "  --port, VIM_PORT (default 8000)\n      Port to listen on; 0 takes a free one.\n" in shown
+    assert "  VIM_PAGE (default true)\n" in shown
     assert "--api-keys" not in shown
-
-
-def test_a_port_that_is_taken_is_one_line_that_names_the_setting(
-    served: list[Settings], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A port that is taken is reported before anything is started."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        assert 1 == main(["serve", "--port", str(port)])
-
-    said = f"cannot listen on 127.0.0.1 port {port}: address already in use; set VIM_PORT (--port) or VIM_HOST"
-    assert capsys.readouterr().err.startswith(said)
-    assert [] == served
-
-
-def test_a_wrong_model_is_one_line_without_the_server_being_imported() -> None:
-    """The last and only line is the reason; neither torch nor uvicorn is imported for it."""
-    code = (
-        "import sys; from service.cli.main import main; status = main(['serve', '--model', 'vim-tinny']);"
-        "print(status, [name for name in ('torch', 'uvicorn', 'fastapi') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
-    )
-
-    assert "1 []\n" == done.stdout
-    assert done.stderr.startswith("vim-tinny does not exist (did you mean 'vim-tiny'?)")
-    assert 1 == done.stderr.count("\n")
 
 
 def test_unknown_arguments_are_named() -> None:
