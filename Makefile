@@ -46,7 +46,7 @@ serve: serving   ## install what serving needs, and serve the demo model (settin
 	$(BIN)/python -m service serve
 
 test: development ## install everything, and run the tests in two processes (one process: ARGS="-n 0 tests/model")
-	@$(if $(ARGS),,echo "All tests: TEST_TIME on two cores.")
+	@$(if $(ARGS),,echo "All tests: about 20 minutes on two cores.")
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-page: development ## run the demo page's tests in Chromium (apt-get install chromium)
