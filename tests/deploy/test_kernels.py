@@ -115,7 +115,7 @@ def test_an_extension_for_otherarchitectures_is_refused(kernels: ModuleType, mon
 
 def dry_run(*arguments: str) -> str:
     """The commands that `make` would run from the beginning."""
-    command = ["make", "--dry-run", "--always-make", *arguments]
+    command = ["make", "--no-print-directory", "--dry-run", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

@@ -54,7 +54,7 @@ def test_a_missing_program_is_named(target: str, program: str, tmp_path: Path) -
 def test_what_a_target_needs_is_installed_first() -> None:
     """`serve` installs what serving needs, every other target everything; both pass on what was chosen."""
     for target, profile in (("serve", "serve"), ("test", "dev"), ("lint", "dev"), ("install-cuda", "cuda")):
-        command = ["make", "--dry-run", target, "PYTHON=python3.12", "TORCH_INDEX=https://mine"]
+        command = ["make", "--no-print-directory", "--dry-run", target, "PYTHON=python3.12", "TORCH_INDEX=https://mine"]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert said.startswith(f'PYTHON="python3.12" TORCH_INDEX="https://mine" sh tools/install/run.sh {profile}\n'), (
             said
