@@ -4,7 +4,7 @@
 # A private package index: docker build --secret id=pip,src=pip.conf ...
 # Another Python needs another lock: `python -m tools.lock_image`.
 ARG PYTHON=3.11
-# By digest, so that each build has the same base. `make pin-images` asks the registry for the present ones.
+# By digest, so that each build has the same base; docs/image.md says how to find the present one.
 ARG BASE=python:${PYTHON}-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 # Same CUDA release as the torch that constraints-cuda.txt pins; only its compiler is used, torch brings the libraries.
 ARG CUDA=13.0
@@ -36,9 +36,9 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
         --no-deps --constraint constraints-cpu.txt torch \
     && pip --python /opt/venv/bin/python check \
     && /opt/venv/bin/python -c "import torch; assert torch.version.cuda is None, 'TORCH_INDEX gave a CUDA build'"
-# What only those need who compile against torch or test it: 200 MB.
+# What only those need who compile against torch, and the packages' own tests: 260 MB.
 RUN rm -rf /opt/venv/lib/python*/site-packages/torch/include /opt/venv/lib/python*/site-packages/torch/test \
-        /opt/venv/lib/python*/site-packages/numba/tests \
+    && find /opt/venv/lib/python*/site-packages -type d -name tests -prune -exec rm -rf {} + \
     && find /opt/venv/lib/python*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM packages AS packages-cuda
