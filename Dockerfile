@@ -4,7 +4,8 @@
 # A private package index: docker build --secret id=pip,src=pip.conf ...
 # Another Python needs another lock: `python -m tools.lock_image`.
 ARG PYTHON=3.11
-# By digest, so that each build has the same base; docs/image.md says how to find the present one.
+# By digest, so that each build has the same base; docs/image.md says how to find the present one. The digest decides:
+# with another PYTHON name another BASE too.
 ARG BASE=python:${PYTHON}-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 # Same CUDA release as the torch that constraints-cuda.txt pins; only its compiler is used, torch brings the libraries.
 ARG CUDA=13.0
@@ -101,13 +102,13 @@ FROM packages-cpu AS machine-code-cpu
 COPY --from=app /app/model /app/model
 COPY --from=app /app/models /app/models
 WORKDIR /app
-RUN /opt/venv/bin/python -m model precompile /machine_code
+RUN /opt/venv/bin/python -m model.commands.precompile /machine_code
 
 FROM packages-cuda AS machine-code-cuda
 COPY --from=app /app/model /app/model
 COPY --from=app /app/models /app/models
 WORKDIR /app
-RUN /opt/venv/bin/python -m model precompile /machine_code
+RUN /opt/venv/bin/python -m model.commands.precompile /machine_code
 
 # ---- what both targets share. Writable: /cache and /tmp; all else may be read-only.
 FROM base AS runtime

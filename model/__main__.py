@@ -1,4 +1,4 @@
-"""`python -m model inspect | convert | evaluate | precompile`: show, convert and evaluate weights; compile kernels.
+"""`python -m model inspect | convert | evaluate`: show weights, convert them to a directory, measure their accuracy.
 
 Commands print to stdout and progress to stderr. On failure they print one message to stderr and exit with status 1. To
 serve a model, run `python -m service`.
@@ -62,9 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.set_defaults(run=_evaluate)
-    precompile = commands.add_parser("precompile", help="compile the CPU kernels for common CPUs, as the images do")
-    precompile.add_argument("directory", metavar="DIR", type=Path, help="directory to write; created if necessary")
-    precompile.set_defaults(run=_precompile)
     return parser
 
 
@@ -152,13 +149,6 @@ def _evaluate(options: argparse.Namespace) -> int:
     report = about | tally.report()
     print(json.dumps(report, indent=2) if options.json else as_text(report))
     return INTERRUPTED if tally.interrupted else 0
-
-
-def _precompile(options: argparse.Namespace) -> None:
-    from model.commands.precompile import precompile
-
-    for name, count in precompile(options.directory).items():
-        print(f"{name}  {count} kernels")
 
 
 if __name__ == "__main__":

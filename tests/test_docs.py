@@ -135,10 +135,12 @@ def test_options_of_the_benchmarks_exist() -> None:
 
 def test_build_arguments_are_the_dockerfiles() -> None:
     """All that change what is built or said of it; PYTHON and CUDA follow from the pinned versions."""
-    real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"}
+    bases = {"BASE", "TOOLKIT"}  # docs/image.md
+    real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"} - bases
     table = re.search(r"\| Build argument .*?\n\n", text_of(README), re.DOTALL)
 
     assert table is not None
+    assert all(f"`{name}`" in text_of(ROOT / "docs" / "image.md") for name in bases)
     assert real == {name for row in first_column(table[0].strip()) for name in re.findall(r"\w+", row)}
 
 

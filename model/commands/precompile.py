@@ -1,5 +1,6 @@
-"""Compile the CPU kernels ahead of time, for every level of `model.jit.levels`.
+"""`python -m model.commands.precompile DIR`: compile the CPU kernels ahead of time, for every level of CPUs.
 
+The images are built with it. `model.jit.levels` defines the levels and finds the code when a process starts.
 Instructions are selected when kernels are imported, so each level is compiled by a process of its own. No code is run:
 the machine need not support the level.
 """
@@ -21,6 +22,7 @@ from model.jit.levels import LEVELS, Level
 from model.loading.released import RELEASED
 from model.shipped import shipped
 
+_MODULE = "model.commands.precompile"
 MACHINES = ("x86_64", "AMD64")
 
 
@@ -41,9 +43,8 @@ def _run(directory: Path, level: Level) -> int:
     place = directory.absolute() / level.name
     place.mkdir(parents=True, exist_ok=True)
     environ = os.environ | level.environment | {"NUMBA_CACHE_DIR": str(place)}
-    done = subprocess.run(
-        [sys.executable, "-m", "model.commands.precompile"], env=environ, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", f"from {_MODULE} import compile_all; compile_all()"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     count = len([*place.rglob(f"*{SUFFIX}")])
     if done.returncode != 0 or count == 0:
         raise ModelError(f"the kernels cannot be compiled for {level.name}:\n{done.stderr[-2000:]}")
@@ -72,5 +73,16 @@ def _configs() -> Iterator[VimConfig]:
     yield from (VimConfig(embed_dim=released.embed_dim) for released in RELEASED.values())
 
 
+def main(directory: str) -> int:
+    """Print the number of kernels of each level; returns the exit status."""
+    try:
+        counts = precompile(Path(directory))
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(*(f"{name}  {count} kernels" for name, count in counts.items()), sep="\n")
+    return 0
+
+
 if __name__ == "__main__":
-    compile_all()
+    sys.exit(main(*sys.argv[1:]))

@@ -1,7 +1,7 @@
 """CPU levels: machine code that is compiled ahead of time, and the choice of it for this CPU.
 
-`python -m model precompile` writes such code below MACHINE_CODE, one directory for each level; the container images
-have it. A process that finds the directory uses the best level that its CPU supports, and compiles what is missing for
+`model.commands.precompile` writes such code below MACHINE_CODE, one directory for each level; the container images have
+it. A process that finds the directory uses the best level that its CPU supports, and compiles what is missing for
 that level too. Without the directory, or with NUMBA_CPU_NAME or NUMBA_CPU_FEATURES set, numba compiles for this CPU.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m model precompile`: the kernels of the shipped and the released models, for a level of CPUs."""
+"""`python -m model.commands.precompile`: the kernels of the shipped and the released models, for a level of CPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from model.__main__ import main
 from model.commands import precompile
 from model.jit.levels import LEVELS, Level
 
@@ -22,7 +21,7 @@ def test_every_kernel_is_compiled(
 ) -> None:
     """Each kernel once, and the scan once for every state size and width of a model."""
     monkeypatch.setattr(precompile, "LEVELS", LEVELS[-1:])
-    assert 0 == main(["precompile", str(tmp_path)])
+    assert 0 == precompile.main(str(tmp_path))
     names = [path.name.partition("-")[0] for path in tmp_path.glob(f"{LEVELS[-1].name}/*/*.code")]
     scans = {(one.d_state, rank) for one in precompile._configs() for rank in (0, one.dt_rank)}
 
@@ -40,7 +39,7 @@ def test_a_level_that_cannot_be_compiled_is_named(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(precompile, "LEVELS", [Level("x86-64-v9", "x86-64", ())])
 
-    assert 1 == main(["precompile", str(tmp_path / "out")])
+    assert 1 == precompile.main(str(tmp_path / "out"))
     said = capsys.readouterr().err
     assert "cannot be compiled for x86-64-v9" in said
     assert "no compiler" in said
