@@ -4,12 +4,16 @@
 # A private package index: docker build --secret id=pip,src=pip.conf ...
 # Another Python needs another lock: `python -m tools.lock_image`.
 ARG PYTHON=3.11
+# By digest, so that each build has the same base; docs/internals/container-image.md says how to find the present one. The digest decides:
+# with another PYTHON name another BASE too.
+ARG BASE=python:${PYTHON}-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 # Same CUDA release as the torch that constraints-cuda.txt pins; only its compiler is used, torch brings the libraries.
 ARG CUDA=13.0
+ARG TOOLKIT=nvidia/cuda:${CUDA}.1-devel-ubuntu24.04@sha256:7d2f6a8c2071d911524f95061a0db363e24d27aa51ec831fcccf9e76eb72bc92
 
-FROM nvidia/cuda:${CUDA}.1-devel-ubuntu24.04 AS toolkit
+FROM ${TOOLKIT} AS toolkit
 
-FROM python:${PYTHON}-slim-bookworm AS base
+FROM ${BASE} AS base
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
@@ -33,9 +37,9 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
         --no-deps --constraint constraints-cpu.txt torch \
     && pip --python /opt/venv/bin/python check \
     && /opt/venv/bin/python -c "import torch; assert torch.version.cuda is None, 'TORCH_INDEX gave a CUDA build'"
-# What only those need who compile against torch or test it: 200 MB.
+# What only those need who compile against torch, and the packages' own tests: 260 MB.
 RUN rm -rf /opt/venv/lib/python*/site-packages/torch/include /opt/venv/lib/python*/site-packages/torch/test \
-        /opt/venv/lib/python*/site-packages/numba/tests \
+    && find /opt/venv/lib/python*/site-packages -type d -name tests -prune -exec rm -rf {} + \
     && find /opt/venv/lib/python*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM packages AS packages-cuda
@@ -93,6 +97,19 @@ COPY examples/images ./examples/images
 RUN chmod -R u=rwX,go=rX . \
     && python -m compileall -q --invalidation-mode unchecked-hash model service
 
+# ---- the kernels compiled for common CPUs, in a folder of the program, which nobody can write to
+FROM packages-cpu AS machine-code-cpu
+COPY --from=app /app/model /app/model
+COPY --from=app /app/models /app/models
+WORKDIR /app
+RUN /opt/venv/bin/python -m model.commands.precompile /machine_code
+
+FROM packages-cuda AS machine-code-cuda
+COPY --from=app /app/model /app/model
+COPY --from=app /app/models /app/models
+WORKDIR /app
+RUN /opt/venv/bin/python -m model.commands.precompile /machine_code
+
 # ---- what both targets share. Writable: /cache and /tmp; all else may be read-only.
 FROM base AS runtime
 ENV PATH=/opt/venv/bin:${PATH} \
@@ -110,13 +127,14 @@ ENV PATH=/opt/venv/bin:${PATH} \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     HF_HUB_DISABLE_TELEMETRY=1 \
     DO_NOT_TRACK=1
-# Like /tmp, so that any --user can write to a fresh volume.
-RUN install -d -m 1777 /cache
+# What lies here is executed, so only the service's user may write. Group 0 is that of OpenShift's arbitrary users.
+RUN install -d -o 10001 -g 0 -m 0770 /cache
 VOLUME /cache
 WORKDIR /app
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=10s --start-period=300s --start-interval=5s --retries=3 \
+# Every 10 s from the beginning: --start-interval needs Docker 25 or buildah 1.39.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=300s --retries=3 \
     CMD ["python", "-m", "service.server.healthcheck"]
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]
@@ -140,6 +158,7 @@ ENV CUDA_CACHE_PATH=/cache/cuda \
     NVIDIA_REQUIRE_CUDA="cuda>=13.0"
 COPY --from=packages-cuda-kernels /opt/venv /opt/venv
 COPY --from=app /app /app
+COPY --from=machine-code-cuda /machine_code /app/model/machine_code
 # A number, so that Kubernetes can tell that it is not root; no account is needed, so any other number works too.
 USER 10001:10001
 
@@ -147,4 +166,5 @@ USER 10001:10001
 FROM runtime AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
 COPY --from=app /app /app
+COPY --from=machine-code-cpu /machine_code /app/model/machine_code
 USER 10001:10001

@@ -12,13 +12,16 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
 # Installs what is missing, with one line before each step; says nothing when nothing is missing.
 INSTALL = PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install/run.sh
+# For test-image: the base image, empty for one that mmdebstrap makes; and where to keep images, empty to remove them.
+BASE  ?=
+STORE ?=
 # In these suites a skipped test is a failure (tests/no_skips.py).
 OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
 # $(call needs,PROGRAM,COMMAND): stop with the command that installs a program.
 needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray chaos docs docs-site lint audit format lock image image-cuda sbom clean
+.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray test-image test-image-cuda chaos docs docs-site lint audit format lock image image-cuda sbom clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +75,12 @@ test-ray: development ## run the application on a local Ray, in an environment o
 	$(BIN)/python -c "import site; print(*site.getsitepackages(), sep='\n')" \
 	  > "$$(.ray/bin/python -c 'import site; print(site.getsitepackages()[0])')/ours.pth"
 	$(OPTED_IN) tests/deploy/test_ray.py $(ARGS)
+
+test-image: development ## build the CPU image without Docker and run it (BASE=pull: the real base; STORE=DIR: keep the layers)
+	TEST_IMAGE=1 BASE="$(BASE)" STORE="$(STORE)" TORCH_INDEX="$(TORCH_INDEX)" $(OPTED_IN) -s tests/deploy/image/test_cpu_image.py $(ARGS)
+
+test-image-cuda: development ## build the CUDA image's stages that need no GPU and no CUDA toolkit (6 GB)
+	TEST_IMAGE=1 BASE="$(BASE)" STORE="$(STORE)" $(OPTED_IN) -s tests/deploy/image/test_cuda_image.py $(ARGS)
 
 chaos: development ## long runs of real faults under load, with a table (ARGS="--times 3 --only kills")
 	$(BIN)/python -m tests.e2e.chaos $(ARGS)

@@ -25,6 +25,7 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md", *PAGES]
 ARCHITECTURE = DOCS / "internals" / "architecture.md"
 COMMAND_LINE = DOCS / "guide" / "command-line.md"
 DOCKER = DOCS / "guide" / "docker.md"
+CONTAINER_IMAGE = DOCS / "internals" / "container-image.md"
 # Document -> the most bytes it may have.
 LARGEST = {ROOT / "README.md": 6000, ARCHITECTURE: 6000}
 # VIM_ variables in the documents that are not ours, and are named for that.
@@ -154,10 +155,12 @@ def test_the_site_has_every_page() -> None:
 
 def test_build_arguments_are_the_dockerfiles() -> None:
     """All that change what is built or said of it; PYTHON and CUDA follow from the pinned versions."""
-    real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"}
+    bases = {"BASE", "TOOLKIT"}  # docs/internals/container-image.md
+    real = set(re.findall(r"^ARG (\w+)", text_of(ROOT / "Dockerfile"), re.MULTILINE)) - {"PYTHON", "CUDA"} - bases
     table = re.search(r"\| Build argument .*?\n\n", text_of(DOCKER), re.DOTALL)
 
     assert table is not None
+    assert all(f"`{name}`" in text_of(CONTAINER_IMAGE) for name in bases)
     assert real == {name for row in first_column(table[0].strip()) for name in re.findall(r"\w+", row)}
 
 

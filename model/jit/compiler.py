@@ -23,7 +23,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.core.errors import NumbaError
 
-from model.jit import kept_code
+from model.jit import kept_code, levels
 from model.jit.simd import llvm_intrinsic
 
 NEXT_JOB, JOBS, FIELDS = 0, 1, 2  # indices in the table
@@ -67,14 +67,12 @@ def fields(count: int) -> Any:
 def compile_kernel(function: Callable[[Any], None], cache_dir: Path | None = None) -> Any:
     """Return numba's CFunc of a kernel, loaded from the cache or compiled now.
 
-    The cache is below `cache_dir`, else NUMBA_CACHE_DIR, else ~/.cache/vim-server/numba. A cache that cannot be used is
-    logged, once, and the kernel is compiled without it. Raises RuntimeError for a kernel that cannot be compiled.
+    Code that was compiled ahead of time (`model.jit.levels`) comes first. The cache is below `cache_dir`, else
+    NUMBA_CACHE_DIR, else ~/.cache/vim-server/numba. A cache that cannot be used is logged, once, and the kernel is
+    compiled without it. Raises RuntimeError for a kernel that cannot be compiled.
     """
     kernel: Any = CFunc(function, (_SIGNATURE.args, _SIGNATURE.return_type), {}, {"error_model": "numpy"})
-    if (directory := _directory(cache_dir)) is None:
-        kept_code.tell_no_home()
-    else:
-        kernel._cache = kept_code.KeptCode(function, directory / cache_key(), cache_key())
+    kernel._cache = kept_code.KeptCode(function, cache_key(), _directory(cache_dir), levels.SHIPPED)
     try:
         kernel.compile()
     except NumbaError as error:

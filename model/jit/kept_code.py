@@ -36,30 +36,41 @@ _TOLD_LOCK = threading.Lock()
 class KeptCode(NullCache):
     """numba's interface to a cache, for one kernel."""
 
-    def __init__(self, function: Callable[..., Any], directory: Path, version: str) -> None:
-        self._function, self._directory, self._version = function, directory, version
+    def __init__(
+        self, function: Callable[..., Any], version: str, directory: Path | None, shipped: Path | None = None
+    ) -> None:
+        """Code is read from `shipped` and `directory`, each with a folder per version, and written to `directory`."""
+        self._function, self._version = function, version
+        self._directory, self._shipped = (root and root / version for root in (directory, shipped))
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """Return the kernel, or None if it has to be compiled: there is no file, or it was damaged and is removed."""
         target.refresh()
         identity = self._identity(signature, target.codegen())
-        path = self._path(identity)
+        found = (self._load(directory, identity, target) for directory in (self._shipped, self._directory) if directory)
+        return next((code for code in found if code is not None), None)
+
+    def _load(self, directory: Path, identity: str, target: Any) -> Any:
+        path = directory / self._name(identity)
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _tell(self._directory, error)
+            _tell(directory, error)
             return None
         return self._rebuilt(path, payload(content, identity), target)
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Write the file completely or not at all."""
+        if self._directory is None:
+            tell_no_home()
+            return
         if compiled.library.has_dynamic_globals:  # addresses of this process
             return
         identity = self._identity(signature, compiled.codegen)
         try:
-            write(self._path(identity), sealed(dumps(compiled._reduce()), identity))  # type: ignore[no-untyped-call]
+            write(self._directory / self._name(identity), sealed(dumps(compiled._reduce()), identity))  # type: ignore[no-untyped-call]
         except OSError as error:
             _tell(self._directory, error)
 
@@ -69,11 +80,14 @@ class KeptCode(NullCache):
                 return CompileResult._rebuild(target, *pickle.loads(data))  # type: ignore[no-untyped-call]
             except Exception as error:  # written by another build of numba or LLVM that calls itself the same version
                 log.debug("%s: %s: %s", path, type(error).__name__, error)
+        if path.parent == self._shipped:
+            log.warning("%s is damaged: it is not used", path)
+            return None
         log.warning("%s is damaged: it is removed, and the code compiled again", path)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            _tell(self._directory, error)
+            _tell(path.parent, error)
         return None
 
     def _identity(self, signature: Any, codegen: Any) -> str:
@@ -84,9 +98,9 @@ class KeptCode(NullCache):
         name = f"{self._function.__module__}.{self._function.__qualname__}"
         return "\n".join((self._version, name, str(signature), *map(str, codegen.magic_tuple()), *digests))
 
-    def _path(self, identity: str) -> Path:
+    def _name(self, identity: str) -> str:
         number = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        return self._directory / f"{self._function.__name__}-{number}{SUFFIX}"
+        return f"{self._function.__name__}-{number}{SUFFIX}"
 
 
 def sealed(data: bytes, identity: str) -> bytes:

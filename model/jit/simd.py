@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
+
+from model.jit import levels
 
 LANES = 16
 
@@ -111,9 +112,11 @@ _scaled = _elementwise(_scale, 2)
 
 def has_features(*names: str) -> bool:
     """Return whether the CPU that is compiled for has all these features, by LLVM's names."""
-    features = str(numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten())  # type: ignore[attr-defined]
-    named = numba.config.CPU_NAME is not None and numba.config.CPU_FEATURES is None  # type: ignore[attr-defined]
-    return not named and {f"+{name}" for name in names} <= set(features.split(","))
+    features = numba.config.CPU_FEATURES  # type: ignore[attr-defined]
+    if features is None:
+        named = numba.config.CPU_NAME is not None  # type: ignore[attr-defined]
+        return not named and levels.host_features().issuperset(names)
+    return {f"+{name}" for name in names} <= set(features.split(","))
 
 
 def has_avx512() -> bool:

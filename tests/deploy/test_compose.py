@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings, variable
-from tests.deploy.dockerfile import ROOT, stages, tool
+from tests.deploy.dockerfile import ROOT, last, stages, tool
 
 COMPOSE = tool("docker-compose")
 pytestmark = pytest.mark.skipif(COMPOSE is None, reason="docker-compose is not installed (extra: deploy)")
@@ -91,7 +91,12 @@ def test_stops_only_after_the_drain(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_asks_the_health_check_of_the_image(tmp_path: Path, name: str) -> None:
-    """The health check has the command of the image and allows five minutes for a first start."""
+    """The health check has the command and the times of the image."""
     health = config(tmp_path, "--profile", "gpu")[name]["healthcheck"]
+    image = last("cpu", "HEALTHCHECK")
+    times = {key: f"{image_seconds}s" for key, image_seconds in re.findall(r"--([a-z-]+)=(\d+)s", image)}
+
     assert health["test"] == ["CMD", "python", "-m", "service.server.healthcheck"]
-    assert health["start_period"] == "5m0s"
+    assert {"interval": "10s", "timeout": "10s", "start-period": "300s"} == times
+    assert (health["interval"], health["timeout"], health["start_period"]) == ("10s", "10s", "5m0s")
+    assert f"--retries={health['retries']} " in image

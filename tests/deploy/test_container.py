@@ -94,8 +94,10 @@ def container(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     app, cache, temporary = root / "app", root / "cache", root / "tmp"
     for directory in (app, cache, temporary):
         directory.mkdir()
-    cache.chmod(0o1777)
     temporary.chmod(0o1777)
+    if os.geteuid() == 0:  # as the Dockerfile does
+        os.chown(cache, 10001, 0)
+        cache.chmod(0o770)
     build_app(app)
     write_tiny_model(app / "tiny")
     with socket.create_server(("127.0.0.1", 0)) as free:

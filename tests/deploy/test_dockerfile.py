@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from model.jit.levels import MACHINE_CODE
 from service.settings import Settings, variable
-from tests.deploy.dockerfile import ROOT, copied, environment, ignored, last, stages, tool
+from tests.deploy.dockerfile import ROOT, copied, environment, ignored, last, lineage, stages, tool
 
 TARGETS = ("cpu", "cuda")
 SETTINGS = {variable(name) for name in Settings.model_fields}
@@ -49,6 +50,39 @@ def test_everything_written_goes_to_the_two_writable_paths(target: str) -> None:
     assert all(f"{value}/".startswith("/cache/") for value in [*caches, places["HF_HOME"]])
     assert places["HOME"] == "/tmp"
     assert last(target, "VOLUME") == places["VIM_CACHE_DIR"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_cache_belongs_to_the_services_user(target: str) -> None:
+    """Others cannot write to /cache, where code is kept that is executed; group 0 is OpenShift's."""
+    user, _, _ = last(target, "USER").partition(":")
+
+    assert ("RUN", f"install -d -o {user} -g 0 -m 0770 {last(target, 'VOLUME')}") in lineage(target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_holds_code_for_common_cpus(target: str) -> None:
+    """The machine code lies where the program looks for it, and is not copied from a checkout."""
+    place = f"/app/{MACHINE_CODE.relative_to(ROOT).as_posix()}"
+
+    assert ("COPY", f"--from=machine-code-{target} /machine_code {place}") in lineage(target)
+    assert ignored(MACHINE_CODE.relative_to(ROOT).as_posix())
+
+
+def test_base_images_are_named_by_digest() -> None:
+    """Both base images are arguments, so that a build can name others, and have the digest of an index."""
+    text = (ROOT / "Dockerfile").read_text()
+    images = dict(re.findall(r"^ARG (BASE|TOOLKIT)=(\S+)$", text, re.MULTILINE))
+
+    assert {"BASE", "TOOLKIT"} == images.keys()
+    assert all(re.fullmatch(r"\S+:\S+@sha256:[0-9a-f]{64}", image) for image in images.values())
+    external = {stage.base for stage in stages().values()} - stages().keys()
+    assert {"${BASE}", "${TOOLKIT}"} == external
+
+
+def test_buildah_of_debian_12_knows_every_option() -> None:
+    """`--start-interval` needs Docker 25 or buildah 1.39."""
+    assert all("--start-interval=" not in rest for stage in stages().values() for _, rest in stage.instructions)
 
 
 @pytest.mark.parametrize("target", TARGETS)

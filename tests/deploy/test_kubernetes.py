@@ -14,7 +14,7 @@ import yaml
 from service.app import create_app
 from service.settings import Settings
 from service.telemetry.metrics import METRICS
-from tests.deploy.dockerfile import ROOT, tool
+from tests.deploy.dockerfile import ROOT, last, tool
 from tools.doc_tables import endpoints
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -136,7 +136,8 @@ def test_a_pod_has_no_more_rights_than_it_needs(pod: dict[str, Any], container: 
     security = container["securityContext"]
 
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert f"USER {pod['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    assert last("cpu", "USER") == "{runAsUser}:{runAsGroup}".format_map(pod["securityContext"])
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"]
     assert security["readOnlyRootFilesystem"] is True
     assert ["ALL"] == security["capabilities"]["drop"]
     assert security["allowPrivilegeEscalation"] is False
