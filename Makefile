@@ -21,7 +21,7 @@ OPTED_IN := $(BIN)/python -m pytest -p tests.no_skips
 needs = @command -v $(1) > /dev/null || { echo "$(1) is not installed: $(2)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda serve test test-page test-fuzz test-clients test-triton test-ray test-image test-image-cuda chaos docs docs-site lint audit format lock image image-cuda sbom clean
+.PHONY: help install install-cuda serve test test-slow test-page test-fuzz test-clients test-triton test-ray test-image test-image-cuda chaos docs docs-site lint audit format lock image image-cuda sbom clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
@@ -49,8 +49,11 @@ serve: serving   ## install what serving needs, and serve the demo model (settin
 	$(BIN)/python -m service serve
 
 test: development ## install everything, and run the tests in two processes (one process: ARGS="-n 0 tests/model")
-	@$(if $(ARGS),,echo "All tests take about 12 minutes on two cores.")
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(if $(ARGS),,echo "The tests take about MINUTES minutes on two cores.")
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: development ## run the tests that take long: kernels in Triton's interpreter, dry runs of the benchmarks, wheels
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-page: development ## run the demo page's tests in Chromium (apt-get install chromium)
 	$(call needs,chromium,apt-get install chromium)

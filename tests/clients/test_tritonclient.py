@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +20,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PNG = picture()
 
 
+_OPEN: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the clients of each test; their sockets would be reported in other tests."""
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
 def client(url: str) -> Any:
     """A client whose address has no scheme."""
-    return triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120)
+    made = triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120)
+    _OPEN.append(made)
+    return made
 
 
 def encoded(*images: bytes, binary: bool = True) -> Any:

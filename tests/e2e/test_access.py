@@ -70,7 +70,10 @@ def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Pat
         ({"api_keys": "short"}, "VIM_API_KEYS must be keys"),
         ({"api_keys_file": "/nowhere/keys"}, "VIM_API_KEYS_FILE: /nowhere/keys cannot be read"),
         ({"tls_cert": "/nowhere/cert.pem"}, "set both or neither"),
-        ({"tls_cert": "/nowhere/cert.pem", "tls_key": "/nowhere/key.pem"}, "VIM_TLS_CERT and VIM_TLS_KEY cannot be"),
+        (
+            {"tls_cert": "/nowhere/cert.pem", "tls_key": "/nowhere/key.pem"},
+            "VIM_TLS_CERT: /nowhere/cert.pem cannot be read",
+        ),
     ],
 )
 def test_a_door_that_cannot_be_closed_is_not_opened(tmp_path: Path, settings: dict[str, Any], says: str) -> None:

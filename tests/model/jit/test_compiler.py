@@ -41,6 +41,7 @@ def test_without_a_place_to_keep_it_the_code_is_compiled_each_time(tmp_path: Pat
     assert "16 compiled" in run(tmp_path / "file" / "cache")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="names of x86 processors")
 def test_a_cache_shared_by_different_processors_serves_each_its_own(tmp_path: Path) -> None:
     """A cache that different processors share has separate code for each of them."""

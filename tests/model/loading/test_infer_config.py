@@ -354,7 +354,7 @@ def test_other_models_are_named_as_such(name: str) -> None:
     tensors = state()
     del tensors[name]
 
-    with pytest.raises(WeightsError, match=r"no Vision Mamba.*no tensor '.*cls_token"):
+    with pytest.raises(WeightsError, match=r"not a Vision Mamba.*no tensor '.*cls_token"):
         infer(tensors, NO_HINTS)
 
 

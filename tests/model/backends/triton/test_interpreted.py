@@ -25,6 +25,7 @@ needs_triton = pytest.mark.skipif(
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["interpreted_layer.py", "interpreted_model.py"])
 def test_kernels_in_the_interpreter(file: str) -> None:
     """Every test of this folder's FILE passes; the variable must be set before triton is imported."""
