@@ -52,7 +52,7 @@ test: development ## install everything, and run the tests in two processes (one
 	@$(if $(ARGS),,echo "The tests take about MINUTES minutes on two cores.")
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
-test-slow: development ## run the tests that take long: kernels in Triton's interpreter, dry runs of the benchmarks, wheels
+test-slow: development ## run the tests that take long: kernels in Triton's interpreter, dry runs, wheels, exhausted resources
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-page: development ## run the demo page's tests in Chromium (apt-get install chromium)

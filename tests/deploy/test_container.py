@@ -24,6 +24,7 @@ import pytest
 from tests.deploy.dockerfile import build_app, environment, last
 from tests.tiny import photo, write_tiny_model
 
+pytestmark = pytest.mark.slow
 START_TIMEOUT_S = 120
 # Nothing but the two directories can be written: they are made mounts of their own before the root is made read-only.
 # The right to read everything stays, since the interpreter of a developer may lie in root's home.

@@ -45,6 +45,9 @@ async def end_of_the_device(server: Server, down: Path) -> tuple[float, list[Mom
         return unready, await asyncio.gather(*moments)
 
 
+pytestmark = pytest.mark.slow
+
+
 def _write(path: Path, text: str) -> None:
     path.write_text(text)
 

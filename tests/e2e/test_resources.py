@@ -25,6 +25,7 @@ from tests.e2e.load import Load
 from tests.e2e.server import Server, serving
 from tests.tiny import photo
 
+pytestmark = pytest.mark.slow
 IDLE = 400
 OTHER_USER = "setpriv --reuid 65534 --inh-caps +dac_override --ambient-caps +dac_override"
 SPARE_BYTES = 8 << 20  # enough for small photographs

@@ -25,6 +25,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SERVER_FILES = (
     "setup.py",
@@ -200,7 +201,6 @@ def test_the_command_sets_the_variable_for_numpy_first(installed: Installation) 
     assert "False 0\n" == installed.run("python", "-P", "-c", code)
 
 
-@pytest.mark.slow
 def test_a_server_with_two_http_processes_answers_the_client_beside_decoys(
     installed: Installation, tmp_path: Path
 ) -> None:
