@@ -49,7 +49,7 @@ serve: serving   ## install what serving needs, and serve the demo model (settin
 	$(BIN)/python -m service serve
 
 test: development ## install everything, and run the tests in two processes (one process: ARGS="-n 0 tests/model")
-	@$(if $(ARGS),,echo "The tests take about MINUTES minutes on two cores.")
+	@$(if $(ARGS),,echo "The tests take about 8 minutes on two cores.")
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: development ## run the tests that take long: kernels in Triton's interpreter, dry runs, wheels, exhausted resources
