@@ -104,6 +104,7 @@ def test_a_hanging_image_is_given_up_at_its_deadline(tmp_path: Path, tiny: Path)
         assert server.devices()[0]["restarts"] >= 1
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
     """Batches that do not fit in memory are halved and answered, and the metric shows the new limit."""
 
@@ -118,6 +119,7 @@ def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
         asyncio.run(scenario(server))
 
 
+@pytest.mark.slow
 def test_it_gives_up_and_says_so_when_the_device_cannot_come_back(tmp_path: Path) -> None:
     """If the device cannot restart, waiting requests get 503 and the server ends with status 1."""
     doomed = write_tiny_model(tmp_path / "doomed")

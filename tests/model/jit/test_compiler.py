@@ -28,12 +28,14 @@ def run(cache: Path, **environment: str) -> str:
     return run_python(_RUN, NUMBA_CACHE_DIR=str(cache), **environment).strip()
 
 
+@pytest.mark.slow
 def test_the_second_process_finds_the_code(tmp_path: Path) -> None:
     """The first process compiles the kernel and the second one loads it from the cache."""
     assert "16 compiled" == run(tmp_path)
     assert "16 kept" == run(tmp_path)
 
 
+@pytest.mark.slow
 def test_without_a_place_to_keep_it_the_code_is_compiled_each_time(tmp_path: Path) -> None:
     """If a file exists in place of the cache directory the code is compiled in every process."""
     (tmp_path / "file").write_text("")

@@ -28,6 +28,7 @@ def _logging() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_machine_is_measured_by_its_real_parts(tiny_model: Path) -> None:
     """Batches and threads are measured in powers of two up to the largest, and phases are reported."""
