@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.clients.opened import close_all
 from tests.clients.servers import VARIABLE, Servers, started
+
+
+@pytest.fixture(autouse=True)
+def _closed_clients() -> Iterator[None]:
+    """Close what `opened` has kept."""
+    yield
+    close_all()
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.clients import native
+from tests.clients.opened import opened
 from tests.clients.pictures import data_uri, picture
 from tests.clients.servers import MAX_BODY, NAME, Servers
 
@@ -19,22 +19,9 @@ PNG = picture()
 URI = data_uri(PNG)
 
 
-_OPEN: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close the clients of each test; their sockets would be reported in other tests."""
-    yield
-    while _OPEN:
-        _OPEN.pop().close()
-
-
 def client(url: str, **more: Any) -> Any:
     """A client whose base URL ends in /v1."""
-    made = openai.OpenAI(base_url=url + "/v1", api_key="none", **{"max_retries": 0, "timeout": 120} | more)
-    _OPEN.append(made)
-    return made
+    return opened(openai.OpenAI(base_url=url + "/v1", api_key="none", **{"max_retries": 0, "timeout": 120} | more))
 
 
 def refused(url: str, given: Any, **more: Any) -> Any:

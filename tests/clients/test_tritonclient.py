@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.clients import native
+from tests.clients.opened import opened
 from tests.clients.pictures import HEIGHT, WIDTH, picture, pixels
 from tests.clients.servers import MAX_BODY, NAME, Servers
 
@@ -20,22 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PNG = picture()
 
 
-_OPEN: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """Close the clients of each test; their sockets would be reported in other tests."""
-    yield
-    while _OPEN:
-        _OPEN.pop().close()
-
-
 def client(url: str) -> Any:
     """A client whose address has no scheme."""
-    made = triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120)
-    _OPEN.append(made)
-    return made
+    return opened(triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120))
 
 
 def encoded(*images: bytes, binary: bool = True) -> Any:
