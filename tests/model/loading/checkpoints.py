@@ -12,6 +12,8 @@ from model.config import VimConfig
 from model.vim import Vim
 
 TINY = VimConfig(image_size=(32, 32), patch_size=8, stride=8, embed_dim=16, depth=2, num_classes=5, d_state=4)
+# The name of a factory of the reference, as the arguments of a training run have it.
+FACTORY = "vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
 
 
 def state(seed: int = 0, **changes: Any) -> dict[str, Tensor]:

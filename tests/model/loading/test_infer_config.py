@@ -17,7 +17,7 @@ from model.loading.hints import Hints
 from model.loading.infer_config import UNPUBLISHED, infer
 from model.vim import Vim
 from tests.golden import SHARED, needs_shared
-from tests.model.loading.checkpoints import TINY, rope_state, state
+from tests.model.loading.checkpoints import FACTORY, TINY, rope_state, state
 
 NO_HINTS = Hints()
 # Fields that no tensor shows; all others must be inferred exactly.
@@ -294,37 +294,6 @@ def test_expand_gives_the_inner_width_back(expand: float, width: int) -> None:
     found, _ = infer(state(expand=expand, embed_dim=width), NO_HINTS)
 
     assert found.d_inner == inner
-
-
-FACTORY = "vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2"
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ({"model": FACTORY, "input_size": 224}, Hints(FACTORY, 224)),
-        ({"model": None, "input_size": "224"}, Hints()),
-        ({"epochs": 300}, Hints()),
-        ({"input_size": -1}, Hints()),
-    ],
-)
-def test_hints_come_from_the_arguments_of_a_run(args: dict[str, Any], expected: Hints) -> None:
-    """Only useful arguments of the right type become hints."""
-    assert Hints.from_args(args) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "token"),
-    [
-        (FACTORY, "middle"),
-        ("vim_base_with_middle_cls_token_div2", "middle"),
-        ("vim_small_first_cls", "first"),
-        ("vim_tiny_with_cls_token", None),
-    ],
-)
-def test_factory_names_say_where_the_token_is(name: str, token: str | None) -> None:
-    """The class token is middle or first if the factory's name says so."""
-    assert Hints(name).class_token == token
 
 
 def test_hints_settle_what_tensors_leave_open() -> None:

@@ -1,4 +1,4 @@
-"""The command line without a server: its answers, its output, its files and its exit status."""
+"""The command line without a server: its answers, its arguments and its exit status."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ import pytest
 
 import model
 from model.runtime.runner import Runner
-from service.cli.backend import Ask, Classified, CommandError, Embedded, Failed, Model
-from service.cli.files import File, find, read
+from service.cli.backend import Model
 from service.cli.local import settings_for
 from service.cli.main import main
-from service.cli.output import Embeddings, Lines, Table
 from service.cli.run import summary
 from service.cli.terminal import Progress
 from service.images.decode import DecodeLimits, Decoder
 from service.settings import Settings
-from tests.tiny import photo
 
 TINY = Model("tiny", "0123456789ab")
-ROW = np.arange(3, dtype=np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -41,20 +37,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Iterator[None]:
     yield
     root.handlers[:], root.level, engine.filters[:] = before[0], before[1], before[2]
     logging.captureWarnings(False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two photographs, one in a subfolder, a text file, a broken image, and files to skip."""
-    (tmp_path / "b").mkdir()
-    (tmp_path / ".hidden").mkdir()
-    (tmp_path / "z.JPG").write_bytes(photo(1))
-    (tmp_path / "b" / "y.png").write_bytes(photo(2, kind="PNG"))
-    (tmp_path / "a.jpeg").write_bytes(b"\xff\xd8\xff broken")
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "._a.jpg").write_text("what a file manager leaves")
-    (tmp_path / ".hidden" / "x.png").write_bytes(photo(3, kind="PNG"))
-    return tmp_path
 
 
 def expected(directory: Path, *files: Path) -> dict[str, np.ndarray]:
@@ -199,32 +181,6 @@ def test_a_full_disk_is_one_message(capsys: pytest.CaptureFixture[str], monkeypa
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_folders_are_searched_and_files_believed(folder: Path) -> None:
-    """Files of a folder are sorted by path and hidden ones skipped; a file that is named may have any ending."""
-    found = find([str(folder / "notes.txt"), str(folder), str(folder / "gone.jpg")])
-
-    names = ["notes.txt", "a.jpeg", "b/y.png", "z.JPG", "gone.jpg"]
-    assert [str(folder / name) for name in names] == [file.name for file in found]
-
-
-def test_an_empty_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
-    """A folder without images is reported as an error."""
-    (file,) = find([str(tmp_path)])
-
-    assert file.error is not None
-    assert "empty_folder" == file.error.code
-
-
-def test_a_pipe_in_a_folder_is_passed_over(folder: Path) -> None:
-    """Only regular files of a folder count: reading a pipe would wait for ever. A dangling link is an error."""
-    os.mkfifo(folder / "c.png")
-    (folder / "d.png").symlink_to(folder / "z.JPG")
-    (folder / "e.png").symlink_to(folder / "nowhere")
-
-    names = [Path(file.name).name for file in find([str(folder)])]
-    assert ["a.jpeg", "y.png", "d.png", "e.png", "z.JPG"] == names
-
-
 @pytest.mark.parametrize("command", [["classify", "--json"], ["embed"]])
 @pytest.mark.parametrize("given", ["notes.txt", "empty", "missing.jpg"])
 def test_what_is_no_image_is_refused_before_the_model_is_loaded(
@@ -256,72 +212,6 @@ def test_the_summary_counts_what_was_answered() -> None:
     assert summary(progress, TINY).endswith("1 failed, 0.0 s")
 
 
-def test_files_are_read_up_to_the_limit(tmp_path: Path) -> None:
-    """A file above the limit is refused as the server would, and a missing file is unreadable."""
-    (tmp_path / "a").write_bytes(b"12345")
-
-    assert b"12345" == read(File(str(tmp_path / "a")), 5)
-    assert Failed("body_too_large", "larger than 4 bytes (VIM_MAX_BODY_BYTES)") == read(File(str(tmp_path / "a")), 4)
-    assert Failed("unreadable", "No such file or directory") == read(File(str(tmp_path / "b")), 4)
-
-
-def test_the_table_is_aligned_and_escapes_what_could_mislead() -> None:
-    """The table shows a name on its first line only, and escapes control characters of names and labels."""
-    lines: list[str] = []
-    table = Table(["a.jpg", "evil\x1b[2J.jpg"], lines.append)
-    two = [{"index": 3, "label": "cat", "score": 0.75}, {"index": 1, "label": "d\nog", "score": 0.25}]
-
-    table.add("a.jpg", Classified(TINY, two))
-    table.add("evil\x1b[2J.jpg", Classified(TINY, two[:1]))
-
-    assert [
-        "FILE             SCORE   CLASS",
-        "a.jpg            0.7500  cat (3)",
-        "                 0.2500  d\\nog (1)",
-        "evil\\x1b[2J.jpg  0.7500  cat (3)",
-    ] == lines
-
-
-def test_json_lines_keep_names_that_are_no_text() -> None:
-    """A file name that is not UTF-8 can be recovered from its JSON line."""
-    lines: list[str] = []
-    Lines(lines.append).add(os.fsdecode(b"\xff.jpg"), Failed("unreadable", "gone"))
-
-    assert b"\xff.jpg" == os.fsencode(json.loads(lines[0])["file"])
-
-
-def test_embeddings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
-    """When the model changes during a run, the command stops and keeps the embeddings of the first model."""
-    lines: list[str] = []
-    sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=True)
-    sink.add("a\nb.jpg", Embedded(TINY, ROW))
-    sink.add("bad.jpg", Failed("unreadable", "gone"))
-
-    with pytest.raises(CommandError, match="the model changed from tiny"):
-        sink.add("c.jpg", Embedded(Model("tiny", "f" * 12), ROW))
-    sink.finish()
-
-    assert (1, 3) == np.load(tmp_path / "e.npy").shape
-    assert "a\\nb.jpg\n" == (tmp_path / "e.names.txt").read_text()
-    report = json.loads(lines[0])
-    assert [1, 3] == report["shape"]
-    assert {"name": "tiny", "fingerprint": "0123456789ab"} == report["model"]
-    assert ["bad.jpg"] == [one["file"] for one in report["failed"]]
-
-
-def test_nothing_is_written_when_every_image_failed(tmp_path: Path) -> None:
-    """When every image failed, nothing is written and an existing file stays unchanged."""
-    (tmp_path / "e.npy").write_bytes(b"earlier")
-    lines: list[str] = []
-    sink = Embeddings(tmp_path / "e.npy", Ask("embed"), lines.append, as_json=False)
-    sink.add("bad.jpg", Failed("unreadable", "gone"))
-    sink.finish()
-
-    assert [] == lines
-    assert [tmp_path / "e.npy"] == list(tmp_path.iterdir())
-    assert b"earlier" == (tmp_path / "e.npy").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("images", "batch", "max_batch", "queue"), [(3, None, 3, 256), (100, None, None, 256), (0, None, None, 256),
                                                 (3, 500, 500, 1000)]
@@ -331,31 +221,3 @@ def test_batches_suit_the_number_of_images(images: int, batch: int | None, max_b
     settings = settings_for(Settings(), images, batch)
 
     assert (max_batch, queue) == (settings.max_batch, settings.queue_images)
-
-
-def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """When stderr is not a terminal, only notes are written to it."""
-    progress = Progress(10, sys.stderr)
-    progress.busy("loading")
-    progress.step(failed=False)
-    progress.note("a.jpg: broken")
-
-    assert "a.jpg: broken\n" == capsys.readouterr().err
-
-
-def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The progress bar shows images done and failed; a note stands on a line of its own."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = Progress(4, sys.stderr)
-    progress.busy("loading")
-    progress.begin()
-    progress.step(failed=True)
-    progress.note("a.jpg: broken")
-    progress.step(failed=False)
-    progress.clear()
-    drawn = capsys.readouterr().err
-
-    assert "loading" in drawn
-    assert "| 1/4 [" in drawn
-    assert "failed=1" in drawn
-    assert "a.jpg: broken\n" in drawn
