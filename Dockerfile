@@ -97,7 +97,7 @@ COPY examples/images ./examples/images
 RUN chmod -R u=rwX,go=rX . \
     && python -m compileall -q --invalidation-mode unchecked-hash model service
 
-# ---- the kernels compiled for common CPUs, in a folder of the program, which nobody can write to
+# ---- the kernels compiled for common CPUs, in a read-only folder of the program
 FROM packages-cpu AS machine-code-cpu
 COPY --from=app /app/model /app/model
 COPY --from=app /app/models /app/models
@@ -127,7 +127,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     HF_HUB_DISABLE_TELEMETRY=1 \
     DO_NOT_TRACK=1
-# What lies here is executed, so only the service's user may write. Group 0 is that of OpenShift's arbitrary users.
+# Code in this folder is executed, so only the service's user may write. Group 0 is that of OpenShift's arbitrary users.
 RUN install -d -o 10001 -g 0 -m 0770 /cache
 VOLUME /cache
 WORKDIR /app

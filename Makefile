@@ -10,7 +10,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := constraints-cpu.txt
-# Installs what is missing, with one line before each step; says nothing when nothing is missing.
+# Installs what is missing, with one line before each step; prints nothing if everything is installed.
 INSTALL = PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/install/run.sh
 # For test-image: the base image, empty for one that mmdebstrap makes; and where to keep images, empty to remove them.
 BASE  ?=
@@ -64,7 +64,7 @@ test-fuzz: development ## requests generated from the OpenAPI document by schema
 	$(PIP) install --quiet --constraint $(CONSTRAINTS) --editable ".[fuzz]"
 	FUZZ_SEEDS="$(SEED)" $(OPTED_IN) tests/e2e/test_openapi.py $(ARGS)
 
-test-clients: development ## run the real clients, each in an environment of its own (ARGS="--only core")
+test-clients: development ## run the real clients, each in a separate environment (ARGS="--only core")
 	$(BIN)/python -m tests.clients $(ARGS)
 
 test-triton: development ## compile the kernels for GPUs with Triton 3.6.0 as well, which torch 2.11 has (no GPU needed)
@@ -72,7 +72,7 @@ test-triton: development ## compile the kernels for GPUs with Triton 3.6.0 as we
 	PYTHONPATH=build/triton-3.6.0 $(OPTED_IN) tests/model/backends/triton/test_ahead_of_time.py \
 	  tests/model/backends/triton/test_issue_model.py $(ARGS)
 
-test-ray: development ## run the application on a local Ray, in an environment of its own beside ours
+test-ray: development ## run the application on a local Ray, in a separate environment
 	$(BIN)/python -m venv .ray
 	.ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "ray[serve]"
 	$(BIN)/python -c "import site; print(*site.getsitepackages(), sep='\n')" \
@@ -117,7 +117,7 @@ format: development ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: development ## write the CPU image's lock anew, with hashes (after a change of dependencies; asks the package index)
+lock: development ## write the CPU image's lock, with hashes (after a change of dependencies; asks the package index)
 	$(BIN)/python -m tools.lock_image
 
 sbom: development ## the CPU image's bill of materials, CycloneDX: build/sbom.cdx.json

@@ -227,8 +227,8 @@ class Settings(BaseModel):
     def load(cls, environ: Mapping[str, str] | None = None, origins: Mapping[str, str] | None = None) -> Self:
         """Read the environment. Raises SettingsError with one line for each mistake.
 
-        An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text. `origins` names those
-        variables whose values are from elsewhere, for the messages.
+        An empty variable counts as unset, because Compose passes `${VIM_X:-}` as an empty text. `origins` is for
+        messages: variable -> the place of its value, for values that are not from the environment.
         """
         ours = environment.ours(os.environ if environ is None else environ)
         ours.pop(CLIENT_KEY, None)

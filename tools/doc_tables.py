@@ -40,6 +40,7 @@ from service.images import header, inspect_file, inspect_jpeg, inspect_tiff
 from service.jobs import Memory, RequestClass
 from service.server import protocol
 from service.settings import Settings, allowed, groups, variable
+from service.system import field_words
 from service.telemetry import metrics
 from service.telemetry.rejections import Reason
 from tests.clients.matrix import CLIENTS
@@ -267,9 +268,8 @@ def _summary(documented: object) -> str:
 
 
 def _default(value: object) -> str:
-    if value in (None, "", ()):
-        return "unset"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    text = field_words.shown(value)
+    return "unset" if text is None else f"`{text}`"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:

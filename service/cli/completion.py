@@ -16,7 +16,7 @@ _FOLDERS = {"CACHE_DIR"}
 
 
 class PrintCompletion(argparse.Action):
-    """Print the program that a shell evaluates, and end. `make` makes the parser anew, for the installed command."""
+    """Print the completion program for a shell, and exit. `make` creates a parser for the installed command."""
 
     def __init__(self, *, make: Callable[[str], argparse.ArgumentParser], **kwargs: Any) -> None:
         super().__init__(choices=SHELLS, **kwargs)
@@ -41,7 +41,7 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
         names = {str(action.metavar)}
         kind = shtab.FILE if names & _FILES else shtab.DIRECTORY if names & _FOLDERS else None
         if kind is not None:
-            action.complete = kind  # type: ignore[attr-defined]  # as shtab wants it
+            action.complete = kind  # type: ignore[attr-defined]  # the interface of shtab
         elif action.dest in Settings.model_fields:
             action.choices = [one for one in get_args(Settings.model_fields[action.dest].annotation) if one] or None
     return str(shtab.complete(parser, shell))

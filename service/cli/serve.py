@@ -11,6 +11,7 @@ from typing import Any
 from service import log
 from service.cli import config, preflight
 from service.settings import Settings, groups, variable
+from service.system import field_words
 
 # Every setting is a VIM_ variable; these are options too. Keys are not: other users can see a command line.
 OPTIONS = ("host", "port", "model", "labels", "device", "dtype", "http_workers", "max_batch", "cache_dir", "log_level")
@@ -73,13 +74,8 @@ def _entry(name: str) -> str:
     field = Settings.model_fields[name]
     names = f"{option(name)}, {variable(name)}" if name in OPTIONS else variable(name)
     meaning = textwrap.fill(str(field.description), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
-    return f"  {names} ({_default(field.get_default())})\n{meaning}"
-
-
-def _default(value: object) -> str:
-    if value in (None, "", ()):
-        return "unset"
-    return f"default {str(value).lower() if isinstance(value, bool) else value}"
+    default = field_words.shown(field.get_default())
+    return f"  {names} ({'unset' if default is None else f'default {default}'})\n{meaning}"
 
 
 def _first_clause(name: str) -> str:

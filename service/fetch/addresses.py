@@ -1,7 +1,7 @@
-"""Which IP addresses are public: those that no network of its own, no machine and no cloud keeps for itself.
+"""Which IP addresses are public, and which are private, local, reserved or internal to a cloud.
 
 The registries are IANA's of special-purpose addresses. `ipaddress.is_global` is not enough: it changes with the version
-of Python, and knows neither embedded addresses nor those of clouds.
+of Python, and does not cover embedded addresses and those of clouds.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Decoder:
       call it with `out` on the event loop. None for all other images. Takes some microseconds.
 
     `decode` uses no memory beyond `budget`; without a budget only `limits` apply. Without `jpegs` Pillow
-    decodes every file. Without `isolated`, formats that are decoded in a process of their own are refused.
+    decodes every file. Without `isolated`, the formats of `formats.ISOLATED` are refused.
     """
 
     def __init__(

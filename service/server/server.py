@@ -29,7 +29,7 @@ from fastapi import FastAPI
 from service.app import ProcessContext, create_app
 from service.devices.pool import WORKER
 from service.engine.engine import Engine
-from service.server import certificate, metrics_port
+from service.server import metrics_port
 from service.server.prefork import parent
 from service.server.prefork.remote_pool import RemotePool
 from service.server.protocol import protocol
@@ -156,7 +156,6 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, worker: str = WORKER) -> int:
     """Serve until a signal; returns the exit status. Raises SettingsError at the start."""
-    certificate.check(settings)
     descriptors.raise_limit()
     if settings.http_workers > 1:
         return parent.serve(settings, worker)

@@ -1,4 +1,4 @@
-"""The values that a field of a pydantic model accepts, in words."""
+"""A field of a pydantic model in words: the values that it accepts, and its default."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from typing import get_args
 
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
+
+
+def shown(value: object) -> str | None:
+    """A default as the environment would have it; None if it is unset."""
+    if value in (None, "", ()):
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def accepted(info: FieldInfo) -> str:

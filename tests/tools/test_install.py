@@ -70,7 +70,7 @@ def test_serving_needs_neither_tests_nor_tools(venv: Path, commands: list[str]) 
 
 
 def test_a_second_call_does_nothing(venv: Path, commands: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is called or said when all is there. The tests add the rest, and serving is complete then too."""
+    """If everything is installed, nothing is called or printed. Development contains what serving needs."""
     install.main("serve")
     commands.clear()
     capsys.readouterr()
@@ -155,7 +155,7 @@ def test_the_cpu_build_is_taken_without_a_driver(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "unreachable", lambda _: "")
     choice = torch.choose("auto", with_cuda=False)
     assert torch.CPU_INDEX == choice.index
-    assert choice.why.startswith("No NVIDIA driver here: the CPU build")
+    assert choice.why.startswith("No NVIDIA driver was found: the CPU build")
 
     monkeypatch.setattr(torch, "unreachable", lambda _: "no route")
     choice = torch.choose("auto", with_cuda=False)
@@ -200,7 +200,7 @@ def test_cuda_has_its_own_versions(venv: Path, commands: list[str]) -> None:
 def test_an_environment_that_cannot_be_used_is_made_anew(tmp_path: Path) -> None:
     """Absent, half made, of another Python than the one that was named."""
     place = tmp_path / ".venv"
-    assert ".venv is not there" == state.unusable(place, tmp_path, None)
+    assert ".venv does not exist" == state.unusable(place, tmp_path, None)
     (place / "bin").mkdir(parents=True)
     assert ".venv is broken or incomplete" == state.unusable(place, tmp_path, None)
     (place / "bin" / "python").symlink_to("/nowhere/python")
@@ -208,7 +208,7 @@ def test_an_environment_that_cannot_be_used_is_made_anew(tmp_path: Path) -> None
     (place / "bin" / "python").unlink()
     (place / "bin" / "python").symlink_to(sys.executable)
     assert None is state.unusable(place, tmp_path, None)
-    assert "not the one that PYTHON names" in str(state.unusable(place, tmp_path, (3, 99)))
+    assert "PYTHON names another version" in str(state.unusable(place, tmp_path, (3, 99)))
 
 
 def fake_python(folder: Path, name: str, version: str, *, venv: bool = True) -> None:

@@ -1,7 +1,7 @@
 """Installs what a target of the Makefile needs into .venv: `sh tools/install/run.sh serve|dev|cuda`.
 
-Says before each step what it does and how much that is, and nothing when everything is there. An installation that was
-interrupted is continued. Uses the standard library only, because it runs before anything is installed.
+Prints each step and its size before it begins, and nothing if everything is installed. Continues an installation
+that was interrupted. Uses the standard library only, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INPUTS = (
 )
 
 
-# The parts that can be installed, each with a stamp of its own, and how much they are.
+# The parts that can be installed, each with its own stamp -> their size.
 SIZES = {
     "serve": "what serving needs beside torch: 48 packages, 117 MB to download, 440 MB on disk, about a minute",
     "dev": "what tests and checks need: 68 more packages, 300 MB to download, 1.1 GB on disk, about a minute",
@@ -62,7 +62,7 @@ def main(name: str) -> int:
 
 
 def install(profile: Profile, *, with_cuda: bool) -> int:
-    """Do what is missing. Raises pip.InstallError."""
+    """Install what is missing; return 0. Raises pip.InstallError."""
     fingerprint, began = _fingerprint(), time.monotonic()
     reason = state.unusable(VENV, ROOT, required=_named_python())
     if reason is None and all(state.read_stamp(VENV, part) == fingerprint for part in profile.parts):
@@ -88,22 +88,22 @@ def install(profile: Profile, *, with_cuda: bool) -> int:
 
 
 def say(line: str) -> None:
-    """A line before a step."""
+    """Print a line before a step."""
     print(line, flush=True)
 
 
 def _make_environment(reason: str) -> None:
     version = ".".join(map(str, sys.version_info[:3]))
-    say(f"{reason}: making .venv with Python {version} ({sys.executable}), about 5 s.")
+    say(f"{reason}: creating .venv with Python {version} ({sys.executable}), about 5 s.")
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], cwd=ROOT, check=False)
     if made.returncode:
-        raise pip.InstallError(f"{sys.executable} cannot make a virtual environment; its last lines say why")
+        raise pip.InstallError(f"{sys.executable} cannot create a virtual environment; see its last lines")
 
 
 def _install_torch(constraints: Path, *, with_cuda: bool) -> None:
     pinned = torch.pinned(constraints)
     if state.version(VENV, "torch") == pinned:
-        say(f"Step 1 of 2: torch {pinned} is there.")
+        say(f"Step 1 of 2: torch {pinned} is installed.")
         return
     choice = torch.choose(os.environ.get("TORCH_INDEX", torch.AUTO), with_cuda=with_cuda)
     say(f"Step 1 of 2: torch {pinned}. {choice.why}")
@@ -117,12 +117,12 @@ def _size(missing: list[str], *, with_cuda: bool) -> str:
 
 
 def _named_python() -> tuple[int, int] | None:
-    """The version that .venv must have, because PYTHON was given."""
+    """The version that .venv must have if PYTHON is set."""
     return sys.version_info[:2] if os.environ.get("PYTHON") else None
 
 
 def _fingerprint() -> str:
-    """Another one for another checkout, or after a change of what is to be installed."""
+    """A digest of the checkout's path and of the files that say what to install."""
     digest = hashlib.sha256(str(ROOT).encode())
     for name in INPUTS:
         digest.update((ROOT / name).read_bytes())

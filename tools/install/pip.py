@@ -27,7 +27,7 @@ def run(venv: Path, *arguments: str, with_bar: bool = False) -> None:
     if process.returncode:
         print("".join(said[-20:]), end="", file=sys.stderr)
         raise InstallError(
-            f"pip ended with status {process.returncode}: its last lines say why. "
+            f"pip ended with status {process.returncode}: see its last lines. "
             "The same command continues where this one ended."
         )
 

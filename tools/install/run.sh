@@ -1,9 +1,9 @@
 #!/bin/sh
-# Finds a Python that suits and starts `python -m tools.install` with it: sh tools/install/run.sh serve|dev|cuda
-# PYTHON names another one. A shell program, because there may be no Python, or an old one.
+# Finds a supported Python and starts `python -m tools.install` with it: sh tools/install/run.sh serve|dev|cuda
+# PYTHON selects another one. This is a shell program, because there may be no Python, or an old one.
 versions="3.11 3.12 3.13 3.14"
 
-# Print what is wrong with a Python; nothing if it suits.
+# Print why a Python cannot be used; nothing if it can.
 fault() {
     command -v "$1" > /dev/null 2>&1 || { echo "not installed"; return; }
     found=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null) || { echo "does not run"; return; }
@@ -25,6 +25,6 @@ done
 {
     echo "No suitable Python. This program needs one of $versions, with the module venv. Looked for:$looked"
     echo "Install one (Debian 12: apt-get install python3.11-venv; Ubuntu 24.04: apt-get install python3.12-venv;"
-    echo "others: https://www.python.org/downloads), or name one that is elsewhere: make ... PYTHON=/path/to/python3.11"
+    echo "others: https://www.python.org/downloads), or select one: make ... PYTHON=/path/to/python3.11"
 } >&2
 exit 1

@@ -1,4 +1,4 @@
-"""What is known of .venv: whether its Python runs, which packages are complete, and what was installed at last."""
+"""The state of .venv: whether its Python runs, which packages are complete, and what was installed last."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from importlib import metadata
 from pathlib import Path
 
 SUITABLE = ((3, 11), (3, 14))
-_MARK = ".installing"  # is there while packages are being installed
+_MARK = ".installing"  # exists while packages are being installed
 _PROBE = "import sys, pip; print(*sys.version_info[:2])"
 
 
 def unusable(venv: Path, root: Path, required: tuple[int, int] | None) -> str | None:
-    """Why the environment has to be made anew; None if it can be used."""
+    """Return why the environment cannot be used; None if it can."""
     if not venv.is_dir():
-        return f"{_name(venv, root)} is not there"
+        return f"{_name(venv, root)} does not exist"
     try:
         python = str(venv / "bin" / "python")
         probe = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, check=True)
@@ -27,37 +27,37 @@ def unusable(venv: Path, root: Path, required: tuple[int, int] | None) -> str | 
     except (OSError, ValueError, subprocess.CalledProcessError):
         return f"{_name(venv, root)} is broken or incomplete"
     if required is not None and required != (major, minor):
-        return f"{_name(venv, root)} has Python {major}.{minor}, not the one that PYTHON names"
+        return f"{_name(venv, root)} has Python {major}.{minor}, and PYTHON names another version"
     if not SUITABLE[0] <= (major, minor) <= SUITABLE[1]:
-        return f"{_name(venv, root)} has Python {major}.{minor}, which does not suit"
+        return f"{_name(venv, root)} has Python {major}.{minor}, which is not supported"
     return None
 
 
 def mark(venv: Path) -> None:
-    """Say that packages are being installed, and forget what was installed before."""
+    """Mark the start of an installation, and remove the stamps of earlier ones."""
     (venv / _MARK).touch()
     for stamp in venv.glob(".installed-*"):
         stamp.unlink()
 
 
 def unmark(venv: Path) -> None:
-    """Say that the installation is complete."""
+    """Mark the end of an installation."""
     (venv / _MARK).unlink()
 
 
 def is_marked(venv: Path) -> bool:
-    """Whether an installation began and did not end."""
+    """Return whether an installation was interrupted."""
     return (venv / _MARK).exists()
 
 
 def read_stamp(venv: Path, name: str) -> str:
-    """What was installed; empty if it is not there completely."""
+    """Return the fingerprint of what was installed; empty if that is incomplete."""
     path = venv / f".installed-{name}"
     return "" if is_marked(venv) or not path.exists() else path.read_text(encoding="ascii")
 
 
 def write_stamp(venv: Path, name: str, fingerprint: str) -> None:
-    """Remember what was installed."""
+    """Write the fingerprint of what was installed."""
     (venv / f".installed-{name}").write_text(fingerprint, encoding="ascii")
 
 
@@ -72,13 +72,13 @@ def remove_incomplete(venv: Path) -> None:
 
 
 def version(venv: Path, name: str) -> str:
-    """The version of an installed package without its local part, such as +cpu; empty if it is not there."""
+    """The version of an installed package without its local part, such as +cpu; empty if it is not installed."""
     found = metadata.distributions(name=name, path=[str(one) for one in _site_packages(venv)])
     return next((one.version.partition("+")[0] for one in found), "")
 
 
 def contents(venv: Path) -> tuple[int, int]:
-    """The number of packages but pip, and the bytes of all files."""
+    """Return the number of packages without pip, and the bytes of all files."""
     packages = sum(1 for folder in _site_packages(venv) for _ in folder.glob("*.dist-info")) - 1
     files = (os.path.join(folder, name) for folder, _, names in os.walk(venv) for name in names)
     return packages, sum(os.lstat(path).st_size for path in files)
@@ -106,4 +106,4 @@ def _name(venv: Path, root: Path) -> str:
 
 
 if sys.version_info[:2] < SUITABLE[0]:
-    sys.exit("use `sh tools/install/run.sh`, which finds a Python that suits")
+    sys.exit("use `sh tools/install/run.sh`, which finds a supported Python")

@@ -1,4 +1,4 @@
-"""Which torch is installed: PyPI's for Linux is built for CUDA, PyTorch's own index has a smaller one for CPUs."""
+"""Chooses the build of torch. PyPI's build for Linux is for CUDA; PyTorch's index has a smaller one for CPUs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OTHER = "TORCH_INDEX=URL takes another index"
 
 @dataclass(frozen=True)
 class Choice:
-    """An index to look at beside the one that pip is configured with, and why."""
+    """An extra package index, and the reason for it."""
 
     index: str
     why: str
 
 
 def has_driver() -> bool:
-    """Whether this machine has an NVIDIA driver."""
+    """Return whether this machine has an NVIDIA driver."""
     return any(Path(path).exists() for path in _DRIVER) or shutil.which("nvidia-smi") is not None
 
 
@@ -38,20 +38,20 @@ def choose(wanted: str, *, with_cuda: bool) -> Choice:
     if wanted != AUTO:
         return Choice(wanted, f"From {wanted or 'the configured package index'}, as TORCH_INDEX says.")
     if with_cuda:
-        return Choice("", "An NVIDIA driver is here, or CUDA was asked for: the CUDA build, several GB to download.")
+        return Choice("", "An NVIDIA driver was found, or CUDA was requested: the CUDA build, several GB to download.")
     if platform.system() != "Linux":
         return Choice("", f"The build for this system: {SIZE_CPU}.")
     if failure := unreachable(CPU_INDEX):
         return Choice(
             "",
-            f"No NVIDIA driver here, but {CPU_INDEX} with the CPU build cannot be reached ({failure}): taken from the "
-            f"configured package index; if that is PyPI, it is the CUDA build, several GB. {_OTHER}.",
+            f"No NVIDIA driver was found, but {CPU_INDEX} with the CPU build cannot be reached ({failure}). The "
+            f"configured package index is used; on PyPI this is the CUDA build, several GB. {_OTHER}.",
         )
-    return Choice(CPU_INDEX, f"No NVIDIA driver here: the CPU build from {CPU_INDEX}, {SIZE_CPU}. {_OTHER}.")
+    return Choice(CPU_INDEX, f"No NVIDIA driver was found: the CPU build from {CPU_INDEX}, {SIZE_CPU}. {_OTHER}.")
 
 
 def unreachable(index: str) -> str:
-    """Why the index does not answer; empty if it does. pip itself would try for minutes."""
+    """Return why the index cannot be reached; empty if it can. pip itself would retry for minutes."""
     context = ssl.create_default_context()
     if authorities := os.environ.get("PIP_CERT"):
         context.load_verify_locations(authorities)

@@ -1,1 +1,1 @@
-"""A process that decodes AVIF, HEIC and JPEG XL files, and may end without harm. `worker` is its program."""
+"""Processes that decode AVIF, HEIC and JPEG XL files. If one ends, other requests are not affected."""

@@ -1,4 +1,4 @@
-"""Decodes files in processes of their own. They are started when they are needed, and started anew when one ends."""
+"""Decodes files in separate processes. They are started on demand, and replaced when they end."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ log = logging.getLogger("vim.decoder")
 
 WORKER = "service.images.isolated.worker"
 _ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}  # glibc reserves 64 MB for each thread otherwise, and address space is limited
-EXIT_S = 5.0  # an ended process is waited for so long
+EXIT_S = 5.0  # how long to wait for a process that should end
 
 
 class _Ended(Exception):  # noqa: N818 - an event
-    """The process has ended with `status`, negative for a signal; None: it took longer than allowed."""
+    """The process ended with `status`, which is negative for a signal; None: it took longer than allowed."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__(status)
@@ -38,7 +38,7 @@ class _Ended(Exception):  # noqa: N818 - an event
 class DecoderProcesses:
     """Decoder processes, as many as threads decode such files at the same time. Thread-safe.
 
-    `patience_s` is how long one file may take on the clock. The worker limits its memory and its CPU time.
+    `patience_s` limits the wall time of one file. The worker limits its memory and its CPU time.
     """
 
     def __init__(self, patience_s: float, worker: str = WORKER) -> None:

@@ -1,4 +1,4 @@
-"""The program of a process that decodes images: takes a file, decodes it as `service.images.pillow` does, answers.
+"""The program of a decoder process: receives files, decodes them with `service.images.pillow`, and answers.
 
 The decoders are large libraries in C and C++ that read untrusted files. Each file has limits that the kernel enforces:
 memory, by the size that its header claims, and CPU time. The process ends when the other end of its socket closes.
@@ -21,8 +21,8 @@ from service.errors import OutOfMemory, UnsupportedImage
 from service.images import pillow
 from service.images.isolated.messages import Decode, Decoded, FromDecoder, Refused
 
-SPARE_BYTES = 64 << 20  # beside what the header says: stacks, tables, small images
-# CPU time for a file: usual ones take 20 to 120 ns for each pixel, JPEG XL in modular coding up to 155.
+SPARE_BYTES = 64 << 20  # added to what the header says: stacks, tables, small images
+# CPU time for a file: 20 to 150 ns for each pixel were measured.
 LEAST_CPU_S, CPU_S_PER_PIXEL, MOST_CPU_S = 1.0, 250e-9, 10.0
 
 
@@ -42,7 +42,7 @@ def main(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def limits(memory_bytes: int, cpu_s: float) -> Iterator[None]:
-    """Let the kernel limit what this process takes in the context. Without CPU time it is ended by SIGXCPU."""
+    """Let the kernel limit memory and CPU time in the context. SIGXCPU ends the process when the time is used up."""
     with contextlib.suppress(OSError):  # only Linux says how much is used
         used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES + memory_bytes, resource.RLIM_INFINITY))

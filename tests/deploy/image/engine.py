@@ -1,4 +1,4 @@
-"""buildah and podman with storage of their own: they see no other images, and leave nothing behind."""
+"""buildah and podman with separate storage, which is removed afterwards."""
 
 from __future__ import annotations
 

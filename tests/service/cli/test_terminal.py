@@ -20,7 +20,7 @@ def test_progress_is_drawn_on_a_terminal_alone(capsys: pytest.CaptureFixture[str
 
 
 def test_progress_counts_and_estimates(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The progress bar shows images done and failed; a note stands on a line of its own."""
+    """The progress bar shows images done and failed; a note is on a separate line."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     progress = Progress(4, sys.stderr)
     progress.busy("loading")

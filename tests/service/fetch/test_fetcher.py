@@ -175,7 +175,7 @@ async def test_a_server_that_sends_too_slowly_is_left() -> None:
         assert "timeout" == await outcome(fetcher(port, SHORT).fetch(f"http://a.example:{port}/", ignore))
 
 
-async def test_nobody_who_listens_is_unreachable(unused_port: int) -> None:
+async def test_a_port_without_a_listener_is_unreachable(unused_port: int) -> None:
     """A refused connection is a failed fetch."""
     assert "unreachable" == await outcome(fetcher(unused_port).fetch(f"http://a.example:{unused_port}/", ignore))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def processes() -> Iterator[DecoderProcesses]:
 def children() -> set[int]:
     """The ids of the running child processes."""
     return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
+
+
+def started_since(before: set[int]) -> set[int]:
+    """The ids of the child processes that are new; waits for the first one."""
+    until = time.monotonic() + 20
+    while not (found := children() - before):
+        assert time.monotonic() < until, "no process was started"
+        time.sleep(0.01)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -101,16 +111,16 @@ def test_threads_use_processes_of_their_own(processes: DecoderProcesses) -> None
     waiting = threading.Thread(target=hang)
     before = children()
     waiting.start()
-    while not (busy := children() - before):
-        pass
+    busy = started_since(before)
 
     assert processes.decode(b"", "fine", HEADER, RECIPE).pixels.shape == (40, 40, 3)
     assert waiting.is_alive()
     processes.close()
-    while waiting.is_alive():
-        for pid in (children() - before) & busy:  # it is asked a second time, of the next process
-            psutil.Process(pid).kill()
-        busy |= children() - before
+    for pid in busy:
+        psutil.Process(pid).kill()
+    for pid in started_since(before | busy):  # the file is tried once more in another process
+        psutil.Process(pid).kill()
+    waiting.join(10)
     assert not waiting.is_alive()
 
 
