@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,12 +20,26 @@ PROBES = frozenset(
 
 
 def known_keys(settings: Settings) -> tuple[str, ...]:
-    """The digests of the keys in VIM_API_KEYS and VIM_API_KEYS_FILE; empty if neither is set.
+    """The digests of the keys that the API accepts; empty if it requires none.
 
-    Raises SettingsError for a file that cannot be read or holds no key.
+    They are those of VIM_API_KEYS and VIM_API_KEYS_FILE, and with them those of administrators. The latter alone do
+    not make the API require a key. Raises SettingsError for a file that cannot be read or holds no key.
     """
-    file = settings.api_keys_file
-    return settings.api_keys + (() if file is None else api_keys.read(file, variable("api_keys_file")))
+    keys = settings.api_keys + _in_file(settings.api_keys_file, "api_keys_file")
+    return keys + admin_keys(settings) if keys else ()
+
+
+def admin_keys(settings: Settings) -> tuple[str, ...]:
+    """The digests of the keys in VIM_ADMIN_KEYS and VIM_ADMIN_KEYS_FILE; empty if neither is set.
+
+    Raises SettingsError as `known_keys`.
+    """
+    return settings.admin_keys + _in_file(settings.admin_keys_file, "admin_keys_file")
+
+
+def is_admin(scope: Scope, known: Collection[str]) -> bool:
+    """Return whether a request has the key of an administrator; `known` are their digests."""
+    return _has_key(scope, known)
 
 
 class Authenticate:
@@ -36,7 +51,7 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope."""
-        if scope["type"] == "lifespan" or scope["path"] in PROBES or self._has_key(scope):
+        if scope["type"] == "lifespan" or scope["path"] in PROBES or _has_key(scope, self._known):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":  # the service has no WebSocket routes
@@ -44,10 +59,6 @@ class Authenticate:
             return
         error = Unauthorized("this server requires an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         await errors.respond(Request(scope), error)(scope, receive, send)
-
-    def _has_key(self, scope: Scope) -> bool:
-        """Return whether a key is known. All keys are compared, so that the time does not reveal which one it is."""
-        return sum([api_keys.admits(self._known, key) for key in keys_in(scope)]) > 0
 
 
 def keys_in(scope: Scope) -> Iterator[bytes]:
@@ -58,3 +69,12 @@ def keys_in(scope: Scope) -> Iterator[bytes]:
         yield key.strip()
     if b"x-api-key" in headers:
         yield headers[b"x-api-key"].strip()
+
+
+def _has_key(scope: Scope, known: Collection[str]) -> bool:
+    """Return whether a key is known. All keys are compared, so that the time does not reveal which one it is."""
+    return sum([api_keys.admits(known, key) for key in keys_in(scope)]) > 0
+
+
+def _in_file(file: Path | None, field: str) -> tuple[str, ...]:
+    return () if file is None else api_keys.read(file, variable(field))

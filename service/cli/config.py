@@ -25,7 +25,8 @@ from service.errors import SettingsError
 from service.settings import Settings, variable
 from service.system import environment
 
-_PATHS = ("tls_cert", "tls_key", "api_keys_file", "cache_dir")
+_PATHS = ("tls_cert", "tls_key", "api_keys_file", "admin_keys_file", "model_repository", "cache_dir")
+_KEYS = ("api_keys", "admin_keys")
 _NAMES_OR_PATHS = ("model", "labels")  # where an existing path takes precedence over a name
 _NONE: Mapping[str, str] = {}
 _OTHERS_READ = stat.S_IRGRP | stat.S_IROTH
@@ -47,14 +48,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def load(path: Path | None, options: Mapping[str, str] = _NONE) -> Settings:
     """The settings from options, environment and file, in this order of precedence. Raises SettingsError.
 
-    All of them but API keys are in the environment afterwards, where child processes find them.
+    All of them but keys are in the environment afterwards, where child processes find them.
     """
     config = Config() if path is None else read(path)
     variables = {name for name, text in environment.ours(os.environ).items() if text.strip()}
     used = {name: text for name, text in config.values.items() if name not in variables | options.keys()}
     os.environ.update({**used, **options})
     settings = Settings.load(origins={name: config.origins[name] for name in used})
-    os.environ.pop(variable("api_keys"), None)
+    for key in _KEYS:
+        os.environ.pop(variable(key), None)
     return settings
 
 
@@ -68,8 +70,8 @@ def read(path: Path) -> Config:
     origins = {key: f"{path}, line {_line(text, key)}: {key}" for key in entries}
     if mistakes := [*_mistakes(entries, origins)]:
         raise SettingsError("\n".join(mistakes))
-    if "api_keys" in entries and path.stat().st_mode & _OTHERS_READ:
-        print(f"{path} has API keys, and other users of this machine can read it: chmod 600 {path}", file=sys.stderr)
+    if not entries.keys().isdisjoint(_KEYS) and path.stat().st_mode & _OTHERS_READ:
+        print(f"{path} has keys, and other users of this machine can read it: chmod 600 {path}", file=sys.stderr)
     values = {variable(key): _placed(key, _as_text(value), path.parent) for key, value in entries.items()}
     return Config(values, {variable(key): origin for key, origin in origins.items()})
 
@@ -106,11 +108,19 @@ def _as_text(value: object) -> str:
 
 def _placed(key: str, text: str, folder: Path) -> str:
     """A relative path as one from the file's folder."""
+    if key == "models":
+        return ",".join(_placed_source(entry, folder) for entry in text.split(","))
     if not text.strip() or text.startswith("~"):
         return text
     if key in _PATHS or (key in _NAMES_OR_PATHS and (folder / text).exists()):
         return str((folder / text).absolute())
     return text
+
+
+def _placed_source(entry: str, folder: Path) -> str:
+    """One NAME=SOURCE of several models."""
+    name, equals, source = entry.partition("=")
+    return name + equals + _placed("model", source.strip(), folder)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -6,10 +6,12 @@ import ctypes
 import socket
 from pathlib import Path
 
+from model.errors import WeightsError
 from model.labels import IMAGENET, NUMBERED, Labels
 from model.loading import source
 from service import api_keys
 from service.cli.backend import CommandError
+from service.registry.sources import Sources
 from service.server import certificate
 from service.server.prefork import sockets
 from service.settings import Settings, variable
@@ -20,17 +22,46 @@ _AMD = Path("/dev/kfd")  # torch for AMD's GPUs calls them cuda as well
 
 def check(settings: Settings) -> None:
     """Raise SettingsError, ModelError or CommandError with the reason why these settings cannot be served."""
-    source.check(settings.model)
+    check_models(settings)
     if settings.labels not in ("", IMAGENET, NUMBERED):
         Labels.named(settings.labels)
-    if settings.api_keys_file is not None:
-        api_keys.read(settings.api_keys_file, variable("api_keys_file"))
+    for field, file in (("api_keys_file", settings.api_keys_file), ("admin_keys_file", settings.admin_keys_file)):
+        if file is not None:
+            api_keys.read(file, variable(field))
     certificate.check(settings)
     if settings.device.startswith("cuda"):
         check_driver(settings.device)
     check_port(settings.host, settings.port, "VIM_PORT (--port) or VIM_HOST (--host)")
     if settings.metrics_port is not None:
         check_port(settings.host, settings.metrics_port, "VIM_METRICS_PORT")
+
+
+def check_models(settings: Settings) -> None:
+    """Raise ModelError or CommandError if there is no model, or one that cannot be loaded. Downloads nothing."""
+    if settings.model_repository is not None:
+        _check_repository(settings.model_repository)
+    sources = Sources.of(settings)
+    names = sources.names()
+    if not names:
+        raise CommandError(
+            f"{variable('model_repository')}: {settings.model_repository} has no model: it needs a folder for each "
+            "model, with the model's files, or with folders 1, 2, ... that have them"
+        )
+    for name in names:
+        try:
+            source.check(sources.find(name).source)
+        except WeightsError as error:
+            raise WeightsError(f"model {name}: {error}" if len(names) > 1 else str(error)) from error
+
+
+def _check_repository(repository: Path) -> None:
+    try:
+        next(repository.iterdir(), None)
+    except OSError as error:
+        raise CommandError(
+            f"{variable('model_repository')}: {repository} cannot be read: {error.strerror}; "
+            "it must be a folder with a folder for each model"
+        ) from None
 
 
 def check_driver(device: str) -> None:

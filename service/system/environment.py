@@ -15,6 +15,11 @@ _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _EDITOR = {"VIM_SERVERNAME", "VIM_TERMINAL"}
 
 
+def variable(field: str) -> str:
+    """The environment variable of a field of the settings."""
+    return PREFIX + field.upper()
+
+
 def ours(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that begin with VIM_, without those of Kubernetes and of the editor Vim."""
     return {name: text for name, text in environ.items() if name.startswith(PREFIX) and not _is_foreign(name, text)}

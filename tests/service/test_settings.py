@@ -31,6 +31,8 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "tls_key": None,
         "api_keys": (),
         "api_keys_file": None,
+        "admin_keys": (),
+        "admin_keys_file": None,
         "metrics_port": None,
         "cors_origins": "",
         "model": "demo",
@@ -38,6 +40,10 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "model_family": None,
         "weights": "model",
         "labels": "",
+        "models": "",
+        "model_repository": None,
+        "model_control": "none",
+        "model_poll_s": None,
         "device": "auto",
         "dtype": "auto",
         "scan": "auto",
@@ -165,6 +171,10 @@ def test_an_unknown_variable_unlike_any_other_lists_them_all() -> None:
         ("VIM_FETCH_HOSTS", "*.example.org", LOOKS),
         ("VIM_FETCH_HOSTS", "127.0.0.1", LOOKS),
         ("VIM_FETCH_HOSTS", "a.example:70000", LOOKS),
+        ("VIM_MODEL_NAME", "a/b", "a text without / and ~"),
+        ("VIM_MODEL_NAME", "a~b", "a text without / and ~"),
+        ("VIM_MODEL_CONTROL", "poll", "one of none, explicit"),
+        ("VIM_MODEL_POLL_S", "0", "an integer, at least 1"),
         ("VIM_DEVICE", "cuda:0,cpu", "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N"),
     ],
 )
@@ -195,13 +205,14 @@ def test_of_api_keys_only_digests_are_kept() -> None:
     assert key.encode() not in pickle.dumps(settings)
 
 
+@pytest.mark.parametrize("name", ["VIM_API_KEYS", "VIM_ADMIN_KEYS"])
 @pytest.mark.parametrize("value", ["short-key", "a key with blanks in it", ",,", "schlüssel-mit-umlaut", "x" * 201])
-def test_a_text_that_is_no_key_is_refused_without_being_shown(value: str) -> None:
-    """An API key that is not valid is refused without being shown."""
-    message = refusal(VIM_API_KEYS=value)
+def test_a_text_that_is_no_key_is_refused_without_being_shown(name: str, value: str) -> None:
+    """A key that is not valid is refused without being shown."""
+    message = refusal(**{name: value})
 
-    assert message.startswith("VIM_API_KEYS must be keys, each of 16 to 200")
-    assert value not in message.removeprefix("VIM_API_KEYS must be keys, each of ") or value == ",,"
+    assert message.startswith(f"{name} must be keys, each of 16 to 200")
+    assert value not in message.removeprefix(f"{name} must be keys, each of ") or value == ",,"
 
 
 def test_certificate_and_key_belong_together() -> None:
@@ -296,6 +307,7 @@ def test_every_setting_is_explained(field: str) -> None:
         ("/weights/vim_t.v2.pth", "vim_t.v2"),
         ("models/mine/", "mine"),
         ("models/mine.v2", "mine.v2"),
+        ("models/mine~2.pth", "mine-2"),
         ("hustvl/Vim-tiny-midclstok@v1.0:vim_t.pth", "Vim-tiny-midclstok"),
         ("hustvl/Vim-tiny-midclstok:vim_t.pth", "Vim-tiny-midclstok"),
     ],

@@ -13,20 +13,20 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from service import api_keys
-from service.api.auth import PROBES, keys_in, known_keys
+from service.api.auth import PROBES, admin_keys, is_admin, keys_in, known_keys
 from service.app import create_app
 from service.errors import SettingsError
 from service.settings import Settings
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
 
-KEY, OTHER = "first-key-of-the-test", "second-key-of-the-test"
+KEY, OTHER, ADMIN = "first-key-of-the-test", "second-key-of-the-test", "admin-key-of-the-test"
 
 
 @pytest.fixture(scope="module")
 def closed(tiny_model: Path) -> FastAPI:
-    """An application with two API keys; it is not started."""
-    return create_app(settings_for(tiny_model, api_keys=f"{KEY},{OTHER}"))
+    """An application with two API keys and one of an administrator; it is not started."""
+    return create_app(settings_for(tiny_model, api_keys=f"{KEY},{OTHER}", admin_keys=ADMIN))
 
 
 def asking(app: FastAPI, **headers: str) -> httpx.AsyncClient:
@@ -83,9 +83,9 @@ async def test_a_websocket_is_closed_without_a_key(closed: FastAPI) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("key", [KEY, OTHER])
+@pytest.mark.parametrize("key", [KEY, OTHER, ADMIN])
 async def test_either_key_opens_by_either_header(closed: FastAPI, key: str) -> None:
-    """Each key is accepted in `Authorization: Bearer` and in `X-API-Key`."""
+    """Each key, also an administrator's, is accepted in `Authorization: Bearer` and in `X-API-Key`."""
     for headers in ({"Authorization": f"Bearer {key}"}, {"authorization": f"bearer  {key}"}, {"X-API-Key": key}):
         async with asking(closed, **headers) as client:
             assert 200 == (await client.get("/metrics")).status_code
@@ -128,9 +128,10 @@ async def test_an_image_is_answered_with_a_key_and_not_without(
 
 @pytest.mark.anyio
 async def test_without_keys_the_door_is_open(tiny_model: Path) -> None:
-    """Without configured keys no key is required."""
-    async with asking(create_app(settings_for(tiny_model))) as client:
-        assert 200 == (await client.get("/metrics")).status_code
+    """Without configured API keys no key is required, also if administrators have one."""
+    for keys in ({}, {"admin_keys": ADMIN}):
+        async with asking(create_app(settings_for(tiny_model, **keys))) as client:
+            assert 200 == (await client.get("/metrics")).status_code
 
 
 def test_keys_come_from_a_file_as_well(tmp_path: Path) -> None:
@@ -142,16 +143,44 @@ def test_keys_come_from_a_file_as_well(tmp_path: Path) -> None:
     assert [True, True, False] == [api_keys.admits(known, one.encode()) for one in (KEY, OTHER, KEY + "x")]
 
 
+def test_keys_of_administrators_come_from_a_file_as_well(tmp_path: Path) -> None:
+    """They are the administrators' keys and API keys; an API key is not an administrator's."""
+    path = tmp_path / "keys"
+    path.write_text(f"{ADMIN}\n")
+    environ = {"VIM_ADMIN_KEYS_FILE": str(path), "VIM_ADMIN_KEYS": OTHER}
+
+    assert () == known_keys(Settings.load(environ))
+    settings = Settings.load(environ | {"VIM_API_KEYS": KEY})
+    assert api_keys.digests([OTHER, ADMIN]) == admin_keys(settings)
+    assert api_keys.digests([KEY, OTHER, ADMIN]) == known_keys(settings)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([(b"x-api-key", ADMIN.encode())], True),
+        ([(b"authorization", b"Bearer " + KEY.encode()), (b"x-api-key", ADMIN.encode())], True),
+        ([(b"authorization", b"Bearer " + KEY.encode())], False),
+        ([], False),
+    ],
+)
+def test_an_administrator_is_known_by_the_key(headers: list[tuple[bytes, bytes]], expected: bool) -> None:
+    """A request is an administrator's if one of its keys is; without such keys none is."""
+    assert expected == is_admin({"headers": headers}, api_keys.digests([ADMIN]))
+    assert not is_admin({"headers": headers}, ())
+
+
+@pytest.mark.parametrize("name", ["VIM_API_KEYS_FILE", "VIM_ADMIN_KEYS_FILE"])
 @pytest.mark.parametrize(
     "content", [None, "", "# nothing but a comment\n", "short\n", f"{KEY} {OTHER}\n", "schlüssel" * 3]
 )
-def test_a_file_without_keys_ends_the_start_up(tmp_path: Path, content: str | None) -> None:
+def test_a_file_without_keys_ends_the_start_up(tmp_path: Path, content: str | None, name: str) -> None:
     """A missing or invalid key file ends the start-up; the error names setting and file, not its content."""
     path = tmp_path / "keys"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(SettingsError, match=f"VIM_API_KEYS_FILE: {path}") as refused:
-        known_keys(Settings.load({"VIM_API_KEYS_FILE": str(path)}))
+    with pytest.raises(SettingsError, match=f"{name}: {path}") as refused:
+        known_keys(Settings.load({"VIM_API_KEYS": OTHER, name: str(path)}))
 
     assert not content or content.split()[0] == "#" or content.split()[0] not in str(refused.value)
 

@@ -79,6 +79,16 @@ def test_names_of_models_and_labels_stay_names(tmp_path: Path) -> None:
     assert ("vim-tiny", "none") == (settings.model, settings.labels)
 
 
+def test_relative_sources_of_several_models_mean_the_files_folder(tmp_path: Path) -> None:
+    """Each source is a path where something of this name is beside the file; a repository always is."""
+    (tmp_path / "weights").mkdir()
+    listed = config.load(written(tmp_path, 'models = ["tiny=vim-tiny", "mine=weights"]'))
+    os.environ.pop("VIM_MODELS")
+
+    assert f"tiny=vim-tiny,mine={tmp_path / 'weights'}" == listed.models
+    assert tmp_path / "all" == config.load(written(tmp_path, 'model_repository = "all"')).model_repository
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -122,10 +132,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             config.load(tmp_path / name)
 
 
-def test_keys_that_others_can_read_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """API keys may be in the file; the hint is given only while other users can read it."""
-    path = written(tmp_path, f'api_keys = ["{"k" * 20}", "{"l" * 20}"]')
-    assert 2 == len(config.load(path).api_keys)
+@pytest.mark.parametrize("name", ["api_keys", "admin_keys"])
+def test_keys_that_others_can_read_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Keys may be in the file; the hint is given only while other users can read it."""
+    path = written(tmp_path, f'{name} = ["{"k" * 20}", "{"l" * 20}"]')
+    assert 2 == len(getattr(config.load(path), name))
     assert "" == capsys.readouterr().err
 
     path.chmod(0o644)

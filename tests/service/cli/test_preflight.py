@@ -26,6 +26,13 @@ print(status, [name for name in ("torch", "numba", "uvicorn", "fastapi") if name
 CASES = [
     (["--model", "vim-tinny"], 1, "vim-tinny does not exist (did you mean 'vim-tiny'?)"),
     (["--model", "EMPTY"], 1, "EMPTY holds no weights"),
+    (["VIM_MODELS=a=demo,b=vim-tinny"], 1, "model b: vim-tinny does not exist (did you mean 'vim-tiny'?)"),
+    (["VIM_MODEL_REPOSITORY=EMPTY/no"], 1, "VIM_MODEL_REPOSITORY: EMPTY/no cannot be read: No such file"),
+    (["VIM_MODEL_REPOSITORY=@FILE"], 1, "VIM_MODEL_REPOSITORY: @FILE cannot be read: Not a directory"),
+    (["VIM_MODEL_REPOSITORY=EMPTY"], 1, "VIM_MODEL_REPOSITORY: EMPTY has no model: it needs a folder for each"),
+    (["VIM_MODEL_REPOSITORY=TWO"], 1, "model second: TWO/second/2 holds no weights"),
+    (["--model", "demo", "VIM_MODELS=a=demo"], 2, "VIM_MODEL and VIM_MODELS each say what to serve: set only one"),
+    (["VIM_ADMIN_KEYS_FILE=EMPTY/keys"], 2, "VIM_ADMIN_KEYS_FILE: EMPTY/keys cannot be read: No such file"),
     (["--labels", "EMPTY/names.txt"], 1, "labels 'EMPTY/names.txt' is neither"),
     (["--port", "TAKEN"], 1, "cannot listen on 127.0.0.1 port TAKEN: address already in use; set VIM_PORT (--port)"),
     (["--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid: "),
@@ -53,7 +60,15 @@ def test_the_last_line_is_the_reason(given: list[str], status: int, reason: str,
     """Options and variables that cannot be served; neither torch nor the server is imported to know it."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("no certificate")
-    words = {"EMPTY": str(tmp_path / "empty"), "@FILE": str(tmp_path / "file"), "TAKEN": str(taken)}
+    for file in ("first/1/model.safetensors", "second/1/model.safetensors", "second/2/notes.txt"):
+        (tmp_path / "two" / file).parent.mkdir(parents=True)
+        (tmp_path / "two" / file).touch()
+    words = {
+        "EMPTY": str(tmp_path / "empty"),
+        "TWO": str(tmp_path / "two"),
+        "@FILE": str(tmp_path / "file"),
+        "TAKEN": str(taken),
+    }
 
     def filled(text: str) -> str:
         for word, value in words.items():

@@ -1,7 +1,7 @@
 """Every setting of the server, read from `VIM_` environment variables; mistakes are refused, never ignored.
 
 `Settings(...)` uses its arguments only; `Settings.load()` reads the environment. Whether this machine or model supports
-a setting is not checked here.
+a setting is not checked here. The rules between settings are in `service.settings.rules`.
 """
 
 from __future__ import annotations
@@ -12,43 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from service import api_keys
 from service.errors import SettingsError
 from service.fetch import hosts
+from service.settings import model_names, rules, words
 from service.system import environment, field_words
+from service.system.environment import variable
 
 CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 _DEFAULT_CACHE = Path("~/.cache/vim-server")
-
-_WORDS = {
-    "model_name": "a text without slashes",
-    "model_family": "vim, videomamba or mamba-reg",
-    "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
-    "cache_dir": "a directory (~ needs a home directory)",
-    "tls_cert": "a file",
-    "tls_key": "a file",
-    "api_keys": f"keys, each of {api_keys.LOOKS}",
-    "api_keys_file": "a file",
-    "fetch_hosts": hosts.LOOKS,
-}
-# The first field of each group: a group ends where the next one begins.
-_GROUPS = {
-    "host": "Listening",
-    "api_keys": "Access",
-    "model": "Model",
-    "device": "Device",
-    "preprocess": "Images",
-    "max_batch": "Batches and queue",
-    "max_images": "Limits of a request",
-    "fetch_hosts": "Images by URL",
-    "request_timeout_ms": "Time limits",
-    "watchdog_ms": "Faults and shutdown",
-    "log_level": "Log and traces",
-}
 
 
 class Settings(BaseModel):
@@ -76,6 +52,14 @@ class Settings(BaseModel):
         (), description="API keys, separated by commas; then every path except the probes requires one (401)."
     )
     api_keys_file: Path | None = Field(None, description="A file with more API keys, one per line; # begins a comment.")
+    admin_keys: tuple[str, ...] = Field(
+        (),
+        description="Keys of administrators, separated by commas; they may load and unload models, and are accepted "
+        "as API keys.",
+    )
+    admin_keys_file: Path | None = Field(
+        None, description="A file with more keys of administrators, one per line; # begins a comment."
+    )
     metrics_port: int | None = Field(
         None,
         ge=1,
@@ -94,7 +78,7 @@ class Settings(BaseModel):
     )
     model_name: str = Field(
         default="",
-        pattern=r"^[^/]*$",
+        pattern=r"^[^/~]*$",
         description="Name in answers, metrics and paths; empty: derived from VIM_MODEL.",
     )
     model_family: Literal["vim", "videomamba", "mamba-reg"] | None = Field(
@@ -108,6 +92,23 @@ class Settings(BaseModel):
     )
     labels: str = Field(
         default="", description="Class names: a file, imagenet-1k or none; empty: the ones beside the weights, if any."
+    )
+    models: str = Field(
+        "",
+        description="Several models instead of VIM_MODEL, as in tiny=vim-tiny,mine=/models/mine: names, and sources as "
+        "VIM_MODEL takes them. The first is the default.",
+    )
+    model_repository: Path | None = Field(
+        None,
+        description="A folder of models instead of VIM_MODEL, with one folder for each. Folders 1, 2, ... in it are "
+        "versions, and the highest is served by default. The first model by name is the default.",
+    )
+    model_control: Literal["none", "explicit"] = Field(
+        "none",
+        description="explicit: models can be loaded and unloaded over HTTP, with a key of VIM_ADMIN_KEYS; none: not.",
+    )
+    model_poll_s: int | None = Field(
+        None, ge=1, description="Seconds between checks of whether the files of a model have changed; unset: never."
     )
     cache_dir: Path | None = Field(
         default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
@@ -215,7 +216,7 @@ class Settings(BaseModel):
     @property
     def served_name(self) -> str:
         """The name in answers and metrics: VIM_MODEL_NAME, or else derived from the last part of VIM_MODEL."""
-        name = Path(self.model).name.removesuffix("/")
+        name = Path(self.model).name.removesuffix("/").replace("~", "-")
         return self.model_name or re.sub(r"(@.*|:.*|\.(safetensors|pth|pt|bin))$", "", name) or "model"
 
     @property
@@ -252,6 +253,7 @@ class Settings(BaseModel):
         "device",
         "ready_devices",
         "decode",
+        "model_control",
         mode="before",
     )
     @classmethod
@@ -271,7 +273,7 @@ class Settings(BaseModel):
         named = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls_cert else 'http'}://{named}:{self.port or 'PORT'}"
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _digests(cls, value: Any) -> Any:
         """Keep digests of the keys only, because settings are shown, compared and sent to the device process."""
@@ -283,6 +285,11 @@ class Settings(BaseModel):
         hosts.rules(value)
         return value
 
+    @field_validator("models")
+    @classmethod
+    def _known_names(cls, value: str) -> str:
+        return ",".join(f"{name}={source}" for name, source in model_names.read(value).items()) if value else value
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
@@ -290,7 +297,7 @@ class Settings(BaseModel):
             raise ValueError
         return value
 
-    @field_validator("cache_dir")
+    @field_validator("cache_dir", "model_repository")
     @classmethod
     def _expanded(cls, value: Path | None) -> Path | None:
         try:
@@ -301,35 +308,23 @@ class Settings(BaseModel):
             raise ValueError from error
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.max_batch is not None and self.max_batch > self.queue_images:
-            raise ValueError(
-                f"{variable('max_batch')}={self.max_batch} exceeds {variable('queue_images')}={self.queue_images}: "
-                "such a batch could never fill"
-            )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError(f"{variable('tls_cert')} and {variable('tls_key')} belong together: set both or neither")
-        if self.fetch_hosts and self.offline:
-            raise ValueError(f"{variable('fetch_hosts')} needs the network, which {variable('offline')} forbids")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        # JSON is from another process of the server. It has every field, also those that nobody gave.
+        rules.check(self, self.model_fields_set if info.mode == "python" else ())
         return self
-
-
-def variable(field: str) -> str:
-    """The environment variable of a field."""
-    return environment.PREFIX + field.upper()
 
 
 def allowed(field: str) -> str:
     """The values that a setting accepts, in words, for messages and documentation."""
-    return _WORDS.get(field) or field_words.accepted(Settings.model_fields[field])
+    return words.ACCEPTED.get(field) or field_words.accepted(Settings.model_fields[field])
 
 
 def groups() -> dict[str, list[str]]:
     """The fields by group, in the order of the documentation and of `serve --help`."""
     found: dict[str, list[str]] = {}
     for field in Settings.model_fields:
-        if field in _GROUPS:
-            found[_GROUPS[field]] = members = []
+        if field in words.GROUPS:
+            found[words.GROUPS[field]] = members = []
         members.append(field)
     return found
 
@@ -339,7 +334,7 @@ def _invalid(detail: Any, given: Mapping[str, str], origins: Mapping[str, str]) 
         return str(detail["ctx"]["error"])
     field = detail["loc"][0]
     name = origins.get(variable(field), variable(field))
-    if field == "api_keys":
+    if field in ("api_keys", "admin_keys"):
         return f"{name} must be {allowed(field)}"  # without the value, which may be a key
     text = given.get(field, str(detail["input"]))
     return f"{name} must be {allowed(field)}, got {text[:100]!r}"

@@ -1,0 +1,1 @@
+"""Which models the server has, in which versions, and where their files are."""

@@ -1,0 +1,8 @@
+"""The settings of the server: their fields, their values in words, and the rules between them."""
+
+from __future__ import annotations
+
+from service.settings.settings import CLIENT_KEY, Settings, allowed, groups
+from service.system.environment import variable
+
+__all__ = ["CLIENT_KEY", "Settings", "allowed", "groups", "variable"]
