@@ -22,7 +22,7 @@ from service.errors import SettingsError
 
 MEMORY = "/dev/shm"
 PREFIX = "vim-metrics-"
-BYTES_OF_A_PROCESS = 1 << 20  # its counters, generously
+BYTES_OF_A_PROCESS = 1 << 20  # its counters, with eight models
 STALE_S = 60.0  # an unused directory is removed when it is older
 
 

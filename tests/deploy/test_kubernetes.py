@@ -13,7 +13,7 @@ import yaml
 
 from service.app import create_app
 from service.settings import Settings
-from service.telemetry.metrics import METRICS
+from service.telemetry.definitions import METRICS
 from tests.deploy.dockerfile import ROOT, last, tool
 from tools.doc_tables import endpoints
 

@@ -13,21 +13,21 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from service.errors import InferenceFailed, NotFound, RequestError, all_errors
-from service.jobs import RequestClass
-from service.telemetry.metrics import METRICS, Metric, Metrics
+from service.telemetry.definitions import METRICS, Metric
+from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import MultiprocessDirectory
 from service.telemetry.rejections import REASONS, Reason
 
 DOCUMENTED = {
     "vim_requests_total": ("api", "op", "model", "code"),
-    "vim_request_duration_seconds": ("api", "op"),
-    "vim_images_total": ("op", "class"),
+    "vim_request_duration_seconds": ("api", "op", "model"),
+    "vim_images_total": ("model", "op", "class"),
     "vim_joined_images_total": (),
-    "vim_queue_wait_seconds": ("class",),
+    "vim_queue_wait_seconds": ("model", "class"),
     "vim_stage_duration_seconds": ("stage",),
-    "vim_batch_size": (),
+    "vim_batch_size": ("model",),
     "vim_colour_profiles_total": ("kind",),
-    "vim_batches_total": (),
+    "vim_batches_total": ("model",),
     "vim_queue_depth": ("class",),
     "vim_queue_capacity": (),
     "vim_body_bytes": ("class",),
@@ -38,22 +38,25 @@ DOCUMENTED = {
     "vim_fetches_total": ("outcome",),
     "vim_fetch_duration_seconds": (),
     "vim_model_info": ("model", "family", "version", "device", "dtype"),
-    "vim_ready": (),
-    "vim_model_load_seconds": (),
-    "vim_device_memory_bytes": ("kind",),
-    "vim_batch_limit": ("device",),
-    "vim_batch_retries_total": ("reason",),
-    "vim_device_up": ("device",),
-    "vim_device_lost_total": ("device",),
-    "vim_quarantined_images_total": (),
-    "vim_widened_images_total": (),
+    "vim_ready": ("model",),
+    "vim_model_loads_total": ("model", "outcome"),
+    "vim_model_load_seconds": ("model",),
+    "vim_device_memory_bytes": ("model", "kind"),
+    "vim_batch_limit": ("model", "device"),
+    "vim_batch_retries_total": ("model", "reason"),
+    "vim_device_up": ("model", "device"),
+    "vim_device_lost_total": ("model", "device"),
+    "vim_quarantined_images_total": ("model",),
+    "vim_widened_images_total": ("model",),
 }
 
 
 @pytest.fixture
 def metrics() -> Metrics:
     """The metrics of a fresh server."""
-    return Metrics(model="demo", queue_capacity=256)
+    metrics = Metrics(queue_capacity=256)
+    metrics.model("demo")
+    return metrics
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -90,13 +93,14 @@ def test_the_page_holds_nothing_of_ours_that_is_not_listed(metrics: Metrics) -> 
 
 
 def test_a_request_is_counted_and_timed(metrics: Metrics) -> None:
-    """A request is counted by api, operation, model and code, and timed by api and operation."""
+    """A request is counted by api, operation, model and code, and timed by all but the code."""
     metrics.request("native", "embed", "demo", 200, 0.02)
 
     assert value(metrics, "vim_requests_total", api="native", op="embed", model="demo", code="200") == 1
-    assert value(metrics, "vim_request_duration_seconds_count", api="native", op="embed") == 1
-    assert value(metrics, "vim_request_duration_seconds_bucket", api="native", op="embed", le="0.02") == 1
-    assert value(metrics, "vim_request_duration_seconds_bucket", api="native", op="embed", le="0.01") == 0
+    assert value(metrics, "vim_request_duration_seconds_count", api="native", op="embed", model="demo") == 1
+    timed = {"api": "native", "op": "embed", "model": "demo"}
+    assert value(metrics, "vim_request_duration_seconds_bucket", le="0.02", **timed) == 1
+    assert value(metrics, "vim_request_duration_seconds_bucket", le="0.01", **timed) == 0
 
 
 def test_a_clients_model_name_makes_no_series(metrics: Metrics) -> None:
@@ -116,43 +120,19 @@ def test_requests_begin_at_zero(metrics: Metrics, op: str, code: int) -> None:
 
 
 def test_all_other_label_sets_begin_at_zero(metrics: Metrics) -> None:
-    """Stages, reasons, operations, kinds of memory and every given api begin at zero."""
-    two = Metrics(model="demo", queue_capacity=1, apis=("native", "openai"))
-
+    """Stages and reasons of the process begin at zero."""
     for stage in ("decode", "preprocess", "infer", "postprocess"):
         assert value(metrics, "vim_stage_duration_seconds_count", stage=stage) == 0
     for reason in get_args(Reason):
         assert value(metrics, "vim_rejected_total", reason=reason) == 0
-    for kind in ("allocated", "reserved", "total"):
-        assert value(metrics, "vim_device_memory_bytes", kind=kind) == 0
-    for request_class in get_args(RequestClass):
-        assert value(metrics, "vim_images_total", op="classify", **{"class": request_class}) == 0
-        assert value(metrics, "vim_queue_wait_seconds_count", **{"class": request_class}) == 0
-    assert value(two, "vim_request_duration_seconds_count", api="openai", op="embed") == 0
-
-
-def test_a_batch_tells_its_size_its_waits_and_its_duration(metrics: Metrics) -> None:
-    """A batch is counted once, with its size, its duration and the wait of each image by class."""
-    metrics.batch(["interactive", "interactive", "bulk"], [0.0, 0.001, 0.5], 0.2)
-    metrics.batch(["interactive"], [0.0], 0.1)
-
-    assert value(metrics, "vim_batches_total") == 2
-    assert value(metrics, "vim_batch_size_sum") == 4
-    assert value(metrics, "vim_batch_size_bucket", le="2.0") == 1
-    assert value(metrics, "vim_queue_wait_seconds_count", **{"class": "interactive"}) == 3
-    assert value(metrics, "vim_queue_wait_seconds_sum", **{"class": "bulk"}) == 0.5
-    assert value(metrics, "vim_stage_duration_seconds_sum", stage="infer") == pytest.approx(0.3)
 
 
 def test_gauges_show_the_present(metrics: Metrics) -> None:
-    """Gauges show the present queue, batches, readiness and memory."""
+    """Gauges show the present queue and batches."""
     metrics.levels.images["interactive"].own[0] = 7
     metrics.levels.images["bulk"].own[0] = 4
     metrics.levels.batches = 2
     metrics.levels.decoding = (1, 2, 3)
-    metrics.ready(True)
-    metrics.device_memory("allocated", 1 << 30)
-    metrics.images("classify", "bulk", 3)
     metrics.decoded(0.01, 0.002)
 
     assert value(metrics, "vim_queue_depth", **{"class": "interactive"}) == 7
@@ -160,9 +140,6 @@ def test_gauges_show_the_present(metrics: Metrics) -> None:
     assert value(metrics, "vim_queue_capacity") == 256
     assert value(metrics, "vim_inflight_batches") == 2
     assert value(metrics, "vim_decode_busy") == 3
-    assert value(metrics, "vim_ready") == 1
-    assert value(metrics, "vim_device_memory_bytes", kind="allocated") == 1 << 30
-    assert value(metrics, "vim_images_total", op="classify", **{"class": "bulk"}) == 3
     assert value(metrics, "vim_stage_duration_seconds_count", stage="decode") == 1
 
 
@@ -172,17 +149,6 @@ def test_a_stage_is_timed_while_its_context_lasts(metrics: Metrics) -> None:
         pass
 
     assert value(metrics, "vim_stage_duration_seconds_count", stage="postprocess") == 1
-
-
-def test_the_model_is_described_once(metrics: Metrics) -> None:
-    """A reload replaces the series of the model; two series would double every join."""
-    metrics.model_loaded(family="vim", version="aaa", device="cpu", dtype="float32", seconds=2.5)
-    new = {"family": "mamba-reg", "version": "bbb", "device": "cuda:0", "dtype": "bfloat16"}
-    metrics.model_loaded(**new, seconds=3.5)
-
-    assert value(metrics, "vim_model_info", model="demo", **new) == 1
-    assert "aaa" not in metrics.render()[0].decode()
-    assert value(metrics, "vim_model_load_seconds") == 3.5
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
@@ -222,10 +188,10 @@ def test_the_content_type_follows_the_accept_header(metrics: Metrics) -> None:
 
 def test_two_servers_share_nothing(metrics: Metrics) -> None:
     """Two servers in one process have separate metrics."""
-    other = Metrics(model="demo", queue_capacity=1)
-    metrics.images("embed", "bulk", 5)
+    other = Metrics(queue_capacity=1)
+    metrics.joined()
 
-    assert value(other, "vim_images_total", op="embed", **{"class": "bulk"}) == 0
+    assert value(other, "vim_joined_images_total") == 0
     assert value(other, "vim_queue_capacity") == 1
 
 
@@ -249,35 +215,40 @@ def test_several_processes_make_one_page(tmp_path: Path, monkeypatch: pytest.Mon
     """Counters add up and outlive a process, a successor continues them, and gauges are of living processes only."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    alone = Metrics(model="m", queue_capacity=4).render()[0].decode()
+    alone = registered(4).render()[0].decode()
     shares = [MultiprocessDirectory(str(tmp_path), name) for name in ("parent", "http-1", "http-2")]
-    parent = Metrics(model="m", queue_capacity=0, shared=shares[0])
-    parent.ready(True)
-    one = Metrics(model="m", queue_capacity=2, shared=shares[1])
+    parent = registered(0, shares[0])
+    parent.model("m").ready(True)
+    one = registered(2, shares[1])
     one.levels.images["interactive"].own[0] = 3
     one.levels.images["bulk"].own[0] = 3
     one.request("native", "classify", "m", 200, 0.01)
     one.sample()
-    two = Metrics(model="m", queue_capacity=2, shared=shares[2])
+    two = registered(2, shares[2])
     two.request("native", "classify", "m", 200, 0.02)
     before = two.render()[0].decode()
     shares[0].mark_dead("http-1")
     dead = two.render()[0].decode()
-    Metrics(model="m", queue_capacity=2, shared=MultiprocessDirectory(str(tmp_path), "http-1")).request(
-        "native", "classify", "m", 200, 0.03
-    )
+    registered(2, MultiprocessDirectory(str(tmp_path), "http-1")).request("native", "classify", "m", 200, 0.03)
     after = parent.render()[0].decode()
 
     answered = 'vim_requests_total{api="native",code="200",model="m",op="classify"}'
     assert [(2, 4, 3, 1), (2, 2, 0, 1), (3, 4, 0, 1)] == [
         tuple(
             sample(page, name)
-            for name in (answered, "vim_queue_capacity", 'vim_queue_depth{class="bulk"}', "vim_ready")
+            for name in (answered, "vim_queue_capacity", 'vim_queue_depth{class="bulk"}', 'vim_ready{model="m"}')
         )
         for page in (before, dead, after)
     ]
-    assert 3 == sample(after, 'vim_request_duration_seconds_count{api="native",op="classify"}')
+    assert 3 == sample(after, 'vim_request_duration_seconds_count{api="native",model="m",op="classify"}')
     assert series(after) == {name for name in series(alone) if not name.startswith("process_")}
+
+
+def registered(queue_capacity: int, shared: MultiprocessDirectory | None = None) -> Metrics:
+    """The metrics of a process that serves the model `m`."""
+    metrics = Metrics(queue_capacity=queue_capacity, shared=shared)
+    metrics.model("m")
+    return metrics
 
 
 def sample(page: str, name: str) -> float:
