@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, overload
 
 BYTES = 8  # of one part
 
@@ -21,10 +22,34 @@ class SharedCount(NamedTuple):
     parts: memoryview  # int64 (processes)
 
 
-def alone(numbers: int = 1) -> list[SharedCount]:
+class SharedCounts(Sequence[SharedCount]):
+    """Numbers by index. Their parts are next to each other in the memory: one int64 of each process."""
+
+    def __init__(self, memory: memoryview, processes: int = 1, own: int = 0) -> None:
+        self._parts = memory.cast("q")
+        self._processes = processes
+        self._own = own
+
+    def __len__(self) -> int:
+        return len(self._parts) // self._processes
+
+    @overload
+    def __getitem__(self, index: int) -> SharedCount: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SharedCount]: ...
+    def __getitem__(self, index: int | slice) -> SharedCount | list[SharedCount]:
+        if isinstance(index, slice):
+            return [self._number(n) for n in range(*index.indices(len(self)))]
+        return self._number(range(len(self))[index])
+
+    def _number(self, index: int) -> SharedCount:
+        parts = self._parts[index * self._processes : (index + 1) * self._processes]
+        return SharedCount(parts[self._own : self._own + 1], parts)
+
+
+def alone(numbers: int = 1) -> SharedCounts:
     """Numbers of a process that counts alone."""
-    parts = memoryview(bytearray(BYTES * numbers)).cast("q")
-    return [SharedCount(parts[n : n + 1], parts[n : n + 1]) for n in range(numbers)]
+    return SharedCounts(memoryview(bytearray(BYTES * numbers)))
 
 
 def memory(processes: int, numbers: int) -> int:
@@ -34,8 +59,6 @@ def memory(processes: int, numbers: int) -> int:
     return descriptor
 
 
-def mapped(descriptor: int, processes: int, numbers: int, own: int) -> list[SharedCount]:
+def mapped(descriptor: int, processes: int, numbers: int, own: int) -> SharedCounts:
     """The numbers in the memory file that `memory` has made, for the process `own`."""
-    everything = memoryview(mmap.mmap(descriptor, BYTES * processes * numbers)).cast("q")
-    rows = [everything[first : first + processes] for first in range(0, processes * numbers, processes)]
-    return [SharedCount(parts[own : own + 1], parts) for parts in rows]
+    return SharedCounts(memoryview(mmap.mmap(descriptor, BYTES * processes * numbers)), processes, own)
