@@ -60,7 +60,7 @@ def in_process(source: str, max_batch: int) -> Runner:
 def server(source: str, max_batch: int) -> Iterator[tuple[str, int, float]]:
     """A ready server: its address, process id, and seconds from start to ready."""
     settings = {"VIM_MODEL": source, "VIM_PORT": "0", "VIM_MAX_BATCH": str(max_batch), "VIM_MAX_WAIT_MS": "0"}
-    settings["VIM_REQUEST_TIMEOUT_MS"] = "120000"
+    settings |= {"VIM_REQUEST_TIMEOUT_MS": "120000", "VIM_MODEL_NAME": "bench"}  # the label of its metrics
     with tempfile.TemporaryFile("w+") as log:
         start = time.perf_counter()
         command = [sys.executable, "-m", "service", "serve"]
@@ -175,13 +175,13 @@ def rendering(url: str, images: int = 64, requests: int = 2) -> dict[str, float]
 
 
 _RENDERING = 'vim_stage_duration_seconds_sum{stage="postprocess"}'
-_EMBEDDING = 'vim_request_duration_seconds_sum{api="native",op="embed"}'
+_EMBEDDING = 'vim_request_duration_seconds_sum{api="native",model="bench",op="embed"}'
 
 
 def _batches(url: str) -> tuple[float, float]:
     """The numbers of images and batches so far, from the histogram of the server."""
     samples = _samples(url)
-    return samples["vim_batch_size_sum"], samples["vim_batch_size_count"]
+    return samples['vim_batch_size_sum{model="bench"}'], samples['vim_batch_size_count{model="bench"}']
 
 
 def _samples(url: str) -> dict[str, float]:

@@ -14,24 +14,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.api import bulk, demo_page, errors, health, openapi, v1
-from service.api.auth import PROBES, Authenticate, known_keys
+from service.api.auth import PROBES, Authenticate, admin_keys, known_keys
 from service.api.compat import huggingface, openai, weaviate
 from service.api.middleware import Head, Observe, RouteLabels
+from service.api.oip import repository
 from service.api.oip import routes as oip
-from service.api.oip import statistics
+from service.api.oip.statistics import AllStatistics
 from service.api.request.links import Links, make_fetcher
-from service.devices.pool import WORKER, Pool
+from service.devices.pool import WORKER
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.errors import SettingsError
+from service.registry.registry import Registry
+from service.registry.sources import Sources
 from service.settings import Settings
-from service.system import shared_counts
-from service.system.shared_counts import SharedCount
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import MultiprocessDirectory
 from service.telemetry.tracer import NoTracer, Tracer
 
-CONTRACTS = tuple(one.router for one in (v1, bulk, openai, oip, huggingface, weaviate, health, demo_page, openapi))
+_MODULES = v1, bulk, openai, oip, repository, huggingface, weaviate, health, demo_page, openapi
+CONTRACTS = tuple(one.router for one in _MODULES)
 LABELS = RouteLabels(CONTRACTS)
 REPORT_S = 0.25  # how often one of several HTTP processes reports its state
 
@@ -42,7 +44,7 @@ class ProcessContext:
 
     backend: Backend
     metrics: MultiprocessDirectory
-    statistics: list[SharedCount]  # of the Open Inference Protocol
+    statistics: AllStatistics  # of the Open Inference Protocol
     created: int  # when the service began, Unix time
 
 
@@ -67,7 +69,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     share the devices of their parent. Raises SettingsError.
     """
     metrics = make_metrics(settings, 0, context.metrics) if context else make_metrics(settings, settings.queue_images)
-    backend = context.backend if context else Pool(settings, metrics, worker)
+    backend = context.backend if context else Registry(settings, metrics, worker)
     tracer = _tracer(settings)
     engine = Engine(settings, metrics, backend, tracer)
     links = Links(engine, make_fetcher(settings))
@@ -101,8 +103,8 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     app.state.engine = engine
     app.state.links = links
     app.state.tracer = tracer
-    counts = context.statistics if context else shared_counts.alone(statistics.numbers(settings.queue_images))
-    app.state.statistics = statistics.statistics_of(oip.both(settings.served_name), counts, settings.queue_images)
+    app.state.admin_keys = admin_keys(settings)
+    app.state.statistics = context.statistics if context else AllStatistics(settings.queue_images)
     app.state.created = context.created if context else int(time.time())
     for router in CONTRACTS:  # include_router would make every request match twice
         app.router.routes.extend(router.routes)
@@ -123,22 +125,19 @@ def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer
     app.add_middleware(
         Observe,
         metrics=engine.metrics,
-        model=settings.served_name,
         labels=LABELS,
         open_requests=engine.open_requests,
         tracer=tracer,
+        backend=engine.backend,
     )
 
 
 def make_metrics(settings: Settings, queue_capacity: int, shared: MultiprocessDirectory | None = None) -> Metrics:
     """The metrics of one process of the service. The capacities of all processes are summed up."""
-    return Metrics(
-        model=settings.served_name,
-        queue_capacity=queue_capacity,
-        apis=LABELS.apis,
-        devices=settings.devices,
-        shared=shared,
-    )
+    metrics = Metrics(queue_capacity=queue_capacity, apis=LABELS.apis, devices=settings.devices, shared=shared)
+    for name in Sources.of(settings).names():  # the default model is the first
+        metrics.model(name)
+    return metrics
 
 
 async def _report(engine: Engine) -> None:

@@ -8,6 +8,7 @@ ServiceError
  │    ├── MalformedBody          400 malformed_body
  │    ├── UrlNotSupported        400 url_not_supported
  │    ├── UnsupportedInput       400 unsupported_input
+ │    ├── LoadFailed             400 load_failed
  │    ├── Unauthorized           401 unauthorized
  │    ├── NotFound               404 not_found
  │    ├── UnknownModel           404 model_not_found
@@ -113,8 +114,14 @@ class UnsupportedInput(RequestError):
     status, code = 400, "unsupported_input"
 
 
+class LoadFailed(RequestError):
+    """A model could not be loaded; what was served before is still served."""
+
+    status, code = 400, "load_failed"
+
+
 class Unauthorized(RequestError):
-    """The server requires an API key (`VIM_API_KEYS`), and the request has no valid one."""
+    """The path requires an API key (`VIM_API_KEYS`) or that of an administrator (`VIM_ADMIN_KEYS`); none was valid."""
 
     status, code = 401, "unauthorized"
 

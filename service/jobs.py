@@ -46,6 +46,18 @@ class Task(NamedTuple):
         return (*scores, self.pooling) if self.op == "embed" or self.embedding_too else scores
 
 
+class Area(NamedTuple):
+    """The pixels of one loaded model in the memory file of `service.devices.slots`, slot after slot."""
+
+    offset: int  # in bytes, a multiple of the page size
+    size: int  # side of the model's image, pixels
+
+    @property
+    def slot_bytes(self) -> int:
+        """The bytes of one slot: uint8 (size, size, 3)."""
+        return self.size * self.size * 3
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One image's answer: scores (classes,), an embedding (D,), or both concatenated; float32."""
@@ -61,13 +73,14 @@ Outcome = Result | ServiceError
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One decoded image that waits for a device: its slot, its task, and the future of its result."""
+    """One decoded image that waits for a device: its slot, its task, its model, and the future of its result."""
 
     slot: int
     task: Task
     enqueued_at: float
     done: asyncio.Future[Result] = field(repr=False)
     request_class: RequestClass = "interactive"
+    model: int = 0  # the key of the loaded model (`service.status.ModelId`)
     began_at: float | None = None  # when a device last received it
     deaths_alone: int = 0  # device processes that ended while this was their only image
     suspect: bool = False  # its batch has failed: from then on it runs alone on its device

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from service.jobs import Area, Memory
+
+IndexState = Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
 Phase = Literal["starting", "ready", "recovering", "draining", "failed"]
 
 
@@ -81,12 +84,27 @@ class DeviceStatus:
     scan: Mapping[str, str] = field(default_factory=dict)  # as chosen by its self-test
     runner: Mapping[str, str] = field(default_factory=dict)
     batch_seconds: Mapping[int, float] = field(default_factory=dict)  # of the warm-up, by batch size
+    memory: Mapping[Memory, int] = field(default_factory=dict)  # bytes of the device's own memory, after the warm-up
+    host_bytes: int = 0  # memory of the device process, after the warm-up
+
+
+class ModelId(NamedTuple):
+    """Identifies one load of one version of a model."""
+
+    name: str = ""
+    version: str = "1"
+    key: int = 0  # of this load; a reload of the same version has another
+    number: int = 0  # of the name; shared counts are kept by it
+
+
+_ALONE = ModelId()
 
 
 @dataclass(frozen=True, slots=True)
-class BackendState:
-    """What a backend serves and whether it is ready. Replaced as a whole when something changes."""
+class ModelState:
+    """One load of a model, and whether it is ready. Replaced as a whole when something changes."""
 
+    id: ModelId = _ALONE
     phase: Phase = "starting"
     failure: str = ""  # why the model cannot be served, for the log
     has_been_ready: bool = False
@@ -94,10 +112,11 @@ class BackendState:
     devices: tuple[DeviceStatus, ...] = ()
     max_batch: int = 1  # the largest batch that any device receives now
     least_image_s: float = 0.0  # seconds per image when all devices run their best batch size, measured in the warm-up
+    area: Area | None = None  # of its pixels, once it is loaded
 
     @property
     def reason(self) -> str:
-        """Why the service is not ready, for clients. Paths and details are for the log only."""
+        """Why the model does not serve, for clients. Paths and details are for the log only."""
         loading = "warmed up" if self.model else "loaded"
         return {
             "failed": "the model cannot be served; the server's log has the reason",
@@ -118,3 +137,32 @@ class BackendState:
                 for one in self.devices
             ],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version of a model in the index of the repository extension (Open Inference Protocol)."""
+
+    name: str
+    version: str
+    state: IndexState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """All models of a backend. Replaced as a whole when something changes."""
+
+    default: str = ""  # the model of requests that name none
+    models: tuple[ModelState, ...] = (ModelState(),)  # one for each name; a reload replaces it
+    serial: int = 0  # of the set of loaded models; grows with every switch to another version
+
+    def find(self, name: str | None = None) -> ModelState | None:
+        """The model with this name, or the default one; None if it is not loaded.
+
+        Before the models are known, there is one without a name, which is starting; it is found for every name.
+        """
+        if not self.default:
+            return self.models[0]
+        wanted = self.default if name is None else name
+        return next((one for one in self.models if one.id.name == wanted), None)

@@ -65,9 +65,9 @@ def _cpus() -> int:
 
 
 async def _warm(engine: Engine) -> None:
-    while engine.backend.state.phase == "starting":  # noqa: ASYNC110 - the engine has no event for it
+    while engine.find().phase == "starting":  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(POLL_S)
-    if failure := engine.backend.state.failure:
+    if failure := engine.failure:
         raise RuntimeError(failure)
 
 

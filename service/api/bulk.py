@@ -11,6 +11,7 @@ of N lines lasts at most N / `IN_FLIGHT` of these, rounded up, and the time that
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -42,6 +43,7 @@ from service.errors import (
     bare,
 )
 from service.jobs import Given, Outcome, Task
+from service.status import ModelState
 
 router = APIRouter(tags=["native"], route_class=DirectRoute)
 
@@ -89,13 +91,13 @@ async def bulk(request: Request) -> Response:
     """A stream of images, one JSON object per line: `{"id", "image": base64}`. Each gets one line back, in order."""
     options = validate(BulkOptions, request.query_params, {})
     engine = dependencies.engine_of(request)
-    engine.check(options.task)
+    state = dependencies.choose(request, options.task, options.model)
     if request.headers.get("content-encoding", "").strip().lower() not in content_encoding.IDENTITY:
         raise UnsupportedEncoding("this stream is read line by line as it arrives; send it without Content-Encoding")
     record = record_of(request.scope)
     record.labels, record.request_class = Labels("native", options.op), "bulk"
-    record.body = BodyAccount(engine.admission, "bulk")
-    return _Stream(request, options, record, record.body, dependencies.allowed_s(request))
+    record.body = BodyAccount(engine.admission, "bulk", state.id.number)
+    return _Stream(request, options, state, record, record.body, dependencies.allowed_s(request))
 
 
 class _Stream(Response):
@@ -107,12 +109,20 @@ class _Stream(Response):
     media_type = NDJSON
 
     def __init__(
-        self, request: Request, options: BulkOptions, record: RequestRecord, account: BodyAccount, allowed_s: float
+        self,
+        request: Request,
+        options: BulkOptions,
+        state: ModelState,
+        record: RequestRecord,
+        account: BodyAccount,
+        allowed_s: float,
     ) -> None:
-        engine = dependencies.engine_of(request)
-        super().__init__(headers=dependencies.model_headers(engine.model))
+        assert state.model is not None  # it has been ready
+        super().__init__(headers=dependencies.model_headers(state.model))
         del self.headers["content-length"]
-        self._engine = engine
+        self._engine = dependencies.engine_of(request)
+        self._state = state
+        self._model = state.model
         self._links = dependencies.links_of(request)
         self._request = request
         self._options = options
@@ -121,7 +131,10 @@ class _Stream(Response):
         self._allowed_s = allowed_s  # for each line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response. When the client disconnects, everything in flight is cancelled."""
+        """Send the response. When the client disconnects, everything in flight is cancelled.
+
+        The whole stream uses the version of the model that it began with, also when the model is reloaded.
+        """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async with asyncio.TaskGroup() as group:
@@ -233,13 +246,14 @@ class _Stream(Response):
     async def _infer(self, given: Given, deadline: float) -> Outcome:
         """Fetch the image if it is a link, and run it."""
         engine, task = self._engine, self._options.task
-        account = BodyAccount(engine.admission, "bulk")  # the bytes of the fetched image
-        arguments = [given], task, deadline, account, self._record.request_id
+        account = BodyAccount(engine.admission, "bulk", self._account.model)  # the bytes of the fetched image
+        arguments = [given], task, self._state, deadline, account, self._record.request_id
         try:
             (item,) = await _patiently(lambda: self._links.images(*arguments), deadline)
             if isinstance(item, ServiceError):
                 return item
-            return (await _patiently(lambda: engine.infer([item], task, deadline, "bulk"), deadline)).outcomes[0]
+            infer = functools.partial(engine.infer, [item], task, deadline, "bulk", self._state)
+            return (await _patiently(infer, deadline)).outcomes[0]
         except ServiceError as error:
             return bare(error)
         finally:
@@ -247,7 +261,7 @@ class _Stream(Response):
 
     def _rendered(self, index: int, name: Any, outcome: Outcome) -> bytes:
         if self._options.op == "classify":
-            line = responses.classification(index, outcome, self._options.top_k, self._engine.model.labels)
+            line = responses.classification(index, outcome, self._options.top_k, self._model.labels)
         else:
             line = responses.embedding(index, outcome, self._options)
         return to_json(line if name is None else {"id": name} | line) + b"\n"

@@ -54,7 +54,7 @@ async def index(request: Request) -> Response:
     engine = engine_of(request)
     if engine.settings.page and prefers(request.headers.get("accept", ""), "text/html", JsonResponse.media_type):
         return await _file(request, PAGE, "index.html", _VARY | {"Content-Security-Policy": _POLICY})
-    return JsonResponse(_INDEX | {"version": __version__, "model": engine.settings.served_name}, headers=_VARY)
+    return JsonResponse(_INDEX | {"version": __version__, "model": engine.backend.state.default}, headers=_VARY)
 
 
 @router.get("/page/{name}", summary="File of the demo page", **_FILES)

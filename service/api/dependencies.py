@@ -15,9 +15,10 @@ from starlette.requests import ClientDisconnect
 from service.api.record import KEY, RequestRecord
 from service.api.request.links import Links
 from service.engine.engine import Answer, Engine
-from service.errors import InvalidOptions
+from service.engine.models import Wanted
+from service.errors import InvalidOptions, NotReady, ServiceError
 from service.jobs import Given, Task
-from service.status import ModelInfo
+from service.status import ModelInfo, ModelState
 
 T = TypeVar("T")
 
@@ -34,9 +35,52 @@ def links_of(request: Request) -> Links:
     return links
 
 
+def choose(request: Request, task: Task, name: str | None = None, version: str | None = None) -> ModelState:
+    """Use the model that the request names, or the default one, until the request has ended, also over a reload.
+
+    Called again, it changes the model only if another name is given. Raises what `Engine.check` raises.
+    """
+    record: RequestRecord = request.scope[KEY]
+    engine = engine_of(request)
+    state = record.model
+    if state is None or name not in (None, state.id.name):
+        state = engine.find(Wanted(name, version))
+        engine.check(task, state)
+        _hold(engine, record, state)
+    else:
+        engine.check(task, state)
+    return state
+
+
+def choose_early(request: Request, task: Task) -> None:
+    """Use the default model before the body is read, which may name another one; then `choose` is called again.
+
+    Raises the error of the default model if no model can serve the task now.
+    """
+    try:
+        choose(request, task)
+    except ServiceError:
+        engine_of(request).check_any(task)
+
+
+def _hold(engine: Engine, record: RequestRecord, state: ModelState) -> None:
+    """Hold the model; the middleware releases it."""
+    engine.backend.hold(state.id.key)
+    if record.model is not None:
+        engine.backend.release(record.model.id.key)
+    record.model = state
+    if record.body is not None:
+        record.body.move(state.id.number)
+    engine.metrics.model(state.id.name)  # so that this request counts for it, however it ends
+
+
 def model_of(request: Request) -> ModelInfo:
-    """The model that is served. Raises NotReady before it is loaded."""
-    return engine_of(request).model
+    """The model of the request; the default one before `choose`. Raises NotReady before it is loaded."""
+    record: RequestRecord = request.scope[KEY]
+    state = record.model or engine_of(request).find()
+    if state.model is None:
+        raise NotReady(state.reason, retry_after_s=1)
+    return state.model
 
 
 def model_headers(model: ModelInfo) -> dict[str, str]:
@@ -69,8 +113,9 @@ async def _run(request: Request, images: Sequence[Given], task: Task, deadline: 
     engine, links = engine_of(request), links_of(request)
     record: RequestRecord = request.scope[KEY]
     assert record.body is not None  # of the body that has been read
-    items = await links.images(images, task, deadline, record.body, record.request_id)
-    return await engine.infer(items, task, deadline, record.request_class or "interactive")
+    state = record.model or engine.find()
+    items = await links.images(images, task, state, deadline, record.body, record.request_id)
+    return await engine.infer(items, task, deadline, record.request_class or "interactive", state)
 
 
 def allowed_s(request: Request) -> float:

@@ -12,8 +12,10 @@ from service.api.dependencies import engine_of
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.engine import Engine
+from service.engine.models import Wanted
 from service.errors import Draining, NotFound, NotReady
 from service.images.formats import ACCEPTED
+from service.status import ModelState
 
 router = APIRouter(tags=["operations"])
 
@@ -23,8 +25,8 @@ async def livez(request: Request) -> dict[str, str]:
     """200 while the event loop answers, under any load, also while a device process is replaced; 503 once the service
     has given up its devices.
     """
-    state = engine_of(request).backend.state
-    if state.phase == "failed":
+    state = engine_of(request).backend.state.find()
+    if state is not None and state.phase == "failed":
         raise NotReady(state.reason)
     return {"status": "alive"}
 
@@ -32,29 +34,34 @@ async def livez(request: Request) -> dict[str, str]:
 @router.get("/readyz", summary="Readiness", responses=problems(503))
 @router.get("/health", summary="Readiness", responses=problems(503))
 async def readyz(request: Request) -> dict[str, str]:
-    """200 once the model is loaded, tested and warmed up; 503 before that, while draining, while too few devices are
-    up, and while every decoding thread is overdue.
+    """200 once the default model is loaded, tested and warmed up; 503 before that, while draining, while too few
+    devices are up, and while every decoding thread is overdue.
     """
     engine = engine_of(request)
-    state = engine.backend.state
-    if state.phase == "draining":
-        raise Draining(state.reason, retry_after_s=1)
-    if state.phase != "ready":
-        raise NotReady(state.reason, retry_after_s=1)
-    if engine.overdue:
-        raise NotReady("every decoding thread has been busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
+    state = engine.backend.state.find()
+    if state is None:
+        raise NotReady("the default model is not loaded", retry_after_s=1)
+    check_ready(engine, state)
     return {"status": "ready"}
 
 
 @router.get("/info", summary="Model, devices and limits", response_model=dict[str, Any], responses=problems(503))
 async def info(request: Request) -> Response:
-    """Model, fingerprint, preprocessing, devices, the selected scan and why, limits, image formats, versions."""
+    """The default model, or that of `?model=`: fingerprint, preprocessing, devices, the selected scan and why. Also all
+    models, limits, image formats, versions.
+    """
     engine = engine_of(request)
-    state = engine.backend.state
+    state = engine.find(Wanted(request.query_params.get("model")))
     if state.model is None:
         raise NotReady(state.reason, retry_after_s=1)
-    queue = {"images": engine.admission.images}
-    own = {"state": state.phase, "queue": queue, "limits": _limits(engine), "formats": ACCEPTED, "version": __version__}
+    own = {
+        "state": state.phase,
+        "models": [_listed(one) for one in engine.backend.state.models],
+        "queue": {"images": engine.admission.images},
+        "limits": _limits(engine, state),
+        "formats": ACCEPTED,
+        "version": __version__,
+    }
     return JsonResponse(state.to_json() | own)
 
 
@@ -68,10 +75,25 @@ async def metrics(request: Request) -> Response:
     return Response(body, headers={"Content-Type": content_type})
 
 
-def _limits(engine: Engine) -> dict[str, Any]:
+def check_ready(engine: Engine, state: ModelState) -> None:
+    """Raise Draining or NotReady if this model cannot be served now."""
+    if state.phase == "draining":
+        raise Draining(state.reason, retry_after_s=1)
+    if state.phase != "ready":
+        raise NotReady(state.reason, retry_after_s=1)
+    if engine.overdue:
+        raise NotReady("every decoding thread has been busy for longer than VIM_REQUEST_TIMEOUT_MS", retry_after_s=1)
+
+
+def _listed(state: ModelState) -> dict[str, Any]:
+    fingerprint = state.model.fingerprint if state.model else None
+    return {"name": state.id.name, "version": state.id.version, "state": state.phase, "fingerprint": fingerprint}
+
+
+def _limits(engine: Engine, state: ModelState) -> dict[str, Any]:
     settings = engine.settings
     return {
-        "max_batch": engine.backend.state.max_batch,
+        "max_batch": state.max_batch,
         "max_body_bytes": settings.max_body_bytes,
         "max_images": settings.max_images,
         "max_pixels": settings.max_pixels,

@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors
 from service.api.record import KEY, Labels, RequestRecord
+from service.engine.backend import Backend
 from service.engine.open_requests import OpenRequests
+from service.errors import UnknownModel
 from service.jobs import Timings
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import OTHER, Metrics
 from service.telemetry.tracer import Tracer
 
 log = logging.getLogger("vim.request")
@@ -58,17 +60,17 @@ class Observe:
         self,
         app: ASGIApp,
         metrics: Metrics,
-        model: str,
         labels: RouteLabels,
         open_requests: OpenRequests,
         tracer: Tracer,
+        backend: Backend,
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._model = model
         self._labels = labels
         self._open = open_requests
         self._tracer = tracer
+        self._backend = backend
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope."""
@@ -78,7 +80,7 @@ class Observe:
         start = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
         trace = self._tracer.trace_id() if self._tracer.enabled else trace_id(headers)
-        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, headers, self._labels_of(scope))
+        record = scope[KEY] = RequestRecord(request_id(headers), trace, start, headers, labels=self._labels_of(scope))
         status = 0
         task = asyncio.current_task()
         assert task is not None
@@ -110,6 +112,8 @@ class Observe:
             self._open.tasks.discard(task)
             if record.body is not None:
                 record.body.close()
+            if record.model is not None:
+                self._backend.release(record.model.id.key)
             if record.labels:
                 self._count(scope["path"], record, record.labels, status, time.monotonic() - start)
 
@@ -123,7 +127,7 @@ class Observe:
         return next((found for pattern, found in labels.patterns if pattern.match(path)), None)
 
     def _count(self, path: str, record: RequestRecord, labels: Labels, status: int, seconds: float) -> None:
-        model = "other" if record.outcome == "model_not_found" else self._model
+        model = OTHER if record.outcome == UnknownModel.code else _name(record)
         self._metrics.request(labels.api, labels.op, model, status, seconds)
         if log.isEnabledFor(logging.INFO):
             fields = log_fields(record, labels, status, seconds)
@@ -157,6 +161,7 @@ def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: floa
         "trace_id": record.trace_id,
         "api": labels.api,
         "op": labels.op,
+        "model": _name(record),
         "class": record.request_class,
         "status": status,
         "outcome": record.outcome,
@@ -168,6 +173,10 @@ def log_fields(record: RequestRecord, labels: Labels, status: int, seconds: floa
         "batch_size": times.batch_size if times else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _name(record: RequestRecord) -> str | None:
+    return record.model.id.name if record.model else None
 
 
 def trace_id(headers: Mapping[str, str]) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from service.engine.admission import BodyAccount
 from service.jobs import RequestClass, Timings
-from service.telemetry.metrics import Op
+from service.status import ModelState
+from service.telemetry.definitions import Op
 
 KEY = "vim.record"  # in the ASGI scope
 
@@ -30,6 +31,7 @@ class RequestRecord:
     trace_id: str | None
     started: float  # monotonic clock
     headers: Mapping[str, str]  # by lower-case name; the first of several with one name
+    model: ModelState | None = None  # the model that answers; held until the request has ended
     labels: Labels | None = None  # None: the endpoint does not process images
     request_class: RequestClass | None = None
     body: BodyAccount | None = None

@@ -40,6 +40,7 @@ class ImageOptions(BaseModel):
         "whole image, squashed to a square. `pad`: the whole image on a black square. Embeddings of different crops do "
         "not match.",
     )
+    model: str | None = Field(None, max_length=200, description="The model to use; by default the first of the server.")
 
 
 class ClassifyOptions(ImageOptions):

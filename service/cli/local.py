@@ -16,10 +16,12 @@ from typing import Any
 from service import __version__
 from service.api.responses import normalised, top_k
 from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
-from service.devices.pool import Pool
 from service.engine.engine import Engine
 from service.errors import ServiceError
 from service.jobs import Result, Task
+from service.registry.registry import Registry
+from service.registry.sources import Sources
+from service.registry.sources import settings_for as registry_settings
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -33,18 +35,21 @@ class Local:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._model = Model(engine.model.name, engine.model.fingerprint)
+        self._state = engine.find()
+        model = engine.model()
+        self._labels = model.labels
+        self._model = Model(model.name, model.fingerprint)
 
     @property
     def info(self) -> dict[str, Any]:
         """The content of `/info`, with the limits that apply here."""
         settings = self._engine.settings
         limits = {
-            "max_batch": self._engine.backend.state.max_batch,
+            "max_batch": self._state.max_batch,
             "max_body_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
         }
-        return self._engine.backend.state.to_json() | {"limits": limits, "version": __version__}
+        return self._state.to_json() | {"limits": limits, "version": __version__}
 
     @property
     def max_bytes(self) -> int:
@@ -54,7 +59,7 @@ class Local:
     @property
     def in_flight(self) -> int:
         """Enough for one batch on the device and one that is being decoded."""
-        return min(2 * self._engine.backend.state.max_batch, self._engine.settings.queue_images)
+        return min(2 * self._state.max_batch, self._engine.settings.queue_images)
 
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """Answer one image with the engine."""
@@ -62,7 +67,7 @@ class Local:
         if isinstance(outcome, ServiceError):
             return Failed(outcome.code, outcome.detail)
         if ask.op == "classify":
-            return Classified(self._model, top_k(outcome.values, ask.top_k, self._engine.model.labels))
+            return Classified(self._model, top_k(outcome.values, ask.top_k, self._labels))
         return Embedded(self._model, normalised(outcome.values) if ask.normalize else outcome.values)
 
     async def _outcome(self, data: bytes, task: Task) -> Result | ServiceError:
@@ -83,9 +88,11 @@ async def local(settings: Settings) -> AsyncIterator[Backend]:
 @asynccontextmanager
 async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
     """A warm engine."""
-    logging.getLogger("vim.engine").addFilter(_has_traceback)
-    metrics = Metrics(model=settings.served_name, queue_capacity=settings.queue_images)
-    engine = Engine(settings, metrics, Pool(settings, metrics))
+    logging.getLogger("vim.pool").addFilter(_has_traceback)
+    metrics = Metrics(queue_capacity=settings.queue_images)
+    sources = Sources.of(settings)
+    settings = registry_settings(settings, sources.find(sources.default))
+    engine = Engine(settings, metrics, Registry(settings, metrics))
     try:
         engine.start()
         await _wait_until_ready(engine)
@@ -112,10 +119,10 @@ def settings_for(settings: Settings, images: int, batch: int | None) -> Settings
 
 async def _wait_until_ready(engine: Engine) -> None:
     """Wait until the engine is ready. Raises CommandError when it has failed."""
-    while engine.backend.state.phase not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
+    while engine.find().phase not in ("ready", "failed"):  # noqa: ASYNC110 - the engine has no event for it
         await asyncio.sleep(_POLL_S)
-    if engine.backend.state.phase == "failed":
-        raise CommandError(engine.backend.state.failure)
+    if engine.failure:
+        raise CommandError(engine.failure)
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

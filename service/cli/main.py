@@ -13,10 +13,9 @@ from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from model.errors import ModelError
-from model.loading import source
 from model.preprocessing.recipe import Crop
 from service import __version__, log
-from service.cli import config, serve
+from service.cli import config, preflight, serve
 from service.cli.backend import Ask, CommandError
 from service.cli.completion import PROGRAM, PrintCompletion
 from service.cli.files import find
@@ -25,6 +24,7 @@ from service.cli.run import Source, answer, describe
 from service.cli.terminal import Progress
 from service.errors import SettingsError
 from service.jobs import Pooling
+from service.registry.sources import ModelSource, Sources, few, settings_for
 from service.settings import CLIENT_KEY, Settings
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
@@ -32,7 +32,7 @@ USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 _EPILOG = """\
 classify, embed and info load the model of the VIM_* settings (or of --config's file) themselves, or ask a server with
---url. `serve --help` lists every setting.
+--url. Of several models they use the default one, or that of --model. `serve --help` lists every setting.
 FILE may be a folder: the images below it, sorted by path, without what is hidden.
 Results go to stdout; progress (on a terminal) and errors go to stderr.
 
@@ -154,6 +154,7 @@ def _add_tune(commands: Any) -> None:
     )
     tune.add_argument("--write", type=Path, metavar="FILE", help="the settings as an environment file")
     tune.add_argument("--json", action="store_true", help="for programs; see above")
+    _add_model(tune)
     config.add(tune)
     tune.set_defaults(run=_tune)
 
@@ -164,7 +165,18 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--key", type=_key, help=f"API key of that server; others here can see it, better set {CLIENT_KEY}"
     )
     parser.add_argument("--json", action="store_true", help="for programs; see above")
+    _add_model(parser)
     config.add(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """For `serve` it is a setting, which says where a model is; here it is the name of one."""
+    parser.add_argument(
+        "--model",
+        type=_name,
+        metavar="NAME",
+        help="the name of one of several models: of VIM_MODELS, VIM_MODEL_REPOSITORY or the server (default the first)",
+    )
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +214,12 @@ def _key(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must be the name of a model")
+    return text
+
+
 def _out(text: str) -> Path:
     try:
         return npy_path(text)
@@ -234,7 +252,7 @@ def _info(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from service.cli.tune.command import TuneOptions, tune
 
-    settings = _settings(options.config)
+    settings = _settings(options)
     progress = Progress(0)
     chosen = TuneOptions(options.files, options.wait_ms / 1000, options.seconds, options.write, options.json)
     return _run(tune(settings, chosen, _writer(progress), progress), progress)
@@ -244,15 +262,22 @@ def _source(options: argparse.Namespace) -> Source:
     """With --url the server has its own settings, and those of the environment are not read."""
     if options.url is not None:
         key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
-        return Source(options.url, None, options.batch, key)
-    return Source(None, _settings(options.config), options.batch)
+        return Source(options.url, None, options.batch, key, options.model)
+    return Source(None, _settings(options), options.batch)
 
 
-def _settings(file: Path | None) -> Settings:
-    settings = config.load(file)
+def _settings(options: argparse.Namespace) -> Settings:
+    """The settings of a command that loads a model: of several models the named one, or the default one."""
+    settings = config.load(options.config)
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning")
-    source.check(settings.model)
-    return settings
+    preflight.check_models(settings)
+    return settings_for(settings, _chosen(Sources.of(settings), options.model))
+
+
+def _chosen(sources: Sources, name: str | None) -> ModelSource:
+    if name not in (None, *(names := sources.names())):
+        raise CommandError(f"--model: there is no model {name!r}; the settings have {few(names)}")
+    return sources.find(name or sources.default)
 
 
 def _run(work: Coroutine[Any, Any, int], progress: Progress) -> int:

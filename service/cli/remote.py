@@ -25,15 +25,20 @@ TRIES = 10
 _LOST_TRIES = 3  # a connection that broke: the server may have closed an idle one
 _FORM_BYTES = 1024  # more than a form adds to its file
 _BUSY = {429, 503}
-_EVERY_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed"}
+_UNKNOWN_MODEL = "model_not_found"
+_EVERY_IMAGE = {"no_classifier", "unauthorized", "not_found", "method_not_allowed", _UNKNOWN_MODEL}
 _TIMEOUT = httpx.Timeout(120, connect=10, pool=None)
 
 
 class Remote:
-    """A backend that is a server at a URL."""
+    """A backend that is a server at a URL. Without `options` the server uses its default model."""
 
-    def __init__(self, client: httpx.AsyncClient, info: dict[str, Any], in_flight: int) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, info: dict[str, Any], in_flight: int, options: dict[str, str]
+    ) -> None:
         self._client = client
+        # Older servers have one model and no such option.
+        self._options = options if "models" in info else {}
         self._info = info
         self._in_flight = in_flight
         self._max_bytes = max(1, int(info["limits"]["max_body_bytes"]) - _FORM_BYTES)
@@ -56,7 +61,10 @@ class Remote:
     async def infer(self, data: bytes, ask: Ask) -> Outcome:
         """Post one image as a form, because the server could take a body that is not an image for JSON."""
         request = self._client.build_request(
-            "POST", f"v1/{ask.op}", params=_options(ask), files={"file": ("image", data, "application/octet-stream")}
+            "POST",
+            f"v1/{ask.op}",
+            params={**_options(ask), **self._options},
+            files={"file": ("image", data, "application/octet-stream")},
         )
         response = await _send(self._client, request, _LOST_TRIES)
         if response.status_code != httpx.codes.OK:
@@ -68,18 +76,26 @@ class Remote:
 
 
 @asynccontextmanager
-async def remote(url: str, in_flight: int | None, key: str = "") -> AsyncIterator[Backend]:
-    """Connect to a server. Raises CommandError when it does not answer, is another program, or refuses the key."""
+async def remote(url: str, in_flight: int | None, key: str = "", model: str | None = None) -> AsyncIterator[Backend]:
+    """Connect to a server, for one of its models or the default one.
+
+    Raises CommandError when it does not answer, is another program, refuses the key, or does not have the model.
+    """
+    options = {} if model is None else {"model": model}
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
-        response = await _send(client, client.build_request("GET", "info"), 1)
+        response = await _send(client, client.build_request("GET", "info", params=options), 1)
         if response.status_code == httpx.codes.UNAUTHORIZED:
             raise CommandError(f"{client.base_url} refuses {'this' if key else 'to answer without an'} API key (--key)")
+        if _json(response).get("code") == _UNKNOWN_MODEL:
+            raise CommandError(_detail(response))
         try:
-            backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT)
-            Model.of(backend.info["model"])
+            backend = Remote(client, response.raise_for_status().json(), in_flight or IN_FLIGHT, options)
+            name = Model.of(backend.info["model"]).name
         except (httpx.HTTPStatusError, ValueError, LookupError, TypeError) as error:
             raise _unexpected(response) from error
+        if model not in (None, name):  # older servers do not read the option
+            raise CommandError(f"{client.base_url} has no model {model!r}; it has {name}")
         yield backend
 
 

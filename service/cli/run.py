@@ -24,13 +24,14 @@ class Source:
     settings: Settings | None
     batch: int | None = None
     key: str = field(default="", repr=False)
+    model: str | None = None  # of the server; the settings are already those of one model
 
     def connect(self, images: int) -> AbstractAsyncContextManager[Backend]:
         """Open a backend for a number of images; 0 when only its `info` is needed."""
         if self.url is not None:
             from service.cli.remote import remote
 
-            return remote(self.url, self.batch, self.key)
+            return remote(self.url, self.batch, self.key, self.model)
         assert self.settings is not None
         from service.cli.local import local, settings_for
 

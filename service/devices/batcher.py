@@ -77,28 +77,21 @@ class Batcher:
         """Remove a job that no request waits for; False if it is not in the queue."""
         return self._queue_of(job).pop(job, None) is not None
 
-    def due_in(self, limit: int, now: float) -> float | None:
-        """Seconds until a batch of up to `limit` jobs is due; 0 for now, None while no job waits."""
-        if self._again or self._bulk_again:
-            return 0.0
-        oldest = [next(iter(queue)).enqueued_at for queue in (self._interactive, self._bulk) if queue]
-        if not oldest:
-            return None
-        if len(self) >= limit:
-            return 0.0
-        wait_s = max(self._max_wait_s, GATHERING_S) if self._gathering(limit) else self._max_wait_s
-        return max(0.0, min(oldest) + wait_s - now)
-
-    def poll(self, limit: int, now: float, hold_s: float = 0.0) -> tuple[list[Job], float | None]:
-        """The next batch if one is due, else no jobs and the seconds until one is due (None while no job waits).
+    def due_in(self, limit: int, now: float, hold_s: float = 0.0) -> float | None:
+        """Seconds until a batch of up to `limit` jobs is due; 0 for now, None while no job waits.
 
         A batch that is not full waits at least `hold_s`.
         """
-        due_s = self.due_in(limit, now)
-        if due_s is None:
-            return [], None
-        wait_s = due_s if len(self) >= limit else max(due_s, hold_s)
-        return ([], wait_s) if wait_s > 0 else (self.take(limit, now), 0.0)
+        oldest = [next(iter(queue)).enqueued_at for queue in (self._interactive, self._bulk) if queue]
+        again = self._again or self._bulk_again
+        if not oldest and not again:
+            return None
+        if len(self) >= limit:
+            return 0.0
+        return hold_s if again else max(0.0, min(oldest) + self._wait_s(limit) - now, hold_s)
+
+    def _wait_s(self, limit: int) -> float:
+        return max(self._max_wait_s, GATHERING_S) if self._gathering(limit) else self._max_wait_s
 
     def _gathering(self, limit: int) -> bool:
         return len(self) < min(GATHERED, limit) and self._more

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.devices.process import DeviceLost, DeviceProcess
 from service.devices.slots import Slots
-from service.jobs import Job, Task
+from service.jobs import Area, Job, Task
 from service.status import ModelInfo
 
 # Largest difference allowed, relative to the largest value of the reference result: wide enough for another kind of
@@ -26,11 +26,12 @@ class Canary:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self.model: ModelInfo | None = None  # the first that was loaded: the model that is served
+        self.area: Area | None = None  # of its pixels, once it is loaded
         self._tolerance = 0.0
         self._reference: np.ndarray | None = None
 
-    def prepare(self, model: ModelInfo) -> None:
-        """Map the slots and draw the image, when the first device process has loaded its model.
+    def prepare(self, model: ModelInfo) -> Area:
+        """Return the area of the pixels. The first device process that has loaded its model makes it, with the image.
 
         Raises DeviceLost when a later one has loaded another model, for example because its file was replaced.
         """
@@ -39,9 +40,17 @@ class Canary:
         if self.model is None:
             self.model = model
             self._tolerance = TOLERANCE[model.dtype]
-            self._slots.map(model.image_size)
-            pixels = self._slots.views[self._slots.canary_slot]
+            self.area = self._slots.add(model.image_size)
+            pixels = self.pixels[self._slots.canary_slot]
             pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+        assert self.area is not None
+        return self.area
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The pixels of all slots, uint8 (slots, size, size, 3)."""
+        assert self.area is not None
+        return self._slots.views(self.area)
 
     async def check(self, process: DeviceProcess) -> None:
         """Run the image. Raises DeviceLost when the result is not the reference result."""

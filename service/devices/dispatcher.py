@@ -3,7 +3,8 @@
 One batch at a time, unless the device can take in the pixels of the next batch while it computes (pipelining). Then the
 next batch is sent when it is full, or when the running one is about to end; until then waiting images form a larger
 batch. A batch with a suspect, an image whose batch has failed before, runs alone: if the device process ends again,
-only this batch can be the cause. What happens to a failed batch is decided in `service.devices.retry`.
+only this batch can be the cause. What happens to a failed batch is decided in `service.devices.retry`; which of several
+models sends the next batch to a device, in `service.devices.turns`.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Dispatcher:
         self._context = context
         self._process = process
         self._name = name
+        self._claim = context.turns.of(name).join(context.queue, context.wake)
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: DeviceLost | None = None  # set when a batch has failed with it
 
@@ -126,27 +128,43 @@ class Dispatcher:
                 task.cancel()
             raise
         finally:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for batch in tuple(self.pipeline.batches):  # cancelled before its task began
-                self._context.queue.give_back((batch.jobs,))
-                self._end(batch)
+            try:
+                await self._finish()
+            finally:
+                self._claim.leave()
+
+    async def _finish(self) -> None:
+        """Wait for the batches that are with the device."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for batch in tuple(self.pipeline.batches):  # cancelled before its task began
+            self._context.queue.give_back((batch.jobs,))
+            self._end(batch)
 
     async def _take(self) -> Batch:
-        """Wait for the next batch and take it. Its slots are held until the device no longer reads them."""
+        """Wait for the next batch and for the device, and take it."""
         while True:
             self._check()
             if self.pipeline.blocked:
                 await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
                 continue
             now = time.monotonic()
-            jobs, wait_s = self._context.queue.poll(self.limit, now, self.pipeline.hold_s(now))
-            if jobs:
-                for job in jobs:
-                    job.began_at = now
-                self._context.slots.hold(*[job.slot for job in jobs])
-                self._context.metrics.levels.batches += 1
-                return self.pipeline.begin(tuple(jobs), now)
+            wait_s = self._context.queue.due_in(self.limit, now, self.pipeline.hold_s(now))
+            if wait_s != 0:
+                self._claim.rest()
+            elif not self._claim.may_begin():
+                wait_s = None
+            elif jobs := self._context.queue.take(self.limit, now):
+                return self._begin(tuple(jobs), now)
             await self._wait(wait_s)
+
+    def _begin(self, jobs: tuple[Job, ...], now: float) -> Batch:
+        """Count a batch. Its slots are held until the device no longer reads them."""
+        for job in jobs:
+            job.began_at = now
+        self._context.slots.hold(*[job.slot for job in jobs])
+        self._context.metrics.levels.batches += 1
+        self._claim.begin()
+        return self.pipeline.begin(jobs, now)
 
     async def _wait(self, timeout_s: float | None) -> None:
         wake = self._context.wake
@@ -207,7 +225,9 @@ class Dispatcher:
 
     def _end(self, batch: Batch) -> None:
         """The device no longer reads the batch's slots."""
-        self.pipeline.end(batch, time.monotonic())
+        now = time.monotonic()
+        self._claim.end(now - batch.began_at)
+        self.pipeline.end(batch, now)
         self._context.metrics.levels.batches -= 1
         self._context.slots.release(*[job.slot for job in batch.jobs])
         self._context.wake.set()
@@ -231,5 +251,5 @@ class Dispatcher:
         log.error("%s: one image failed alone (%s)", self._name, failure)
         verdict.culprit.fail(verdict.error)
         if failure == "device_lost":
-            context.quarantine.add(context.slots.views[verdict.culprit.slot], time.monotonic())
+            context.quarantine.add(context.canary.pixels[verdict.culprit.slot], time.monotonic())
             context.metrics.quarantined()

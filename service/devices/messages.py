@@ -1,7 +1,7 @@
 """Messages between the process that owns the devices and its device processes. Pixels are not sent: they are in slots.
 
-to the device process     Start, Attach, RunBatch
-from the device process   Loaded, Ready, BatchDone, BatchFailed, StartFailed
+to the device process     Start, Attach, WarmUp, RunBatch
+from the device process   Loaded, Warmed, Ready, BatchDone, BatchFailed, StartFailed
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from service.ipc import Message
-from service.jobs import Memory, Task
+from service.jobs import Area, Memory, Task
 from service.status import ModelInfo
 
 
@@ -19,6 +19,7 @@ class Start(Message, frozen=True):
 
     settings_json: str
     device: str
+    background: bool = False  # load at low priority, because other models serve
 
 
 class Loaded(Message, frozen=True):
@@ -29,9 +30,18 @@ class Loaded(Message, frozen=True):
 
 
 class Attach(Message, frozen=True):
-    """Map the slots. The process has inherited the descriptor of their memory file."""
+    """Map the pixels of all slots. The process has inherited the descriptor of their memory file."""
 
     slots: int
+    area: Area
+
+
+class WarmUp(Message, frozen=True):
+    """Run the next pass of the warm-up. The answer is Warmed, or Ready after the last one."""
+
+
+class Warmed(Message, frozen=True):
+    """A pass of the warm-up has ended; there are more."""
 
 
 class Ready(Message, frozen=True):
@@ -42,6 +52,7 @@ class Ready(Message, frozen=True):
     scan: Mapping[str, str]
     memory: Mapping[Memory, int]  # bytes of the device's own memory; empty where it has none
     depth: int = 1  # batches that it takes at once
+    host_bytes: int = 0  # memory of the device process
     handover_s: float = 0.0  # how long before the end of a batch the next one should arrive
     runner: Mapping[str, str] = {}  # how the model runs, and why; for /info
 
@@ -77,5 +88,5 @@ class BatchFailed(Message, frozen=True):
     reason: str
 
 
-FromDevice = Loaded | Ready | StartFailed | BatchDone | BatchFailed
-ToDevice = Start | Attach | RunBatch
+FromDevice = Loaded | Warmed | Ready | StartFailed | BatchDone | BatchFailed
+ToDevice = Start | Attach | WarmUp | RunBatch

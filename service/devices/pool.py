@@ -1,4 +1,4 @@
-"""The pool: all device processes of one service, their queue, and whether enough devices are up.
+"""The pool: all device processes of one loaded model, their queue, and whether enough devices are up.
 
 `service.devices.supervisor` keeps a single device process running; `service.engine` handles requests.
 """
@@ -15,32 +15,47 @@ from service.devices.context import Context
 from service.devices.process import DeviceLost
 from service.devices.slots import Slots
 from service.devices.supervisor import RestartsExhausted, Supervisor
+from service.devices.turns import Turns
 from service.errors import InferenceFailed, NotReady
 from service.jobs import Job
 from service.settings import Settings
-from service.status import BackendState, DeviceStatus, Phase
-from service.telemetry.metrics import Metrics
+from service.status import DeviceStatus, ModelId, ModelState, Phase
+from service.telemetry.model_metrics import ModelMetrics
 
-log = logging.getLogger("vim.engine")
+log = logging.getLogger("vim.pool")
 
 WORKER = "service.devices.worker"
 
 
 class Pool:
-    """The device processes of this service (a `service.engine.backend.Backend`)."""
+    """The device processes of one loaded model, on all devices of the service."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, worker: str = WORKER, slots: Slots | None = None) -> None:
-        """`worker` is the module that runs as the device process. `slots`: None makes VIM_QUEUE_IMAGES new slots."""
-        self.slots = slots or Slots(settings.queue_images)
-        self.state = BackendState()
-        self.failed = asyncio.Event()  # the model can no longer be served
-        self.changed = asyncio.Event()  # `state` was replaced
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: ModelMetrics,
+        slots: Slots,
+        model: ModelId,
+        worker: str = WORKER,
+        turns: Turns | None = None,
+        changed: asyncio.Event | None = None,
+    ) -> None:
+        """`worker` is the module that runs as the device process. `turns` are shared by all models of the service.
+
+        `changed` is set whenever `state` was replaced.
+        """
+        self.slots = slots
+        self.state = ModelState(model)
+        self.settled = asyncio.Event()  # it has been ready, or has failed
+        self._changed = changed or asyncio.Event()
         self._settings = settings
         self._metrics = metrics
         self._queue = Batcher(settings.max_wait_ms / 1000)
-        self._context = Context(settings, metrics, self.slots, self._queue, worker)
         self._canary = Canary(self.slots)
-        self._supervisors = [Supervisor(self._context, name, self._canary) for name in settings.devices]
+        self._context = Context(
+            settings, metrics, self.slots, self._queue, worker, self._canary, turns=turns or Turns()
+        )
+        self._supervisors = [Supervisor(self._context, name) for name in settings.devices]
         self._draining = False
         self._has_been_ready = False
         self._failure = ""
@@ -81,12 +96,16 @@ class Pool:
             job.fail(error)
 
     def _quarantined(self, job: Job) -> InferenceFailed | None:
-        return self._context.quarantine.check(self.slots.views[job.slot], time.monotonic())
+        return self._context.quarantine.check(self._canary.pixels[job.slot], time.monotonic())
 
     # --- life cycle -------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Start every device and keep it running, until cancelled or until too few can be brought back."""
+    async def run(self, *, background: bool = False) -> None:
+        """Start every device and keep it running, until cancelled or until too few can be brought back.
+
+        With `background` the model is loaded at low priority, because other models serve.
+        """
+        self._context.background = background
         self._started_at = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
@@ -96,8 +115,8 @@ class Pool:
         except* (DeviceLost, RestartsExhausted) as lost:
             self._fail(str(lost.exceptions[0]))
         except* Exception:
-            log.exception("the engine stopped")
-            self._fail("the engine stopped; the log has the details")
+            log.exception("the devices of model %s stopped", self.state.id.name)
+            self._fail("an internal error; the log has the details")
 
     def drain(self) -> None:
         """Report "not ready" from now on; the devices continue."""
@@ -105,9 +124,10 @@ class Pool:
         self._refresh()
 
     async def close(self) -> None:
-        """End the device processes and free the slots."""
+        """End the device processes, and give back the memory of the model's pixels."""
         await asyncio.gather(*(one.close() for one in self._supervisors))
-        self.slots.close()
+        if self.state.area is not None:
+            self.slots.remove(self.state.area)
 
     async def _keep(self, supervisor: Supervisor) -> None:
         """Run a supervisor. With VIM_READY_DEVICES=any the service continues without a device while others are left."""
@@ -139,7 +159,7 @@ class Pool:
             return
         log.info("%d more devices: %s", len(loaded.siblings), ", ".join(loaded.siblings))
         for name in loaded.siblings:
-            supervisor = Supervisor(self._context, name, self._canary)
+            supervisor = Supervisor(self._context, name)
             self._supervisors.append(supervisor)
             group.create_task(self._keep(supervisor), name=f"supervise {name}")
         self._refresh()
@@ -153,7 +173,8 @@ class Pool:
         newly_ready = up and not self._has_been_ready
         self._has_been_ready |= up
         devices = tuple(one.status for one in self._supervisors)
-        state = BackendState(
+        state = ModelState(
+            id=self.state.id,
             phase=self._phase(up=up),
             failure=self._failure,
             has_been_ready=self._has_been_ready,
@@ -161,13 +182,14 @@ class Pool:
             devices=devices,
             max_batch=max(one.limit for one in devices),
             least_image_s=_least_image_s(devices),
+            area=self._canary.area,
         )
         if state != self.state:
             self.state = state
-            self.changed.set()
+            self._changed.set()
         if newly_ready:
+            self.settled.set()
             self._report_ready()
-        self._metrics.ready(state.phase == "ready")
 
     def _phase(self, *, up: bool) -> Phase:
         if self._failure:
@@ -179,7 +201,7 @@ class Pool:
         return "recovering" if self._has_been_ready else "starting"
 
     def _report_ready(self) -> None:
-        model, settings, seconds = self.state.model, self._settings, time.monotonic() - self._started_at
+        model, seconds = self.state.model, time.monotonic() - self._started_at
         assert model is not None
         self._metrics.model_loaded(
             family=model.family,
@@ -188,16 +210,16 @@ class Pool:
             dtype=model.dtype,
             seconds=seconds,
         )
-        hint = f"curl --data-binary @photo.jpg {settings.url}/v1/classify"
-        log.info("ready in %.1f s: %s; try: %s", seconds, model.name, hint)
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
+        if not self._has_been_ready:
+            self._metrics.load_failed()
         log.error("%s", reason)
         self._refresh()
         for job in self._queue.take_all():
             job.fail(NotReady(self.state.reason))
-        self.failed.set()
+        self.settled.set()
 
 
 def _least_image_s(devices: tuple[DeviceStatus, ...]) -> float:

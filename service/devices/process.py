@@ -23,9 +23,11 @@ from service.devices.messages import (
     RunBatch,
     Start,
     StartFailed,
+    Warmed,
+    WarmUp,
 )
 from service.ipc import Connection
-from service.jobs import Job
+from service.jobs import Area, Job
 from service.settings import Settings
 from service.system import blocking, cpus
 from service.system.programs import python_command, python_environment
@@ -67,8 +69,11 @@ class DeviceProcess:
         self._inbox: asyncio.Queue[FromDevice | None] = asyncio.Queue()  # None: the connection is closed
         self._answers: dict[int, asyncio.Future[BatchDone | BatchFailed]] = {}  # of the batches in flight
 
-    async def start(self) -> Loaded:
-        """Start the process and wait until its model is in memory. Raises DeviceLost."""
+    async def start(self, *, background: bool = False) -> Loaded:
+        """Start the process and wait until its model is in memory, at low priority with `background`.
+
+        Raises DeviceLost.
+        """
         try:
             ours, theirs = socket.socketpair()
             with contextlib.ExitStack() as on_error, theirs:
@@ -79,17 +84,21 @@ class DeviceProcess:
             raise DeviceLost(f"the device process cannot be started: {error}") from error
         self._connection = await Connection.open(ours, FromDevice, self._on_message)
         self._watch = asyncio.create_task(self._until_ended(), name=f"watch {self._name}")
-        self._connection.send(Start(self._settings.model_dump_json(), self._name))
+        self._connection.send(Start(self._settings.model_dump_json(), self._name, background))
         loaded = await self._receive()
         assert isinstance(loaded, Loaded)
         return loaded
 
-    async def warm_up(self, slots: int) -> Ready:
-        """Attach the mapped slots and wait until the process has tested itself and warmed up. Raises DeviceLost."""
-        self._connection.send(Attach(slots))
-        ready = await self._receive()
-        assert isinstance(ready, Ready)
-        return ready
+    def attach(self, slots: int, area: Area) -> None:
+        """Let the process map the pixels of all slots; `slots` is their number."""
+        self._connection.send(Attach(slots, area))
+
+    async def warm_up(self) -> Ready | None:
+        """Run one pass of the warm-up; None if there are more. Raises DeviceLost."""
+        self._connection.send(WarmUp())
+        message = await self._receive()
+        assert isinstance(message, (Warmed, Ready))
+        return message if isinstance(message, Ready) else None
 
     async def run(self, batch: Sequence[Job]) -> BatchDone:
         """Run one forward pass. Raises BatchError if it failed, DeviceLost if the process ended or hangs."""

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from contextlib import AbstractAsyncContextManager
 
-from service.devices.canary import Canary
 from service.devices.context import Context
 from service.devices.dispatcher import Dispatcher
 from service.devices.messages import Loaded, Ready
 from service.devices.process import DeviceLost, DeviceProcess
+from service.devices.turns import background
 from service.jobs import Job
 from service.status import DeviceStatus, ModelInfo
 from service.system import memory
@@ -23,6 +25,7 @@ log = logging.getLogger("vim.device")
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # before the first, second, ... restart in a row; the last one repeats
 STABLE_S = 60.0  # a process that was up for longer does not count as a failed restart
 HANG_S, HANG_FACTOR = 10.0, 10.0  # the watchdog: seconds, or times the slowest warm-up batch if more
+LOADING_WEIGHT = 0.25  # a model that loads gets a fifth of a device that another model keeps busy
 RESTART_FACTOR, RESTART_S = 10.0, 60.0  # a restart that takes ten times the first start has failed
 
 
@@ -43,16 +46,15 @@ def check_memory(model: ModelInfo, images: int, available: int | None) -> None:
 
 
 class Supervisor:
-    """One configured device and all the processes that serve it in turn. `canary` is shared by all devices."""
+    """One configured device and all the processes that serve it in turn."""
 
-    def __init__(self, context: Context, name: str, canary: Canary) -> None:
+    def __init__(self, context: Context, name: str) -> None:
         self.name = name
         self.up = False
         self.restarts = 0
         self.last_reason = ""
         self.loaded: Loaded | None = None  # what the latest process reported
         self._context = context
-        self._canary = canary
         self._process: DeviceProcess | None = None
         self._dispatcher: Dispatcher | None = None
         self._ready: Ready | None = None
@@ -93,20 +95,27 @@ class Supervisor:
             scan=ready.scan if ready else {},
             runner=ready.runner if ready else {},
             batch_seconds=ready.batch_seconds if ready else {},
+            memory=ready.memory if ready else {},
+            host_bytes=ready.host_bytes if ready else 0,
         )
 
     async def _start(self) -> Dispatcher:
         start, context = time.monotonic(), self._context
         process = DeviceProcess(context.settings, self.name, context.slots.descriptor, context.worker, context.wake)
         self._process = process
-        loaded = await process.start()
+        loaded = await process.start(background=context.background and not self._first_start_s)
         check_memory(loaded.model, context.settings.queue_images, memory.available_bytes())
-        self._canary.prepare(loaded.model)
+        area = context.canary.prepare(loaded.model)
         if self.loaded is None:
             self.loaded = loaded
             context.changed.set()
-        ready = await process.warm_up(context.slots.total)
-        await self._canary.check(process)
+        process.attach(context.slots.total, area)
+        ready = None
+        while ready is None:
+            async with self._turn(loaded.model):
+                ready = await process.warm_up()
+        async with self._turn(loaded.model):
+            await context.canary.check(process)
         process.watchdog_s = self._watchdog_s(ready)
         self._ready, self._dispatcher = ready, Dispatcher(context, process, self.name, ready)
         if self._limit is not None:
@@ -117,6 +126,12 @@ class Supervisor:
         log.info("%s is up after %.1f s", self.name, time.monotonic() - start)
         self._change(up=True)
         return self._dispatcher
+
+    def _turn(self, model: ModelInfo) -> AbstractAsyncContextManager[None]:
+        """A turn among the models that serve on this device. A GPU runs such a pass beside theirs; a CPU does not."""
+        if model.device.type != "cpu":
+            return contextlib.nullcontext()
+        return background(self._context.turns.of(self.name), LOADING_WEIGHT)
 
     def _watchdog_s(self, ready: Ready) -> float:
         if self._context.settings.watchdog_ms is not None:

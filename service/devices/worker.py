@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,16 +23,27 @@ import numpy as np
 
 from model.config import VimConfig
 from model.errors import ModelError
-from model.runtime.runner import BatchRunner, Runner
+from model.runtime.runner import BatchRunner, Runner, is_out_of_memory
 from model.vim import Vim
 from service import ipc
 from service import log as service_log
-from service.devices.messages import Attach, FromDevice, Loaded, Ready, RunBatch, Start, StartFailed, ToDevice
-from service.devices.slots import map_slots
+from service.devices.messages import (
+    Attach,
+    FromDevice,
+    Loaded,
+    Ready,
+    RunBatch,
+    Start,
+    StartFailed,
+    ToDevice,
+    Warmed,
+    WarmUp,
+)
+from service.devices.slots import map_area
 from service.devices.worker_loop import WorkerLoop
 from service.settings import Settings
 from service.status import DeviceInfo, ModelInfo
-from service.system import sched_slice
+from service.system import memory, priority, sched_slice
 
 log = logging.getLogger("vim.worker")
 
@@ -54,33 +66,44 @@ class Worker:
         assert isinstance(start, Start)
         settings = Settings.model_validate_json(start.settings_json)
         service_log.configure(settings.log_level)
-        runner = self._load(settings, start.device)
+        runner = self._load(settings, start)
         attach = self._receive()
         if attach is None:  # the parent ended, or refused the model
             return
         assert isinstance(attach, Attach)
-        _, views = map_slots(self._slots_descriptor, attach.slots, runner.vim.config.image_size[0])
-        runner.attach(views)
-        self._warm_up(runner)
+        runner.attach(map_area(self._slots_descriptor, attach.area, attach.slots).views)
+        if not self._warm_up(runner):
+            return
         loop = WorkerLoop(runner, self.send)
         while (message := self._receive()) is not None:
             assert isinstance(message, RunBatch)
             loop.begin(message)
         loop.close()
 
-    def _load(self, settings: Settings, device: str) -> BatchRunner:
-        vim = _load_model(settings, device)
-        check_servable(vim.config)
-        runner = runner_for(vim, settings)
-        runner.verify_scan(settings.scan)  # before `describe`, because it may choose the dtype
-        self.send(Loaded(describe(runner, settings), _siblings(runner, device)))
+    def _load(self, settings: Settings, start: Start) -> BatchRunner:
+        if start.background:
+            runner = priority.run_in_background(lambda: _loaded(settings, start.device))
+            _use_device(runner)
+        else:
+            runner = _loaded(settings, start.device)
+        self.send(Loaded(describe(runner, settings), _siblings(runner, start.device)))
         return runner
 
-    def _warm_up(self, runner: BatchRunner) -> None:
-        seconds = {}
-        for size, taken in runner.warm_up():
-            log.info("warm-up: batch of %d in %.1f ms", size, 1000 * taken)
-            seconds[size] = taken
+    def _warm_up(self, runner: BatchRunner) -> bool:
+        """Run a pass whenever the parent asks for one; return whether it did so to the end."""
+        seconds: dict[int, float] = {}
+        passes = runner.warm_up()
+        while isinstance(self._receive(), WarmUp):
+            if one := next(passes, None):
+                size, seconds[one[0]] = one
+                log.info("warm-up: batch of %d in %.1f ms", size, 1000 * seconds[size])
+                self.send(Warmed())
+            else:
+                self._report_ready(runner, seconds)
+                return True
+        return False
+
+    def _report_ready(self, runner: BatchRunner, seconds: Mapping[int, float]) -> None:
         self.send(
             Ready(
                 max_batch=runner.max_batch,
@@ -90,6 +113,7 @@ class Worker:
                 depth=runner.depth,
                 handover_s=runner.handover_s,
                 runner=runner.describe(),
+                host_bytes=memory.private_bytes(),
             )
         )
 
@@ -100,6 +124,28 @@ class Worker:
     def send(self, message: FromDevice) -> None:
         """Send a message to the parent."""
         self._connection.sendall(ipc.pack(message))
+
+
+def _loaded(settings: Settings, device: str) -> BatchRunner:
+    """Load the model and test its scan. Raises ModelError, also if the memory is not enough."""
+    try:
+        vim = _load_model(settings, device)
+        check_servable(vim.config)
+        runner = runner_for(vim, settings)
+        runner.verify_scan(settings.scan)  # before `describe`, because it may choose the dtype
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(f"there is not enough memory for the model: {error}") from error
+        raise
+    return runner
+
+
+def _use_device(runner: BatchRunner) -> None:
+    """Make a GPU the current device of this thread, as it is in the thread that has loaded the model."""
+    import torch
+
+    if runner.device.type == "cuda":
+        torch.cuda.set_device(runner.device)
 
 
 def check_servable(config: VimConfig) -> None:

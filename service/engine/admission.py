@@ -1,5 +1,6 @@
 """Admission control: decides, before decoding, whether a request may enter: by images, bytes and expected wait.
 
+With several models each has a guaranteed part of both limits, so that a flood on one does not shut out the others.
 An image is counted while its slot has a holder (`service.devices.slots`), a byte from its arrival until its request has
 ended. Bulk may use only a part of both, so that there is room for interactive requests. No request waits here: one that
 does not fit is refused at once, and `Retry-After` says when to try again.
@@ -13,14 +14,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from service.devices.usage import ByClass
 from service.engine.backend import Backend
 from service.errors import BodyTooLarge, MemoryFull, Overload, QueueFull, TooManyImages
 from service.jobs import RequestClass
 from service.settings import Settings
+from service.status import ModelState
+from service.system.shared_counts import SharedCount
 
 log = logging.getLogger("vim.admission")
 
@@ -35,6 +39,7 @@ OLD_S = 30.0  # after a pause of this length the earlier measurements are discar
 # A gap counts as at most this many times the known pace, unless decoding explains it. The restart of a device process
 # causes such a gap.
 LONGEST_GAP = 10.0
+ALONE = ModelState()
 
 
 class Pace:
@@ -92,119 +97,175 @@ class Pace:
         self._seconds, self._images = 0.0, 0
 
 
+class Quota:
+    """A limit for all models and both request classes, with a guaranteed part for each model and less for bulk.
+
+    `largest`: what one request may use; the guaranteed parts leave room for it.
+    """
+
+    def __init__(
+        self, limit: int, largest: int, bulk_percent: int, by_class: ByClass, by_model: Sequence[SharedCount]
+    ) -> None:
+        self._limit = limit
+        self._spare = max(0, limit - largest)
+        self._bulk = max(1, limit * bulk_percent // 100)
+        self._by_class, self._by_model = by_class, by_model
+
+    @property
+    def used(self) -> int:
+        """The sum over all models and HTTP processes."""
+        return self.used_by("interactive") + self.used_by("bulk")
+
+    def used_by(self, request_class: RequestClass) -> int:
+        """The sum of one class."""
+        return sum(self._by_class[request_class].parts)
+
+    def used_of(self, model: int) -> int:
+        """The sum of one model."""
+        return sum(self._by_model[model].parts)
+
+    def most(self, request_class: RequestClass) -> int:
+        """The most that a class may use."""
+        return self._limit if request_class == "interactive" else self._bulk
+
+    def has_room(self, request_class: RequestClass, model: int, models: Sequence[int], size: int) -> bool:
+        """Return whether `size` more fit. The other models keep what is guaranteed to them, used or not."""
+        if request_class == "bulk" and self.used_by("bulk") + size > self._bulk:
+            return False
+        kept = self.kept(model, models) if len(models) > 1 else 0
+        return self.used + size + kept <= self._limit
+
+    def kept(self, model: int, models: Sequence[int]) -> int:
+        """What the other models may still use of their guaranteed parts."""
+        guaranteed = self._guaranteed(models)
+        return sum([max(0, guaranteed - self.used_of(other)) for other in models if other != model])
+
+    def _guaranteed(self, models: Sequence[int]) -> int:
+        """Half of an equal share, so that a flood on one model leaves room for the others."""
+        return min(self._limit // (2 * len(models)), self._spare // (len(models) - 1)) if len(models) > 1 else 0
+
+
 class Admission:
-    """Counts images and bytes by class. `threads`: the decoding threads of all HTTP processes."""
+    """Counts images and bytes by class and model. `threads`: the decoding threads of all HTTP processes."""
 
     def __init__(self, settings: Settings, backend: Backend, threads: int) -> None:
+        usage = backend.slots.usage
         self._settings = settings
         self._backend = backend
         self._slots = backend.slots
-        self._images, self._body_bytes = backend.slots.usage.images, backend.slots.usage.body_bytes
+        self._bytes = usage.body_bytes, usage.body_bytes_of
+        bulk = settings.bulk_percent
+        self._images = Quota(backend.slots.count, settings.max_images, bulk, usage.images, usage.images_of)
+        self._memory = Quota(settings.queue_bytes, settings.max_body_bytes, bulk, *self._bytes)
         self._threads = threads
         self._decode_s = 0.0
-        self.pace = Pace()
+        self.paces: dict[int, Pace] = defaultdict(Pace)  # by the number of the model
         self._refused = 0
         self._logged_at = -math.inf
 
-    def admit(self, request_class: RequestClass, count: int, allowed_s: float = math.inf) -> list[int]:
+    def admit(
+        self, request_class: RequestClass, count: int, allowed_s: float = math.inf, model: ModelState = ALONE
+    ) -> list[int]:
         """Take slots for all images of a request, if they can be answered within `allowed_s`.
 
         Raises TooManyImages if the request can never be admitted, QueueFull if it cannot be admitted now.
         """
-        self._check_images(request_class, count)
-        before = self.images
-        wait_s = max(self.pace.wait_s(self._slots.in_use), before * self._backend.state.least_image_s)
+        number = model.id.number
+        self._check_images(request_class, number, count)
+        before = self._images.used_of(number)
+        pace_s = self.paces[number].wait_s(self._slots.in_use_of[number])
+        wait_s = max(pace_s, before * model.least_image_s)
         if wait_s * CAUTION > max(0.0, allowed_s):  # a deadline in the past counts as 0
             waiting = f"{before} images are before this one, which takes about {1000 * wait_s:.0f} ms"
             allowed = f"the request allows {1000 * max(0.0, allowed_s):.0f} ms"
             raise self._refusal(QueueFull, f"queue too long: {waiting}; {allowed}")
-        slots = self._slots.acquire(count, request_class)
-        if not self._room_for(request_class, 0):  # another process has admitted images at the same time
+        slots = self._slots.acquire(count, request_class, number)
+        if not self._images.has_room(request_class, number, self._models, 0):  # another process admitted some too
             self._slots.release(*slots)
-            raise self._refusal(QueueFull, self._queue_full(request_class))
+            raise self._refusal(QueueFull, self._queue_full(request_class, number))
         return slots
 
-    def decoded(self, seconds: float) -> None:
-        """Update the cost of decoding with one decoded image."""
+    def decoded(self, seconds: float, model: int = 0) -> None:
+        """Update the cost of decoding with one decoded image of a model."""
         self._decode_s += (seconds - self._decode_s) * (SMOOTHING if self._decode_s else 1.0)
-        self.pace.decoded(seconds)
+        self.paces[model].decoded(seconds)
 
-    def leave(self, slots: Sequence[int], *, answered: bool) -> None:
-        """Release the slots of a request that has ended, and update the pace."""
+    def leave(self, slots: Sequence[int], model: int = 0, *, answered: bool) -> None:
+        """Release the slots of a request that has ended, and update the pace of its model."""
         if answered:
-            self.pace.answered(len(slots), self._slots.in_use)
+            self.paces[model].answered(len(slots), self._slots.in_use_of[model])
         self._slots.release(*slots)
 
-    def expect(self, request_class: RequestClass, size: int) -> None:
+    def expect(self, request_class: RequestClass, model: int, size: int) -> None:
         """Before a body is read: refuse it if the body or one image could not be admitted. Reserves nothing."""
-        self._check_images(request_class, 1)
-        self._check_bytes(request_class, size, size)
+        self._check_images(request_class, model, 1)
+        self._check_bytes(request_class, model, size, size)
 
-    def receive(self, request_class: RequestClass, size: int, body: int) -> None:
+    def receive(self, request_class: RequestClass, model: int, size: int, body: int) -> None:
         """Count `size` more bytes of a body that has `body` bytes now. Raises BodyTooLarge or MemoryFull."""
-        self._check_bytes(request_class, size, body)
-        self._body_bytes[request_class].own[0] += size
-        if not self._memory_for(request_class, 0):  # another process has received bytes at the same time
-            self._body_bytes[request_class].own[0] -= size
-            raise self._refusal(MemoryFull, self._memory_full(request_class))
+        self._check_bytes(request_class, model, size, body)
+        self.take(request_class, model, size)
+        if not self._memory.has_room(request_class, model, self._models, 0):  # another process received some too
+            self.free(request_class, model, size)
+            raise self._refusal(MemoryFull, self._memory_full(request_class, model))
 
-    def free(self, request_class: RequestClass, size: int) -> None:
+    def free(self, request_class: RequestClass, model: int, size: int) -> None:
         """Count `size` bytes of a body as free."""
-        self._body_bytes[request_class].own[0] -= size
+        self.take(request_class, model, -size)
+
+    def take(self, request_class: RequestClass, model: int, size: int) -> None:
+        """Count `size` bytes without a check."""
+        by_class, by_model = self._bytes
+        by_class[request_class].own[0] += size
+        by_model[model].own[0] += size
 
     @property
     def images(self) -> int:
         """Images that were admitted and are not yet answered, of all HTTP processes."""
-        return sum(self._images["interactive"].parts) + sum(self._images["bulk"].parts)
+        return self._images.used
 
     @property
     def retry_after_s(self) -> int:
         """Whole seconds until all admitted images are answered, by the slowest stage; 1 to 30."""
-        pace_s = max(self._backend.seconds_per_image, self._decode_s / self._threads)
-        return min(LONGEST_RETRY_S, max(1, math.ceil(self.images * pace_s)))
+        seconds = self._backend.seconds_per_image
+        models = [one.id for one in self._backend.state.models]
+        computing_s = sum([self._images.used_of(one.number) * seconds.get(one.key, 0.0) for one in models])
+        waiting_s = max(computing_s, self.images * self._decode_s / self._threads)
+        return min(LONGEST_RETRY_S, max(1, math.ceil(waiting_s)))
 
-    def _part(self, request_class: RequestClass, whole: int) -> int:
-        return whole if request_class == "interactive" else max(1, whole * self._settings.bulk_percent // 100)
+    @property
+    def _models(self) -> list[int]:
+        """The models that have a guaranteed part."""
+        return [one.id.number for one in self._backend.state.models if not one.failure]
 
-    def _check_images(self, request_class: RequestClass, count: int) -> None:
-        limit = self._part(request_class, self._slots.count)
-        if count > limit:
+    def _check_images(self, request_class: RequestClass, model: int, count: int) -> None:
+        if count > (limit := self._images.most(request_class)):
             setting = _named("VIM_QUEUE_IMAGES", request_class)
             raise TooManyImages(f"{count} images in one request; the limit is {limit} ({setting})")
-        if not self._room_for(request_class, count):
-            raise self._refusal(QueueFull, self._queue_full(request_class))
+        if not self._images.has_room(request_class, model, self._models, count):
+            raise self._refusal(QueueFull, self._queue_full(request_class, model))
 
-    def _room_for(self, request_class: RequestClass, count: int) -> bool:
-        if request_class == "bulk" and sum(self._images["bulk"].parts) + count > self._part("bulk", self._slots.count):
-            return False
-        return self.images + count <= self._slots.count
-
-    def _queue_full(self, request_class: RequestClass) -> str:
-        slots, limit = self._slots, self._part(request_class, self._slots.count)
-        used = f"{self.images} of {slots.count} images admitted, {sum(self._images['bulk'].parts)} of them bulk"
+    def _queue_full(self, request_class: RequestClass, model: int) -> str:
+        images, limit = self._images, self._images.most(request_class)
+        used = f"{images.used} of {self._slots.count} images admitted, {images.used_by('bulk')} of them bulk"
         setting = _named("VIM_QUEUE_IMAGES", request_class)
-        return f"queue full: {used}; for {request_class} {limit} at most ({setting})"
+        kept = _kept(images.kept(model, self._models))
+        return f"queue full: {used}{kept}; for {request_class} {limit} at most ({setting})"
 
-    def _check_bytes(self, request_class: RequestClass, size: int, body: int) -> None:
-        if body > (limit := self._part(request_class, self._settings.queue_bytes)):
+    def _check_bytes(self, request_class: RequestClass, model: int, size: int, body: int) -> None:
+        if body > (limit := self._memory.most(request_class)):
             setting = _named("VIM_QUEUE_BYTES", request_class)
             raise BodyTooLarge(f"the body has {body} bytes or more; the limit is {limit} ({setting})")
-        if not self._memory_for(request_class, size):
-            raise self._refusal(MemoryFull, self._memory_full(request_class))
+        if not self._memory.has_room(request_class, model, self._models, size):
+            raise self._refusal(MemoryFull, self._memory_full(request_class, model))
 
-    def _memory_for(self, request_class: RequestClass, size: int) -> bool:
-        whole, counts = self._settings.queue_bytes, self._body_bytes
-        bulk = sum(counts["bulk"].parts)
-        if request_class == "bulk" and bulk + size > self._part("bulk", whole):
-            return False
-        return sum(counts["interactive"].parts) + bulk + size <= whole
-
-    def _memory_full(self, request_class: RequestClass) -> str:
-        whole, counts = self._settings.queue_bytes, self._body_bytes
-        limit, bulk = self._part(request_class, whole), sum(counts["bulk"].parts)
-        used = f"bodies of {sum(counts['interactive'].parts) + bulk} of {whole} bytes in memory, {bulk} of them bulk"
+    def _memory_full(self, request_class: RequestClass, model: int) -> str:
+        memory, limit = self._memory, self._memory.most(request_class)
+        whole = self._settings.queue_bytes
+        used = f"bodies of {memory.used} of {whole} bytes in memory, {memory.used_by('bulk')} of them bulk"
         setting = _named("VIM_QUEUE_BYTES", request_class)
-        return f"memory full: {used}; for {request_class} {limit} at most ({setting})"
+        kept = _kept(memory.kept(model, self._models))
+        return f"memory full: {used}{kept}; for {request_class} {limit} at most ({setting})"
 
     def _refusal(self, kind: type[Overload], detail: str) -> Overload:
         self._refused += 1
@@ -219,26 +280,33 @@ class Admission:
 
 @dataclass(slots=True)
 class BodyAccount:
-    """The bytes of one request's body that are in memory."""
+    """The bytes of one request's body that are in memory. `model`: the number of the model that the request is for."""
 
     admission: Admission
     request_class: RequestClass
+    model: int = 0
     size: int = 0
 
     def expect(self, size: int) -> None:
         """Before the first byte is read: refuse a body that could not be admitted. Reserves nothing."""
-        self.admission.expect(self.request_class, size)
+        self.admission.expect(self.request_class, self.model, size)
 
     def receive(self, size: int) -> None:
         """Count `size` bytes that have arrived. Raises BodyTooLarge or MemoryFull."""
-        self.admission.receive(self.request_class, size, self.size + size)
+        self.admission.receive(self.request_class, self.model, size, self.size + size)
         self.size += size
 
     def release(self, size: int) -> None:
         """Count `size` bytes as free, at most all of them."""
         size = min(size, self.size)
-        self.admission.free(self.request_class, size)
+        self.admission.free(self.request_class, self.model, size)
         self.size -= size
+
+    def move(self, model: int) -> None:
+        """Count the bytes for another model: the body has named it."""
+        self.admission.free(self.request_class, self.model, self.size)
+        self.admission.take(self.request_class, model, self.size)
+        self.model = model
 
     def close(self) -> None:
         """Count all bytes as free: the request has ended."""
@@ -247,3 +315,7 @@ class BodyAccount:
 
 def _named(setting: str, request_class: RequestClass) -> str:
     return setting if request_class == "interactive" else f"VIM_BULK_PERCENT of {setting}"
+
+
+def _kept(amount: int) -> str:
+    return f", {amount} kept for other models" if amount else ""

@@ -1,25 +1,35 @@
-"""The interface between the engine and what runs its jobs: the local pool, or the parent's pool over a socket."""
+"""The interface between the engine and what runs its jobs: the local registry, or the parent's over a socket."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 from service.devices.slots import Slots
 from service.jobs import Job
-from service.status import BackendState
+from service.status import BackendState, IndexEntry
 
 
 class Backend(Protocol):
-    """Runs jobs. Every method returns at once; only `run` and `close` wait."""
+    """Runs jobs. Every method returns at once; only `run`, `index`, `load`, `unload` and `close` wait."""
 
     slots: Slots  # for decoded pixels; their number is the capacity
-    state: BackendState  # replaced as a whole when something changes
-    failed: asyncio.Event  # set when the model can no longer be served
+    failed: asyncio.Event  # set when the default model can no longer be served
 
     @property
-    def seconds_per_image(self) -> float:
-        """The measured time of all devices together for one image; 0 before the first batch."""
+    def state(self) -> BackendState:
+        """The models and whether they are ready; replaced as a whole when something changes."""
+
+    @property
+    def seconds_per_image(self) -> Mapping[int, float]:
+        """By model (key): the measured time of all its devices together for one image; 0 before the first batch."""
+
+    def hold(self, model: int) -> None:
+        """Keep a loaded model (key) until `release` is called as often, also when it is replaced or unloaded."""
+
+    def release(self, model: int) -> None:
+        """End one `hold`."""
 
     def submit(self, job: Job, *, more: bool = False) -> None:
         """Queue a job; its future is settled later. `more`: others will follow soon."""
@@ -32,6 +42,18 @@ class Backend(Protocol):
 
     def abandon(self, error: Exception) -> None:
         """Fail every job that is not settled."""
+
+    async def index(self) -> tuple[IndexEntry, ...]:
+        """All known versions of all models."""
+
+    async def load(self, name: str, version: str | None = None) -> None:
+        """Load a model, or another version of it, and use it for all later requests.
+
+        Raises UnknownModel, and LoadFailed if it cannot be served; then nothing has changed.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more; its running requests end first. Raises UnknownModel if it is not loaded."""
 
     def drain(self) -> None:
         """Report "not ready" from now on."""

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from service.jobs import Image, Job, RequestClass, Task
+from service.jobs import Image, Job, RequestClass
 from service.system import blocking
 
 SMALL = 1 << 16  # bytes; smaller files are used as keys without hashing
@@ -34,7 +34,7 @@ class Flight(Generic[T]):
 
 
 class Coalescing(Generic[T]):
-    """The images in flight, by content and task."""
+    """The images in flight, by content and work."""
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, Flight[T]] = {}
@@ -42,13 +42,15 @@ class Coalescing(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    async def enter(self, image: Image, task: Task, request_class: RequestClass) -> Flight[T]:
+    async def enter(self, image: Image, work: Hashable, request_class: RequestClass) -> Flight[T]:
         """Return the flight that the request waits for. If it has no `task`, it is new, and the caller starts the work.
+
+        `work` is the model and the task.
 
         An interactive request joins a bulk flight only if that has a job. The flight then becomes interactive, and the
         caller promotes the job. A bulk flight without a job would wait with bulk for decoding, so a new one starts.
         """
-        key = (await content_key(image), task)
+        key = (await content_key(image), work)
         flight = self._flights.get(key)
         urgent = flight is not None and flight.request_class == "bulk" and request_class == "interactive"
         if flight is None or (urgent and flight.job is None):

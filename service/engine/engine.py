@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import dataclasses
 import functools
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from model.preprocessing.recipe import Crop, Preprocess
 from service.engine.admission import Admission
 from service.engine.backend import Backend
 from service.engine.coalescing import Coalescing, Flight
 from service.engine.decode_pool import DecodePool
+from service.engine.models import DEFAULT, ModelParts, Models, Wanted, find
 from service.engine.open_requests import OpenRequests
 from service.errors import DeadlineExceeded, Draining, NoClassifier, NotReady, ServiceError, bare
 from service.images.decode import DecodeLimits, Decoder, DecodeTimes
@@ -28,7 +28,7 @@ from service.images.jpeg import Jpegs
 from service.images.memory_budget import MemoryBudget
 from service.jobs import Image, Item, Job, Outcome, RequestClass, Result, Task, Timings
 from service.settings import Settings
-from service.status import ModelInfo
+from service.status import ModelInfo, ModelState
 from service.system import cpus
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracer import ImageTrace, NoTracer, Tracer
@@ -44,6 +44,7 @@ class Answer:
     outcomes: list[Outcome]
     timings: Timings
     model: ModelInfo
+    version: str  # of the model
     failed: int  # images with an error instead of a result
     batches: list[int]  # sizes of the forward passes that ran its images
 
@@ -74,6 +75,7 @@ class Engine:
         self._budget = MemoryBudget(settings.max_decode_bytes, patience_s, usage.decode_bytes, usage.decode_since)
         self._jpegs: Jpegs | None = None
         self._isolated = DecoderProcesses(patience_s)
+        self._models = Models(backend, metrics, self._make_decoder)
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._requests = 0
@@ -112,18 +114,29 @@ class Engine:
         self._isolated.close()
 
     def _ended(self) -> ServiceError:
-        if self.backend.state.failure:
-            return NotReady(self.backend.state.reason)
+        default = self.backend.state.find()
+        if default is not None and default.failure:
+            return NotReady(default.reason)
         return Draining("the service shut down before this request was finished", retry_after_s=1)
 
     # --- state ------------------------------------------------------------------------------------------------
 
+    def find(self, wanted: Wanted = DEFAULT) -> ModelState:
+        """The state of a model. Raises UnknownModel if it is not loaded, in this version."""
+        return find(self.backend.state, wanted)
+
+    def model(self, wanted: Wanted = DEFAULT) -> ModelInfo:
+        """The description of a model. Raises UnknownModel, and NotReady before it is loaded."""
+        state = self.find(wanted)
+        if state.model is None:
+            raise NotReady(state.reason, retry_after_s=1)
+        return state.model
+
     @property
-    def model(self) -> ModelInfo:
-        """The model that is served. Raises NotReady before it is known."""
-        if self.backend.state.model is None:
-            raise NotReady(self.backend.state.reason, retry_after_s=1)
-        return self.backend.state.model
+    def failure(self) -> str:
+        """Why the default model can no longer be served, for the log; empty if it can."""
+        state = self.backend.state.find()
+        return state.failure if state else ""
 
     @property
     def overdue(self) -> bool:
@@ -136,19 +149,26 @@ class Engine:
         self._usage.beats.own[0] += 1
         self.metrics.sample()
 
-    @functools.cached_property
-    def _decoders(self) -> dict[Crop, Decoder]:
-        recipe = Preprocess.from_dict(self.model.preprocess)
-        recipes = {crop: dataclasses.replace(recipe, crop=crop) for crop in get_args(Crop)}
-        return {
-            crop: Decoder(one, self._limits, self._budget, self._jpegs, self._isolated) for crop, one in recipes.items()
-        }
+    def _make_decoder(self, recipe: Preprocess) -> Decoder:
+        return Decoder(recipe, self._limits, self._budget, self._jpegs, self._isolated)
 
     # --- requests ---------------------------------------------------------------------------------------------
 
-    def check(self, task: Task) -> None:
-        """Raise the error of a request that cannot be served now: NotReady, Draining, NoClassifier."""
-        state = self.backend.state
+    def check_any(self, task: Task) -> None:
+        """Raise the error of the default model if no model can serve this task now. The body may name another."""
+        if not any(self._can_serve(task, one) for one in self.backend.state.models):
+            self.check(task)
+
+    def _can_serve(self, task: Task, state: ModelState) -> bool:
+        try:
+            self.check(task, state)
+        except ServiceError:
+            return False
+        return True
+
+    def check(self, task: Task, state: ModelState | None = None) -> None:
+        """Raise the error of a request that cannot be served now: NotReady, Draining, NoClassifier, UnknownModel."""
+        state = state or self.find()
         if state.failure or not state.has_been_ready:
             raise NotReady(state.reason, retry_after_s=1)
         if self._closed:
@@ -157,55 +177,73 @@ class Engine:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
     async def infer(
-        self, items: Sequence[Item], task: Task, deadline: float, request_class: RequestClass = "interactive"
+        self,
+        items: Sequence[Item],
+        task: Task,
+        deadline: float,
+        request_class: RequestClass = "interactive",
+        state: ModelState | None = None,
     ) -> Answer:
         """Decode and run every image. Raises ServiceError for the whole request; the error of one image is its outcome.
 
         `deadline` is on the monotonic clock. When it passes, or the caller is cancelled, the request's images that
-        still wait are dropped.
+        still wait are dropped. `state` is a model that `find` has just returned, or that the caller holds; None means
+        the default model. If the model is reloaded, this request ends on the version that it began with.
         """
-        self.check(task)
+        state = state or self.find()
+        self.check(task, state)
         start = time.monotonic()
-        slots = self.admission.admit(request_class, len(items), deadline - start)
+        model = self._models.of(state)
+        slots = self.admission.admit(request_class, len(items), deadline - start, state)
         done: list[Done] = []
-        self._requests += 1
-        self._idle.clear()
+        self._begin(state)
         try:
             async with asyncio.timeout(deadline - start):
                 pairs = zip(items, slots, strict=True)
-                done = await _gather([self._image(item, slot, task, request_class) for item, slot in pairs])
+                done = await _gather([self._image(item, slot, task, request_class, model) for item, slot in pairs])
         except TimeoutError:
             setting = f"X-Request-Timeout-Ms, or {self.settings.request_timeout_ms} ms (VIM_REQUEST_TIMEOUT_MS)"
             raise DeadlineExceeded(f"no answer within the time allowed: {setting}") from None
         finally:
-            self.admission.leave(slots, answered=bool(done))
-            self._requests -= 1
-            if not self._requests:
-                self._idle.set()
+            self.admission.leave(slots, state.id.number, answered=bool(done))
+            self._end(state)
         results = [outcome for outcome, _ in done if isinstance(outcome, Result)]
+        assert state.model is not None  # it has been ready
         answer = Answer(
             outcomes=[outcome for outcome, _ in done],
             timings=_timings(done, time.monotonic() - start),
-            model=self.model,
+            model=state.model,
+            version=state.id.version,
             failed=len(done) - len(results),
             # The images of one pass share its duration, which is measured once.
             batches=list({result.infer_s: result.batch_size for result in results}.values()),
         )
-        self.metrics.images(task.op, request_class, len(results))
+        model.metrics.images(task.op, request_class, len(results))
         return answer
 
-    async def _image(self, item: Item, slot: int, task: Task, request_class: RequestClass) -> Done:
+    def _begin(self, state: ModelState) -> None:
+        self.backend.hold(state.id.key)
+        self._requests += 1
+        self._idle.clear()
+
+    def _end(self, state: ModelState) -> None:
+        self.backend.release(state.id.key)
+        self._requests -= 1
+        if not self._requests:
+            self._idle.set()
+
+    async def _image(self, item: Item, slot: int, task: Task, request_class: RequestClass, model: ModelParts) -> Done:
         """One image of a request: start its work, or join that of an identical image."""
         start = time.monotonic()
         if isinstance(item, ServiceError):
             if self._tracer.enabled:
                 self._tracer.image(ImageTrace(start, error=item.code))
             return item, Timings()
-        flight = await self._coalescing.enter(item, task, request_class)
+        flight = await self._coalescing.enter(item, (model.key, task), request_class)
         joined = flight.task is not None
         if flight.task is None:
             self._slots.hold(slot)  # the request may end before the work ends
-            flight.task = asyncio.create_task(self._work(item, slot, task, flight))
+            flight.task = asyncio.create_task(self._work(item, slot, task, flight, model))
             flight.task.add_done_callback(lambda _: self._slots.release(slot))
         elif flight.job is not None and flight.job.request_class != flight.request_class:
             self.backend.promote(flight.job)
@@ -215,12 +253,12 @@ class Engine:
             self._coalescing.leave(flight)
         return self._joined(*done, start) if joined else done
 
-    async def _work(self, image: Image, slot: int, task: Task, flight: Flight[Done]) -> Done:
+    async def _work(self, image: Image, slot: int, task: Task, flight: Flight[Done], model: ModelParts) -> Done:
         """Decode one image, queue its job and await the result, for every request that waits for it."""
         trace = ImageTrace(time.monotonic())
         try:
-            times = await self._decode(image, slot, task.crop, flight.request_class, trace)
-            job = self._queue(slot, task, flight, trace)
+            times = await self._decode(image, slot, task.crop, flight.request_class, trace, model)
+            job = self._queue(slot, task, flight, trace, model)
             try:
                 result = await job.done
             except asyncio.CancelledError:
@@ -242,10 +280,10 @@ class Engine:
                 self._tracer.image(trace)
 
     async def _decode(
-        self, image: Image, slot: int, crop: Crop, request_class: RequestClass, trace: ImageTrace
+        self, image: Image, slot: int, crop: Crop, request_class: RequestClass, trace: ImageTrace, model: ModelParts
     ) -> DecodeTimes:
         """Decode into the slot: a small image on the event loop, others in a thread."""
-        decoder, out, pool = self._decoders[crop], self._slots.views[slot], self.decode_pool
+        decoder, out, pool = model.decoders[crop], model.pixels[slot], self.decode_pool
         trace.decode_began = time.monotonic()
         try:
             quick = decoder.quick(image) if request_class == "interactive" else None
@@ -259,15 +297,15 @@ class Engine:
             trace.decode_ended = time.monotonic()
         trace.decode_s, trace.preprocess_s = times.decode_s, times.preprocess_s
         self.metrics.decoded(times.decode_s, times.preprocess_s, times.profile)
-        self.admission.decoded(times.decode_s + times.preprocess_s)
+        self.admission.decoded(times.decode_s + times.preprocess_s, model.number)
         return times
 
-    def _queue(self, slot: int, task: Task, flight: Flight[Done], trace: ImageTrace) -> Job:
+    def _queue(self, slot: int, task: Task, flight: Flight[Done], trace: ImageTrace, model: ModelParts) -> Job:
         if self.open_requests.verdict is not None:  # the service has ended during decoding
             raise self._ended()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         trace.queued = time.monotonic()
-        flight.job = job = Job(slot, task, trace.queued, done, flight.request_class)
+        flight.job = job = Job(slot, task, trace.queued, done, flight.request_class, model.key)
         self.backend.submit(job, more=bool(self.decode_pool.inline.waiting))
         return job
 

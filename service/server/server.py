@@ -31,7 +31,7 @@ from service.devices.pool import WORKER
 from service.engine.engine import Engine
 from service.server import metrics_port
 from service.server.prefork import parent
-from service.server.prefork.remote_pool import RemotePool
+from service.server.prefork.remote_registry import RemoteRegistry
 from service.server.protocol import protocol
 from service.server.signals import Signals
 from service.settings import Settings
@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
     `parent` connects one of several HTTP processes to their parent; without it this process serves the metrics port.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, parent: RemotePool | None = None) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, parent: RemoteRegistry | None = None) -> None:
         super().__init__(config)
         self.failed = False
         self._engine = engine
@@ -162,13 +162,13 @@ def serve(settings: Settings, worker: str = WORKER) -> int:
     return _run(create_app(settings, worker), settings)
 
 
-def serve_child(settings: Settings, context: ProcessContext, pool: RemotePool, sockets: list[socket.socket]) -> int:
+def serve_child(settings: Settings, context: ProcessContext, pool: RemoteRegistry, sockets: list[socket.socket]) -> int:
     """Serve as one of several HTTP processes, which accept connections from these sockets; returns the exit status."""
     return _run(create_app(settings, context=context), settings, sockets, pool)
 
 
 def _run(
-    app: FastAPI, settings: Settings, sockets: list[socket.socket] | None = None, pool: RemotePool | None = None
+    app: FastAPI, settings: Settings, sockets: list[socket.socket] | None = None, pool: RemoteRegistry | None = None
 ) -> int:
     config = uvicorn.Config(
         app,
@@ -191,5 +191,5 @@ def _run(
     except SystemExit:  # a port is taken, or uvicorn could not start
         return 1
     if server.failed and pool is None:
-        log.critical("ended: %s", app.state.engine.backend.state.failure)  # the last line of the log
+        log.critical("ended: %s", app.state.engine.failure)  # the last line of the log
     return 1 if server.failed else 0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from tests.clients import native
 from tests.clients.pictures import picture
@@ -25,6 +25,7 @@ NAME = "tiny"
 MAX_BODY = 200_000
 MAX_IMAGES = 4
 PATIENCE_S = 60.0
+ADMIN = "key-of-an-administrator"
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,14 @@ def started(directory: Path) -> Iterator[Servers]:
     model = write_tiny_model(directory / NAME)
     for name in ("normal", "full", "starting"):
         (directory / f"{name}.d").mkdir()
+    limits: dict[str, Any] = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES}
+    control: dict[str, Any] = {"model_control": "explicit", "admin_keys": ADMIN}
     starting = Server(directory / "starting.d" / "server.log", model=model)
     try:
         (unborn,) = starting.wait_for(starting.children)
         os.kill(unborn, signal.SIGSTOP)  # while it loads: the server stays in that state
         with (
-            serving(directory / "normal.d", model=model, max_body_bytes=MAX_BODY, max_images=MAX_IMAGES) as normal,
+            serving(directory / "normal.d", model=model, **limits, **control) as normal,
             serving(directory / "full.d", model=model, queue_images=1, max_batch=1, watchdog_ms=600_000) as full,
         ):
             yield Servers(normal.url, full.url, full.device_pid(), starting.url)

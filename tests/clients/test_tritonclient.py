@@ -10,7 +10,7 @@ import pytest
 from tests.clients import native
 from tests.clients.opened import opened
 from tests.clients.pictures import HEIGHT, WIDTH, picture, pixels
-from tests.clients.servers import MAX_BODY, NAME, Servers
+from tests.clients.servers import ADMIN, MAX_BODY, NAME, Servers
 
 triton: Any = pytest.importorskip("tritonclient.http", reason="make test-clients installs tritonclient")
 aio: Any = pytest.importorskip("tritonclient.http.aio")
@@ -158,6 +158,30 @@ def test_errors_of_the_request(servers: Servers) -> None:
     for error, status, says in cases:
         assert status == error.status()
         assert says in error.message()
+
+
+def test_models_are_listed_reloaded_and_unloaded(servers: Servers) -> None:
+    """The calls for Triton's model repository work with a key of an administrator, and fail without one."""
+    good, key = client(servers.normal), {"Authorization": f"Bearer {ADMIN}"}
+    ready = {"name": NAME, "version": "1", "state": "READY", "reason": ""}
+    assert "model_repository" in good.get_server_metadata()["extensions"]
+
+    assert [ready] == good.get_model_repository_index(headers=key)
+    good.load_model(NAME, headers=key)
+    good.unload_model(NAME, headers=key)
+    assert not good.is_model_ready(NAME)
+    assert "404" == refused(servers.normal, encoded(PNG)).status()
+    good.load_model(NAME, headers=key, config='{"version_policy": {"specific": {"versions": [1]}}}')
+    assert [ready] == good.get_model_repository_index(headers=key)
+
+    for call, status, says in (
+        (lambda: good.load_model(NAME), "401", "VIM_ADMIN_KEYS"),
+        (lambda: good.load_model("nope", headers=key), "404", "'nope' does not exist"),
+        (lambda: good.unload_model("nope", headers=key), "404", "'nope' is not loaded"),
+    ):
+        with pytest.raises(triton.InferenceServerException, match=says) as caught:
+            call()
+        assert status == caught.value.status()
 
 
 def test_a_full_queue(servers: Servers) -> None:

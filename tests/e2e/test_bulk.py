@@ -21,7 +21,7 @@ from tests.e2e.server import Server, serving
 from tests.tiny import photo
 
 PHOTOS = [photo(seed) for seed in range(3)]
-DEPTH, ANSWERED = 'vim_queue_depth{class="bulk"}', 'vim_images_total{class="bulk",op="embed"}'
+DEPTH, ANSWERED = 'vim_queue_depth{class="bulk"}', 'vim_images_total{class="bulk",model="tiny",op="embed"}'
 
 
 class Stream:

@@ -27,7 +27,7 @@ async def batches_passed(url: str) -> tuple[list[float], list[float]]:
             before = await samples(probe)
             assert 200 == (await client.post()).status
             after = await samples(probe)
-            passed.append(after["vim_batches_total"] - before["vim_batches_total"])
+            passed.append(after['vim_batches_total{model="tiny"}'] - before['vim_batches_total{model="tiny"}'])
             queued.append(before[BULK_DEPTH])
         await client.close()
     assert {200} == {reply.status for reply in bulk.replies}
@@ -53,6 +53,6 @@ def test_a_class_is_counted_and_logged(tmp_path: Path, tiny: Path) -> None:
         assert 200 == lazy.status_code
         assert (422, "invalid_options") == (wrong.status_code, wrong.json()["code"])
         assert "X-Request-Class must be one of interactive, bulk" in wrong.json()["detail"]
-        assert 'vim_images_total{class="bulk",op="classify"} 1.0' in page
-        assert 'vim_queue_wait_seconds_count{class="bulk"} 1.0' in page
+        assert 'vim_images_total{class="bulk",model="tiny",op="classify"} 1.0' in page
+        assert 'vim_queue_wait_seconds_count{class="bulk",model="tiny"} 1.0' in page
         assert '"class": "bulk"' in server.log

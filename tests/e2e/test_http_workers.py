@@ -59,10 +59,10 @@ def _views(server: Server) -> dict[str, Any]:
     """The state that the process of a new connection reports."""
     [statistics] = httpx.get(f"{server.url}/v2/models/tiny/stats", timeout=60).json()["model_stats"]
     return {
-        "images": server.metric('vim_images_total{class="interactive",op="classify"}'),
-        "batches": server.metric("vim_batches_total"),
+        "images": server.metric('vim_images_total{class="interactive",model="tiny",op="classify"}'),
+        "batches": server.metric('vim_batches_total{model="tiny"}'),
         "capacity": server.metric("vim_queue_capacity"),
-        "ready": server.metric("vim_ready"),
+        "ready": server.metric('vim_ready{model="tiny"}'),
         "inferences": statistics["inference_count"],
         # both are sent to every process a few times a second, so they may differ for a moment
         "info": {name: value for name, value in server.info().items() if name not in ("batch_seconds", "queue")},
@@ -176,8 +176,8 @@ def test_one_poison_image_is_quarantined_for_all(tmp_path: Path, tiny: Path) -> 
         answers = [httpx.post(f"{server.url}/v1/classify", content=plain(SEGFAULT), timeout=120) for _ in range(6)]
 
         assert [(500, "inference_failed")] * 6 == [(one.status_code, one.json()["code"]) for one in answers]
-        assert 2 == server.metric('vim_device_lost_total{device="cpu"}')
-        assert 1 == server.metric("vim_quarantined_images_total")
+        assert 2 == server.metric('vim_device_lost_total{device="cpu",model="tiny"}')
+        assert 1 == server.metric('vim_quarantined_images_total{model="tiny"}')
 
 
 def test_the_service_ends_when_its_model_cannot_be_loaded(tmp_path: Path) -> None:

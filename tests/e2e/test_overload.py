@@ -43,7 +43,7 @@ def test_ten_times_overload_is_refused_and_answered_in_full(tmp_path: Path, tiny
     assert [] == ledger.broken
     assert answered >= QUEUE
     assert refused > 4 * answered
-    assert answered == grown('vim_images_total{class="interactive",op="classify"}')
+    assert answered == grown('vim_images_total{class="interactive",model="tiny",op="classify"}')
     assert refused == grown('vim_rejected_total{reason="queue_full"}')
     assert ledger.retries_after_s <= {str(second) for second in range(1, LONGEST_RETRY_S + 1)}
     assert {200} == {status for status, _ in ledger.probes}

@@ -56,7 +56,7 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
 
         assert f"cpu is lost: {reason}" in server.log
         assert f"cpu is lost: {device['last_reason']}; restart {device['restarts']}" in server.log
-        assert device["restarts"] == server.metric('vim_device_lost_total{device="cpu"}')
+        assert device["restarts"] == server.metric('vim_device_lost_total{device="cpu",model="tiny"}')
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:
         assert 500 == again.status_code
         assert "quarantined" in again.json()["detail"]
         assert restarts == server.devices()[0]["restarts"]
-        assert 1 == server.metric("vim_quarantined_images_total")
+        assert 1 == server.metric('vim_quarantined_images_total{model="tiny"}')
         assert "one image failed alone (device_lost)" in server.log
 
 
@@ -112,7 +112,7 @@ def test_out_of_memory_is_learned(tmp_path: Path, tiny: Path) -> None:
         async with Load(server.url, clients=16) as load:
             await asyncio.sleep(1.5)
         assert load.ledger.clean, load.ledger.complaints
-        assert server.metric('vim_batch_limit{device="cpu"}') == server.info()["limits"]["max_batch"] <= 3
+        assert server.metric('vim_batch_limit{device="cpu",model="tiny"}') == server.info()["limits"]["max_batch"] <= 3
         assert "out of memory with" in server.log
 
     with serving(tmp_path, faults={ROOM: 3, BATCH_S: 0.2}, model=tiny) as server:

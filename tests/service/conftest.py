@@ -51,7 +51,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 async def until_settled(app: FastAPI) -> None:
     """Wait until the engine is ready or has failed."""
     async with asyncio.timeout(START_TIMEOUT_S):
-        while app.state.engine.backend.state.phase == "starting":
+        while app.state.engine.find().phase == "starting":
             await asyncio.sleep(0.02)
 
 

@@ -16,6 +16,7 @@ STATUS = {
     "malformed_body": 400,
     "url_not_supported": 400,
     "unsupported_input": 400,
+    "load_failed": 400,
     "unauthorized": 401,
     "not_found": 404,
     "model_not_found": 404,

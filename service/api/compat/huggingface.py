@@ -51,8 +51,19 @@ Answer = list[Scored] | list[list[Scored]]
 @labelled("huggingface", "classify")
 async def predict(request: Request) -> Response:
     """Hugging Face's image classification of a bare image or `{"inputs": base64}`: `[{"label", "score"}, ...]`."""
+    return await _predict(request)
+
+
+@router.post("/models/{model}", summary="Classify an image", response_model=Answer, openapi_extra=_EXTRA)
+@labelled("huggingface", "classify")
+async def predict_by(request: Request, model: str) -> Response:
+    """The same with a model by name, for a client with the URL of this path as its model."""
+    return await _predict(request, model)
+
+
+async def _predict(request: Request, name: str | None = None) -> Response:
     engine = dependencies.engine_of(request)
-    engine.check(Task("classify"))
+    dependencies.choose(request, Task("classify"), name)
     body = await read_body(request)
     content_type = request.headers.get("content-type", "")
     found, many = await dependencies.in_thread(request, _parse, body, content_type, engine.settings.max_images)

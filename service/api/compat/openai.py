@@ -23,7 +23,8 @@ from service.api.responses import JsonResponse
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
 from service.engine.engine import Answer
-from service.errors import InvalidOptions, ServiceError, UnknownModel, UnsupportedInput
+from service.engine.models import Wanted
+from service.errors import InvalidOptions, ServiceError, UnsupportedInput
 from service.jobs import Given, Task
 
 router = APIRouter(route_class=DirectRoute, tags=["openai"])
@@ -78,7 +79,7 @@ _PROBLEMS = problems(*INFERENCE, model=OpenAIProblem)
 async def embeddings(request: Request) -> Response:
     """OpenAI's embeddings: `input` is one image or a list: data URIs, base64 or `{"image": ...}`, but no text."""
     engine = dependencies.engine_of(request)
-    engine.check(Task("embed"))
+    dependencies.choose_early(request, Task("embed"))
     body = await read_body(request)
     wanted, images = await dependencies.in_thread(request, _parse, body, engine.settings.max_images)
     _check(request, wanted)
@@ -89,8 +90,9 @@ async def embeddings(request: Request) -> Response:
 
 @router.get("/v1/models", summary="List models", response_model=OpenAIModels)
 async def models(request: Request) -> Response:
-    """OpenAI's list of models: the one model that is served."""
-    return JsonResponse({"object": "list", "data": [_model(request)]})
+    """OpenAI's list of models, the default one first."""
+    models = dependencies.engine_of(request).backend.state.models
+    return JsonResponse({"object": "list", "data": [_model(request, one.id.name) for one in models]})
 
 
 @router.get(
@@ -100,9 +102,8 @@ async def models(request: Request) -> Response:
     responses=problems(404, model=OpenAIProblem),
 )
 async def one_model(request: Request, model: str) -> Response:
-    """The served model, by its id."""
-    _check_model(request, model)
-    return JsonResponse(_model(request))
+    """A model, by its id."""
+    return JsonResponse(_model(request, dependencies.engine_of(request).find(Wanted(model)).id.name))
 
 
 def speaks(path: str) -> bool:
@@ -146,19 +147,12 @@ def _contents(messages: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def _check(request: Request, wanted: EmbeddingsRequest) -> None:
-    if wanted.model not in _UNNAMED:
-        _check_model(request, str(wanted.model))
+    dependencies.choose(request, Task("embed"), None if wanted.model in _UNNAMED else wanted.model)
     if wanted.modality != "image":
         raise UnsupportedInput(f"modality {wanted.modality[:20]!r} is not supported: this is a vision-only model")
     dim = dependencies.model_of(request).embedding_dim
     if wanted.dimensions not in (*_UNSIZED, dim):
         raise UnsupportedInput(f"embeddings of this model have {dim} dimensions, not {wanted.dimensions}")
-
-
-def _check_model(request: Request, name: str) -> None:
-    served = dependencies.engine_of(request).settings.served_name
-    if name != served:
-        raise UnknownModel(f"the model {name[:100]!r} does not exist; this server has {served!r}")
 
 
 def _render(answer: Answer, wanted: EmbeddingsRequest) -> Response:
@@ -177,7 +171,5 @@ def _render(answer: Answer, wanted: EmbeddingsRequest) -> Response:
     return JsonResponse(content, headers=dependencies.model_headers(answer.model))
 
 
-def _model(request: Request) -> dict[str, Any]:
-    created = request.app.state.created
-    name = dependencies.engine_of(request).settings.served_name
-    return {"id": name, "object": "model", "created": created, "owned_by": "vim-server"}
+def _model(request: Request, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": request.app.state.created, "owned_by": "vim-server"}

@@ -94,7 +94,7 @@ async def ready(request: Request) -> Response:
 
 async def _content(request: Request, example: str) -> dict[str, Any]:
     engine = dependencies.engine_of(request)
-    engine.check(Task("embed"))
+    dependencies.choose(request, Task("embed"))
     body = await read_body(request)
     return await dependencies.in_thread(request, load_object, body, engine.settings.max_images, only_json(example))
 

@@ -1,6 +1,6 @@
 """The routes of the Open Inference Protocol v2 (KServe, Triton): health, metadata, config, statistics and infer.
 
-The model has two names, because the protocol allows one data type for an input. NAME takes encoded images (BYTES).
+Each model has two names, because the protocol allows one data type for an input. NAME takes encoded images (BYTES).
 NAME-tensor takes pixels (UINT8 NHWC of any size), which are preprocessed like a decoded image. The format of tensors is
 in `service.api.oip.tensors`.
 """
@@ -20,7 +20,7 @@ from service import __version__
 from service.api import dependencies, health
 from service.api.compat.schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
 from service.api.oip import tensors
-from service.api.oip.statistics import Statistics
+from service.api.oip.statistics import AllStatistics, Statistics
 from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor
 from service.api.record import Labels, labelled, record_of
 from service.api.request.body import read_body
@@ -29,13 +29,14 @@ from service.api.responses import OCTETS, JsonResponse, normalised, rows
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, Responses, problems
 from service.engine.engine import Answer
-from service.errors import MalformedBody, ServiceError, UnknownModel, UnsupportedInput
+from service.engine.models import Wanted
+from service.errors import MalformedBody, NotReady, ServiceError, UnsupportedInput
 from service.jobs import Given, Task
+from service.status import ModelInfo, ModelState
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=DirectRoute)
 
 HEADER = "Inference-Header-Content-Length"
-VERSION = "1"
 HIGHEST_PRIORITY = 1  # larger numbers are less urgent; 0 means the default
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 _MODEL = "/models/{model}"
@@ -50,11 +51,26 @@ _BINARY: Responses = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One of the two names of the model, and its input."""
+    """One of the two names of a model, and its input."""
 
     name: str
-    datatype: str
-    shape: tuple[int, ...]  # the batch dimension is the first
+    state: ModelState
+    pixels: bool = False
+
+    @property
+    def version(self) -> str:
+        """The version that is served."""
+        return self.state.id.version
+
+    @property
+    def datatype(self) -> str:
+        """The data type of the input."""
+        return "UINT8" if self.pixels else "BYTES"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the input; the batch dimension is the first."""
+        return (-1, -1, -1, 3) if self.pixels else (-1, 1)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -64,9 +80,11 @@ class Served:
 
 @router.get("", summary="Server metadata")
 @router.get("/", include_in_schema=False)
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata(request: Request) -> dict[str, Any]:
     """The server's name, its version, and the supported extensions of the protocol."""
-    return {"name": "vim-server", "version": __version__, "extensions": EXTENSIONS}
+    control = dependencies.engine_of(request).settings.model_control == "explicit"
+    extensions = (*EXTENSIONS, "model_repository") if control else EXTENSIONS
+    return {"name": "vim-server", "version": __version__, "extensions": extensions}
 
 
 @router.get("/health/live", summary="Server liveness", responses=problems(503))
@@ -85,8 +103,9 @@ async def ready(request: Request) -> dict[str, bool]:
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(request: Request) -> dict[str, Any]:
-    """Statistics of both names since the start, for requests of this protocol: counts, and nanoseconds by stage."""
-    return {"model_stats": [_statistics(request, one.name).as_dict(one.name, VERSION) for one in _names(request)]}
+    """Statistics of all names since the start, for requests of this protocol: counts, and nanoseconds by stage."""
+    models = dependencies.engine_of(request).backend.state.models
+    return {"model_stats": [_counted(request, name) for one in models for name in _names(one)]}
 
 
 @router.get(_MODEL, summary="Model metadata", response_model=OipMetadata, responses=_UNREADY)
@@ -97,10 +116,10 @@ async def model_metadata(request: Request, model: str) -> Response:
     return JsonResponse(
         {
             "name": served.name,
-            "versions": [VERSION],
+            "versions": [served.version],
             "platform": "vim_server",
             "inputs": [served.metadata],
-            "outputs": _outputs(request),
+            "outputs": _outputs(served),
         }
     )
 
@@ -108,9 +127,9 @@ async def model_metadata(request: Request, model: str) -> Response:
 @router.get(_MODEL + "/ready", summary="Model readiness", responses=_UNREADY)
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
-    """Readiness, as `/readyz`, for one of the two names."""
+    """Readiness of one model, by one of its two names."""
     served = _served(request, model)
-    await health.readyz(request)
+    health.check_ready(dependencies.engine_of(request), served.state)
     return {"name": served.name, "ready": True}
 
 
@@ -120,7 +139,7 @@ async def model_config(request: Request, model: str) -> Response:
     """The model configuration that Triton's clients and perf_analyzer request first."""
     served = _served(request, model)
     settings = dependencies.engine_of(request).settings
-    fingerprint = dependencies.model_of(request).fingerprint
+    outputs = [_configured(one) for one in _outputs(served)]
     return JsonResponse(
         {
             "name": served.name,
@@ -129,9 +148,9 @@ async def model_config(request: Request, model: str) -> Response:
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": min(settings.max_images, settings.queue_images),
             "input": [_configured(served.metadata)],
-            "output": [_configured(one) for one in _outputs(request)],
+            "output": outputs,
             "dynamic_batching": {},
-            "parameters": {"fingerprint": {"string_value": fingerprint}},
+            "parameters": {"fingerprint": {"string_value": _model(served).fingerprint}},
         }
     )
 
@@ -139,9 +158,8 @@ async def model_config(request: Request, model: str) -> Response:
 @router.get(_MODEL + "/stats", summary="Statistics of a model", responses=_UNKNOWN)
 @router.get(_VERSIONED + "/stats", include_in_schema=False)
 async def statistics(request: Request, model: str) -> dict[str, Any]:
-    """The statistics of one of the two names."""
-    served = _served(request, model)
-    return {"model_stats": [_statistics(request, served.name).as_dict(served.name, VERSION)]}
+    """The statistics of one of the two names of a model."""
+    return {"model_stats": [_counted(request, _served(request, model))]}
 
 
 @router.post(
@@ -156,7 +174,7 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
 async def infer(request: Request, model: str) -> Response:
     """Scores, embedding and label of each image, as JSON or as raw tensors."""
     served = _served(request, model)
-    counts = _statistics(request, served.name)
+    counts = _statistics(request, served)
     try:
         return await _infer(request, served, counts)
     except ServiceError:
@@ -166,12 +184,13 @@ async def infer(request: Request, model: str) -> Response:
 
 async def _infer(request: Request, served: Served, counts: Statistics) -> Response:
     engine = dependencies.engine_of(request)
-    engine.check(Task("embed"))
+    dependencies.choose(request, Task("embed"), served.state.id.name, request.path_params.get("version"))
     body = await read_body(request)
     limit = engine.settings.max_images
     header, images = await dependencies.in_thread(request, _parse, body, _json_size(request), served, limit)
-    wanted = header.outputs or [OutputHeader(name=one["name"]) for one in _outputs(request)]
-    task = _task(wanted, [one["name"] for one in _outputs(request)])
+    names = [one["name"] for one in _outputs(served)]
+    wanted = header.outputs or [OutputHeader(name=name) for name in names]
+    task = _task(wanted, names)
     record = record_of(request.scope)
     record.labels = Labels("oip", task.op)
     if header.parameters.priority > HIGHEST_PRIORITY:
@@ -243,7 +262,7 @@ def _classified(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[str]:
 
 
 def _render(answer: Answer, served: Served, header: RequestHeader, outputs: Sequence[Output]) -> Response:
-    head: dict[str, Any] = {"model_name": served.name, "model_version": VERSION}
+    head: dict[str, Any] = {"model_name": served.name, "model_version": answer.version}
     if header.id is not None:
         head["id"] = header.id
     head["parameters"] = {"fingerprint": answer.model.fingerprint}
@@ -263,33 +282,33 @@ def _json_size(request: Request) -> int | None:
     return int(given)
 
 
-def _names(request: Request) -> tuple[Served, Served]:
-    encoded, pixels = both(dependencies.engine_of(request).settings.served_name)
-    return Served(encoded, "BYTES", (-1, 1)), Served(pixels, "UINT8", (-1, -1, -1, 3))
-
-
-def both(name: str) -> tuple[str, str]:
-    """Return the two names of the model: for encoded images, and for pixels."""
-    return name, name + _TENSOR
+def _names(state: ModelState) -> tuple[Served, Served]:
+    name = state.id.name
+    return Served(name, state), Served(name + _TENSOR, state, pixels=True)
 
 
 def _served(request: Request, model: str) -> Served:
-    version = request.path_params.get("version", VERSION)
-    names = _names(request)
-    found = next((one for one in names if one.name == model), None)
-    if found is None:
-        known = " and ".join(one.name for one in names)
-        raise UnknownModel(f"Request for unknown model: '{model[:100]}' is not found; this server has {known}")
-    if version != VERSION:
-        raise UnknownModel(
-            f"Request for unknown model: '{model}' version '{version[:20]}' is not found; the only version is {VERSION}"
-        )
-    return found
+    """The model that is requested by one of its two names. Raises UnknownModel."""
+    version = request.path_params.get("version")
+    engine = dependencies.engine_of(request)
+    for one in engine.backend.state.models:
+        for served in _names(one):
+            if served.name == model:
+                engine.find(Wanted(one.id.name, version))
+                return served
+    engine.find(Wanted(model, version))
+    raise NotReady("the models are not known yet", retry_after_s=1)
 
 
-def _outputs(request: Request) -> list[dict[str, Any]]:
+def _model(served: Served) -> ModelInfo:
+    if served.state.model is None:
+        raise NotReady(served.state.reason, retry_after_s=1)
+    return served.state.model
+
+
+def _outputs(served: Served) -> list[dict[str, Any]]:
     """The outputs of the model; without a classifier head only the embedding. Raises NotReady before it is loaded."""
-    model = dependencies.model_of(request)
+    model = _model(served)
     scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model.classes)}
     embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model.embedding_dim)}
     labels = {"name": "labels", "datatype": "BYTES", "shape": (-1, 1)}
@@ -302,6 +321,10 @@ def _configured(one: dict[str, Any]) -> dict[str, Any]:
     return {"name": one["name"], "data_type": f"TYPE_{kind}", "dims": one["shape"][1:]}
 
 
-def _statistics(request: Request, name: str) -> Statistics:
-    by_name: dict[str, Statistics] = request.app.state.statistics
-    return by_name[name]
+def _statistics(request: Request, served: Served) -> Statistics:
+    statistics: AllStatistics = request.app.state.statistics
+    return statistics.of(served.state.id.number, pixels=served.pixels)
+
+
+def _counted(request: Request, served: Served) -> dict[str, Any]:
+    return _statistics(request, served).as_dict(served.name, served.version)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from service.devices.usage import MODELS
 from service.engine.engine import Answer
 from service.jobs import Result
-from service.system.shared_counts import SharedCount
+from service.system.shared_counts import SharedCount, SharedCounts, alone
 
 _STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
 _KINDS = ("success", "fail", *_STAGES, "cache_hit", "cache_miss")
@@ -16,19 +17,33 @@ NAMES = 2  # names of one model; see `service.api.oip.routes`
 
 
 def numbers(largest_batch: int) -> int:
-    """The number of counts that the statistics of all names need."""
-    return NAMES * _numbers(largest_batch)
-
-
-def statistics_of(names: Sequence[str], counts: list[SharedCount], largest_batch: int) -> dict[str, Statistics]:
-    """Make the statistics of each name; `counts` are `numbers(largest_batch)`."""
-    assert len(names) == NAMES
-    each = _numbers(largest_batch)
-    return {name: Statistics(counts[n * each : (n + 1) * each], largest_batch) for n, name in enumerate(names)}
+    """The number of counts that the statistics of all models need. Those that are not used take no memory."""
+    return MODELS * NAMES * _numbers(largest_batch)
 
 
 def _numbers(largest_batch: int) -> int:
     return 2 * len(_KINDS) + 1 + 2 * (largest_batch + 1)
+
+
+class AllStatistics:
+    """The statistics of each name of each model."""
+
+    def __init__(self, largest_batch: int, counts: SharedCounts | None = None, first: int = 0) -> None:
+        """`counts` holds `numbers(largest_batch)` from the index `first`; None: this process counts alone."""
+        self._largest_batch = largest_batch
+        self._counts = counts or alone(numbers(largest_batch))
+        self._first = first
+        self._found: dict[int, Statistics] = {}
+
+    def of(self, model: int, *, pixels: bool) -> Statistics:
+        """The statistics of the model with this number, for the name that takes encoded images, or pixels."""
+        name = model * NAMES + pixels
+        if name not in self._found:
+            each = _numbers(self._largest_batch)
+            first = self._first + name * each
+            counts = self._counts[first : first + each]
+            self._found[name] = Statistics(counts, self._largest_batch)
+        return self._found[name]
 
 
 class Statistics:

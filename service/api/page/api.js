@@ -7,16 +7,23 @@ export class Problem extends Error {
   }
 }
 
+let model = ""; // of all requests; empty: the server's default
+
+/** Ask this model from now on; "" is the server's default one. */
+export function use(name) {
+  model = name;
+}
+
 const BULK = { "X-Request-Class": "bulk" };
 
 export async function classify(blob, topK) {
-  const answer = await post(`v1/classify?top_k=${topK}`, blob);
+  const answer = await post(at("v1/classify", { top_k: topK }), blob);
   const body = await answer.json();
   return { body, predictions: body.results[0].predictions, stages: stages(answer) };
 }
 
 export async function embed(blob) {
-  const answer = await post("v1/embed", blob, { Accept: "application/octet-stream" });
+  const answer = await post(at("v1/embed"), blob, { Accept: "application/octet-stream" });
   return {
     vector: new Float32Array(await answer.arrayBuffer()),
     fingerprint: answer.headers.get("X-Model-Fingerprint"),
@@ -28,7 +35,7 @@ export async function embed(blob) {
 export async function classifyMany(blobs, classes) {
   const form = new FormData();
   blobs.forEach((blob, i) => form.append("image", blob, `${i}.jpg`));
-  const answer = await post(`v1/classify?top_k=${classes}`, form, BULK);
+  const answer = await post(at("v1/classify", { top_k: classes }), form, BULK);
   const { results, batches } = await answer.json();
   const failed = results.find((one) => one.error);
   if (failed) throw new Problem(failed.error.message, { code: failed.error.code });
@@ -36,7 +43,12 @@ export async function classifyMany(blobs, classes) {
 }
 
 export async function info() {
-  return (await checked(await fetch("info"))).json();
+  return (await checked(await fetch(at("info")))).json();
+}
+
+function at(path, options = {}) {
+  const query = new URLSearchParams(model ? { ...options, model } : options).toString();
+  return query ? `${path}?${query}` : path;
 }
 
 function byClass({ predictions }) {

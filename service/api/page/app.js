@@ -1,14 +1,14 @@
 // Connects the parts of the page: there is one current picture, which is sent again when it or an option changes.
 
-import { classify, embed, info as askInfo } from "./api.js";
+import { classify, embed, info as askInfo, use } from "./api.js";
 import * as gallery from "./gallery.js";
 import * as picture from "./picture.js";
 import * as saliency from "./saliency.js";
-import { $, bars, element, noProblem, percent, problem, status, timing, vector as showVector } from "./show.js";
+import { $, bars, element, models, noProblem, percent, problem, status, timing, vector as showVector } from "./show.js";
 import { snippets } from "./snippets.js";
 
-const now = { info: null, blob: null, name: "photo.jpg", bitmap: null, best: null, vector: null, turn: 0, tab: 0 };
-const other = { bitmap: null, vector: null };
+const now = { info: null, blob: null, name: "photo.jpg", bitmap: null, best: null, vector: null, turn: 0, asked: 0, tab: 0, model: "" };
+const other = { file: null, bitmap: null, vector: null, fingerprint: "" };
 
 const share = () => (now.info?.preprocess ? now.info.preprocess.size / now.info.preprocess.resize : 1);
 const topK = () => Number($("top_k").value);
@@ -72,17 +72,19 @@ async function look() {
 }
 
 function compare() {
-  const ready = now.vector && other.vector;
+  const ready = now.vector && other.vector && now.fingerprint === other.fingerprint;
   $("cosine").textContent = ready ? gallery.cosine(now.vector, other.vector).toFixed(3) : "–";
 }
 
 async function takeOther(file) {
+  Object.assign(other, { file, vector: null });
   try {
     other.bitmap = await picture.read(file);
     if (other.bitmap) picture.show($("right"), other.bitmap);
     $("other-slot").classList.add("full");
     $("right").setAttribute("aria-label", `Second picture: ${file.name}`);
-    other.vector = (await embed(file)).vector;
+    const { vector, fingerprint } = await embed(file);
+    Object.assign(other, { vector, fingerprint });
     compare();
   } catch (error) {
     problem(error);
@@ -140,7 +142,7 @@ async function showSamples() {
 function showSnippet() {
   const op = document.querySelector("input[name=op]:checked").value;
   const base = location.href.replace(/[?#].*$/, "").replace(/\/$/, "");
-  const found = snippets({ base, op, topK: topK(), model: now.info?.model?.name ?? "demo" });
+  const found = snippets({ base, op, topK: topK(), model: now.info?.model?.name ?? "demo", named: now.model });
   now.tab = Math.min(now.tab, found.length - 1);
   $("tabs").replaceChildren(...found.map(({ name }, i) => tab(name, i)));
   const { code, needs } = found[now.tab];
@@ -197,13 +199,29 @@ function droppable(target, use) {
   }
 }
 
+/** Ask another model; the pictures are sent again, because vectors of different models cannot be compared. */
+async function chooseModel() {
+  use($("model").value);
+  Object.assign(now, { best: null, vector: null });
+  $("heat").hidden = $("look-off").hidden = true;
+  $("look-note").textContent = "";
+  await refresh();
+  await ask();
+  if (other.file) await takeOther(other.file);
+}
+
 async function refresh() {
+  const asked = ++now.asked;
   try {
     const fresh = await askInfo();
-    const changed = fresh.model?.fingerprint !== now.info?.model?.fingerprint;
+    if (asked !== now.asked) return; // another model was chosen
+    const changed = fresh.model?.fingerprint !== now.info?.model?.fingerprint || fresh.models?.length !== now.info?.models?.length;
     now.info = fresh;
+    now.model = models(fresh);
     if (changed) await Promise.all([showSnippet(), showGallery()]);
   } catch (error) {
+    if (asked !== now.asked) return;
+    if (error.code === "model_not_found") use(""); // unloaded meanwhile; the next time the default one is asked
     status(error.status === 503 ? { state: "not ready" } : null);
     return;
   }
@@ -233,6 +251,7 @@ function wire() {
   $("forget").addEventListener("click", () => gallery.empty().then(showGallery));
   $("copy").addEventListener("click", copy);
   $("tabs").addEventListener("keydown", moveTab);
+  $("model").addEventListener("change", chooseModel);
   $("top_k").addEventListener("change", () => {
     $("bars").style.setProperty("--rows", topK());
     showSnippet();

@@ -84,6 +84,19 @@ export function noProblem() {
   $("error").hidden = true;
 }
 
+/** With several models, offer those that are ready, and the one in use; returns the name in use, else "". */
+export function models({ models: all = [], model }) {
+  const several = all.length > 1;
+  const names = all.filter(({ name, state }) => state === "ready" || name === model.name).map(({ name }) => name);
+  const select = $("model");
+  const shown = Array.from(select.options, (option) => option.value);
+  if (String(shown) !== String(names)) select.replaceChildren(...names.map((name) => element("option", name, { value: name })));
+  select.value = model.name;
+  select.hidden = !several;
+  document.querySelector('[data-status="model"]').hidden = several;
+  return several ? model.name : "";
+}
+
 export function status(info) {
   const set = (name, text) => (document.querySelector(`[data-status="${name}"]`).textContent = text);
   document.querySelector('[data-status="state"]').dataset.ok = info?.state === "ready" ? "yes" : "no";

@@ -1,8 +1,10 @@
 // Code for the same request in other languages. Tests copy each snippet from the page and run it beside a photo.jpg.
 
-export function snippets({ base, op, topK, model }) {
-  const question = op === "classify" ? `classify?top_k=${topK}` : "embed";
-  return [curl, ours, huggingface, openai, triton, javascript].flatMap((make) => make({ base, op, topK, model, question }) || []);
+/** `named` is the model if the server has several, else empty: then no request has to name it. */
+export function snippets({ base, op, topK, model, named }) {
+  const query = [op === "classify" && `top_k=${topK}`, named && `model=${named}`].filter(Boolean).join("&");
+  const question = query ? `${op}?${query}` : op;
+  return [curl, ours, huggingface, openai, triton, javascript].flatMap((make) => make({ base, op, topK, model, named, question }) || []);
 }
 
 const curl = ({ base, question }) => ({
@@ -11,12 +13,12 @@ const curl = ({ base, question }) => ({
   code: `curl --data-binary @photo.jpg '${base}/v1/${question}'`,
 });
 
-const ours = ({ base, op, topK }) => ({
+const ours = ({ base, op, topK, named }) => ({
   name: "Python",
   needs: "pip install ./client",
   code: `from vim_client import Client
 
-with Client("${base}") as client:
+with Client("${base}"${named ? `, model="${named}"` : ""}) as client:
     ${op === "classify"
     ? `for prediction in client.classify("photo.jpg", top_k=${topK}).predictions:
         print(prediction.label, prediction.score)`
@@ -25,12 +27,12 @@ with Client("${base}") as client:
 `,
 });
 
-const huggingface = ({ base, op, topK }) => op === "classify" && ({
+const huggingface = ({ base, op, topK, named }) => op === "classify" && ({
   name: "huggingface_hub",
   needs: "pip install huggingface_hub",
   code: `from huggingface_hub import InferenceClient
 
-client = InferenceClient("${base}")
+client = InferenceClient("${base}${named ? `/models/${named}` : ""}")
 for found in client.image_classification("photo.jpg", top_k=${topK}):
     print(found.label, found.score)
 `,

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from service.api.dependencies import in_thread
+from service.api.dependencies import choose, choose_early, in_thread
 from service.api.record import KEY, RequestRecord
 from service.api.request import content_encoding, multipart
 from service.api.request.image_fields import from_text
 from service.api.request.json_body import load_object
+from service.api.schemas import ImageOptions
 from service.engine.admission import BodyAccount
 from service.engine.engine import Engine
 from service.errors import (
@@ -37,6 +38,7 @@ from service.jobs import Given, RequestClass, Task
 from service.system import blocking
 
 Options = TypeVar("Options", bound=BaseModel)
+Native = TypeVar("Native", bound=ImageOptions)
 
 LARGE = 1 << 20  # bytes; copying a body of this size takes milliseconds, longer into new memory
 MOST_FIELD_BYTES = 1000  # the longest option in a form
@@ -55,13 +57,16 @@ class Inputs:
     fields: Mapping[str, Any]
 
 
-async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[list[Given], Options]:
-    """Read a request of the native API: its images and its options.
+async def receive(request: Request, task: Task, schema: type[Native]) -> tuple[list[Given], Native]:
+    """Read a request of the native API: its images and its options. It then uses the model that they name.
 
     Raises what `Engine.check`, `read_body`, `parse` and `validate` raise.
     """
     engine: Engine = request.app.state.engine
-    engine.check(task)
+    if name := request.query_params.get("model"):
+        choose(request, task, name)
+    else:
+        choose_early(request, task)
     body = await read_body(request)
     record: RequestRecord = request.scope[KEY]
     content_type = record.headers.get("content-type", "")
@@ -69,7 +74,10 @@ async def receive(request: Request, task: Task, schema: type[Options]) -> tuple[
         found = await in_thread(request, parse, body, content_type, engine.settings.max_images)
     else:
         found = Inputs([body], {})
-    return found.images, validate(schema, request.query_params, found.fields)
+    options = validate(schema, request.query_params, found.fields)
+    if options.model is not None or record.model is None:
+        choose(request, task, options.model)
+    return found.images, options
 
 
 async def read_body(request: Request) -> bytes:
@@ -81,7 +89,8 @@ async def read_body(request: Request) -> bytes:
     engine: Engine = request.app.state.engine
     record: RequestRecord = request.scope[KEY]
     record.request_class = request_class(record.headers)
-    account = record.body = BodyAccount(engine.admission, record.request_class)  # the middleware closes it
+    number = record.model.id.number if record.model else 0
+    account = record.body = BodyAccount(engine.admission, record.request_class, number)  # the middleware closes it
     limit = engine.settings.max_body_bytes
     body = await read_limited(request, limit, account, engine.settings.body_timeout_ms / 1000)
     record.bytes = len(body)

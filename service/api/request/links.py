@@ -20,6 +20,7 @@ from service.fetch.outcome import FetchError, Outcome
 from service.images.formats import sniff
 from service.jobs import Given, Item, Link, Task
 from service.settings import Settings
+from service.status import ModelState
 
 if TYPE_CHECKING:
     from service.fetch.fetcher import Fetcher
@@ -53,7 +54,13 @@ class Links:
             await self._fetcher.close()
 
     async def images(
-        self, given: Sequence[Given], task: Task, deadline: float, account: BodyAccount, request_id: str
+        self,
+        given: Sequence[Given],
+        task: Task,
+        state: ModelState,
+        deadline: float,
+        account: BodyAccount,
+        request_id: str,
     ) -> list[Item]:
         """The images of a request; a link that cannot be fetched becomes an error in its place.
 
@@ -65,7 +72,7 @@ class Links:
         if urls and self._fetcher is None:
             found = dict.fromkeys(urls, UrlNotSupported(OFF))
         elif urls and self._fetcher:
-            self._engine.check(task)
+            self._engine.check(task, state)
             self._check_count(len(urls))
             try:
                 async with asyncio.timeout_at(deadline):

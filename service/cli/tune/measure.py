@@ -52,12 +52,12 @@ async def measure(settings: Settings, files: Sequence[bytes], seconds: float, sa
     load = os.getloadavg()[0]
     say("starting ...")
     imports_s = await asyncio.to_thread(_imports)
-    async with _device(settings) as (device, slots, loaded, ready, start_s):
+    async with _device(settings) as (device, views, loaded, ready, start_s):
         say("decoding ...")
         decoding = await asyncio.to_thread(_decode, samples, loaded, settings, seconds)
         say("forward passes ...")
         task = Task("classify" if loaded.model.classes else "embed")
-        passes = await _passes(device, slots, task, ready.max_batch, seconds)
+        passes = await _passes(device, views, task, ready.max_batch, seconds)
         settings = _one_device(settings, loaded)
     say("both at once ...")
     together = await _together(settings, samples, task, seconds)
@@ -95,15 +95,17 @@ def _imports() -> float:
 
 
 @asynccontextmanager
-async def _device(settings: Settings) -> AsyncIterator[tuple[DeviceProcess, Slots, Loaded, Ready, float]]:
+async def _device(settings: Settings) -> AsyncIterator[tuple[DeviceProcess, np.ndarray, Loaded, Ready, float]]:
     slots = Slots(settings.queue_images)
     device = DeviceProcess(settings, settings.devices[0], slots.descriptor, WORKER)
     start = time.perf_counter()
     try:
         loaded = await device.start()
-        slots.map(loaded.model.image_size)
-        ready = await device.warm_up(slots.total)
-        yield device, slots, loaded, ready, time.perf_counter() - start
+        area = slots.add(loaded.model.image_size)
+        device.attach(slots.total, area)
+        while (ready := await device.warm_up()) is None:
+            pass
+        yield device, slots.views(area), loaded, ready, time.perf_counter() - start
     except DeviceLost as lost:
         raise CommandError(str(lost)) from lost
     finally:
@@ -156,10 +158,12 @@ def _rate(threads: int, decode: Callable[[bytes], None], samples: Sequence[bytes
     return done / (time.perf_counter() - start)
 
 
-async def _passes(device: DeviceProcess, slots: Slots, task: Task, largest: int, seconds: float) -> dict[int, float]:
+async def _passes(
+    device: DeviceProcess, views: np.ndarray, task: Task, largest: int, seconds: float
+) -> dict[int, float]:
     """Median seconds of a pass by batch size; the sizes alternate, so that changes of the machine affect all."""
     noise = np.random.default_rng(0)
-    for view in slots.views:
+    for view in views:
         view[:] = noise.integers(0, 256, view.shape, np.uint8)
     sizes = [1 << n for n in range(largest.bit_length()) if 1 << n < largest] + [largest]
     taken: dict[int, list[float]] = {size: [] for size in sizes}
@@ -181,9 +185,9 @@ async def _together(settings: Settings, samples: Sequence[bytes], task: Task, se
     """Images per second through the engine, with twice the largest batch in flight."""
     async with local_engine(settings) as engine:
         source = _endless(samples)
-        await asyncio.gather(*(_client(engine, source, task, 0) for _ in range(2 * engine.backend.state.max_batch)))
+        await asyncio.gather(*(_client(engine, source, task, 0) for _ in range(2 * engine.find().max_batch)))
         start = time.monotonic()
-        clients = [_client(engine, source, task, start + seconds) for _ in range(2 * engine.backend.state.max_batch)]
+        clients = [_client(engine, source, task, start + seconds) for _ in range(2 * engine.find().max_batch)]
         done = await asyncio.gather(*clients)
         return sum(done) / (time.monotonic() - start)
 

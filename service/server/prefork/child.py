@@ -18,7 +18,7 @@ from service.devices.slots import Lease, Slots
 from service.errors import SettingsError
 from service.server.prefork import counts, sockets
 from service.server.prefork.messages import ChildStart, ToChild
-from service.server.prefork.remote_pool import RemotePool
+from service.server.prefork.remote_registry import RemoteRegistry
 from service.server.server import serve_child
 from service.settings import Settings
 from service.telemetry.multiprocess import MultiprocessDirectory
@@ -42,7 +42,7 @@ def main(socket_descriptor: int, slots_descriptor: int, counts_descriptor: int, 
     log.configure(settings.log_level, process=start.name)
     shared = counts.mapped(settings, counts_descriptor, start.number)
     lease = Lease(slots_descriptor, start.number, settings.http_workers)
-    pool = RemotePool(Slots(settings.queue_images, shared.usage, lease), connection)
+    pool = RemoteRegistry(Slots(settings.queue_images, shared.usage, lease), connection)
     metrics = MultiprocessDirectory(start.metrics, start.name)
     context = ProcessContext(pool, metrics, shared.statistics, start.created)
     try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.api.oip.statistics import numbers
+from service.api.oip.statistics import AllStatistics, numbers
 from service.devices import usage
 from service.devices.usage import Usage
 from service.settings import Settings
 from service.system import shared_counts
-from service.system.shared_counts import SharedCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class Counts:
     """The counts as one HTTP process sees them."""
 
     usage: Usage
-    statistics: list[SharedCount]  # of the Open Inference Protocol
+    statistics: AllStatistics  # of the Open Inference Protocol
 
 
 def memory(settings: Settings) -> int:
@@ -28,7 +27,8 @@ def memory(settings: Settings) -> int:
 def mapped(settings: Settings, descriptor: int, number: int) -> Counts:
     """The counts in that file, for the HTTP process with this number."""
     counts = shared_counts.mapped(descriptor, settings.http_workers, _numbers(settings), number)
-    return Counts(Usage.of(counts[: usage.NUMBERS]), counts[usage.NUMBERS :])
+    usage_counts = Usage.of(counts[: usage.NUMBERS])
+    return Counts(usage_counts, AllStatistics(settings.queue_images, counts, usage.NUMBERS))
 
 
 def _numbers(settings: Settings) -> int:

@@ -1,18 +1,19 @@
 """The messages between the HTTP processes and their parent. Pixels are not sent: they are in slots.
 
-    parent to HTTP process   ChildStart, ServiceState, Outcomes
-    HTTP process to parent   Listening, Submissions
+    parent to HTTP process   ChildStart, ServiceState, Outcomes, Controlled
+    HTTP process to parent   Listening, Submissions, Using, Control
 
 A job is identified by its slot, counted over the slots of all HTTP processes, until the parent has freed the slot.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from service.ipc import Message
 from service.jobs import RequestClass, Task
-from service.status import BackendState
+from service.status import BackendState, IndexEntry
 
 
 class ChildStart(Message, frozen=True):
@@ -37,6 +38,7 @@ class Submission(NamedTuple):
     task: Task
     enqueued_at: float  # all processes share the monotonic clock
     request_class: RequestClass
+    model: int  # key
 
 
 class Submissions(Message, frozen=True):
@@ -75,11 +77,36 @@ class Outcomes(Message, frozen=True):
 
 
 class ServiceState(Message, frozen=True):
-    """The state of the devices, sent whenever it changes."""
+    """The state of the models, sent whenever it changes."""
 
     state: BackendState
-    seconds_per_image: float
+    seconds_per_image: Mapping[int, float]  # by model (key)
 
 
-ToChild = ChildStart | ServiceState | Outcomes
-FromChild = Listening | Submissions
+class Using(Message, frozen=True):
+    """The models (keys) that the HTTP process may still submit jobs for, after the state with this serial."""
+
+    serial: int
+    models: tuple[int, ...]
+
+
+class Control(Message, frozen=True):
+    """List, load or unload models."""
+
+    id: int
+    action: Literal["index", "load", "unload"]
+    name: str = ""
+    version: str | None = None
+
+
+class Controlled(Message, frozen=True):
+    """The answer to Control: the index, or the code and detail of a `ServiceError`."""
+
+    id: int
+    code: str = ""
+    detail: str = ""
+    index: tuple[IndexEntry, ...] = ()
+
+
+ToChild = ChildStart | ServiceState | Outcomes | Controlled
+FromChild = Listening | Submissions | Using | Control

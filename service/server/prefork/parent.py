@@ -185,10 +185,12 @@ class Parent:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
-            await self._broker.pool.close()
-        if failure := self._broker.pool.state.failure:
-            log.critical("ended: %s", failure)  # the last line of the log
-        return 1 if failure else status
+            await self._broker.registry.close()
+        default = self._broker.registry.state.find()
+        if default is None or not default.failure:
+            return status
+        log.critical("ended: %s", default.failure)  # the last line of the log
+        return 1
 
     async def _run_children(self) -> None:
         """Start the first process; when it accepts connections, the settings are valid, and all others are started."""
@@ -219,7 +221,7 @@ class Parent:
             self._broker.send_state()
 
     async def _watch_failure(self) -> None:
-        await self._broker.pool.failed.wait()
+        await self._broker.registry.failed.wait()
         self._end()
 
     def _on_signal(self, number: int) -> None:
@@ -229,7 +231,7 @@ class Parent:
         if self._signals.count > 1:
             return
         log.info("%s: draining", signal.Signals(number).name)
-        self._broker.pool.drain()
+        self._broker.registry.drain()
         self._end()
 
     def _end(self) -> None:

@@ -48,7 +48,7 @@ async def test_metrics_count_requests_and_batches(client: httpx.AsyncClient) -> 
 
     assert 'vim_requests_total{api="native",code="200",model="tiny",op="classify"}' in page
     assert "vim_batch_size_bucket" in page
-    assert "vim_ready 1.0" in page
+    assert 'vim_ready{model="tiny"} 1.0' in page
 
 
 async def test_unknown_paths_and_methods_have_the_same_error_shape(client: httpx.AsyncClient) -> None:

@@ -21,7 +21,9 @@ async def test_identical_images_at_once_are_computed_once(client: httpx.AsyncCli
     before = await samples(client)
     answers = await asyncio.gather(*(client.post("/v1/classify", content=photo(31)) for _ in range(COUNT)))
     after = await samples(client)
-    ran, joined = (after[name] - before[name] for name in ("vim_batch_size_sum", "vim_joined_images_total"))
+    ran, joined = (
+        after[name] - before[name] for name in ('vim_batch_size_sum{model="tiny"}', "vim_joined_images_total")
+    )
 
     assert COUNT == ran + joined
     assert joined > 0

@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics
 from tests.service.devices.scripted_devices import model_info
 
 LABELS = ("a", "b", "c")
-METRICS = Metrics(model="tiny", queue_capacity=1)
+METRICS = Metrics(queue_capacity=1)
 
 
 def result(*values: float) -> Result:
@@ -29,7 +29,7 @@ def result(*values: float) -> Result:
 
 def answer_of(*outcomes: Outcome) -> Answer:
     """The answer of a request with these outcomes."""
-    return Answer(list(outcomes), Timings(), dataclasses.replace(model_info(), labels=LABELS), 0, [])
+    return Answer(list(outcomes), Timings(), dataclasses.replace(model_info(), labels=LABELS), "1", 0, [])
 
 
 def test_top_k_is_sorted_and_clamped() -> None:

@@ -21,6 +21,7 @@ from service.cli.run import summary
 from service.cli.terminal import Progress
 from service.images.decode import DecodeLimits, Decoder
 from service.settings import Settings
+from tests.tiny import write_tiny_model
 
 TINY = Model("tiny", "0123456789ab")
 
@@ -32,7 +33,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Iterator[None]:
         monkeypatch.delenv(name)
     for name, value in {"VIM_MODEL": str(tiny_model), "VIM_DEVICE": "cpu", "VIM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
-    root, engine = logging.getLogger(), logging.getLogger("vim.engine")
+    root, engine = logging.getLogger(), logging.getLogger("vim.pool")
     before = root.handlers[:], root.level, engine.filters[:]
     yield
     root.handlers[:], root.level, engine.filters[:] = before[0], before[1], before[2]
@@ -127,6 +128,59 @@ def test_info_says_what_the_model_is(tiny_model: Path, capsys: pytest.CaptureFix
     assert {"model", "preprocess", "device", "dtype", "scan", "versions", "limits"} <= info.keys()
 
 
+def test_of_several_models_the_default_one_answers(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command uses the first model of a list, under its name there."""
+    monkeypatch.delenv("VIM_MODEL")
+    monkeypatch.setenv("VIM_MODELS", f"mine={tiny_model},other=demo")
+
+    assert 0 == main(["info", "--json"])
+    assert "mine" == json.loads(capsys.readouterr().out)["model"]["name"]
+
+
+def test_model_selects_one_of_several(
+    folder: Path,
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`--model` is a name of VIM_MODELS or of the repository; the answers are by that model."""
+    other = write_tiny_model(tmp_path / "models" / "other", seed=1)
+    monkeypatch.delenv("VIM_MODEL")
+    monkeypatch.setenv("VIM_MODELS", f"tiny={tiny_model},mine={other}")
+    assert 0 == main(["classify", str(folder / "z.JPG"), "--model", "mine", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    scores = expected(other, folder / "z.JPG")["scores"][0]
+    assert ("mine", int(np.argmax(scores))) == (found["model"]["name"], found["predictions"][0]["index"])
+
+    monkeypatch.delenv("VIM_MODELS")
+    monkeypatch.setenv("VIM_MODEL_REPOSITORY", str(tmp_path / "models"))
+    assert 0 == main(["info", "--model", "other", "--json"])
+    assert found["model"]["fingerprint"] == json.loads(capsys.readouterr().out)["model"]["fingerprint"]
+
+
+@pytest.mark.parametrize("command", [["classify", "x.jpg"], ["embed", "x.jpg"], ["info"], ["tune"]])
+@pytest.mark.parametrize(("models", "known"), [("", "tiny"), ("a=demo,b=demo", "a, b")])
+def test_an_unknown_model_is_one_line_with_the_known_names(
+    command: list[str], models: str, known: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With VIM_MODEL alone the only name is that of answers; nothing is loaded for another."""
+    if models:
+        monkeypatch.delenv("VIM_MODEL")
+        monkeypatch.setenv("VIM_MODELS", models)
+
+    assert 1 == main([*command, "--model", "absent"])
+    assert ("", f"--model: there is no model 'absent'; the settings have {known}\n") == capsys.readouterr()
+
+
+def test_the_only_model_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """With VIM_MODEL alone `--model` may be the name that answers have."""
+    assert 0 == main(["info", "--model", "tiny", "--json"])
+    assert "tiny" == json.loads(capsys.readouterr().out)["model"]["name"]
+
+
 def test_the_command_itself_never_imports_torch() -> None:
     """The command never imports torch, which only the device process needs."""
     import subprocess
@@ -148,7 +202,8 @@ def test_the_command_itself_never_imports_torch() -> None:
         (["embed", "a.jpg", "--out", "/"], "--out"),
         (["embed", "a.jpg", "--out", "holiday.txt"], "holiday.txt does not end in .npy"),
         (["serve", "--queue-images", "9"], "--queue-images is not an option here: set VIM_QUEUE_IMAGES"),
-        (["classify", "a.jpg", "--model=demo"], "(an option of serve only): set VIM_MODEL in the environment"),
+        (["classify", "a.jpg", "--device=cpu"], "(an option of serve only): set VIM_DEVICE in the environment"),
+        (["classify", "a.jpg", "--model", ""], "must be the name of a model"),
         (["serve", "--prot", "9302"], "unrecognized arguments: --prot 9302"),
     ],
 )

@@ -33,6 +33,7 @@ class FakeServer:
         self.reply: Callable[[int, bytes], Reply] = lambda _, data: classified(data.decode())
         self.posts = 0
         self.paths: list[str] = []
+        self.asked: list[str] = []  # the paths of all requests, also those for /info
         self.together = 0
         self.most_together = 0
         self._lock = threading.Lock()
@@ -42,6 +43,7 @@ class FakeServer:
         with self._lock:
             number, self.posts = self.posts, self.posts + 1
             self.paths.append(path)
+            self.asked.append(path)
             self.together += 1
             self.most_together = max(self.most_together, self.together)
         try:
@@ -66,6 +68,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeServer, str]]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            fake.asked.append(self.path)
             self._answer(fake.info)
 
         def do_POST(self) -> None:
@@ -232,6 +235,51 @@ def test_a_model_without_classes_is_told_before_the_first_image(
     assert 1 == main(["classify", *files, "--url", url])
     assert "no classifier head" in capsys.readouterr().err
     assert 0 == fake.posts
+
+
+def test_the_model_is_named_in_every_request(server: tuple[FakeServer, str], files: list[str]) -> None:
+    """`--model` is sent to /info and with each image; without it nothing is."""
+    fake, url = server
+    fake.info = (200, {}, INFO | {"models": [MODEL, MODEL | {"name": "other"}]})
+
+    assert 0 == main(["classify", files[0], "--url", url, "--model", "m"])
+    assert 0 == main(["info", "--url", url, "--model", "m"])
+    assert 0 == main(["classify", files[0], "--url", url])
+    named, unnamed = (
+        ["/info?model=m", "/v1/classify?top_k=5&model=m", "/info?model=m"],
+        ["/info", "/v1/classify?top_k=5"],
+    )
+    assert named + unnamed == fake.asked
+
+
+def test_an_older_server_is_not_sent_a_model(
+    server: tuple[FakeServer, str], files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that lists no models would refuse the option; its only model may be named, and no other."""
+    fake, url = server
+
+    assert 0 == main(["classify", files[0], "--url", url, "--model", "m"])
+    assert ["/v1/classify?top_k=5"] == fake.paths
+    capsys.readouterr()
+    for command in (["info"], ["classify", files[0]]):
+        assert 1 == main([*command, "--url", url, "--model", "other"])
+        assert f"{url} has no model 'other'; it has m\n" == capsys.readouterr().err
+    assert 1 == fake.posts
+
+
+@pytest.mark.parametrize("missing_at", ["info", "image"])
+def test_an_unknown_model_is_the_servers_message(
+    missing_at: str, server: tuple[FakeServer, str], files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command ends with the server's line, which has the known names; also if the model is unloaded meanwhile."""
+    fake, url = server
+    unknown: Reply = (404, {}, {"code": "model_not_found", "detail": "no model 'm'; this server has 'a', 'b'"})
+    fake.info = unknown if missing_at == "info" else (200, {}, INFO | {"models": [MODEL]})
+    fake.reply = lambda *_: unknown
+
+    assert 1 == main(["classify", *files, "--url", url, "--model", "m", "--batch", "1"])
+    assert "no model 'm'; this server has 'a', 'b'\n" in capsys.readouterr().err
+    assert int(missing_at == "image") == fake.posts
 
 
 def test_nobody_there_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,14 +60,14 @@ def test_a_file_is_used_for_what_neither_option_nor_variable_says(served: list[S
     assert "5" == os.environ["VIM_MAX_IMAGES"]
 
 
-def test_api_keys_of_a_file_are_not_left_in_the_environment(served: list[Settings], tmp_path: Path) -> None:
+def test_keys_of_a_file_are_not_left_in_the_environment(served: list[Settings], tmp_path: Path) -> None:
     """As those of the variable, keys are not passed on to child processes."""
-    (tmp_path / "vim.toml").write_text(f'api_keys = "{"k" * 20}"')
+    (tmp_path / "vim.toml").write_text(f'api_keys = "{"k" * 20}"\nadmin_keys = "{"a" * 20}"')
 
     assert 0 == main(["serve", "--config", str(tmp_path / "vim.toml"), "--port", "0"])
 
-    assert 1 == len(served[0].api_keys)
-    assert "VIM_API_KEYS" not in os.environ
+    assert 1 == len(served[0].api_keys) == len(served[0].admin_keys)
+    assert {"VIM_API_KEYS", "VIM_ADMIN_KEYS"}.isdisjoint(os.environ)
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

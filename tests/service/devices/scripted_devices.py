@@ -18,7 +18,8 @@ from service.devices.messages import BatchDone, Loaded, Ready
 from service.devices.process import DeviceLost
 from service.devices.slots import Slots
 from service.devices.supervisor import Supervisor
-from service.jobs import Job, RequestClass, Task
+from service.devices.turns import Turns
+from service.jobs import Area, Job, RequestClass, Task
 from service.settings import Settings
 from service.status import DeviceInfo, ModelInfo
 from service.telemetry.metrics import Metrics
@@ -87,13 +88,16 @@ class FakeDevice:
         self.watchdog_s: float | None = None
         self.lost: DeviceLost | None = None
 
-    async def start(self) -> Loaded:
+    async def start(self, *, background: bool = False) -> Loaded:
         self.script.steps.append("load")
         if isinstance(self.behaviour, DeviceLost):
             raise self.behaviour
         return Loaded(model_info())
 
-    async def warm_up(self, slots: int) -> Ready:
+    def attach(self, slots: int, area: Area) -> None:
+        """Map nothing."""
+
+    async def warm_up(self) -> Ready | None:
         self.script.steps.append("self-test and warm-up")
         return Ready(
             self.script.largest, {1: 0.001, 8: self.script.slowest_s}, {"name": "torch"}, {}, depth=self.script.depth
@@ -126,9 +130,23 @@ class Supervised(Supervisor):
 
     task: asyncio.Task[None]
 
-    def __init__(self, context: Context, name: str, canary: Canary) -> None:
-        super().__init__(context, name, canary)
+    def __init__(self, context: Context, name: str, metrics: Metrics) -> None:
+        super().__init__(context, name)
         self.context = context
+        self.metrics = metrics
+
+
+def context_of(slots: Slots, turns: Turns | None = None, metrics: Metrics | None = None, **settings: Any) -> Context:
+    """The context of one model."""
+    return Context(
+        settings=Settings.model_validate(settings),
+        metrics=(metrics or Metrics(queue_capacity=SLOTS)).model("m"),
+        slots=slots,
+        queue=Batcher(),
+        worker="",
+        canary=Canary(slots),
+        turns=turns or Turns(),
+    )
 
 
 @asynccontextmanager
@@ -137,15 +155,9 @@ async def supervised(monkeypatch: pytest.MonkeyPatch, script: Script, **settings
     monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
-    slots = Slots(SLOTS)
-    context = Context(
-        settings=Settings.model_validate(settings),
-        metrics=Metrics(model="m", queue_capacity=SLOTS),
-        slots=slots,
-        queue=Batcher(),
-        worker="",
-    )
-    supervisor = Supervised(context, "cpu", Canary(slots))
+    slots, metrics = Slots(SLOTS), Metrics(queue_capacity=SLOTS)
+    context = context_of(slots, metrics=metrics, **settings)
+    supervisor = Supervised(context, "cpu", metrics)
     task = asyncio.create_task(supervisor.run())
     supervisor.task = task
     try:
@@ -160,14 +172,18 @@ def submit(
     supervisor: Supervised, count: int, request_class: RequestClass = "interactive"
 ) -> list[asyncio.Future[Any]]:
     """Queue jobs, each in a slot of its own."""
-    context = supervisor.context
+    return [job.done for job in put(supervisor.context, count, request_class)]
+
+
+def put(context: Context, count: int, request_class: RequestClass = "interactive") -> list[Job]:
+    """Queue jobs of one model, each in a slot of its own."""
     loop = asyncio.get_running_loop()
     slots = context.slots.acquire(count)
     queued = [Job(slot, Task("embed"), loop.time(), loop.create_future(), request_class) for slot in slots]
     for job in queued:
         context.queue.put(job)
     context.wake.set()
-    return [job.done for job in queued]
+    return queued
 
 
 async def outcomes(futures: list[asyncio.Future[Any]]) -> list[Any]:

@@ -74,15 +74,18 @@ def test_a_waiting_device_should_look_when_that_changes_something() -> None:
     assert batcher.put(job(), more=False, limit=32)
 
 
-def test_poll_takes_a_batch_that_is_due() -> None:
-    """`poll` returns a due batch, else the time until one is due; a partial batch can be held back longer."""
+def test_a_batch_that_is_not_full_can_be_held_back() -> None:
+    """A batch that is not full waits at least `hold_s`, a batch of jobs that failed too; a full one does not."""
     batcher, one = Batcher(max_wait_s=0.01), job(at=1.0)
-    assert ([], None) == batcher.poll(2, 1.0)
+    assert batcher.due_in(2, 1.0, hold_s=0.5) is None
     batcher.put(one)
 
-    assert 0.004 == pytest.approx(batcher.poll(2, 1.006)[1])
-    assert 0.5 == pytest.approx(batcher.poll(2, 1.02, hold_s=0.5)[1])
-    assert ([one], 0.0) == batcher.poll(1, 1.02, hold_s=0.5)
+    assert 0.004 == pytest.approx(batcher.due_in(2, 1.006, hold_s=0.001))
+    assert 0.5 == batcher.due_in(2, 1.02, hold_s=0.5)
+    assert 0 == batcher.due_in(1, 1.02, hold_s=0.5)
+    batcher.give_back([tuple(batcher.take(2, 1.02))])
+    assert 0 == batcher.due_in(2, 1.0)
+    assert 0.5 == batcher.due_in(2, 1.02, hold_s=0.5)
 
 
 def test_a_full_batch_does_not_wait() -> None:

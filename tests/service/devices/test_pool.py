@@ -11,9 +11,11 @@ import pytest
 from service.devices import supervisor as module
 from service.devices.pool import Pool
 from service.devices.process import DeviceLost
+from service.devices.slots import Slots
 from service.errors import InferenceFailed, NotReady
 from service.jobs import Job, Task
 from service.settings import Settings
+from service.status import ModelId
 from service.telemetry.metrics import Metrics
 from tests.service.devices.scripted_devices import SLOTS, FakeDevice, Script, dies_of, rows
 
@@ -22,12 +24,15 @@ MISSING = DeviceLost("no such GPU")
 
 
 @asynccontextmanager
-async def pool(monkeypatch: pytest.MonkeyPatch, script: Script, ready: str) -> AsyncIterator[Pool]:
+async def pool(
+    monkeypatch: pytest.MonkeyPatch, script: Script, ready: str, metrics: Metrics | None = None
+) -> AsyncIterator[Pool]:
     """A running pool of two scripted devices."""
     monkeypatch.setattr(module, "DeviceProcess", FakeDevice)
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
     settings = Settings.model_validate({"device": "cuda:0,cuda:1", "ready_devices": ready, "queue_images": SLOTS})
-    pool = Pool(settings, Metrics(model="m", queue_capacity=SLOTS, devices=settings.devices), "")
+    metrics = metrics or Metrics(queue_capacity=SLOTS)
+    pool = Pool(settings, metrics.model("m"), Slots(SLOTS), ModelId("m"), "")
     task = asyncio.create_task(pool.run())
     try:
         async with asyncio.timeout(10):
@@ -55,7 +60,20 @@ async def test_too_few_that_start_end_the_service(monkeypatch: pytest.MonkeyPatc
     """The service fails if one device does not start and all are required, or if none starts."""
     async with pool(monkeypatch, script, ready) as found:
         assert ("failed", "no such GPU") == (found.state.phase, found.state.failure)
-        assert found.failed.is_set()
+        assert found.settled.is_set()
+
+
+@pytest.mark.parametrize(("script", "loaded", "failed"), [(Script(rows), 1, 0), (Script(MISSING), 0, 1)])
+async def test_a_load_is_counted_by_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch, script: Script, loaded: int, failed: int
+) -> None:
+    """A pool that becomes ready has loaded its model; one that fails before that has not."""
+    metrics = Metrics(queue_capacity=SLOTS)
+    async with pool(monkeypatch, script, "all", metrics):
+        page = metrics.render()[0].decode()
+
+    assert f'vim_model_loads_total{{model="m",outcome="loaded"}} {loaded}.0' in page
+    assert f'vim_model_loads_total{{model="m",outcome="failed"}} {failed}.0' in page
 
 
 async def test_a_job_is_failed_at_once_when_the_model_cannot_be_served(monkeypatch: pytest.MonkeyPatch) -> None:

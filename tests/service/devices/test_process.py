@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from service import ipc
-from service.devices.messages import Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, ToDevice
+from service.devices.messages import Attach, BatchDone, BatchFailed, FromDevice, Ready, RunBatch, ToDevice, WarmUp
 from service.devices.process import BatchError, DeviceLost, DeviceProcess
-from service.jobs import Job, Task
+from service.jobs import Area, Job, Task
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -81,8 +81,10 @@ async def device() -> AsyncIterator[Connected]:
     ours = asyncio.create_task(device.start())
     await device.sent()
     ours.cancel()
-    warm = asyncio.create_task(device.warm_up(4))
+    device.attach(4, Area(0, 8))
+    warm = asyncio.create_task(device.warm_up())
     assert isinstance(await device.sent(), Attach)
+    assert isinstance(await device.sent(), WarmUp)
     device.says(Ready(8, {1: 0.001}, {}, {}))
     await warm
     yield device

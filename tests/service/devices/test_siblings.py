@@ -10,7 +10,9 @@ import pytest
 from service.devices import supervisor
 from service.devices.messages import Loaded
 from service.devices.pool import Pool
+from service.devices.slots import Slots
 from service.settings import Settings
+from service.status import ModelId
 from service.telemetry.metrics import Metrics
 from tests.service.devices.scripted_devices import CANARY, FakeDevice, Script, model_info, rows
 
@@ -27,7 +29,7 @@ class OneOfThree(FakeDevice):
         self.started.append(name)
         self.siblings = ("cuda:1", "cuda:2") if name == "auto" else ()
 
-    async def start(self) -> Loaded:
+    async def start(self, *, background: bool = False) -> Loaded:
         """Only the device that was not selected by number reports the others."""
         await super().start()
         return Loaded(model_info(device="H200", dtype="float16"), self.siblings)
@@ -38,7 +40,8 @@ async def test_every_device_there_is_gets_a_process(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(supervisor, "DeviceProcess", OneOfThree)
     monkeypatch.setattr(FakeDevice, "script", Script(rows), raising=False)
     monkeypatch.setattr(OneOfThree, "started", [], raising=False)
-    pool = Pool(Settings(queue_images=CANARY), Metrics(model="m", queue_capacity=CANARY), worker="")
+    metrics = Metrics(queue_capacity=CANARY).model("m")
+    pool = Pool(Settings(queue_images=CANARY), metrics, Slots(CANARY), ModelId("m"), worker="")
     task = asyncio.create_task(pool.run())
     async with asyncio.timeout(10):
         while len(pool.state.devices) < 3 or pool.state.phase != "ready":

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from service.devices.slots import Lease, Slots, map_slots
+from service.devices.slots import Lease, Slots, map_area
+from service.jobs import Area
+
+SMALL = Area(0, 8)
 
 
 @pytest.fixture
 def slots() -> Iterator[Slots]:
     """Four slots of 8 x 8 pixels."""
     slots = Slots(4)
-    slots.map(8)
+    assert slots.add(8) == SMALL
     yield slots
     slots.close()
     gc.collect()
@@ -25,8 +28,8 @@ def slots() -> Iterator[Slots]:
 def test_a_second_mapping_sees_the_pixels(slots: Slots) -> None:
     """Another mapping of the descriptor, as in a new device process, has the same pixels."""
     (slot,) = slots.acquire(1)
-    slots.views[slot][...] = 7
-    _, other = map_slots(slots.descriptor, slots.count, 8)
+    slots.views(SMALL)[slot][...] = 7
+    other = map_area(slots.descriptor, SMALL, slots.count).views
 
     np.testing.assert_array_equal(other[[slot]], np.full((1, 8, 8, 3), 7, np.uint8))
 
@@ -61,11 +64,9 @@ def test_a_slot_is_free_when_its_last_holder_releases_it(slots: Slots) -> None:
     assert len(set(slots.acquire(4))) == 4
 
 
-def leased(number: int, *, count: int, processes: int, size: int, memory: int) -> Slots:
+def leased(number: int, *, count: int, processes: int, memory: int) -> Slots:
     """The slots of one HTTP process, in the memory of the test."""
-    slots = Slots(count, lease=Lease(memory, number, processes))
-    slots.map(size)
-    return slots
+    return Slots(count, lease=Lease(memory, number, processes))
 
 
 @pytest.fixture
@@ -79,11 +80,11 @@ def memory() -> Iterator[int]:
 def test_each_process_has_slots_for_all_images(memory: int) -> None:
     """Two processes with four slots each write to different slots of the memory; the canary's is the last one."""
     os.ftruncate(memory, 9 * 8 * 8 * 3)
-    one, two = (leased(number, count=4, processes=2, size=8, memory=memory) for number in range(2))
+    one, two = (leased(number, count=4, processes=2, memory=memory) for number in range(2))
     for slots in (one, two):
         for slot in slots.acquire(4):
-            slots.views[slot][...] = slots.first + slot + 1
-    _, everything = map_slots(memory, 9, 8)
+            slots.views(SMALL)[slot][...] = slots.first + slot + 1
+    everything = map_area(memory, SMALL, 9).views
 
     assert [1, 2, 3, 4, 5, 6, 7, 8, 0] == everything[:, 0, 0, 0].tolist()
     assert [(9, 8), (9, 8)] == [(slots.total, slots.canary_slot) for slots in (one, two)]
@@ -93,24 +94,49 @@ def test_memory_beyond_the_part_of_a_process_is_given_back(memory: int) -> None:
     """A process of two that has used all eight slots keeps the memory of four, and of those that are in use."""
     size = 128  # 12 pages
     os.ftruncate(memory, 17 * size * size * 3)
-    slots = leased(1, count=8, processes=2, size=size, memory=memory)
+    slots = leased(1, count=8, processes=2, memory=memory)
+    views = slots.views(Area(0, size))
 
     def used() -> int:
         return os.fstat(memory).st_blocks * 512 // (size * size * 3)
 
     taken = slots.acquire(8)
     for slot in taken:
-        slots.views[slot][...] = 7
+        views[slot][...] = 7
     slots.release(*[slot for slot in taken if slot != 5])
     slots.trim()
     assert 8 == used()  # they were used since the last time
     slots.trim()
     assert 6 == used()
-    assert (slots.views[5] == 7).all()
+    assert (views[5] == 7).all()
     slots.release(5)
     slots.trim()
 
     assert 4 == used()
-    assert (slots.views[3] == 7).all()
-    assert (slots.views[4] == 0).all()
+    assert (views[3] == 7).all()
+    assert (views[4] == 0).all()
     assert 8 == len(slots.acquire(8))
+
+
+def test_each_model_has_pixels_of_its_own_for_the_same_slots(slots: Slots) -> None:
+    """Models with images of different sizes use the same slots; a model that is removed gives back all memory."""
+    (slot,) = slots.acquire(1)
+    large = slots.add(256)
+    slots.views(SMALL)[slot][...] = 1
+    slots.views(large)[slot][...] = 2
+
+    assert (slots.views(SMALL)[slot] == 1).all()
+    used = os.fstat(slots.descriptor).st_blocks
+    slots.remove(large)
+    assert used - os.fstat(slots.descriptor).st_blocks >= large.slot_bytes // 512
+    assert (slots.views(SMALL)[slot] == 1).all()
+
+
+def test_images_are_counted_by_model(slots: Slots) -> None:
+    """A slot counts for the model of its request until it is free."""
+    first, _ = slots.acquire(2, model=3)
+    slots.acquire(1, "bulk", model=4)
+    slots.release(first)
+
+    assert (1, 1) == (slots.in_use_of[3], slots.in_use_of[4])
+    assert (1, 1) == (slots.usage.images_of[3].own[0], slots.usage.images_of[4].own[0])

@@ -28,7 +28,7 @@ async def test_one_poison_image_fails_alone_and_is_quarantined(monkeypatch: pyte
         assert 1 == len(bad)
         assert 7 == sum(hasattr(answer, "values") for answer in answers)
         context = supervisor.context
-        assert isinstance(context.quarantine.check(context.slots.views[3], 0.0), InferenceFailed)
+        assert isinstance(context.quarantine.check(context.canary.pixels[3], 0.0), InferenceFailed)
 
 
 async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +48,9 @@ async def test_out_of_memory_lowers_the_largest_batch(monkeypatch: pytest.Monkey
         assert all(hasattr(answer, "values") for answer in first + second)
         assert max(script.batches) <= 2
         assert 0 == supervisor.restarts
-        page = supervisor.context.metrics.render("")[0].decode()
-        assert 'vim_batch_limit{device="cpu"} 2.0' in page
-        assert 'vim_batch_retries_total{reason="out_of_memory"}' in page
+        page = supervisor.metrics.render()[0].decode()
+        assert 'vim_batch_limit{device="cpu",model="m"} 2.0' in page
+        assert 'vim_batch_retries_total{model="m",reason="out_of_memory"}' in page
 
 
 async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ async def test_a_row_that_is_not_finite_fails_alone(monkeypatch: pytest.MonkeyPa
 
         assert isinstance(answers[0], NonFiniteOutput)
         assert 3 == sum(hasattr(answer, "values") for answer in answers)
-        assert "vim_widened_images_total 2.0" in supervisor.context.metrics.render("")[0].decode()
+        assert 'vim_widened_images_total{model="m"} 2.0' in supervisor.metrics.render()[0].decode()
         assert [4] == script.batches
 
 

@@ -15,7 +15,7 @@ from service.engine.admission import LONGEST_RETRY_S, Admission, BodyAccount, Pa
 from service.errors import BodyTooLarge, MemoryFull, QueueFull, TooManyImages
 from service.jobs import RequestClass
 from service.settings import Settings
-from service.status import BackendState
+from service.status import ModelState
 from service.system import shared_counts
 from service.system.shared_counts import SharedCount
 from tests.service.engine.fake_backend import FakeBackend
@@ -154,7 +154,7 @@ def test_retry_after_follows_the_queue_and_the_slowest_stage(
     backend: FakeBackend, device_s: float, decode_s: float, threads: int, expected: int
 ) -> None:
     """Retry-After is the time for all admitted images by the slowest stage, from 1 to 30 s."""
-    backend.seconds_per_image = device_s
+    backend.seconds_per_image = {1: device_s}
     control = admission(backend, threads)
     control.decoded(decode_s)
     control.admit("interactive", 8)
@@ -197,7 +197,7 @@ def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> N
     now = 0.0
     backend = FakeBackend(64)
     control = admission(backend, settings=Settings(queue_images=64))
-    control.pace = Pace(lambda: now)
+    control.paces[0] = Pace(lambda: now)
     slots = control.admit("interactive", 60)
     for slot in slots[40:]:
         now += 0.01
@@ -216,13 +216,13 @@ def test_a_queue_that_takes_longer_than_the_request_allows_is_full_for_it() -> N
 def test_what_the_devices_cannot_answer_in_time_is_refused_before_anything_was_measured() -> None:
     """Before any measurement the warm-up's time per image counts: 40 images of 0.1 s do not end in 3 s."""
     backend = FakeBackend(64)
-    backend.state = BackendState(least_image_s=0.1)
+    slow = ModelState(least_image_s=0.1)
     control = admission(backend, settings=Settings(queue_images=64))
-    control.admit("interactive", 40, 3.0)
+    control.admit("interactive", 40, 3.0, slow)
 
     with pytest.raises(QueueFull, match="queue too long: 40 images .* about 4000 ms; the request allows 3000 ms"):
-        control.admit("interactive", 1, 3.0)
-    assert 1 == len(control.admit("interactive", 1, 6.0))
+        control.admit("interactive", 1, 3.0, slow)
+    assert 1 == len(control.admit("interactive", 1, 6.0, slow))
     backend.slots.close()
 
 
@@ -279,7 +279,7 @@ class Rival:
 
 def test_two_processes_never_exceed_a_limit_together() -> None:
     """If another process adds between the check and the count of this one, this one withdraws its addition."""
-    counts = shared_counts.alone(usage.NUMBERS)
+    counts = list(shared_counts.alone(usage.NUMBERS))
     for number, amount in ((0, 5), (2, 600)):  # interactive images and bytes
         own = counts[number].own
         counts[number] = SharedCount(own, cast(memoryview, Rival(own, amount)))

@@ -107,7 +107,7 @@ async def test_how_each_process_fares_is_known_to_all(anyio_backend: object) -> 
     descriptor = shared_counts.memory(2, usage.NUMBERS)
     counts = [Usage.of(shared_counts.mapped(descriptor, 2, usage.NUMBERS, number)) for number in (0, 1)]
     os.close(descriptor)
-    metrics = Metrics(model="m", queue_capacity=8)
+    metrics = Metrics(queue_capacity=8)
     one, two = (Engine(Settings(), metrics, FakeBackend(8, usage=each)) for each in counts)
     one.report()
     assert not two.overdue

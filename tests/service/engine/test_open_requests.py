@@ -13,6 +13,7 @@ from service.engine.open_requests import OpenRequests
 from service.errors import Draining
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracer import NoTracer
+from tests.service.engine.fake_backend import FakeBackend
 
 pytestmark = pytest.mark.anyio
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -34,8 +35,8 @@ async def call(open_requests: OpenRequests, *, begins: bool) -> tuple[list[Messa
         return {"type": "http.disconnect"}
 
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/any", "headers": []}
-    metrics = Metrics(model="m", queue_capacity=1)
-    observe = Observe(app, metrics, "m", RouteLabels([]), open_requests, NoTracer())
+    metrics = Metrics(queue_capacity=1)
+    observe = Observe(app, metrics, RouteLabels([]), open_requests, NoTracer(), FakeBackend())
     task = asyncio.create_task(observe(scope, receive, send))
     await asyncio.sleep(0)
     return sent, task

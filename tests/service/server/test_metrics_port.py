@@ -19,7 +19,7 @@ async def test_metrics_may_have_a_port_of_their_own(unused_port: int) -> None:
     """The metrics port serves the metrics without a key, and no other paths."""
     settings = settings_for(Path("any"), api_keys="first-key-of-the-test", metrics_port=unused_port)
     async with (
-        metrics_port(settings, Metrics(model="m", queue_capacity=1)),
+        metrics_port(settings, Metrics(queue_capacity=1)),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{unused_port}") as scraper,
     ):
         page = (await scraper.get("/metrics")).text
@@ -33,7 +33,7 @@ async def test_metrics_may_have_a_port_of_their_own(unused_port: int) -> None:
 async def test_the_metrics_port_has_its_time_limits(unused_port: int) -> None:
     """The metrics port closes connections that send no complete header in time."""
     settings = settings_for(Path("any"), metrics_port=unused_port, header_timeout_ms=200)
-    async with metrics_port(settings, Metrics(model="m", queue_capacity=1)):
+    async with metrics_port(settings, Metrics(queue_capacity=1)):
         half = [await _ended(unused_port, sent) for sent in (b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")]
 
     assert (b"", b"HTTP/1.1 408 ") == (half[0], half[1][:13])
@@ -41,7 +41,7 @@ async def test_the_metrics_port_has_its_time_limits(unused_port: int) -> None:
 
 async def test_without_the_setting_there_is_no_port() -> None:
     """Without VIM_METRICS_PORT no second port is opened."""
-    async with metrics_port(settings_for(Path("any")), Metrics(model="m", queue_capacity=1)):
+    async with metrics_port(settings_for(Path("any")), Metrics(queue_capacity=1)):
         pass
 
 

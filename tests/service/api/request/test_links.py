@@ -293,7 +293,7 @@ async def test_bytes_that_are_no_image_are_free_at_once(
     account = BodyAccount(app.state.engine.admission, "interactive")
     deadline = asyncio.get_running_loop().time() + 30
     links = [Link(url) for url in (URL, PAGE, BIG, URL)]
-    items = await app.state.links.images(links, Task("embed"), deadline, account, "id")
+    items = await app.state.links.images(links, Task("embed"), app.state.engine.find(), deadline, account, "id")
     counted = account.size
     account.close()
 
@@ -323,7 +323,7 @@ async def test_a_server_that_ends_fetches_nothing(tiny_model: Path) -> None:
         engine.abandon()
         with pytest.raises(Draining):
             await Links(engine, web.fetcher()).images(
-                [Link(URL)], Task("embed"), 0.0, BodyAccount(engine.admission, "interactive"), "id"
+                [Link(URL)], Task("embed"), engine.find(), 0.0, BodyAccount(engine.admission, "interactive"), "id"
             )
 
     assert [] == web.dialled

@@ -14,16 +14,18 @@ import pytest
 from service.devices import supervisor as module
 from service.devices.messages import BatchDone
 from service.ipc import Connection as IpcConnection
-from service.jobs import Job, Task
+from service.jobs import Area, Job, Task
 from service.server.prefork.broker import Broker, Channel
 from service.server.prefork.messages import Outcomes, ServiceState, Submission, Submissions, ToChild
 from service.settings import Settings
+from service.status import ModelState
 from service.telemetry.metrics import Metrics
 from tests.service.devices import scripted_devices as scripts
 from tests.service.devices.scripted_devices import FakeDevice, Script, rows
 
 pytestmark = pytest.mark.anyio
 
+KEY = 1  # of the only model
 EACH = scripts.SLOTS // 2  # slots of one HTTP process, so that the canary's slot is where the scripts expect it
 
 
@@ -51,7 +53,19 @@ class Process:
 
     def submit(self, *slots: int) -> None:
         """Submit decoded images."""
-        self.send(Submissions(tuple(Submission(slot, Task("embed"), 0.0, "interactive") for slot in slots)))
+        self.send(Submissions(tuple(Submission(slot, Task("embed"), 0.0, "interactive", KEY) for slot in slots)))
+
+    @property
+    def model(self) -> ModelState:
+        """The only model of the latest state."""
+        [model] = self.state.state.models
+        return model
+
+    @property
+    def area(self) -> Area:
+        """The pixels of the model."""
+        assert self.model.area is not None
+        return self.model.area
 
     @property
     def outcomes(self) -> dict[int, float | str]:
@@ -84,15 +98,15 @@ async def running(monkeypatch: pytest.MonkeyPatch, script: Script, **settings: A
     monkeypatch.setattr(module, "BACKOFF_S", (0.0,))
     monkeypatch.setattr(FakeDevice, "script", script, raising=False)
     wanted = {"device": "cpu", "http_workers": 2, "queue_images": EACH} | settings
-    broker = Broker(Settings.model_validate(wanted), Metrics(model="m", queue_capacity=0), "")
+    broker = Broker(Settings.model_validate(wanted), Metrics(queue_capacity=0), "")
     task = asyncio.create_task(broker.run())
     try:
-        await until(lambda: broker.pool.state.phase != "starting")
+        await until(lambda: broker.registry.state.models[0].phase != "starting")
         yield broker
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await broker.pool.close()
+        await broker.registry.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -127,8 +141,8 @@ async def test_a_process_receives_the_state_when_it_connects(monkeypatch: pytest
         broker.send_state()
 
         assert [ServiceState] == [type(one) for one in late.received]
-        assert ("ready", 8) == (late.state.state.phase, late.state.state.max_batch)
-        assert late.state.state.model is not None
+        assert ("ready", 8) == (late.model.phase, late.model.max_batch)
+        assert late.model.model is not None
 
 
 async def test_the_images_of_a_process_that_has_ended_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +188,7 @@ async def test_an_image_that_killed_a_device_is_refused_from_whatever_process(mo
     async with running(monkeypatch, Script(dies_alone)) as broker:
         one, two = join(broker, 0), join(broker, 1)
         for slot in (1, EACH):
-            broker.slots.views[slot][...] = 9
+            broker.slots.views(two.area)[slot][...] = 9
         one.submit(1)
         await until(lambda: one.outcomes)
         two.submit(EACH)
@@ -193,7 +207,7 @@ async def test_when_the_devices_are_given_up_everybody_is_told(monkeypatch: pyte
         await until(lambda: two.outcomes)
 
         assert ["not_ready"] * 3 == [*one.outcomes.values(), *two.outcomes.values()]
-        assert "failed" == two.state.state.phase
+        assert "failed" == two.model.phase
 
 
 async def test_slots_that_a_predecessor_had_submitted_are_not_freed_to_its_successor(
