@@ -6,7 +6,7 @@
 
 By default Qdrant runs in this process and keeps nothing. With `--qdrant URL` a server keeps the vectors, and images
 that it has are not embedded again. The name of the collection contains the fingerprint of the model, so that vectors of
-different models are never mixed.
+different models are never mixed. With `--model NAME` one of several models of the server is used.
 """
 
 from __future__ import annotations
@@ -96,13 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="images to search in")
     parser.add_argument("query", type=Path, help="image to search by")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="where the server is")
+    parser.add_argument("--model", metavar="NAME", help="one of several models of the server")
     parser.add_argument("--qdrant", default=":memory:", metavar="URL", help="a Qdrant server that keeps the vectors")
     parser.add_argument("--count", type=int, default=9, help="how many to find")
     parser.add_argument("--out", type=Path, help="where to write the contact sheet")
     args = parser.parse_args(arguments)
     database = QdrantClient(args.qdrant)
     try:
-        with Client(args.url) as client:
+        with Client(args.url, model=args.model) as client:
             collection = index(client, args.folder, database)
             hits = search(client, database, collection, args.query, args.count)
     except ClientError as error:

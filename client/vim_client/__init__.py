@@ -1,6 +1,7 @@
 """Python client of the Vision Mamba server: `pip install ./client`, then `from vim_client import Client`."""
 
-from vim_client.client import AsyncClient, Classification, Client, Prediction, Vector
+from vim_client.answers import Classification, Prediction, Vector
+from vim_client.client import AsyncClient, Client
 from vim_client.http import ClientError, ServerError, UnreachableError
 from vim_client.images import Image, ImageError, find_images
 

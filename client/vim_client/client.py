@@ -17,10 +17,8 @@ httpx and numpy are required. Pillow is needed for numpy pixels, tqdm for the pr
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import itertools
-import json
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing
@@ -32,8 +30,9 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 import anyio.from_thread
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
+from vim_client import folder_files
+from vim_client.answers import Classification, Vector, classification, first, json_object, raw_vector, vector
 from vim_client.http import ClientError, Item, ServerError, Wire
 from vim_client.images import Image, encoded, find_images
 from vim_client.options import (
@@ -42,31 +41,15 @@ from vim_client.options import (
     Crop,
     EmbedManyOptions,
     EmbedOptions,
+    FolderOptions,
+    InfoOptions,
     Pooling,
-    cropped,
+    newer,
 )
 
-Vector = NDArray[np.float32]
 T = TypeVar("T")
 
 SMALL_BYTES = 400_000  # a larger image has a request of its own: base64 would cost more than the request
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One class and its score, a probability."""
-
-    index: int
-    label: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """The classes of an image, best first, and the fingerprint of the model."""
-
-    predictions: tuple[Prediction, ...]
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +68,9 @@ class AsyncClient:
 
     The methods `..._many` keep at most `in_flight` images in memory and send `group` of them in one request (1: a
     request for each image). `transport` is a transport of httpx, for proxies and tests.
+
+    `model` is the name of the model for all requests, if the server has several; each method takes another. Without a
+    name the server uses its default model. An unknown name is a ServerError: 404, `model_not_found`.
     """
 
     def __init__(
@@ -92,6 +78,7 @@ class AsyncClient:
         url: str,
         *,
         api_key: str | None = None,
+        model: str | None = None,
         timeout_s: float = 120,
         tries: int = 10,
         in_flight: int = 32,
@@ -104,6 +91,7 @@ class AsyncClient:
         timeout = httpx.Timeout(timeout_s, connect=10, pool=None)
         self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
         self._wire = Wire(self._http, tries)
+        self._model = model
         self._group = min(group, in_flight)
         self._groups = in_flight // self._group
 
@@ -117,16 +105,17 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def info(self) -> dict[str, Any]:
-        """The response of `/info`: model, fingerprint, preprocessing, device, limits."""
-        return await self._wire.read(self._http.build_request("GET", "info"), _object)
+    async def info(self, *, model: str | None = None) -> dict[str, Any]:
+        """The response of `/info`: model, fingerprint, preprocessing, device, limits, and the names of all models."""
+        request = self._http.build_request("GET", "info", params=self._newer(model))
+        return await self._wire.read(request, json_object)
 
     async def classify(
-        self, image: Image, *, top_k: int = 5, crop: Crop = "center", bulk: bool = False
+        self, image: Image, *, top_k: int = 5, crop: Crop = "center", model: str | None = None, bulk: bool = False
     ) -> Classification:
         """The `top_k` most likely classes. Raises ClientError: ServerError, or ImageError for an unreadable file."""
-        request = await self._request("v1/classify", image, {"top_k": top_k} | cropped(crop), bulk)
-        return await self._wire.read(request, _first)
+        request = await self._request("v1/classify", image, {"top_k": top_k} | self._newer(model, crop), bulk)
+        return await self._wire.read(request, first)
 
     async def embed(
         self,
@@ -135,20 +124,21 @@ class AsyncClient:
         pooling: Pooling = "cls",
         normalize: bool = True,
         crop: Crop = "center",
+        model: str | None = None,
         bulk: bool = False,
     ) -> Vector:
         """The embedding, float32 (D,). Raises as `classify`."""
-        options = {"pooling": pooling, "normalize": str(normalize).lower()} | cropped(crop)
+        options = {"pooling": pooling, "normalize": str(normalize).lower()} | self._newer(model, crop)
         request = await self._request("v1/embed", image, options, bulk, accept="application/octet-stream")
-        return await self._wire.read(request, lambda answer: np.frombuffer(answer.content, "<f4").astype(np.float32))
+        return await self._wire.read(request, raw_vector)
 
     def classify_many(
-        self, images: Iterable[Image], *, top_k: int = 5, crop: Crop = "center"
+        self, images: Iterable[Image], *, top_k: int = 5, crop: Crop = "center", model: str | None = None
     ) -> AsyncGenerator[Classification | ClientError, None]:
         """Yield one answer for each image, in order; an error takes the place of an answer. Requests are bulk."""
-        alone = functools.partial(self.classify, top_k=top_k, crop=crop, bulk=True)
-        options = {"op": "classify", "top_k": top_k} | cropped(crop)
-        return self._many(images, _Wish(options, _classification, alone))
+        alone = functools.partial(self.classify, top_k=top_k, crop=crop, model=model, bulk=True)
+        options = {"op": "classify", "top_k": top_k} | self._newer(model, crop)
+        return self._many(images, _Wish(options, classification, alone))
 
     def embed_many(
         self,
@@ -157,14 +147,17 @@ class AsyncClient:
         pooling: Pooling = "cls",
         normalize: bool = True,
         crop: Crop = "center",
+        model: str | None = None,
     ) -> AsyncGenerator[Vector | ClientError, None]:
         """Yield one embedding for each image, in order; an error takes the place of an embedding. Requests are bulk."""
         options = {"op": "embed", "pooling": pooling, "normalize": str(normalize).lower(), "encoding": "base64"}
-        options |= cropped(crop)
-        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, crop=crop, bulk=True)
-        return self._many(images, _Wish(options, _vector, alone))
+        options |= self._newer(model, crop)
+        alone = functools.partial(self.embed, pooling=pooling, normalize=normalize, crop=crop, model=model, bulk=True)
+        return self._many(images, _Wish(options, vector, alone))
 
-    async def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
+    async def embed_folder(
+        self, folder: str | Path, out: str | Path, *, model: str | None = None, progress: bool = True
+    ) -> int:
         """Embed the images below `folder`; returns the number of embeddings.
 
         `out` is OUT or OUT.npy. Writes `OUT.npy` (float32, N x D) and `OUT.jsonl`: a line for each image in the order
@@ -173,12 +166,12 @@ class AsyncClient:
         paths = find_images(folder)
         rows: list[Vector] = []
         lines: list[str] = []
-        async with aclosing(self.embed_many(paths)) as answers:
-            async for path, answer in _beside(_bar(paths, progress), answers):
-                lines.append(json.dumps({"path": str(path)} | _line(answer, len(rows))) + "\n")
+        async with aclosing(self.embed_many(paths, model=model)) as answers:
+            async for path, answer in _beside(folder_files.bar(paths, progress), answers):
+                lines.append(folder_files.line(path, answer, len(rows)))
                 if isinstance(answer, np.ndarray):
                     rows.append(answer)
-        await asyncio.to_thread(_write, Path(out), rows, lines)
+        await asyncio.to_thread(folder_files.write, Path(out), rows, lines)
         return len(rows)
 
     async def _many(self, images: Iterable[Image], wish: _Wish[T]) -> AsyncGenerator[T | ClientError, None]:
@@ -216,6 +209,9 @@ class AsyncClient:
         lines = await self._wire.together(bodies, wish.options)
         return [line if isinstance(line, ServerError) else wish.read(line) for line in lines]
 
+    def _newer(self, model: str | None, crop: Crop = "center") -> dict[str, Any]:
+        return newer(self._model if model is None else model, crop)
+
     async def _request(
         self, path: str, image: Image, options: dict[str, Any], bulk: bool, accept: str = "application/json"
     ) -> httpx.Request:
@@ -246,9 +242,9 @@ class Client:
         """Close the connections and end the thread."""
         self.__exit__(None, None, None)
 
-    def info(self) -> dict[str, Any]:
+    def info(self, **options: Unpack[InfoOptions]) -> dict[str, Any]:
         """See `AsyncClient.info`."""
-        return self._portal.call(self._client.info)
+        return self._portal.call(lambda: self._client.info(**options))
 
     def classify(self, image: Image, **options: Unpack[ClassifyOptions]) -> Classification:
         """See `AsyncClient.classify`."""
@@ -270,9 +266,9 @@ class Client:
         """See `AsyncClient.embed_many`."""
         return self._each(self._client.embed_many(images, **options))
 
-    def embed_folder(self, folder: str | Path, out: str | Path, *, progress: bool = True) -> int:
+    def embed_folder(self, folder: str | Path, out: str | Path, **options: Unpack[FolderOptions]) -> int:
         """See `AsyncClient.embed_folder`."""
-        return self._portal.call(lambda: self._client.embed_folder(folder, out, progress=progress))
+        return self._portal.call(lambda: self._client.embed_folder(folder, out, **options))
 
     def _each(self, answers: AsyncGenerator[T, None]) -> Iterator[T]:
         try:
@@ -282,27 +278,6 @@ class Client:
             return
         finally:
             self._portal.call(answers.aclose)
-
-
-def _object(answer: httpx.Response) -> dict[str, Any]:
-    found = answer.json()
-    if not isinstance(found, dict):
-        raise TypeError
-    return found
-
-
-def _first(answer: httpx.Response) -> Classification:
-    body = _object(answer)
-    return _classification(body["results"][0] | {"fingerprint": body["model"]["fingerprint"]})
-
-
-def _classification(item: Item) -> Classification:
-    found = (Prediction(one["index"], one["label"], one["score"]) for one in item["predictions"])
-    return Classification(tuple(found), item["fingerprint"])
-
-
-def _vector(item: Item) -> Vector:
-    return np.frombuffer(base64.b64decode(item["embedding"]), "<f4").astype(np.float32)
 
 
 async def _settled(work: Awaitable[T]) -> T | ClientError:
@@ -315,24 +290,3 @@ async def _settled(work: Awaitable[T]) -> T | ClientError:
 async def _beside(first: Iterable[Path], second: AsyncIterator[T]) -> AsyncIterator[tuple[Path, T]]:
     for one in first:
         yield one, await anext(second)
-
-
-def _bar(paths: list[Path], progress: bool) -> Iterable[Path]:
-    if not progress:
-        return paths
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return paths
-    bar: Iterable[Path] = tqdm(paths, unit="image")
-    return bar
-
-
-def _write(out: Path, rows: list[Vector], lines: list[str]) -> None:
-    out = out.with_suffix("") if out.suffix == ".npy" else out
-    np.save(f"{out}.npy", np.stack(rows) if rows else np.empty((0, 0), np.float32))
-    Path(f"{out}.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-def _line(answer: Vector | ClientError, row: int) -> dict[str, Any]:
-    return {"row": row} if isinstance(answer, np.ndarray) else {"error": str(answer)}

@@ -8,7 +8,13 @@ Pooling = Literal["cls", "mean"]
 Crop = Literal["center", "full", "pad"]
 
 
-class ClassifyManyOptions(TypedDict, total=False):
+class InfoOptions(TypedDict, total=False):
+    """Options of `AsyncClient.info`; the other methods have them too."""
+
+    model: str | None
+
+
+class ClassifyManyOptions(InfoOptions, total=False):
     """Options of `AsyncClient.classify_many`."""
 
     top_k: int
@@ -21,7 +27,7 @@ class ClassifyOptions(ClassifyManyOptions, total=False):
     bulk: bool
 
 
-class EmbedManyOptions(TypedDict, total=False):
+class EmbedManyOptions(InfoOptions, total=False):
     """Options of `AsyncClient.embed_many`."""
 
     pooling: Pooling
@@ -35,6 +41,13 @@ class EmbedOptions(EmbedManyOptions, total=False):
     bulk: bool
 
 
-def cropped(crop: Crop) -> dict[str, Any]:
-    """The option, unless it is the default, which older servers do not accept by name."""
-    return {} if crop == "center" else {"crop": crop}
+class FolderOptions(InfoOptions, total=False):
+    """Options of `AsyncClient.embed_folder`."""
+
+    progress: bool
+
+
+def newer(model: str | None, crop: Crop) -> dict[str, Any]:
+    """The options that older servers do not accept; each is left out if it is the default."""
+    named = {} if model is None else {"model": model}
+    return named if crop == "center" else named | {"crop": crop}

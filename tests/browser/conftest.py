@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.server import Server, serving
-from tests.tiny import photo
+from tests.tiny import photo, write_tiny_model
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 60_000
@@ -20,6 +21,15 @@ PATIENCE_MS = 60_000
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo model, served as `make serve` does."""
     with serving(tmp_path_factory.mktemp("page")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with two models: the demo model, which is the default, and "tiny"."""
+    directory = tmp_path_factory.mktemp("several")
+    with serving(directory, models=f"demo=demo,tiny={write_tiny_model(directory / 'tiny')}") as server:
+        server.wait_for(lambda: ["ready"] * 2 == [one["state"] for one in server.info()["models"]])
         yield server
 
 
@@ -37,7 +47,21 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, freshly opened; fails the test when a script failed or the policy blocked something."""
+    """The page, freshly opened."""
+    with opened(browser, server) as page:
+        yield page
+
+
+@pytest.fixture
+def page_of_several(browser: Any, several: Server) -> Iterator[Any]:
+    """The page of a server with two models."""
+    with opened(browser, several) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Any, server: Server) -> Iterator[Any]:
+    """Open the page; fails the test when a script failed or the policy blocked something."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()

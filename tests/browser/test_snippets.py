@@ -44,9 +44,24 @@ def test_every_client_that_can_ask_this_is_offered(page: Page, op: str) -> None:
     assert SNIPPETS[op] == page.locator("#tabs button").all_inner_texts()
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in SNIPPETS.items() for name in names])
+EVERY = pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in SNIPPETS.items() for name in names])
+
+
+@EVERY
 def test_a_snippet_runs_as_copied(page: Page, tmp_path: Path, op: str, name: str) -> None:
     """A copied snippet runs without changes, and for classify it prints the best label."""
+    _check(page, tmp_path, op, name, "v1/classify")
+
+
+@EVERY
+def test_a_snippet_names_the_chosen_model(page_of_several: Page, tmp_path: Path, op: str, name: str) -> None:
+    """Of several models each snippet asks the chosen one."""
+    page_of_several.select_option("#model", "tiny")
+    expect(page_of_several.locator("#snippet")).to_contain_text("tiny")
+    _check(page_of_several, tmp_path, op, name, "v1/classify?model=tiny")
+
+
+def _check(page: Page, tmp_path: Path, op: str, name: str, path: str) -> None:
     if name not in COMMANDS and name != "Python":
         pytest.importorskip(name, reason="pip install '.[browser]'")
     (tmp_path / "photo.jpg").write_bytes(photo())
@@ -58,6 +73,6 @@ def test_a_snippet_runs_as_copied(page: Page, tmp_path: Path, op: str, name: str
     )
 
     assert 0 == ran.returncode, f"{code}\n{ran.stderr}"
-    best = httpx.post(f"{page.url}v1/classify", content=photo()).json()["results"][0]["predictions"][0]["label"]
+    best = httpx.post(f"{page.url}{path}", content=photo()).json()["results"][0]["predictions"][0]["label"]
     assert (best if op == "classify" else "") in ran.stdout
     assert ran.stdout.strip()

@@ -20,9 +20,10 @@ from tests.tiny import photo, write_tiny_model
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a tiny model."""
+    """A server with two tiny models; "tiny" is the default."""
     directory = tmp_path_factory.mktemp("client")
-    with serving(directory, model=write_tiny_model(directory / "tiny")) as server:
+    listed = [f"{name}={write_tiny_model(directory / name, seed)}" for seed, name in enumerate(("tiny", "other"))]
+    with serving(directory, models=",".join(listed)) as server:
         yield server
 
 
@@ -88,6 +89,36 @@ def test_the_crop_arrives(client: Client) -> None:
     alone = client.classify(wide, crop="full")
     assert [alone] == list(client.classify_many([wide], crop="full"))
     assert alone != client.classify(wide)
+
+
+def test_each_call_may_name_its_model(server: Server, client: Client, tmp_path: Path) -> None:
+    """`model=` selects one of several models, for one call or for all calls of a client; fingerprints tell them."""
+    default, other = client.classify(photo()), client.classify(photo(), model="other")
+    assert client.info()["model"]["fingerprint"] == default.fingerprint != other.fingerprint
+    assert [other] == list(client.classify_many([photo()], model="other"))
+    assert ["tiny", "other"] == [one["name"] for one in client.info()["models"]]
+
+    vector = client.embed(photo(), model="other")
+    with Client(server.url, model="other") as named:
+        assert other.fingerprint == named.info()["model"]["fingerprint"]
+        np.testing.assert_allclose(vector, named.embed(photo()), atol=1e-6)
+        for found in named.embed_many([photo()] * 2):
+            assert isinstance(found, np.ndarray)
+            np.testing.assert_allclose(vector, found, atol=1e-5)
+        assert not np.allclose(vector, named.embed(photo(), model="tiny"))
+    (tmp_path / "a.jpg").write_bytes(photo())
+    client.embed_folder(tmp_path, tmp_path / "out", model="other", progress=False)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), [vector], atol=1e-5)
+
+
+def test_an_unknown_model_is_an_error(client: Client) -> None:
+    """An unknown model raises ServerError with the names of the known ones; for many images it is each answer."""
+    with pytest.raises(ServerError, match="404 model_not_found: .*'tiny', 'other'") as caught:
+        client.embed(photo(), model="absent")
+
+    assert ("model_not_found", 404) == (caught.value.code, caught.value.status)
+    answers = client.embed_many([photo()] * 2, model="absent")
+    assert ["model_not_found"] * 2 == [one.code for one in answers if isinstance(one, ServerError)]
 
 
 def test_a_refusal_is_an_error_with_code_and_request_id(client: Client) -> None:

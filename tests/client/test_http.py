@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -221,6 +223,37 @@ def test_many_images_are_sent_in_groups_with_the_key(waits: list[float]) -> None
 
     assert sorted(seen[:4]) == [("bulk", None, 3), ("bulk", None, 4), ("embed", "bulk", 1), ("embed", "bulk", 1)]
     assert [("embed", "bulk", 1)] * 2 + [("embed", None, 1)] == seen[4:]
+
+
+def test_the_model_is_sent_only_if_it_is_named(tmp_path: Path) -> None:
+    """Every request names the model of its call, or else that of the client; older servers get no such option."""
+    seen: list[tuple[str, str | None]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.path, request.url.params.get("model")))
+        return httpx.Response(404, json={"code": "model_not_found", "detail": "no such model"})
+
+    def ask(client: Client, **options: Any) -> list[str | None]:
+        seen.clear()
+        for call in (client.info, partial(client.classify, b"one"), partial(client.embed, b"one")):
+            with pytest.raises(ServerError, match="404 model_not_found: no such model"):
+                call(**options)
+        large = bytes(SMALL_BYTES + 1)
+        for many in (client.classify_many, client.embed_many):
+            assert [404] * 3 == kinds(many([b"one", b"two", large], **options))
+        client.embed_folder(tmp_path, tmp_path / "out", progress=False, **options)
+        assert {"/info", "/v1/classify", "/v1/embed", "/v1/bulk"} == {path for path, _ in seen}
+        assert 8 == len(seen)
+        return [*{model for _, model in seen}]
+
+    (tmp_path / "a.jpg").write_bytes(b"image")
+    with answering(handler) as client:
+        assert [None] == ask(client)
+        assert [None] == ask(client, model=None)
+        assert ["mine"] == ask(client, model="mine")
+    with answering(handler, model="ours") as client:
+        assert ["ours"] == ask(client)
+        assert ["mine"] == ask(client, model="mine")
 
 
 def test_waits_grow_up_to_a_limit() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.server import ROOT, serving
+from tests.tiny import write_tiny_model
 
 pytest.importorskip("qdrant_client", reason="pip install '.[examples]'")
 from qdrant_client import QdrantClient
@@ -46,6 +47,18 @@ def test_a_picture_finds_itself_first(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "0image" in again.splitlines()[-1], "the second time nothing is embedded"
     with Image.open(sheet) as drawn:
         assert drawn.width > drawn.height
+
+
+def test_one_of_several_models_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--model` is used for the folder and for the query; an unknown model ends the program with the known names."""
+    shutil.copytree(SAMPLES, tmp_path / "pictures")
+    arguments = [str(tmp_path / "pictures"), str(SAMPLES / "trousers.png"), "--count", "1"]
+    with serving(tmp_path, models=f"demo=demo,tiny={write_tiny_model(tmp_path / 'tiny')}") as server:
+        main([*arguments, "--url", server.url, "--model", "tiny"])
+        with pytest.raises(SystemExit, match="404 model_not_found: .*'demo', 'tiny'"):
+            main([*arguments, "--url", server.url, "--model", "absent"])
+
+    assert "1.000" == capsys.readouterr().out.split()[0]
 
 
 def test_the_ten_lines_of_the_guide(
