@@ -14,7 +14,7 @@ from model.loading.source import SHIPPED
 from service.app import create_app
 from service.errors import all_errors
 from service.settings import Settings, variable
-from service.telemetry import metrics
+from service.telemetry import definitions
 from service.telemetry.rejections import Reason
 from tools import doc_tables
 
@@ -81,7 +81,7 @@ def test_every_error_is_in_its_table() -> None:
 
 def test_every_metric_is_in_its_table() -> None:
     """Every metric is in the table of metrics, by its name."""
-    assert {one.name for one in metrics.METRICS} == first_column(block("metrics"))
+    assert {one.name for one in definitions.METRICS} == first_column(block("metrics"))
 
 
 def test_every_reason_of_a_rejection_is_named() -> None:
@@ -94,7 +94,7 @@ def test_settings_and_metrics_in_the_text_exist(document: Path) -> None:
     """Every setting and metric that a document mentions exists."""
     text = text_of(document)
     settings = {variable(field) for field in Settings.model_fields} | FOREIGN
-    known = {one.name for one in metrics.METRICS}
+    known = {one.name for one in definitions.METRICS}
     series = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"(?<![\w.:-])vim_[a-z_]+\b", text)}
     # Checkpoints of hustvl/Vim are called vim_t_..., its models vim_tiny_..., and our client vim_client.
     named = {name for name in series if not re.match(r"vim_((t|s|b|tiny|small|base)_|client$)", name)}

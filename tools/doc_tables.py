@@ -41,7 +41,7 @@ from service.jobs import Memory, RequestClass
 from service.server import protocol
 from service.settings import Settings, allowed, groups, variable
 from service.system import field_words
-from service.telemetry import metrics
+from service.telemetry import definitions
 from service.telemetry.rejections import Reason
 from tests.clients.matrix import CLIENTS
 
@@ -82,13 +82,14 @@ _FIXED_LIMITS = (
 )
 _WHAT_TO_DO = {RequestError: "change the request", Refusal: "try again later", Failure: "read the server's log"}
 _LABEL_VALUES: dict[tuple[str, str], Any] = {
-    ("vim_stage_duration_seconds", "stage"): metrics.Stage,
+    ("vim_stage_duration_seconds", "stage"): definitions.Stage,
     ("vim_rejected_total", "reason"): Reason,
     ("vim_fetches_total", "outcome"): Outcome,
     ("vim_device_memory_bytes", "kind"): Memory,
     ("vim_colour_profiles_total", "kind"): Kind,
-    ("vim_batch_retries_total", "reason"): metrics.Retry,
-    ("vim_images_total", "op"): metrics.Op,
+    ("vim_batch_retries_total", "reason"): definitions.Retry,
+    ("vim_model_loads_total", "outcome"): definitions.Load,
+    ("vim_images_total", "op"): definitions.Op,
     ("vim_images_total", "class"): RequestClass,
     ("vim_queue_wait_seconds", "class"): RequestClass,
     ("vim_queue_depth", "class"): RequestClass,
@@ -138,7 +139,7 @@ def errors_table() -> str:
 
 def metrics_table() -> str:
     """Every metric of ours, with its labels and the values of those that take a fixed few."""
-    rows = ((f"`{one.name}`", one.kind, _labels(one), one.help) for one in metrics.METRICS)
+    rows = ((f"`{one.name}`", one.kind, _labels(one), one.help) for one in definitions.METRICS)
     return _table(("Metric", "Kind", "Labels", "Meaning"), rows)
 
 
@@ -249,7 +250,7 @@ def rewrite() -> None:
         path.write_text(text.replace(before + old + after, before + make() + after), encoding="utf-8")
 
 
-def _labels(metric: metrics.Metric) -> str:
+def _labels(metric: definitions.Metric) -> str:
     return "; ".join(_label(metric.name, label) for label in metric.labels)
 
 
