@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -174,11 +175,12 @@ def test_models_are_listed_reloaded_and_unloaded(servers: Servers) -> None:
     good.load_model(NAME, headers=key, config='{"version_policy": {"specific": {"versions": [1]}}}')
     assert [ready] == good.get_model_repository_index(headers=key)
 
-    for call, status, says in (
-        (lambda: good.load_model(NAME), "401", "VIM_ADMIN_KEYS"),
-        (lambda: good.load_model("nope", headers=key), "404", "'nope' does not exist"),
-        (lambda: good.unload_model("nope", headers=key), "404", "'nope' is not loaded"),
-    ):
+    refusals = [
+        (partial(good.load_model, NAME), "401", "VIM_ADMIN_KEYS"),
+        (partial(good.load_model, "nope", headers=key), "404", "'nope' does not exist"),
+        (partial(good.unload_model, "nope", headers=key), "404", "'nope' is not loaded"),
+    ]
+    for call, status, says in refusals:
         with pytest.raises(triton.InferenceServerException, match=says) as caught:
             call()
         assert status == caught.value.status()
