@@ -22,7 +22,8 @@ from service.errors import SettingsError
 
 MEMORY = "/dev/shm"
 PREFIX = "vim-metrics-"
-BYTES_OF_A_PROCESS = 1 << 20  # its counters, with eight models
+BYTES_OF_A_PROCESS, FEW_MODELS = 1 << 20, 8  # its counters, with this many models
+BYTES_OF_A_MODEL = 100_000  # those of each further model, in each process
 STALE_S = 60.0  # an unused directory is removed when it is older
 
 
@@ -76,12 +77,12 @@ class WithoutCreated(Collector):
 
 
 @contextlib.contextmanager
-def shared_directory(processes: int = 1) -> Iterator[str]:
+def shared_directory(processes: int = 1, models: int = 1) -> Iterator[str]:
     """A new directory for the files of several processes, in memory if there is room; removed afterwards.
 
     Raises SettingsError where no file can be written.
     """
-    place = _place(processes * BYTES_OF_A_PROCESS)
+    place = _place(processes * (BYTES_OF_A_PROCESS + max(0, models - FEW_MODELS) * BYTES_OF_A_MODEL))
     _sweep(Path(place))
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as directory:
         lock = os.open(directory, os.O_RDONLY)

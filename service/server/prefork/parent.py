@@ -18,8 +18,9 @@ import time
 import uvloop
 
 from service.app import make_metrics
-from service.devices.usage import Usage
+from service.devices.usage import MODELS, Usage
 from service.ipc import Connection
+from service.registry.sources import Sources
 from service.server import metrics_port
 from service.server.prefork import counts, sockets
 from service.server.prefork.broker import Broker, Channel
@@ -254,9 +255,14 @@ def serve(settings: Settings, worker: str) -> int:
         except OSError as error:
             log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, error)
             return 1
-        directory = kept.enter_context(shared_directory(settings.http_workers + 1))
+        directory = kept.enter_context(shared_directory(settings.http_workers + 1, _most_models(settings)))
         sched_slice.shorten()
         return uvloop.run(Parent(settings, worker, addresses, directory).run())
+
+
+def _most_models(settings: Settings) -> int:
+    """The number of models that may be served at some time: folders may be added to a repository."""
+    return MODELS if settings.model_repository else len(Sources.of(settings).names())
 
 
 async def _all_listen(children: list[Child]) -> None:

@@ -48,6 +48,8 @@ def test_a_file_system_in_memory_without_room_is_not_used(
         assert elsewhere == Path(directory).parent
     with pytest.raises(SettingsError, match="needs 16 MiB for counters"), module.shared_directory(16):
         pass
+    with pytest.raises(SettingsError, match="needs 12 MiB for counters"), module.shared_directory(2, models=64):
+        pass
 
 
 def test_without_any_place_the_settings_are_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
