@@ -21,7 +21,11 @@ pytestmark = pytest.mark.anyio
 Expected = dict[reloading.Key, np.ndarray]
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
+TWO = pytest.param(2, marks=pytest.mark.slow)  # HTTP processes
+BOTH, ONE = [1, TWO], [pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of two models, with one and with two HTTP processes."""
     folder = tmp_path_factory.mktemp("reload")
@@ -51,6 +55,7 @@ async def expected(client: httpx.AsyncClient) -> Expected:
     return await reloading.learn(client)
 
 
+@pytest.mark.parametrize("server", BOTH, indirect=True)
 async def test_no_request_is_lost_and_no_answer_is_mixed(
     server: Server, client: httpx.AsyncClient, expected: Expected
 ) -> None:
@@ -66,12 +71,13 @@ async def test_no_request_is_lost_and_no_answer_is_mixed(
     assert 4 == len(traffic.answered)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("server", ONE, indirect=True)
 async def test_a_version_that_cannot_be_loaded_changes_nothing(
     server: Server, client: httpx.AsyncClient, expected: Expected
 ) -> None:
-    """A broken version 3 is refused with the reason, which the index keeps; version 2 goes on."""
+    """A broken version 3 is refused with the reason, which the index keeps; the version that serves goes on."""
     traffic = Traffic(expected)
+    await load(client, "a", 2)
     repository = Path((await client.get("/info")).json()["model"]["source"]).parents[1]
     broken = repository / "a" / "3"
     broken.mkdir()
@@ -93,7 +99,7 @@ async def test_a_version_that_cannot_be_loaded_changes_nothing(
     assert ("READY", False) == states["a", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("server", ONE, indirect=True)
 async def test_a_loading_process_that_is_killed_changes_nothing(
     server: Server, client: httpx.AsyncClient, expected: Expected
 ) -> None:
@@ -112,7 +118,7 @@ async def test_a_loading_process_that_is_killed_changes_nothing(
     assert 2 == len(traffic.answered)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("server", ONE, indirect=True)
 async def test_a_serving_process_that_is_killed_during_a_load_loses_nothing(
     server: Server, client: httpx.AsyncClient, expected: Expected
 ) -> None:
@@ -131,13 +137,12 @@ async def test_a_serving_process_that_is_killed_during_a_load_loses_nothing(
     assert ([], []) == (traffic.wrong, traffic.lost)
 
 
+@pytest.mark.parametrize("server", [TWO], indirect=True)
 async def test_an_http_process_that_is_killed_during_a_load_holds_up_nothing(
     server: Server, client: httpx.AsyncClient, expected: Expected
 ) -> None:
     """One of two HTTP processes is killed during a load: its connections break, and the others see the new version."""
     http = server.http_processes()
-    if not http:
-        pytest.skip("with one HTTP process this is the end of the server")
     traffic = Traffic(expected)
     async with clients(server.url, 8, traffic):
         loading = asyncio.create_task(load(client, "b", 2))
