@@ -194,7 +194,7 @@ def test_the_death_of_the_device_process_costs_a_stream_nothing(server: Server) 
     assert [] == [line for line in found if [*differences(line["embedding"], expected[line["id"] % 3]["embedding"])]]
 
 
-@pytest.mark.parametrize("endless", [False, True])
+@pytest.mark.parametrize("endless", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sigterm_ends_a_stream_properly(tmp_path: Path, tiny: Path, endless: bool) -> None:
     """After SIGTERM sent lines are answered; lines after the drain time get an error until the client stops."""
     told = asyncio.Event()

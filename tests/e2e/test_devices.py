@@ -39,7 +39,7 @@ async def until(server: Server, up: int) -> list[dict[str, Any]]:
     return server.devices()
 
 
-@pytest.mark.parametrize(("ready", "status"), [("all", 503), ("any", 200)])
+@pytest.mark.parametrize(("ready", "status"), [pytest.param("all", 503, marks=pytest.mark.slow), ("any", 200)])
 def test_one_device_serves_while_the_other_is_dead(tmp_path: Path, tiny: Path, ready: str, status: int) -> None:
     """The work of a dead device process runs on the other one, and /readyz follows VIM_READY_DEVICES."""
 

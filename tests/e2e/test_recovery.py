@@ -61,7 +61,11 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
 
 @pytest.mark.parametrize(
     ("colour", "code"),
-    [(SEGFAULT, "inference_failed"), (RAISE, "inference_failed"), (NOT_FINITE, "non_finite_output")],
+    [
+        (SEGFAULT, "inference_failed"),
+        pytest.param(RAISE, "inference_failed", marks=pytest.mark.slow),
+        (NOT_FINITE, "non_finite_output"),
+    ],
 )
 def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[int, int, int], code: str) -> None:
     """An image that fails alone gets its own 500, and all others of its batch are answered."""

@@ -15,6 +15,8 @@ from tests.e2e.load import Load, endless_upload
 from tests.e2e.server import Server, serving
 from tests.tiny import photo
 
+MORE = pytest.mark.slow  # other values of what another case tests
+
 
 async def terminate(server: Server, clients: int) -> Load:
     """Send SIGTERM at a random moment; the clients continue until no server listens."""
@@ -25,7 +27,9 @@ async def terminate(server: Server, clients: int) -> Load:
     return load
 
 
-@pytest.mark.parametrize(("delay_ms", "processes"), [(0, 1), (5, 1), (700, 1), (5, 2)])
+@pytest.mark.parametrize(
+    ("delay_ms", "processes"), [(0, 1), (5, 1), pytest.param(700, 1, marks=MORE), pytest.param(5, 2, marks=MORE)]
+)
 def test_no_accepted_request_is_dropped_by_sigterm(tmp_path: Path, tiny: Path, delay_ms: int, processes: int) -> None:
     """Every request whose header the server has read is answered after SIGTERM; later ones get no connection."""
     with serving(tmp_path, model=tiny, drain_delay_ms=delay_ms, http_workers=processes) as server:
