@@ -8,12 +8,17 @@ group only; there the priority of the whole group is lowered, which can be undon
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+log = logging.getLogger("vim.worker")
+
+TRIES, PAUSE_S = 40, 0.05
 NICE = 10  # a thread with this value gets a tenth of the time of one with the usual value
 
 T = TypeVar("T")
@@ -44,13 +49,23 @@ def run_in_background(work: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def low_group(file: Path = Path("/proc/self/autogroup")) -> Iterator[None]:
     """Lower the priority of this process's session group during the context, where there are such groups."""
-    try:
-        file.write_text(f"{NICE}\n")
-        lowered = True
-    except OSError:
-        lowered = False
+    lowered = _write(file, NICE)
     try:
         yield
     finally:
-        if lowered:
-            file.write_text("0\n")
+        if lowered and not _write(file, 0):
+            log.warning("the priority of this process could not be raised again; its passes may be slow")
+
+
+def _write(file: Path, nice: int) -> bool:
+    """Set the priority of a group; return whether that succeeded. Linux allows one change in 0.1 s to all users."""
+    for _ in range(TRIES):
+        try:
+            file.write_text(f"{nice}\n")
+        except BlockingIOError:
+            time.sleep(PAUSE_S)
+        except OSError:
+            return False
+        else:
+            return True
+    return False

@@ -38,6 +38,23 @@ def test_an_error_of_the_work_is_raised() -> None:
         run_in_background(lambda: 1 // 0)
 
 
+def test_a_change_that_comes_too_soon_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux refuses a second change within 0.1 s (EAGAIN); it is made a little later."""
+    group, refusals = tmp_path / "autogroup", [BlockingIOError(), BlockingIOError()]
+    write = Path.write_text
+
+    def busy(file: Path, text: str) -> int:
+        if text == "0\n" and refusals:
+            raise refusals.pop()
+        return write(file, text)
+
+    monkeypatch.setattr(Path, "write_text", busy)
+    with priority.low_group(group):
+        assert f"{NICE}\n" == group.read_text()
+
+    assert ("0\n", []) == (group.read_text(), refusals)
+
+
 def test_the_group_of_the_session_is_slow_meanwhile(tmp_path: Path) -> None:
     """Where Linux groups processes by session, the group has a low priority during the work only."""
     group = tmp_path / "autogroup"
