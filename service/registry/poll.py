@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.errors import ServiceError, UnknownModel
+from service.errors import ServiceError
 from service.registry.sources import Sources, Stamp
 from service.system import blocking
 
@@ -67,14 +67,8 @@ class Changes:
 
 def look(sources: Sources) -> Look:
     """Look at the newest version of each model. Blocks."""
-    found = {}
-    for name in sources.names():
-        try:
-            version = sources.find(name).version
-            found[name] = Seen(version, sources.state(name, version))
-        except UnknownModel:  # removed meanwhile
-            continue
-    return found
+    newest = {one.name: one for one in sources.all()}
+    return {name: Seen(one.version, sources.files(one)) for name, one in newest.items()}
 
 
 async def poll(sources: Sources, control: Control, first: Look, every_s: float) -> None:

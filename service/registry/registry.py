@@ -9,7 +9,6 @@ of its own: the crash of one does not touch the others, and an ended process giv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import logging
@@ -79,11 +78,11 @@ class Registry:
         self._control = asyncio.Lock()  # one load or unload at a time
         self._draining = False
         self._group: asyncio.TaskGroup
-        self._known = self._all_sources()
-        if not self._known:
+        known = self._sources.all()
+        if not known:
             raise SettingsError(f"{variable('model_repository')}={settings.model_repository} has no models")
-        self._default = self._known[0].name
-        for source in {one.name: one for one in self._known}.values():  # the newest version of each
+        self._default = known[0].name
+        for source in {one.name: one for one in known}.values():  # the newest version of each
             self._current[source.name] = self._add(source)
         self.state = self._state()
 
@@ -163,8 +162,8 @@ class Registry:
 
     async def index(self) -> tuple[IndexEntry, ...]:
         """All known versions of all models, by name and version."""
-        self._known = await blocking.run(self._all_sources)
-        found = {(one.name, one.version): _entry(one, "UNAVAILABLE", "not loaded") for one in self._known}
+        known = await blocking.run(self._sources.all)
+        found = {(one.name, one.version): _entry(one, "UNAVAILABLE", "not loaded") for one in known}
         found |= {key: one for key, one in self._notes.items() if key in found or one.state != "UNAVAILABLE"}
         for key in self._current.values():
             entry = _serving(self._loads[key])
@@ -275,14 +274,6 @@ class Registry:
         problem = shortage(self._loads[key].pool.state.devices, others, memory.free_bytes())
         if problem:
             raise LoadFailed(f"{source.name}, version {source.version}: {problem}")
-
-    def _all_sources(self) -> tuple[ModelSource, ...]:
-        """All versions of all models, the default model first, the newest version of each last."""
-        sources, found = self._sources, []
-        for name in sources.names():
-            with contextlib.suppress(UnknownModel):  # removed meanwhile
-                found += [sources.find(name, version) for version in sources.versions(name)]
-        return tuple(found)
 
     async def _end(self, key: int) -> None:
         loaded = self._loads[key]

@@ -73,34 +73,39 @@ class Sources:
 
     def versions(self, name: str) -> tuple[str, ...]:
         """The versions of a model, in ascending order; none if there is no such model."""
-        if self._repository is None:
-            return (FIRST,) if name in self._listed else ()
-        return tuple(sorted(self._places(self._repository / name), key=int)) if is_name(name) else ()
+        return tuple(self._versions(name))
+
+    def all(self) -> tuple[ModelSource, ...]:
+        """All versions of all models: the default model first, the versions of each in ascending order."""
+        return tuple([ModelSource(name, *one) for name in self.names() for one in self._versions(name).items()])
 
     def find(self, name: str, version: str | None = None) -> ModelSource:
         """One version of a model, by default the highest. Raises UnknownModel if there is none."""
-        if name not in (names := self.names()):
-            raise UnknownModel(f"model {_shown(name)} does not exist; this server has {few(names)}")
-        versions = self.versions(name)
-        if not versions or version not in (None, *versions):
-            wanted = "a version" if version is None else f"version {_shown(version)}"
-            raise UnknownModel(f"model {name!r} does not have {wanted}; it has {few(versions[::-1])}")
-        return ModelSource(name, version or versions[-1], self._source(name, version or versions[-1]))
+        known = {one.version: one for one in self.all() if one.name == name}
+        if not known:
+            raise UnknownModel(f"model {_shown(name)} does not exist; this server has {few(self.names())}")
+        wanted = version or tuple(known)[-1]
+        if wanted not in known:
+            versions = few(tuple(known)[::-1])
+            raise UnknownModel(f"model {name!r} does not have version {_shown(wanted)}; it has {versions}")
+        return known[wanted]
 
-    def state(self, name: str, version: str) -> Stamp | None:
+    def files(self, source: ModelSource) -> Stamp | None:
         """A value that changes with the files of a version; None for a released model or one on the hub.
 
-        Two equal values, some time apart, mean that no file is being written. Raises UnknownModel as `find`.
+        Two equal values, some time apart, mean that no file is being written.
         """
-        path = Path(self.find(name, version).source).expanduser()
+        path = Path(source.source).expanduser()
         if os.path.isfile(path):
             return _stamp(_files(path.parent) if shards.is_index(path) else [path])
         return _stamp(_files(path)) if self._repository is not None or os.path.isdir(path) else None
 
-    def _source(self, name: str, version: str) -> str:
+    def _versions(self, name: str) -> dict[str, str]:
+        """Version -> source, in ascending order; empty if there is no such model."""
         if self._repository is None:
-            return self._listed[name]
-        return str(self._places(self._repository / name).get(version, self._repository / name / version))
+            return {FIRST: self._listed[name]} if name in self._listed else {}
+        places = self._places(self._repository / name) if is_name(name) else {}
+        return {version: str(places[version]) for version in sorted(places, key=int)}
 
     def _folders(self, repository: Path) -> list[str]:
         """The names of the folders in a repository that are names of models."""

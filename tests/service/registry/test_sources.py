@@ -158,11 +158,11 @@ def test_the_state_changes_with_the_files(tmp_path: Path) -> None:
     """Content, time, a new file and a removed one; equal while nothing changes. Subfolders do not count."""
     sources = repository(tmp_path, f"m/1/{WEIGHTS}", "m/1/config.json")
     file = tmp_path / "m" / "1" / WEIGHTS
-    states = [sources.state("m", "1")]
-    assert states == [sources.state("m", "1")]
+    states = [sources.files(sources.find("m", "1"))]
+    assert states == [sources.files(sources.find("m", "1"))]
 
     def changed() -> None:
-        states.append(sources.state("m", "1"))
+        states.append(sources.files(sources.find("m", "1")))
 
     file.write_text("longer than it was before")
     changed()
@@ -176,9 +176,9 @@ def test_the_state_changes_with_the_files(tmp_path: Path) -> None:
     assert 5 == len(set(states))
     (tmp_path / "m" / "1" / "sub").mkdir()
     (tmp_path / "m" / "1" / ".lock").touch()
-    assert states[-1] == sources.state("m", "1")
+    assert states[-1] == sources.files(sources.find("m", "1"))
     with pytest.raises(UnknownModel):
-        sources.state("m", "2")
+        sources.files(sources.find("m", "2"))
 
 
 def test_files_behind_links_are_followed(tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ def test_files_behind_links_are_followed(tmp_path: Path) -> None:
     (model / WEIGHTS).symlink_to(f"..data/{WEIGHTS}")
     sources = Sources.of(Settings(model_repository=tmp_path / "models"))
     assert ("1",) == sources.versions("m")
-    before = sources.state("m", "1")
+    before = sources.files(sources.find("m", "1"))
 
     (model / "..new").symlink_to("..2")
     os.replace(model / "..new", model / "..data")
 
-    after = sources.state("m", "1")
+    after = sources.files(sources.find("m", "1"))
     assert before is not None
     assert after is not None
     assert [(WEIGHTS, 1), (WEIGHTS, 2)] == [entry[:2] for entry in (*before, *after)]
@@ -222,7 +222,7 @@ def test_only_local_files_have_a_state(tmp_path: Path) -> None:
     listed = f"dir={tmp_path},file={tmp_path}/a.pth,index={index},tiny=vim-tiny,hub=o/n@v1,gone={tmp_path}/gone"
     sources = Sources.of(Settings(models=listed))
 
-    states = [sources.state(name, "1") for name in sources.names()]
+    states = [sources.files(sources.find(name, "1")) for name in sources.names()]
     assert [3, 1, 3, None, None, None] == [state and len(state) for state in states]
 
 
