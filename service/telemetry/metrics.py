@@ -85,8 +85,11 @@ class Metrics:
 
         A name that is not registered counts as `other`: clients choose it.
         """
-        name = next(iter(self._models), OTHER) if model is None else model
-        self._families.request(api, op, name if name in self._models else OTHER, code, seconds)
+        found = next(iter(self._models.values()), None) if model is None else self._models.get(model)
+        if found is not None:
+            found.request(api, op, code, seconds)
+        else:
+            self._families.request(api, op, OTHER, code, seconds)
 
     def joined(self) -> None:
         """Count an image that shared the work of an identical one."""
