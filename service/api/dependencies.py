@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from service.api.record import KEY, RequestRecord
 from service.api.request.links import Links
 from service.engine.engine import Answer, Engine
-from service.engine.models import Wanted
-from service.errors import InvalidOptions, NotReady, ServiceError
+from service.engine.models import Wanted, described
+from service.errors import InvalidOptions, ServiceError
 from service.jobs import Given, Task
 from service.status import ModelInfo, ModelState
 
@@ -77,10 +77,7 @@ def _hold(engine: Engine, record: RequestRecord, state: ModelState) -> None:
 def model_of(request: Request) -> ModelInfo:
     """The model of the request; the default one before `choose`. Raises NotReady before it is loaded."""
     record: RequestRecord = request.scope[KEY]
-    state = record.model or engine_of(request).find()
-    if state.model is None:
-        raise NotReady(state.reason, retry_after_s=1)
-    return state.model
+    return described(record.model or engine_of(request).find())
 
 
 def model_headers(model: ModelInfo) -> dict[str, str]:

@@ -12,7 +12,7 @@ from service.api.dependencies import engine_of
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.engine import Engine
-from service.engine.models import Wanted
+from service.engine.models import Wanted, described
 from service.errors import Draining, NotFound, NotReady
 from service.images.formats import ACCEPTED
 from service.status import ModelState
@@ -52,8 +52,7 @@ async def info(request: Request) -> Response:
     """
     engine = engine_of(request)
     state = engine.find(Wanted(request.query_params.get("model")))
-    if state.model is None:
-        raise NotReady(state.reason, retry_after_s=1)
+    described(state)
     own = {
         "state": state.phase,
         "models": [_listed(one) for one in engine.backend.state.models],

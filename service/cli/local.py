@@ -17,11 +17,10 @@ from service import __version__
 from service.api.responses import normalised, top_k
 from service.cli.backend import Ask, Backend, Classified, CommandError, Embedded, Failed, Model, Outcome
 from service.engine.engine import Engine
+from service.engine.models import described
 from service.errors import ServiceError
 from service.jobs import Result, Task
 from service.registry.registry import Registry
-from service.registry.sources import Sources
-from service.registry.sources import settings_for as registry_settings
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -36,7 +35,7 @@ class Local:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._state = engine.find()
-        model = engine.model()
+        model = described(self._state)
         self._labels = model.labels
         self._model = Model(model.name, model.fingerprint)
 
@@ -90,8 +89,6 @@ async def local_engine(settings: Settings) -> AsyncIterator[Engine]:
     """A warm engine."""
     logging.getLogger("vim.pool").addFilter(_has_traceback)
     metrics = Metrics(queue_capacity=settings.queue_images)
-    sources = Sources.of(settings)
-    settings = registry_settings(settings, sources.find(sources.default))
     engine = Engine(settings, metrics, Registry(settings, metrics))
     try:
         engine.start()

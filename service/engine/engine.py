@@ -125,13 +125,6 @@ class Engine:
         """The state of a model. Raises UnknownModel if it is not loaded, in this version."""
         return find(self.backend.state, wanted)
 
-    def model(self, wanted: Wanted = DEFAULT) -> ModelInfo:
-        """The description of a model. Raises UnknownModel, and NotReady before it is loaded."""
-        state = self.find(wanted)
-        if state.model is None:
-            raise NotReady(state.reason, retry_after_s=1)
-        return state.model
-
     @property
     def failure(self) -> str:
         """Why the default model can no longer be served, for the log; empty if it can."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from model.preprocessing.recipe import Crop, Preprocess
 from service.engine.backend import Backend
-from service.errors import UnknownModel
+from service.errors import NotReady, UnknownModel
 from service.images.decode import Decoder
-from service.status import BackendState, ModelState
+from service.status import BackendState, ModelInfo, ModelState
 from service.telemetry.metrics import Metrics
 from service.telemetry.model_metrics import ModelMetrics
 
@@ -83,6 +83,13 @@ def find(state: BackendState, wanted: Wanted) -> ModelState:
             f"the version that is served is {found.id.version}"
         )
     return found
+
+
+def described(state: ModelState) -> ModelInfo:
+    """The description of a model. Raises NotReady before it is loaded."""
+    if state.model is None:
+        raise NotReady(state.reason, retry_after_s=1)
+    return state.model
 
 
 def _unknown(state: BackendState, wanted: Wanted) -> UnknownModel:

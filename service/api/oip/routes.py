@@ -29,10 +29,10 @@ from service.api.responses import OCTETS, JsonResponse, normalised, rows
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, Responses, problems
 from service.engine.engine import Answer
-from service.engine.models import Wanted
+from service.engine.models import Wanted, described
 from service.errors import MalformedBody, NotReady, ServiceError, UnsupportedInput
 from service.jobs import Given, Task
-from service.status import ModelInfo, ModelState
+from service.status import ModelState
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=DirectRoute)
 
@@ -150,7 +150,7 @@ async def model_config(request: Request, model: str) -> Response:
             "input": [_configured(served.metadata)],
             "output": outputs,
             "dynamic_batching": {},
-            "parameters": {"fingerprint": {"string_value": _model(served).fingerprint}},
+            "parameters": {"fingerprint": {"string_value": described(served.state).fingerprint}},
         }
     )
 
@@ -300,15 +300,9 @@ def _served(request: Request, model: str) -> Served:
     raise NotReady("the models are not known yet", retry_after_s=1)
 
 
-def _model(served: Served) -> ModelInfo:
-    if served.state.model is None:
-        raise NotReady(served.state.reason, retry_after_s=1)
-    return served.state.model
-
-
 def _outputs(served: Served) -> list[dict[str, Any]]:
     """The outputs of the model; without a classifier head only the embedding. Raises NotReady before it is loaded."""
-    model = _model(served)
+    model = described(served.state)
     scores = {"name": "scores", "datatype": "FP32", "shape": (-1, model.classes)}
     embedding = {"name": "embedding", "datatype": "FP32", "shape": (-1, model.embedding_dim)}
     labels = {"name": "labels", "datatype": "BYTES", "shape": (-1, 1)}
