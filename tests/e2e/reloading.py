@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,20 @@ async def load(client: httpx.AsyncClient, model: str, version: int) -> httpx.Res
     config = json.dumps({"version_policy": {"specific": {"versions": [version]}}})
     path = f"/v2/repository/models/{model}/load"
     return await client.post(path, json={"parameters": {"config": config}}, headers=HEADERS)
+
+
+async def serving_version(client: httpx.AsyncClient, model: str) -> int:
+    """The version of this model that serves."""
+    index = (await client.post("/v2/repository/index", headers=HEADERS)).json()
+    (version,) = [one["version"] for one in index if (one["name"], one["state"]) == (model, "READY")]
+    return int(version)
+
+
+async def another_device_process(server: Server, before: Collection[int]) -> int:
+    """Wait for a device process that is not one of `before`; returns its id."""
+    while not (new := set(server.children()) - set(before)):
+        await asyncio.sleep(0.01)
+    return new.pop()
 
 
 async def learn(client: httpx.AsyncClient) -> dict[Key, np.ndarray]:

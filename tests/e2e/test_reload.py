@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.e2e import reloading
-from tests.e2e.reloading import HEADERS, Traffic, clients, load
+from tests.e2e.reloading import HEADERS, Traffic, another_device_process, clients, load, serving_version
 from tests.e2e.server import Server
 
 pytestmark = pytest.mark.anyio
@@ -106,11 +106,9 @@ async def test_a_loading_process_that_is_killed_changes_nothing(
     """The device process of the new version is killed: the load fails, and the old version goes on."""
     traffic = Traffic(expected)
     async with clients(server.url, 4, traffic):
-        before = set(server.children())
+        before = server.children()
         loading = asyncio.create_task(load(client, "b", 1))
-        while not (new := set(server.children()) - before):
-            await asyncio.sleep(0.01)
-        os.kill(new.pop(), signal.SIGKILL)
+        os.kill(await another_device_process(server, before), signal.SIGKILL)
         response = await loading
 
     assert (400, "load_failed") == (response.status_code, response.json()["code"])
@@ -125,10 +123,9 @@ async def test_a_serving_process_that_is_killed_during_a_load_loses_nothing(
     """The device process of the old version is killed while the new one loads: no request is lost."""
     traffic = Traffic(expected)
     async with clients(server.url, 4, traffic):
-        before = set(server.children())
+        before = server.children()
         loading = asyncio.create_task(load(client, "b", 1))
-        while not set(server.children()) - before:
-            await asyncio.sleep(0.01)
+        await another_device_process(server, before)
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         response = await loading
@@ -144,17 +141,15 @@ async def test_an_http_process_that_is_killed_during_a_load_holds_up_nothing(
     """One of two HTTP processes is killed during a load: its connections break, and the others see the new version."""
     http = server.http_processes()
     traffic = Traffic(expected)
+    other = 3 - await serving_version(client, "b")
     async with clients(server.url, 8, traffic):
-        loading = asyncio.create_task(load(client, "b", 2))
+        loading = asyncio.create_task(load(client, "b", other))
         await asyncio.sleep(0.5)
         os.kill(http.pop(), signal.SIGKILL)
         with contextlib.suppress(httpx.TransportError):  # the process that was asked may be the one that is killed
             await loading
         async with asyncio.timeout(60):
-            while True:
-                index = (await client.post("/v2/repository/index", headers=HEADERS)).json()
-                if ("b", "2", "READY") in {(one["name"], one["version"], one["state"]) for one in index}:
-                    break
+            while await serving_version(client, "b") != other:
                 await asyncio.sleep(0.1)
 
     assert ([], []) == (traffic.wrong, traffic.lost)

@@ -18,7 +18,6 @@ from tests.service.registry.scripted_models import (
     model,
     quiet,
     running,
-    scripted,
     submit,
     until,
     until_indexed,
@@ -27,12 +26,6 @@ from tests.service.registry.scripted_models import (
 
 pytestmark = pytest.mark.anyio
 LISTED = "b=b/1,a=a/1,c=c/1"
-
-
-@pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    """The scripted device processes of the test."""
-    return scripted(monkeypatch)
 
 
 async def test_models_start_one_after_the_other_the_default_first(fleet: Fleet) -> None:

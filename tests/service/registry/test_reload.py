@@ -18,7 +18,6 @@ from tests.service.registry.scripted_models import (
     model,
     quiet,
     running,
-    scripted,
     submit,
     until,
     until_indexed,
@@ -27,12 +26,6 @@ from tests.service.registry.scripted_models import (
 
 pytestmark = pytest.mark.anyio
 NOT_LOADED = "UNAVAILABLE: not loaded"
-
-
-@pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    """The scripted device processes of the test."""
-    return scripted(monkeypatch)
 
 
 @pytest.fixture

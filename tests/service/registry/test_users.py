@@ -16,18 +16,11 @@ from tests.service.registry.scripted_models import (
     model,
     quiet,
     running,
-    scripted,
     until,
     write_repository,
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    """The scripted device processes of the test."""
-    return scripted(monkeypatch)
 
 
 @pytest.fixture
