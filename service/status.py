@@ -160,7 +160,7 @@ class BackendState:
     def find(self, name: str | None = None) -> ModelState | None:
         """The model with this name, or the default one; None if it is not loaded.
 
-        Before the models are known, there is one without a name, which is starting; it is found for every name.
+        Before the models are known, there is one model without a name, which is starting. It is found for every name.
         """
         if not self.default:
             return self.models[0]

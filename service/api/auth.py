@@ -22,8 +22,8 @@ PROBES = frozenset(
 def known_keys(settings: Settings) -> tuple[str, ...]:
     """The digests of the keys that the API accepts; empty if it requires none.
 
-    They are those of VIM_API_KEYS and VIM_API_KEYS_FILE, and with them those of administrators. The latter alone do
-    not make the API require a key. Raises SettingsError for a file that cannot be read or holds no key.
+    They are those of VIM_API_KEYS and VIM_API_KEYS_FILE. Then the keys of administrators are accepted too; alone they
+    do not make the API require a key. Raises SettingsError for a file that cannot be read or holds no key.
     """
     keys = settings.api_keys + _in_file(settings.api_keys_file, "api_keys_file")
     return keys + admin_keys(settings) if keys else ()

@@ -36,7 +36,7 @@ def links_of(request: Request) -> Links:
 
 
 def choose(request: Request, task: Task, name: str | None = None, version: str | None = None) -> ModelState:
-    """Use the model that the request names, or the default one, until the request has ended, also over a reload.
+    """Use the model that the request names, or the default one, until the request has ended, even over a reload.
 
     Called again, it changes the model only if another name is given. Raises what `Engine.check` raises.
     """
@@ -53,7 +53,7 @@ def choose(request: Request, task: Task, name: str | None = None, version: str |
 
 
 def choose_early(request: Request, task: Task) -> None:
-    """Use the default model before the body is read, which may name another one; then `choose` is called again.
+    """Use the default model until the body is read. The body may name another one; then call `choose` again.
 
     Raises the error of the default model if no model can serve the task now.
     """

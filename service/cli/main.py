@@ -170,12 +170,12 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    """For `serve` it is a setting, which says where a model is; here it is the name of one."""
+    """Add --model, the name of a model. `serve --model` is another option: it says where the model is."""
     parser.add_argument(
         "--model",
         type=_name,
         metavar="NAME",
-        help="the name of one of several models: of VIM_MODELS, VIM_MODEL_REPOSITORY or the server (default the first)",
+        help="name of the model, if VIM_MODELS, VIM_MODEL_REPOSITORY or the server has several (default the first)",
     )
 
 

@@ -31,7 +31,7 @@ class Canary:
         self._reference: np.ndarray | None = None
 
     def prepare(self, model: ModelInfo) -> Area:
-        """Return the area of the pixels. The first device process that has loaded its model makes it, with the image.
+        """Return the area of the pixels. The first call adds it and draws the image.
 
         Raises DeviceLost when a later one has loaded another model, for example because its file was replaced.
         """

@@ -69,7 +69,7 @@ class Slots:
         self._used = -1  # the highest slot that may have memory
 
     def add(self, size: int) -> Area:
-        """Add an area for a model with images of this side. Only the process that made the memory file may do that."""
+        """Add an area for images with this side. Only the process that made the memory file may do that."""
         area = Area(self._end, size)
         pages = -(-self.total * area.slot_bytes // mmap.ALLOCATIONGRANULARITY)
         self._end += pages * mmap.ALLOCATIONGRANULARITY
@@ -83,11 +83,11 @@ class Slots:
         return self._mapped[area].views[self.first :]
 
     def forget(self, area: Area) -> None:
-        """Unmap an area that this process uses no more."""
+        """Unmap an area that this process no longer uses."""
         self._mapped.pop(area, None)
 
     def remove(self, area: Area) -> None:
-        """Give back the memory of an area that no process uses any more."""
+        """Give back the memory of an area that no process uses."""
         map_area(self.descriptor, area, self.total).memory.madvise(mmap.MADV_REMOVE)
         self.forget(area)
 

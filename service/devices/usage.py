@@ -9,7 +9,7 @@ from service.jobs import RequestClass
 from service.system.shared_counts import SharedCount, alone
 
 ByClass = Mapping[RequestClass, SharedCount]
-MODELS = 64  # names of models; each has counts of its own, by the number of its `service.status.ModelId`
+MODELS = 64  # most names of models; each has its own counts, by the number in `service.status.ModelId`
 
 
 @dataclass(frozen=True, slots=True)

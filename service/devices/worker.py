@@ -90,7 +90,7 @@ class Worker:
         return runner
 
     def _warm_up(self, runner: BatchRunner) -> bool:
-        """Run a pass whenever the parent asks for one; return whether it did so to the end."""
+        """Run a pass whenever the parent asks for one. Return False if the parent ended before the last pass."""
         seconds: dict[int, float] = {}
         passes = runner.warm_up()
         while isinstance(self._receive(), WarmUp):

@@ -26,7 +26,7 @@ class Backend(Protocol):
         """By model (key): the measured time of all its devices together for one image; 0 before the first batch."""
 
     def hold(self, model: int) -> None:
-        """Keep a loaded model (key) until `release` is called as often, also when it is replaced or unloaded."""
+        """Keep a loaded model (key), even if it is replaced or unloaded, until `release` was called as often."""
 
     def release(self, model: int) -> None:
         """End one `hold`."""
@@ -53,7 +53,7 @@ class Backend(Protocol):
         """
 
     async def unload(self, name: str) -> None:
-        """Serve a model no more; its running requests end first. Raises UnknownModel if it is not loaded."""
+        """Stop serving a model. Its running requests are answered first. Raises UnknownModel if it is not loaded."""
 
     def drain(self) -> None:
         """Report "not ready" from now on."""

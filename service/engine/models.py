@@ -1,4 +1,4 @@
-"""The loaded models as one HTTP process uses them: found by name, with their decoders and the pixels of its slots."""
+"""Finds loaded models by name, and keeps what an HTTP process needs of each: decoders and the pixels of its slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether another version of a model fits into memory, from what the version that serves now was measured to use."""
+"""Checks whether a new version of a model fits into memory. It is assumed to need as much as the present one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.status import DeviceStatus
 
 
 def shortage(present: Sequence[DeviceStatus], everything: Sequence[DeviceStatus], available: int | None) -> str | None:
-    """Why a second load of a model does not fit, with the figures; None if it fits or nothing is known.
+    """Return why a second load of a model does not fit, with the figures. None: it fits, or nothing is known.
 
     `present`: the devices of the version that serves. `everything`: those of all loaded models. `available`: memory of
     the host, in bytes; None if unknown.

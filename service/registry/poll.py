@@ -1,7 +1,7 @@
-"""Looks at the folders of models again and again (VIM_MODEL_POLL_S), and loads what is new or has changed.
+"""Looks at the folders of models every VIM_MODEL_POLL_S seconds, and loads what is new or has changed.
 
-A version is loaded when its files are the same in two looks, so that none is still being written. Every change is acted
-on once: a version that could not be loaded, or a model that was unloaded by hand, waits for the next change.
+A version is loaded when its files are the same in two looks; then none of them is being written. Each change causes one
+load. A version that could not be loaded is tried again after the next change, and so is a model that was unloaded.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A reload starts the device processes of the new version beside those of the old one. When they have passed their
 self-tests and the warm-up, one assignment makes all later requests use them. The old processes end when no request uses
-them any more. If the new version cannot be served, nothing changes. Every version of every model has device processes
+them. If the new version cannot be served, nothing changes. Every version of every model has device processes
 of its own: the crash of one does not touch the others, and an ended process gives back all its memory.
 """
 
@@ -117,7 +117,7 @@ class Registry:
             loaded.pool.abandon(error)
 
     def hold(self, model: int) -> None:
-        """Keep a loaded model (key) until `release` is called as often, also when it is replaced or unloaded."""
+        """Keep a loaded model (key), even if it is replaced or unloaded, until `release` was called as often."""
         self._held[model] += 1
 
     def release(self, model: int) -> None:
@@ -128,7 +128,7 @@ class Registry:
             self.users_changed()
 
     def users_changed(self) -> None:
-        """Look again which models are in use: a user has confirmed a state, uses a model no more, or has ended."""
+        """Check again which models are in use: a user has confirmed a state, has released a model, or has ended."""
         self._users_changed.set()
 
     # --- life cycle -------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class Registry:
             await self._switch(name, key)
 
     async def unload(self, name: str) -> None:
-        """Serve a model no more; its running requests end first. Raises UnknownModel if it is not loaded."""
+        """Stop serving a model. Its running requests are answered first. Raises UnknownModel if it is not loaded."""
         async with self._control:
             if name not in self._current:
                 raise UnknownModel(f"the model {name[:100]!r} is not loaded")
@@ -225,7 +225,7 @@ class Registry:
         await self._until(lambda: all(user.seen >= serial for user in self.users))
 
     async def _retire(self, key: int) -> None:
-        """End the device processes of a model when no request uses it any more."""
+        """End the device processes of a model when no request uses it."""
         await self._confirmed(self.state.serial)
         await self._until(lambda: not self._held[key] and not any(user.uses(key) for user in self.users))
         source = self._loads[key].source
@@ -244,7 +244,9 @@ class Registry:
         number = self._numbers.setdefault(source.name, len(self._numbers))
         if number >= MODELS:
             del self._numbers[source.name]
-            raise LoadFailed(f"this server has had models of {MODELS} names, which is the limit; start it again")
+            raise LoadFailed(
+                f"this server has had models of {MODELS} names, which is the limit; restart it to use others"
+            )
         key = next(self._keys)
         settings = settings_for(self._settings, source)
         model = ModelId(source.name, source.version, key, number)
@@ -254,7 +256,7 @@ class Registry:
         return key
 
     async def _start(self, loaded: _Loaded) -> None:
-        """Start the devices of a model and wait until they are ready or have failed; slowly while others serve."""
+        """Start the devices of a model, at low priority if others serve. Wait until they are ready or have failed."""
         start, pool = time.monotonic(), loaded.pool
         serving = any(one.phase == "ready" for one in self.state.models)
         loaded.task = self._group.create_task(pool.run(background=serving), name=f"model {loaded.source.name}")

@@ -1,8 +1,8 @@
 """Runs work at a low CPU priority, in a process that computes at the usual priority afterwards.
 
-A process may lower its priority, but not raise it again. So the work runs in a thread of its own: the threads that it
-starts are slow too, and end with it. Where Linux groups processes by session (autogroup), priorities count inside a
-group only; there the priority of the whole group is lowered, which can be undone.
+A process may lower its priority, but not raise it again. So the work runs in a new thread. The threads that it starts
+have the same low priority, and end with it. Where Linux groups processes by session (autogroup), it compares priorities
+only within a group. There the priority of the whole group is lowered too. That can be undone.
 """
 
 from __future__ import annotations

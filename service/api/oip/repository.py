@@ -52,7 +52,7 @@ async def load(request: Request, model: str) -> Response:
 
 @router.post("/models/{model}/unload", summary="Unload a model", response_class=Response, responses=_PROBLEMS)
 async def unload(request: Request, model: str) -> Response:
-    """Serve a model no more. Its running requests are answered."""
+    """Stop serving a model. Its running requests are answered."""
     engine = _allowed(request)
     await _content(request, engine)
     await engine.backend.unload(model)

@@ -96,7 +96,7 @@ class RemoteRegistry:
             job.fail(error)
 
     def hold(self, model: int) -> None:
-        """Keep a loaded model (key) until `release` is called as often, also when it is replaced or unloaded."""
+        """Keep a loaded model (key), even if it is replaced or unloaded, until `release` was called as often."""
         self._held[model] += 1
 
     def release(self, model: int) -> None:
