@@ -19,6 +19,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 
 # ---- what Python installs: one virtual environment for each target, without pip in it
 FROM base AS packages
+# The cache mounts below; named here, so that it does not depend on the home of the user who builds.
+ENV PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt ./
@@ -31,7 +33,7 @@ RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['p
 FROM packages AS packages-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY deploy/docker/requirements-cpu.lock ./
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/venv/bin/python install --require-hashes --no-deps --requirement requirements-cpu.lock \
     && pip --python /opt/venv/bin/python install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
         --no-deps --constraint constraints-cpu.txt torch \
@@ -43,7 +45,7 @@ RUN rm -rf /opt/venv/lib/python*/site-packages/torch/include /opt/venv/lib/pytho
     && find /opt/venv/lib/python*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
 
 FROM packages AS packages-cuda
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/venv/bin/python install --constraint constraints-cuda.txt --requirement requirements.txt triton \
     && /opt/venv/bin/python -c "import torch; assert torch.version.cuda, 'this is a CPU build of torch'"
 
@@ -55,7 +57,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # Pinned in the constraints, where hadolint does not look.
 # hadolint ignore=DL3013
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/venv/bin/python install --constraint constraints-cuda.txt setuptools wheel packaging ninja
 COPY deploy/docker/nvcc deploy/docker/kernels.py /build/
 # Compute capabilities to compile for: 8.0 (A100; runs on 8.6 and 8.9 too), 9.0 (H100, H200). Blackwell: 10.0 or 12.0.
@@ -72,7 +74,7 @@ ENV CUDA_HOME=/usr/local/cuda \
     CAUSAL_CONV1D_FORCE_BUILD=TRUE \
     MAX_JOBS=${MAX_JOBS}
 # --no-deps: mamba-ssm asks for 57 packages, of which its scan needs none but torch.
-RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=bind,from=toolkit,source=/usr/local/cuda-${CUDA},target=/usr/local/cuda \
     chmod +x nvcc \
     && python kernels.py before \
