@@ -3,6 +3,8 @@
 #   docker build --target cuda -t vim-server:cuda .     (compiles two CUDA extensions; needs no GPU)
 # A private package index: docker build --secret id=pip,src=pip.conf ...
 # Another Python needs another lock: `python -m tools.lock_image`.
+# pip's cache is a cache mount at PIP_CACHE_DIR and never part of a layer; hadolint knows only the default path.
+# hadolint global ignore=DL3042
 ARG PYTHON=3.11
 # By digest, so that each build has the same base; docs/internals/container-image.md says how to find the present one. The digest decides:
 # with another PYTHON name another BASE too.
