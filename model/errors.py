@@ -4,6 +4,7 @@ ModelError
  ├── ConfigError     an architecture that cannot be built
  ├── WeightsError    a checkpoint that cannot be read or does not fit the architecture
  ├── LabelsError     a label list that does not fit the head
+ ├── HeadError       a custom head that cannot be read or does not fit the model
  └── ScanError       a scan backend that cannot run here
 """
 
@@ -28,6 +29,10 @@ class WeightsError(ModelError):
 
 class LabelsError(ModelError, ValueError):
     """The label list is unreadable, or its length differs from the number of classes."""
+
+
+class HeadError(ModelError, ValueError):
+    """The custom head is damaged, incomplete, or made for another model."""
 
 
 class ScanError(ModelError):

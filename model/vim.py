@@ -23,6 +23,7 @@ from model.rope import Rope
 from model.scan import ScanChoice, ScanFn, choose
 
 if TYPE_CHECKING:
+    from model.heads.domain import Domain
     from model.labels import Labels
     from model.preprocessing.recipe import Preprocess
 
@@ -97,6 +98,7 @@ class Vim(nn.Module):
     labels: Labels
     fingerprint: str = ""
     assumptions: tuple[str, ...] = ()
+    domain: Domain | None = None
     scan_choice: ScanChoice | None = None
     encoder: EncoderFn | None = None  # replaces `encode` if set, by `model.backends.fusion`
 

@@ -13,10 +13,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
-from service.api import bulk, demo_page, errors, health, openapi, v1
+from service.api import demo_page, errors, health, openapi
 from service.api.auth import PROBES, Authenticate, admin_keys, known_keys
 from service.api.compat import huggingface, openai, weaviate
 from service.api.middleware import Head, Observe, RouteLabels
+from service.api.native import bulk, heads, v1
 from service.api.oip import repository
 from service.api.oip import routes as oip
 from service.api.oip.statistics import AllStatistics
@@ -25,6 +26,7 @@ from service.devices.pool import WORKER
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.errors import SettingsError
+from service.heads.store import Heads
 from service.registry.registry import Registry
 from service.registry.sources import Sources
 from service.settings import Settings
@@ -32,7 +34,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import MultiprocessDirectory
 from service.telemetry.tracer import NoTracer, Tracer
 
-_MODULES = v1, bulk, openai, oip, repository, huggingface, weaviate, health, demo_page, openapi
+_MODULES = v1, bulk, heads, openai, oip, repository, huggingface, weaviate, health, demo_page, openapi
 CONTRACTS = tuple(one.router for one in _MODULES)
 LABELS = RouteLabels(CONTRACTS)
 REPORT_S = 0.25  # how often one of several HTTP processes reports its state
@@ -73,10 +75,12 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     tracer = _tracer(settings)
     engine = Engine(settings, metrics, backend, tracer)
     links = Links(engine, make_fetcher(settings))
+    custom_heads = Heads(settings.heads_dir)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        await asyncio.to_thread(custom_heads.read_all)
         report = asyncio.create_task(_report(engine)) if context else None
         try:
             yield
@@ -102,6 +106,7 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
     )
     app.state.engine = engine
     app.state.links = links
+    app.state.heads = custom_heads
     app.state.tracer = tracer
     app.state.admin_keys = admin_keys(settings)
     app.state.statistics = context.statistics if context else AllStatistics(settings.queue_images)

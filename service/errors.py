@@ -12,6 +12,7 @@ ServiceError
  │    ├── Unauthorized           401 unauthorized
  │    ├── NotFound               404 not_found
  │    ├── UnknownModel           404 model_not_found
+ │    ├── UnknownHead            404 head_not_found
  │    ├── NoClassifier           404 no_classifier
  │    ├── MethodNotAllowed       405 method_not_allowed
  │    ├── BodyTimeout            408 body_timeout
@@ -22,6 +23,8 @@ ServiceError
  │    ├── UnsupportedImage       415 unsupported_image
  │    ├── UnsupportedEncoding    415 unsupported_encoding
  │    ├── InvalidOptions         422 invalid_options
+ │    ├── InvalidHead            422 invalid_head
+ │    ├── HeadMismatch           422 head_mismatch
  │    └── FetchFailed            422 fetch_failed
  ├── Refusal                     the same request may succeed later
  │    ├── Overload               429 or 503, as VIM_OVERLOAD_STATUS says
@@ -138,6 +141,12 @@ class UnknownModel(RequestError):
     status, code = 404, "model_not_found"
 
 
+class UnknownHead(RequestError):
+    """The request names a custom head that this server does not have."""
+
+    status, code = 404, "head_not_found"
+
+
 class NoClassifier(RequestError):
     """The model has no classification head; it can only embed."""
 
@@ -200,6 +209,18 @@ class InvalidOptions(RequestError):
     status, code = 422, "invalid_options"
 
 
+class InvalidHead(RequestError):
+    """The file of a custom head is damaged, incomplete or too large."""
+
+    status, code = 422, "invalid_head"
+
+
+class HeadMismatch(RequestError):
+    """The custom head was taught with another model than the one that is asked."""
+
+    status, code = 422, "head_mismatch"
+
+
 class FetchFailed(RequestError):
     """An image could not be fetched from its URL. All causes give the same answer; the log has the reason."""
 
@@ -217,9 +238,7 @@ class QueueFull(Overload):
 
 
 class MemoryFull(Overload):
-    """As many bytes of bodies and fetched images are in memory as `VIM_QUEUE_BYTES` allows, or for bulk
-    `VIM_BULK_PERCENT` of them.
-    """
+    """Bodies and fetched images have as many bytes as `VIM_QUEUE_BYTES` allows, or for bulk a part of it."""
 
     status, code = 429, "memory_full"
 

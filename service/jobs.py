@@ -12,7 +12,7 @@ from model.preprocessing.recipe import Crop
 from service.errors import ServiceError
 
 Pooling = Literal["cls", "mean"]
-Part = Literal["scores", "cls", "mean"]
+Part = Literal["scores", "cls", "mean", "in_domain"]
 Memory = Literal["allocated", "reserved", "total"]
 RequestClass = Literal["interactive", "bulk"]
 
@@ -38,12 +38,21 @@ class Task(NamedTuple):
     pooling: Pooling = "cls"
     embedding_too: bool = False  # after the scores
     crop: Crop = "center"  # the part of the image that the model receives
+    heads: bool = False  # classify by custom heads: the result is the embedding, and the heads compute scores from it
+    in_domain: bool = False  # after all: whether the image is like those that the model was taught with
+
+    @property
+    def own_scores(self) -> bool:
+        """Whether the model's own classifier computes the scores."""
+        return self.op == "classify" and not self.heads
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """The outputs of a forward pass that answer the task when they are concatenated."""
-        scores: tuple[Part, ...] = ("scores",) if self.op == "classify" else ()
-        return (*scores, self.pooling) if self.op == "embed" or self.embedding_too else scores
+        scores: tuple[Part, ...] = ("scores",) if self.own_scores else ()
+        embedding: tuple[Part, ...] = (self.pooling,) if self.embedding_too or not self.own_scores else ()
+        in_domain: tuple[Part, ...] = ("in_domain",) if self.in_domain else ()
+        return scores + embedding + in_domain
 
 
 class Area(NamedTuple):
@@ -66,6 +75,7 @@ class Result:
     queue_s: float
     infer_s: float
     batch_size: int
+    in_domain: float | None = None  # from 0 to 1; None where it was not asked for
 
 
 Outcome = Result | ServiceError

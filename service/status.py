@@ -36,6 +36,7 @@ class ModelInfo:
     preprocess: Mapping[str, Any]  # of `model.Preprocess.to_dict`
     labels: tuple[str, ...]  # one for each class
     labels_source: str
+    in_domain: bool  # whether it can tell how alike an image is to those that it was taught with
     source: str
     weights: str
     parameters: int
@@ -63,6 +64,7 @@ class ModelInfo:
                 "config": self.config,
                 "assumptions": self.assumptions,
                 "labels": self.labels_source,
+                "in_domain": self.in_domain,
             },
             "preprocess": self.preprocess,
             "device": asdict(self.device),

@@ -29,7 +29,7 @@ CONTAINER_IMAGE = DOCS / "internals" / "container-image.md"
 # Document -> the most bytes it may have.
 LARGEST = {ROOT / "README.md": 6000, ARCHITECTURE: 6000}
 # VIM_ variables in the documents that are not ours, and are named for that.
-FOREIGN = {"VIM_CLIENT_KEY", "VIM_SERVICE_HOST"}
+FOREIGN = {"VIM_ADMIN_KEY", "VIM_CLIENT_KEY", "VIM_SERVICE_HOST"}
 
 
 def name_of(path: Path) -> str:

@@ -20,7 +20,7 @@ from bench.gpu.table import table as measured
 from model.loading.released import RELEASED
 from model.preprocessing import colour
 from model.preprocessing.colour import Kind
-from service.api import bulk
+from service.api.native import bulk
 from service.api.request import body, content_encoding, image_fields, json_body, multipart
 from service.app import create_app
 from service.errors import (

@@ -1,4 +1,5 @@
-"""Convert a source of any kind to a model directory: model.safetensors, config.json, labels.json, preprocess.json.
+"""Convert a source of any kind to a model directory: model.safetensors, config.json, labels.json, preprocess.json,
+in_domain.json.
 
 The directory computes the same as the source: fingerprints are compared before success is reported.
 """
@@ -14,9 +15,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from model.errors import ModelError, WeightsError
+from model.heads import domain_file
 from model.labels import NUMBERED
 from model.loading.fingerprint import BUFFERS
-from model.loading.load import Contents, own_recipe, read
+from model.loading.load import Contents, own_recipe, read, reference_fingerprint
 from model.loading.source import PARTS, WEIGHTS
 
 Write = Callable[[Path], object]
@@ -57,6 +59,9 @@ def _parts(contents: Contents) -> dict[str, Write]:
     if recipe != dataclasses.replace(own_recipe(contents.config), mode=recipe.mode):
         text = json.dumps(recipe.to_dict(), indent=2) + "\n"
         parts["preprocess.json"] = lambda path: path.write_text(text, encoding="utf-8")
+    if (domain := contents.domain) is not None:
+        own = reference_fingerprint(contents.config, contents.preprocess, contents.checkpoint)
+        parts["in_domain.json"] = lambda path: domain_file.save(path, own, domain)
     return parts
 
 

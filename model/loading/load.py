@@ -22,6 +22,8 @@ from model.backends.fusion import fuse
 from model.backends.reference import scan as reference
 from model.config import Family, VimConfig, read_object
 from model.errors import ConfigError, ModelError, WeightsError
+from model.heads import domain_file
+from model.heads.domain import Domain
 from model.labels import Labels
 from model.loading.checkpoint import Checkpoint
 from model.loading.checkpoint import read as read_checkpoint
@@ -57,6 +59,7 @@ class Contents:
     preprocess: Preprocess
     labels: Labels
     fingerprint: str
+    domain: Domain | None = None
 
 
 def load(
@@ -144,6 +147,7 @@ def read(
         recipe,
         Labels.resolve(parts.labels if labels is None else labels, architecture.num_classes),
         fingerprint(architecture, recipe, checkpoint.tensors),
+        _domain(parts.in_domain, architecture, recipe, checkpoint),
     )
 
 
@@ -270,6 +274,25 @@ def _recipe(given: str | Preprocess, file: Path | None, config: VimConfig) -> Pr
     return dataclasses.replace(written, size=own.size, mode=cast(Mode, given))
 
 
+def _domain(path: Path | None, config: VimConfig, recipe: Preprocess, checkpoint: Checkpoint) -> Domain | None:
+    """The domain beside the weights; None without one, or if it was made for other weights or another size.
+
+    It is valid for every mode of preprocessing.
+    """
+    if path is None:
+        return None
+    made_for, domain = domain_file.read(path)
+    if made_for != reference_fingerprint(config, recipe, checkpoint):
+        log.warning("%s is ignored: it was made for other weights or another image size", path)
+        return None
+    return domain
+
+
+def reference_fingerprint(config: VimConfig, recipe: Preprocess, checkpoint: Checkpoint) -> str:
+    """The fingerprint with the preprocessing mode "reference", whatever mode is used."""
+    return fingerprint(config, dataclasses.replace(recipe, mode="reference"), checkpoint.tensors)
+
+
 def _skeleton(config: VimConfig, scan: ScanFn) -> Vim:
     """Return the modules without memory for their parameters."""
     with torch.device("meta"):
@@ -284,5 +307,5 @@ def _assemble(contents: Contents) -> Vim:
     vim = _skeleton(contents.config, reference)
     vim.load_state_dict(contents.checkpoint.tensors | _tables(contents.config), strict=True, assign=True)
     vim.preprocess, vim.labels = contents.preprocess, contents.labels
-    vim.fingerprint, vim.assumptions = contents.fingerprint, contents.assumptions
+    vim.fingerprint, vim.assumptions, vim.domain = contents.fingerprint, contents.assumptions, contents.domain
     return vim.requires_grad_(False).eval()

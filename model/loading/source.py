@@ -20,7 +20,7 @@ from model.shipped import shipped
 SHIPPED = {"demo": shipped("demo")}
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 WEIGHTS = "model.safetensors"
-PARTS = ("config", "labels", "preprocess")
+PARTS = ("config", "labels", "preprocess", "in_domain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Source:
     config: Path | None = None
     labels: Path | str | None = None  # a released model has ImageNet's, by name
     preprocess: Path | None = None
+    in_domain: Path | None = None
     released: Released | None = None
 
 
@@ -104,8 +105,8 @@ def _fetched_file(reference: Reference, file: str, hub: Hub) -> Source:
 
 
 def _joined(weights: Path, beside: dict[str, Path]) -> Source:
-    config, labels, preprocess = (beside.get(part) for part in PARTS)
-    return Source(weights, config, labels, preprocess)
+    config, labels, preprocess, in_domain = (beside.get(part) for part in PARTS)
+    return Source(weights, config, labels, preprocess, in_domain)
 
 
 def _choose(files: Iterable[str], where: str) -> str:

@@ -42,6 +42,12 @@ def is_admin(scope: Scope, known: Collection[str]) -> bool:
     return _has_key(scope, known)
 
 
+def check_admin(request: Request) -> None:
+    """Raise Unauthorized if a request does not have the key of an administrator."""
+    if not is_admin(request.scope, request.app.state.admin_keys):
+        raise Unauthorized("this path requires a key of VIM_ADMIN_KEYS: Authorization: Bearer KEY, or X-API-Key: KEY")
+
+
 class Authenticate:
     """ASGI middleware: passes on requests with a known API key and requests to probes; refuses all others."""
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from service import __version__
-from service.api.dependencies import engine_of
+from service.api.dependencies import engine_of, find
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.engine import Engine
-from service.engine.models import Wanted, described
+from service.engine.models import described
 from service.errors import Draining, NotFound, NotReady
 from service.images.formats import ACCEPTED
 from service.status import ModelState
@@ -51,7 +51,7 @@ async def info(request: Request) -> Response:
     models, limits, image formats, versions.
     """
     engine = engine_of(request)
-    state = engine.find(Wanted(request.query_params.get("model")))
+    state = await find(request, request.query_params.get("model"))
     described(state)
     own = {
         "state": state.phase,

@@ -32,6 +32,7 @@ class RequestRecord:
     started: float  # monotonic clock
     headers: Mapping[str, str]  # by lower-case name; the first of several with one name
     model: ModelState | None = None  # the model that answers; held until the request has ended
+    heads: tuple[str, ...] = ()  # names of the custom heads that classify instead of the model's own
     labels: Labels | None = None  # None: the endpoint does not process images
     request_class: RequestClass | None = None
     body: BodyAccount | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,13 @@ import orjson
 from starlette.responses import Response
 
 from service.api.dependencies import model_headers
-from service.api.schemas import ClassifyOptions, EmbedOptions
+from service.api.schemas import BulkOptions, ClassifyOptions, EmbedOptions
 from service.engine.engine import Answer
 from service.errors import ServiceError
+from service.heads import scoring
+from service.heads.store import NamedHead
 from service.jobs import Outcome, Timings
+from service.status import ModelInfo
 from service.telemetry.metrics import Metrics
 
 OCTETS = "application/octet-stream"
@@ -48,10 +51,11 @@ def normalised(values: np.ndarray) -> np.ndarray:
     return unit
 
 
-def classifications(answer: Answer, options: ClassifyOptions, metrics: Metrics) -> Response:
+def classifications(answer: Answer, heads: Sequence[NamedHead], options: ClassifyOptions, metrics: Metrics) -> Response:
     """The response of /v1/classify."""
-    k, labels = options.top_k, answer.model.labels
-    return _respond(answer, [classification(i, one, k, labels) for i, one in enumerate(answer.outcomes)], metrics)
+    results = classified(answer.outcomes, answer.model, heads, options)
+    fingerprints = {"heads": {one.name: one.head.fingerprint for one in heads}} if heads else {}
+    return _respond(answer, results, metrics, fingerprints)
 
 
 def embeddings(answer: Answer, options: EmbedOptions, metrics: Metrics) -> Response:
@@ -59,17 +63,42 @@ def embeddings(answer: Answer, options: EmbedOptions, metrics: Metrics) -> Respo
     return _respond(answer, [embedding(i, one, options) for i, one in enumerate(answer.outcomes)], metrics)
 
 
-def classification(index: int, outcome: Outcome, k: int, labels: Sequence[str]) -> dict[str, Any]:
-    """One item of a classify response."""
+def classified(
+    outcomes: Sequence[Outcome], model: ModelInfo, heads: Sequence[NamedHead], options: ClassifyOptions | BulkOptions
+) -> list[dict[str, Any]]:
+    """The items of a classify response: the best classes of each image, by the model or by custom heads."""
+    if len(heads) <= 1:
+        labels = heads[0].head.labels if heads else model.labels
+        scored = scoring.scored(outcomes, heads)[0] if heads else outcomes
+        return [{"index": i} | _classes(one, labels, options) for i, one in enumerate(scored)]
+    by_image = zip(outcomes, *scoring.scored(outcomes, heads), strict=True)
+    return [{"index": i} | _classes_by_heads(heads, *one, options=options) for i, one in enumerate(by_image)]
+
+
+def _classes_by_heads(
+    heads: Sequence[NamedHead], features: Outcome, *scored: Outcome, options: ClassifyOptions | BulkOptions
+) -> dict[str, Any]:
+    if isinstance(features, ServiceError):
+        return {"error": _error(features)}
+    pairs = zip(heads, scored, strict=True)
+    return {"heads": {one.name: _classes(outcome, one.head.labels, options) for one, outcome in pairs}}
+
+
+def _classes(outcome: Outcome, labels: Sequence[str], options: ClassifyOptions | BulkOptions) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
-        return _failed(index, outcome)
-    return {"index": index, "predictions": top_k(outcome.values, k, labels)}
+        return {"error": _error(outcome)}
+    found: dict[str, Any] = {"predictions": top_k(outcome.values, options.top_k, labels)}
+    if outcome.in_domain is not None:
+        found["in_domain"] = round(outcome.in_domain, 4)
+        if options.reject is not None:
+            found["label"] = found["predictions"][0]["label"] if outcome.in_domain >= options.reject else None
+    return found
 
 
 def embedding(index: int, outcome: Outcome, options: EmbedOptions) -> dict[str, Any]:
     """One item of an embed response."""
     if isinstance(outcome, ServiceError):
-        return _failed(index, outcome)
+        return {"index": index, "error": _error(outcome)}
     values = normalised(outcome.values) if options.normalize else outcome.values
     return {
         "index": index,
@@ -121,7 +150,9 @@ def timings_ms(timings: Timings) -> dict[str, float]:
     return {stage: round(1000 * value, 3) for stage, value in seconds.items()} | {"batch_size": timings.batch_size}
 
 
-def _respond(answer: Answer, results: list[dict[str, Any]], metrics: Metrics) -> Response:
+def _respond(
+    answer: Answer, results: list[dict[str, Any]], metrics: Metrics, more: Mapping[str, Any] | None = None
+) -> Response:
     """The native response, which may have errors in the place of images; they are counted here.
 
     If every image failed, raises the first error, which contains the errors of all images. Then, and where one bad
@@ -134,8 +165,9 @@ def _respond(answer: Answer, results: list[dict[str, Any]], metrics: Metrics) ->
         metrics.refused(one)
     identity = {"name": answer.model.name, "fingerprint": answer.model.fingerprint}
     times = timings_ms(answer.timings)
-    return JsonResponse({"model": identity, "results": results, "timings_ms": times, "batches": answer.batches})
+    content = {"model": identity, **(more or {}), "results": results, "timings_ms": times, "batches": answer.batches}
+    return JsonResponse(content)
 
 
-def _failed(index: int, error: ServiceError) -> dict[str, Any]:
-    return {"index": index, "error": {"code": error.code, "message": error.detail, "status": error.status}}
+def _error(error: ServiceError) -> dict[str, Any]:
+    return {"code": error.code, "message": error.detail, "status": error.status}

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.preprocessing.recipe import Crop
+from service.heads.scoring import MOST_HEADS
+from service.heads.store import NAME
 from service.images.formats import ACCEPTED
 from service.jobs import RequestClass
 
@@ -26,7 +28,17 @@ def _whole(value: object) -> int:
     raise ValueError("must be a whole number")
 
 
+def _distinct(value: object) -> object:
+    """Validate names in the query, form or JSON: one, or a list of different ones."""
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list) and len(set(map(str, names))) < len(names):
+        raise ValueError("a name is given twice")
+    return names
+
+
 TopK = Annotated[int, Field(ge=1, le=MOST_CLASSES), BeforeValidator(_whole)]
+HeadName = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
+HeadNames = Annotated[list[HeadName], Field(max_length=MOST_HEADS), BeforeValidator(_distinct)]
 
 
 class ImageOptions(BaseModel):
@@ -43,7 +55,24 @@ class ImageOptions(BaseModel):
     model: str | None = Field(None, max_length=200, description="The model to use; by default the first of the server.")
 
 
-class ClassifyOptions(ImageOptions):
+class ClassesOptions(BaseModel):
+    """Options of a classification."""
+
+    head: HeadNames = Field(
+        [],
+        description="A custom head that classifies instead of the model's own. Give it several times for several "
+        "heads; each result then has `heads` with the predictions of each.",
+    )
+    reject: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Adds `label` to each result: the best class, or null if `in_domain` is below this. 0.05 rejects "
+        "5 % of the images that are like the taught ones, and those of the others that the model can tell.",
+    )
+
+
+class ClassifyOptions(ImageOptions, ClassesOptions):
     """Options of /v1/classify."""
 
     top_k: TopK = Field(5, description="How many classes to return; clamped to the number of classes.")
@@ -61,6 +90,13 @@ class EmbedOptions(ImageOptions):
     encoding: Literal["float", "base64"] = Field(
         "float", description="`base64`: the embedding as base64 of little-endian float32, less than half the size."
     )
+
+
+class BulkOptions(EmbedOptions, ClassesOptions):
+    """Options of /v1/bulk, for both operations; given in the query."""
+
+    op: Literal["classify", "embed"] = Field("embed", description="What to compute for each image.")
+    top_k: TopK = Field(5, description="With `classify`: how many classes; clamped to the number of classes.")
 
 
 class ModelIdentity(BaseModel):
@@ -86,12 +122,24 @@ class ItemError(BaseModel):
     status: int = Field(description="The status that a request for this image alone would have.")
 
 
-class Classified(BaseModel):
+class Classes(BaseModel):
     """The classes of one image, best first, or its error."""
 
-    index: int
     predictions: list[Prediction] | None = None
+    in_domain: float | None = Field(
+        None,
+        description="From 0 to 1: the share of images like the taught ones that are at least as unusual as this one. "
+        "Absent if the model or head cannot tell.",
+    )
+    label: str | None = Field(None, description="With `reject`: the best class, or null for a rejected image.")
     error: ItemError | None = None
+
+
+class Classified(Classes):
+    """The classes of one image by the model or by heads, or its error."""
+
+    index: int
+    heads: dict[str, Classes] | None = Field(None, description="By name, if the request names several heads.")
 
 
 class Embedded(BaseModel):
@@ -110,6 +158,7 @@ class ClassifyResponse(BaseModel):
     """Response of /v1/classify."""
 
     model: ModelIdentity
+    heads: dict[str, str] | None = Field(None, description="The fingerprint of each custom head that answered.")
     results: list[Classified]
     timings_ms: dict[str, float]
     batches: list[int] = Field(description="Sizes of the forward passes that ran these images.")

@@ -205,6 +205,7 @@ def describe(runner: BatchRunner, settings: Settings) -> ModelInfo:
         preprocess=vim.preprocess.to_dict(),
         labels=tuple(vim.labels.names),
         labels_source=vim.labels.source,
+        in_domain=vim.domain is not None,
         source=settings.model,
         weights=settings.weights,
         parameters=sum(p.numel() for p in vim.parameters()),

@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model.runtime.pixel_model import Part as PassPart
 from model.runtime.runner import BatchRunner, Rows, is_out_of_memory
 from service.devices.messages import BatchDone, BatchFailed, RunBatch
+from service.jobs import Part
 
 log = logging.getLogger("vim.worker")
 
@@ -65,7 +67,7 @@ class WorkerLoop:
     def _submit(self, batch: RunBatch) -> _Begun:
         started = time.perf_counter()
         try:
-            parts = {part for task in batch.tasks for part in task.parts}
+            parts = {_computed(part) for task in batch.tasks for part in task.parts}
             return _Begun(batch, started, self._runner.submit(batch.slots, parts))
         except Exception as error:  # only this batch is answered with the failure
             return _Begun(batch, started, None, self._failed(batch, error))
@@ -85,11 +87,28 @@ class WorkerLoop:
             return begun.failed
         try:
             collected = self._runner.collect(begun.handle)
-            rows = _rows_of(begun.batch, collected)
+            rows = self._rows_of(begun.batch, collected)
         except Exception as error:
             return self._failed(begun.batch, error)
         started, self._ended_at = max(begun.started, self._ended_at), time.perf_counter()
         return BatchDone(begun.batch.id, rows, self._ended_at - started, collected.widened)
+
+    def _rows_of(self, batch: RunBatch, rows: Rows) -> tuple[bytes | None, ...]:
+        found: dict[Part, Any] = {"scores": rows.scores, "cls": rows.cls, "mean": rows.mean}
+        if any(task.in_domain for task in batch.tasks):
+            found["in_domain"] = self._in_domain(rows)
+        return tuple(
+            np.concatenate([found[part][i] for part in task.parts]).tobytes() if finite else None
+            for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
+        )
+
+    def _in_domain(self, rows: Rows) -> np.ndarray:
+        """(N, 1). A row that is not finite gets any number; its image gets an error."""
+        domain = self._runner.vim.domain
+        assert domain is not None  # the parent asks only for what the model has
+        assert rows.cls is not None
+        with np.errstate(all="ignore"):
+            return domain.score(rows.cls)[:, None]
 
     def _failed(self, batch: RunBatch, error: Exception) -> BatchFailed:
         log.error("batch %d of %d images failed", batch.id, len(batch.slots), exc_info=error)
@@ -103,8 +122,6 @@ class WorkerLoop:
         return BatchFailed(batch.id, kind, f"{type(error).__name__}: {error}")
 
 
-def _rows_of(batch: RunBatch, rows: Rows) -> tuple[bytes | None, ...]:
-    return tuple(
-        np.concatenate([getattr(rows, part)[i] for part in task.parts]).tobytes() if finite else None
-        for i, (task, finite) in enumerate(zip(batch.tasks, rows.finite, strict=True))
-    )
+def _computed(part: Part) -> PassPart:
+    """The output of the forward pass that a part needs."""
+    return "cls" if part == "in_domain" else part

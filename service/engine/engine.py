@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import functools
 import time
 from collections.abc import Coroutine, Sequence
@@ -166,7 +167,7 @@ class Engine:
             raise NotReady(state.reason, retry_after_s=1)
         if self._closed:
             raise Draining(state.reason, retry_after_s=1)
-        if task.op == "classify" and state.model and not state.model.classes:
+        if task.own_scores and state.model and not state.model.classes:
             raise NoClassifier("this model has no classifier head; it serves embeddings only")
 
     async def infer(
@@ -260,6 +261,8 @@ class Engine:
             finally:
                 trace.device_began = job.began_at
             trace.batch_size = result.batch_size
+            if task.in_domain:
+                result = dataclasses.replace(result, values=result.values[:-1], in_domain=float(result.values[-1]))
             stages = times.decode_s, times.preprocess_s, result.queue_s, result.infer_s
             return result, Timings(*stages, batch_size=result.batch_size)
         except ServiceError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.settings.settings import CLIENT_KEY, Settings, allowed, groups
+from service.settings.settings import ADMIN_KEY, CLIENT_KEY, Settings, allowed, groups
 from service.system.environment import variable
 
-__all__ = ["CLIENT_KEY", "Settings", "allowed", "groups", "variable"]
+__all__ = ["ADMIN_KEY", "CLIENT_KEY", "Settings", "allowed", "groups", "variable"]

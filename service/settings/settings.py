@@ -22,6 +22,7 @@ from service.system import environment, field_words
 from service.system.environment import variable
 
 CLIENT_KEY = "VIM_CLIENT_KEY"  # used by commands with --url; not a setting of a server
+ADMIN_KEY = "VIM_ADMIN_KEY"  # the same, for `teach`
 _DEVICE = re.compile(r"auto|cpu|cuda|cuda:\d+(,cuda:\d+)*")
 
 _DEFAULT_CACHE = Path("~/.cache/vim-server")
@@ -54,8 +55,8 @@ class Settings(BaseModel):
     api_keys_file: Path | None = Field(None, description="A file with more API keys, one per line; # begins a comment.")
     admin_keys: tuple[str, ...] = Field(
         (),
-        description="Keys of administrators, separated by commas; they may load and unload models, and are accepted "
-        "as API keys.",
+        description="Keys of administrators, separated by commas; they may load and unload models, manage custom "
+        "heads, and are accepted as API keys.",
     )
     admin_keys_file: Path | None = Field(
         None, description="A file with more keys of administrators, one per line; # begins a comment."
@@ -109,6 +110,9 @@ class Settings(BaseModel):
     )
     model_poll_s: int | None = Field(
         None, ge=1, description="Seconds between checks of whether the files of a model have changed; unset: never."
+    )
+    heads_dir: Path | None = Field(
+        None, description="A folder of custom heads; they are added and removed over HTTP with a key of VIM_ADMIN_KEYS."
     )
     cache_dir: Path | None = Field(
         default=_DEFAULT_CACHE, description="Directory for downloads and compiled code; without a home directory: none."
@@ -233,6 +237,7 @@ class Settings(BaseModel):
         """
         ours = environment.ours(os.environ if environ is None else environ)
         ours.pop(CLIENT_KEY, None)
+        ours.pop(ADMIN_KEY, None)
         fields = {variable(field): field for field in cls.model_fields}
         mistakes = [environment.unknown(name, fields) for name in ours if name not in fields]
         given = {fields[name]: text for name, text in ours.items() if name in fields and text.strip()}
@@ -297,7 +302,7 @@ class Settings(BaseModel):
             raise ValueError
         return value
 
-    @field_validator("cache_dir", "model_repository")
+    @field_validator("cache_dir", "model_repository", "heads_dir")
     @classmethod
     def _expanded(cls, value: Path | None) -> Path | None:
         try:

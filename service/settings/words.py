@@ -12,6 +12,7 @@ ACCEPTED = {
     "models": model_names.LIST,
     "model_repository": "a directory (~ needs a home directory)",
     "device": "auto, cpu, cuda, cuda:N or a comma-separated list of cuda:N",
+    "heads_dir": "a directory (~ needs a home directory)",
     "cache_dir": "a directory (~ needs a home directory)",
     "tls_cert": "a file",
     "tls_key": "a file",

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.bulk import IN_FLIGHT
+from service.api.native.bulk import IN_FLIGHT
 from tests.e2e.mixture import differences
 from tests.e2e.raw import memory_mb, until
 from tests.e2e.server import Server, serving

@@ -44,6 +44,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "model_repository": None,
         "model_control": "none",
         "model_poll_s": None,
+        "heads_dir": None,
         "device": "auto",
         "dtype": "auto",
         "scan": "auto",
@@ -221,8 +222,8 @@ def test_certificate_and_key_belong_together() -> None:
 
 
 def test_the_clients_key_is_no_setting() -> None:
-    """VIM_CLIENT_KEY is allowed in the environment, although it is not a setting."""
-    assert Settings.load({"VIM_CLIENT_KEY": "k" * 20}) == Settings()
+    """VIM_CLIENT_KEY and VIM_ADMIN_KEY are allowed in the environment, although they are not settings."""
+    assert Settings.load({"VIM_CLIENT_KEY": "k" * 20, "VIM_ADMIN_KEY": "k" * 20}) == Settings()
 
 
 def test_a_batch_larger_than_the_queue_is_refused() -> None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service.api import dependencies, responses
 from service.api.compat.schemas import FILE, HUGGINGFACE_BODY, Scored, body_of
-from service.api.record import labelled
+from service.api.record import labelled, record_of
 from service.api.request.body import Inputs, check_count, needs_parsing, parse, read_body, validate
 from service.api.request.image_fields import from_text, whole
 from service.api.request.json_body import load_object
@@ -68,7 +68,7 @@ async def _predict(request: Request, name: str | None = None) -> Response:
     content_type = request.headers.get("content-type", "")
     found, many = await dependencies.in_thread(request, _parse, body, content_type, engine.settings.max_images)
     wanted = validate(Parameters, request.query_params, found.fields)
-    scores = dependencies.model_of(request).scores
+    scores = "softmax" if record_of(request.scope).heads else dependencies.model_of(request).scores
     if wanted.function_to_apply not in (None, scores):
         raise UnsupportedInput(f"function_to_apply {wanted.function_to_apply!r} is not supported; scores are {scores}")
     answer = await dependencies.infer(request, whole(found.images), Task("classify"))

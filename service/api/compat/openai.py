@@ -23,7 +23,6 @@ from service.api.responses import JsonResponse
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, problems
 from service.engine.engine import Answer
-from service.engine.models import Wanted
 from service.errors import InvalidOptions, ServiceError, UnsupportedInput
 from service.jobs import Given, Task
 
@@ -90,9 +89,14 @@ async def embeddings(request: Request) -> Response:
 
 @router.get("/v1/models", summary="List models", response_model=OpenAIModels)
 async def models(request: Request) -> Response:
-    """OpenAI's list of models, the default one first."""
-    models = dependencies.engine_of(request).backend.state.models
-    return JsonResponse({"object": "list", "data": [_model(request, one.id.name) for one in models]})
+    """OpenAI's list of models, the default one first, each followed by its custom heads as NAME~HEAD."""
+    names: list[str] = []
+    for one in dependencies.engine_of(request).backend.state.models:
+        names.append(one.id.name)
+        if one.model is not None:
+            heads = await dependencies.heads_of(request).of(one.model.fingerprint)
+            names += [f"{one.id.name}~{head.name}" for head in heads]
+    return JsonResponse({"object": "list", "data": [_model(request, name) for name in names]})
 
 
 @router.get(
@@ -103,7 +107,8 @@ async def models(request: Request) -> Response:
 )
 async def one_model(request: Request, model: str) -> Response:
     """A model, by its id."""
-    return JsonResponse(_model(request, dependencies.engine_of(request).find(Wanted(model)).id.name))
+    await dependencies.find(request, model)
+    return JsonResponse(_model(request, model))
 
 
 def speaks(path: str) -> bool:

@@ -11,14 +11,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api.auth import is_admin
+from service.api.auth import check_admin
 from service.api.dependencies import engine_of
 from service.api.request.body import read_limited
 from service.api.responses import JsonResponse
 from service.api.schemas import problems
 from service.engine.admission import BodyAccount
 from service.engine.engine import Engine
-from service.errors import EmptyBody, MalformedBody, NotFound, Unauthorized, UnsupportedInput
+from service.errors import EmptyBody, MalformedBody, NotFound, UnsupportedInput
 
 router = APIRouter(prefix="/v2/repository", tags=["open inference protocol"])
 
@@ -64,8 +64,7 @@ def _allowed(request: Request) -> Engine:
     engine = engine_of(request)
     if engine.settings.model_control != "explicit":
         raise NotFound("models cannot be loaded over HTTP (VIM_MODEL_CONTROL)")
-    if not is_admin(request.scope, request.app.state.admin_keys):
-        raise Unauthorized("this path requires a key of VIM_ADMIN_KEYS: Authorization: Bearer KEY, or X-API-Key: KEY")
+    check_admin(request)
     return engine
 
 

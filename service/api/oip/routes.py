@@ -1,8 +1,8 @@
 """The routes of the Open Inference Protocol v2 (KServe, Triton): health, metadata, config, statistics and infer.
 
 Each model has two names, because the protocol allows one data type for an input. NAME takes encoded images (BYTES).
-NAME-tensor takes pixels (UINT8 NHWC of any size), which are preprocessed like a decoded image. The format of tensors is
-in `service.api.oip.tensors`.
+NAME-tensor takes pixels (UINT8 NHWC of any size), which are preprocessed like a decoded image. Both names can be
+followed by ~HEAD, the name of a custom head. The format of tensors is in `service.api.oip.tensors`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from service.api.responses import OCTETS, JsonResponse, normalised, rows
 from service.api.routing import DirectRoute
 from service.api.schemas import INFERENCE, Responses, problems
 from service.engine.engine import Answer
-from service.engine.models import Wanted, described
+from service.engine.models import described
 from service.errors import MalformedBody, NotReady, ServiceError, UnsupportedInput
+from service.heads import store
 from service.jobs import Given, Task
 from service.status import ModelState
 
@@ -61,6 +62,21 @@ class Served:
     def version(self) -> str:
         """The version that is served."""
         return self.state.id.version
+
+    @property
+    def chosen(self) -> str:
+        """The model, and the head if the name has one."""
+        return self.state.id.name + self._head
+
+    @property
+    def tensor_name(self) -> str:
+        """The name that takes pixels."""
+        return self.state.id.name + _TENSOR + self._head
+
+    @property
+    def _head(self) -> str:
+        _, mark, head = self.name.partition("~")
+        return mark + head
 
     @property
     def datatype(self) -> str:
@@ -112,7 +128,7 @@ async def all_statistics(request: Request) -> dict[str, Any]:
 @router.get(_VERSIONED, include_in_schema=False)
 async def model_metadata(request: Request, model: str) -> Response:
     """Inputs and outputs of NAME (encoded images) or NAME-tensor (pixels)."""
-    served = _served(request, model)
+    served = await _served(request, model)
     return JsonResponse(
         {
             "name": served.name,
@@ -128,7 +144,7 @@ async def model_metadata(request: Request, model: str) -> Response:
 @router.get(_VERSIONED + "/ready", include_in_schema=False)
 async def model_ready(request: Request, model: str) -> dict[str, Any]:
     """Readiness of one model, by one of its two names."""
-    served = _served(request, model)
+    served = await _served(request, model)
     health.check_ready(dependencies.engine_of(request), served.state)
     return {"name": served.name, "ready": True}
 
@@ -137,7 +153,7 @@ async def model_ready(request: Request, model: str) -> dict[str, Any]:
 @router.get(_VERSIONED + "/config", include_in_schema=False)
 async def model_config(request: Request, model: str) -> Response:
     """The model configuration that Triton's clients and perf_analyzer request first."""
-    served = _served(request, model)
+    served = await _served(request, model)
     settings = dependencies.engine_of(request).settings
     outputs = [_configured(one) for one in _outputs(served)]
     return JsonResponse(
@@ -159,7 +175,7 @@ async def model_config(request: Request, model: str) -> Response:
 @router.get(_VERSIONED + "/stats", include_in_schema=False)
 async def statistics(request: Request, model: str) -> dict[str, Any]:
     """The statistics of one of the two names of a model."""
-    return {"model_stats": [_counted(request, _served(request, model))]}
+    return {"model_stats": [_counted(request, await _served(request, model))]}
 
 
 @router.post(
@@ -173,7 +189,7 @@ async def statistics(request: Request, model: str) -> dict[str, Any]:
 @labelled("oip", "classify")
 async def infer(request: Request, model: str) -> Response:
     """Scores, embedding and label of each image, as JSON or as raw tensors."""
-    served = _served(request, model)
+    served = await _served(request, model)
     counts = _statistics(request, served)
     try:
         return await _infer(request, served, counts)
@@ -184,7 +200,7 @@ async def infer(request: Request, model: str) -> Response:
 
 async def _infer(request: Request, served: Served, counts: Statistics) -> Response:
     engine = dependencies.engine_of(request)
-    dependencies.choose(request, Task("embed"), served.state.id.name, request.path_params.get("version"))
+    dependencies.choose(request, Task("embed"), served.chosen, request.path_params.get("version"))
     body = await read_body(request)
     limit = engine.settings.max_images
     header, images = await dependencies.in_thread(request, _parse, body, _json_size(request), served, limit)
@@ -216,10 +232,9 @@ def _parse(
 
 def _check_type(tensor: Tensor, served: Served) -> None:
     if tensor.datatype != served.datatype:
-        name = served.name.removesuffix(_TENSOR) if served.datatype == "UINT8" else served.name
         raise UnsupportedInput(
             f"{served.name} takes {served.datatype}, not {tensor.datatype[:20]}: send encoded images as BYTES to "
-            f"{name}, or pixels of any size as UINT8 [N, height, width, 3] to {name}{_TENSOR}; "
+            f"{served.chosen}, or pixels of any size as UINT8 [N, height, width, 3] to {served.tensor_name}; "
             "the server preprocesses both"
         )
 
@@ -287,17 +302,17 @@ def _names(state: ModelState) -> tuple[Served, Served]:
     return Served(name, state), Served(name + _TENSOR, state, pixels=True)
 
 
-def _served(request: Request, model: str) -> Served:
-    """The model that is requested by one of its two names. Raises UnknownModel."""
+async def _served(request: Request, model: str) -> Served:
+    """The model that is requested by one of its two names, which ~HEAD may follow. Raises what `find` raises."""
     version = request.path_params.get("version")
-    engine = dependencies.engine_of(request)
-    for one in engine.backend.state.models:
-        for served in _names(one):
-            if served.name == model:
-                engine.find(Wanted(one.id.name, version))
-                return served
-    engine.find(Wanted(model, version))
-    raise NotReady("the models are not known yet", retry_after_s=1)
+    name, head = store.split(model)
+    names = [served for one in dependencies.engine_of(request).backend.state.models for served in _names(one)]
+    served = next((one for one in names if one.name == name), None)
+    own = name if served is None else served.state.id.name
+    state = await dependencies.find(request, own if head is None else f"{own}~{head}", version)
+    if served is None:
+        raise NotReady("the models are not known yet", retry_after_s=1)
+    return Served(model, state, served.pixels)
 
 
 def _outputs(served: Served) -> list[dict[str, Any]]:

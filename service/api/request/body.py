@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast, get_args
 
@@ -17,12 +17,12 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from service.api.dependencies import choose, choose_early, in_thread
+from service.api.dependencies import choose, choose_early, choose_heads, heads_of, in_thread
 from service.api.record import KEY, RequestRecord
 from service.api.request import content_encoding, multipart
 from service.api.request.image_fields import from_text
 from service.api.request.json_body import load_object
-from service.api.schemas import ImageOptions
+from service.api.schemas import ClassesOptions, ImageOptions
 from service.engine.admission import BodyAccount
 from service.engine.engine import Engine
 from service.errors import (
@@ -33,6 +33,7 @@ from service.errors import (
     MalformedBody,
     TooManyImages,
 )
+from service.heads.scoring import MOST_HEADS
 from service.images.formats import sniff
 from service.jobs import Given, RequestClass, Task
 from service.system import blocking
@@ -45,6 +46,7 @@ MOST_FIELD_BYTES = 1000  # the longest option in a form
 _LONGEST_NAME = 100  # an error shows this many characters of an option's name
 _MOST_ERRORS = 20  # an error lists this many wrong options
 
+REPEATED = {"head"}  # options that may be given several times
 IMAGE_FIELDS = {"image", "images", "file", "files"}
 _TAKES = 'send image bytes, multipart/form-data, or {"images": [base64, ...]}'
 
@@ -58,15 +60,17 @@ class Inputs:
 
 
 async def receive(request: Request, task: Task, schema: type[Native]) -> tuple[list[Given], Native]:
-    """Read a request of the native API: its images and its options. It then uses the model that they name.
+    """Read a request of the native API: its images and its options. It then uses the model and heads that they name.
 
     Raises what `Engine.check`, `read_body`, `parse` and `validate` raise.
     """
     engine: Engine = request.app.state.engine
+    choose_heads(request, request.query_params.getlist("head")[:MOST_HEADS])
+    early = task._replace(heads=heads_of(request).enabled)  # the body may name heads
     if name := request.query_params.get("model"):
-        choose(request, task, name)
+        choose(request, early, name)
     else:
-        choose_early(request, task)
+        choose_early(request, early)
     body = await read_body(request)
     record: RequestRecord = request.scope[KEY]
     content_type = record.headers.get("content-type", "")
@@ -75,7 +79,9 @@ async def receive(request: Request, task: Task, schema: type[Native]) -> tuple[l
     else:
         found = Inputs([body], {})
     options = validate(schema, request.query_params, found.fields)
-    if options.model is not None or record.model is None:
+    if isinstance(options, ClassesOptions):
+        choose_heads(request, options.head)
+    if options.model is not None or record.model is None or early.heads:
         choose(request, task, options.model)
     return found.images, options
 
@@ -173,20 +179,27 @@ def needs_parsing(body: bytes, content_type: str) -> bool:
 
 def validate(schema: type[Options], query: Mapping[str, str], fields: Mapping[str, Any]) -> Options:
     """Validate the options of query and body. Raises InvalidOptions, which names each wrong or unknown option."""
+    given = dict(query)
     if isinstance(query, QueryParams) and len(query.multi_items()) > len(query):
-        _check_once((name for name, _ in query.multi_items()), "in the query")
-    if fields and (duplicates := sorted(query.keys() & fields.keys())):
+        given = _grouped(query.multi_items(), "in the query")
+    if fields and (duplicates := sorted(given.keys() & fields.keys())):
         raise InvalidOptions(f"given in the query and in the body: {_names(duplicates)}")
     try:
-        return schema.model_validate({**query, **fields})
+        return schema.model_validate({**given, **fields})
     except ValidationError as error:
         raise _invalid(error, schema.model_fields) from error
 
 
-def _check_once(names: Iterable[str], where: str) -> None:
-    """Raise InvalidOptions if a name occurs twice, because it is unclear which value the client means."""
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+def _grouped(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, Any]:
+    """The options by name; the values of those in `REPEATED` as a list.
+
+    Raises InvalidOptions if another name occurs twice, because it is unclear which value the client means.
+    """
+    counts = Counter(name for name, _ in pairs)
+    if repeated := [name for name, count in counts.items() if count > 1 and name not in REPEATED]:
         raise InvalidOptions(f"given more than once {where}: {_names(repeated)}")
+    several = {name: [value for key, value in pairs if key == name] for name in counts.keys() & REPEATED}
+    return dict(pairs) | several
 
 
 def _names(names: Sequence[str]) -> str:
@@ -233,8 +246,7 @@ def _from_multipart(body: bytes, content_type: str, max_images: int) -> Inputs:
             raise MalformedBody(f"the option {part.name[:_LONGEST_NAME]!r} has more than {MOST_FIELD_BYTES} bytes")
         else:
             fields.append((part.name, part.data.decode("utf-8", "replace")))
-    _check_once((name for name, _ in fields), "in the form")
-    return Inputs(images, dict(fields))
+    return Inputs(images, _grouped(fields, "in the form"))
 
 
 def _from_json(body: bytes, max_images: int) -> Inputs:

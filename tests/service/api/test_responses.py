@@ -94,7 +94,7 @@ def calls_to_render(form: str, dim: int) -> int:
 def test_one_bad_image_of_several_keeps_its_place() -> None:
     """A bad image has its error in its place, and the others have their results."""
     answer = answer_of(result(1, 0, 0), UnsupportedImage("no image"))
-    body = json.loads(bytes(responses.classifications(answer, ClassifyOptions(top_k=1), METRICS).body))
+    body = json.loads(bytes(responses.classifications(answer, [], ClassifyOptions(top_k=1), METRICS).body))
 
     assert {"code": "unsupported_image", "message": "no image", "status": 415} == body["results"][1]["error"]
     assert "a" == body["results"][0]["predictions"][0]["label"]
@@ -103,7 +103,9 @@ def test_one_bad_image_of_several_keeps_its_place() -> None:
 def test_all_bad_is_the_first_error() -> None:
     """If all images fail, the first error is raised."""
     with pytest.raises(TooManyPixels):
-        responses.classifications(answer_of(TooManyPixels("big"), UnsupportedImage("no")), ClassifyOptions(), METRICS)
+        responses.classifications(
+            answer_of(TooManyPixels("big"), UnsupportedImage("no")), [], ClassifyOptions(), METRICS
+        )
 
 
 def test_timings_are_milliseconds_by_stage() -> None:

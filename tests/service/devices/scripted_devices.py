@@ -46,6 +46,7 @@ def model_info(device: str = "cpu", dtype: str = "float32") -> ModelInfo:
         preprocess={},
         labels=(),
         labels_source="",
+        in_domain=False,
         source="",
         weights="",
         parameters=0,

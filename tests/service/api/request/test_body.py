@@ -15,12 +15,11 @@ from pydantic import BaseModel
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
-from service.api.bulk import BulkOptions
 from service.api.compat.huggingface import Parameters
 from service.api.record import KEY, RequestRecord
 from service.api.request import body as request_body
 from service.api.request.json_body import load_texts
-from service.api.schemas import ClassifyOptions, EmbedOptions
+from service.api.schemas import BulkOptions, ClassifyOptions, EmbedOptions
 from service.engine.admission import BodyAccount
 from service.errors import (
     BodyTooLarge,

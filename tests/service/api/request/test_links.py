@@ -21,7 +21,7 @@ from service.engine.admission import BodyAccount
 from service.errors import Draining
 from service.fetch.fetcher import FetchLimits
 from service.jobs import Link, Task
-from tests.service.api.test_bulk import scope
+from tests.service.api.native.test_bulk import scope
 from tests.service.conftest import running, settings_for
 from tests.service.fetch.fake_web import FakeWeb, Page
 from tests.tiny import photo

@@ -14,10 +14,9 @@ import asyncio
 import functools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -30,7 +29,7 @@ from service.api.request.image_fields import from_text
 from service.api.request.json_body import FILE_PATHS, load_texts, looks_like_json
 from service.api.responses import to_json
 from service.api.routing import DirectRoute
-from service.api.schemas import LINE_TIMEOUT, EmbedOptions, Responses, TopK, problems, query
+from service.api.schemas import LINE_TIMEOUT, BulkOptions, Responses, problems, query
 from service.engine.admission import BodyAccount
 from service.errors import (
     BodyTimeout,
@@ -42,6 +41,7 @@ from service.errors import (
     UnsupportedEncoding,
     bare,
 )
+from service.heads.store import NamedHead
 from service.jobs import Given, Outcome, Task
 from service.status import ModelState
 
@@ -55,19 +55,6 @@ LONGEST_PAUSE_S, SHORT_PAUSE_S = 1.0, 0.1
 
 T = TypeVar("T")
 Waiting = asyncio.Queue[asyncio.Task[bytes] | None]  # answers in order, finished or not; None marks the end
-
-
-class BulkOptions(EmbedOptions):
-    """Options of /v1/bulk, for both operations; given in the query."""
-
-    op: Literal["classify", "embed"] = Field("embed", description="What to compute for each image.")
-    top_k: TopK = Field(5, description="With `classify`: how many classes; clamped to the number of classes.")
-
-    @property
-    def task(self) -> Task:
-        """The task of each image."""
-        pooling = self.pooling if self.op == "embed" else "cls"
-        return Task(self.op, pooling, crop=self.crop)
 
 
 _TEXT = {"type": "string"}
@@ -91,13 +78,19 @@ async def bulk(request: Request) -> Response:
     """A stream of images, one JSON object per line: `{"id", "image": base64}`. Each gets one line back, in order."""
     options = validate(BulkOptions, request.query_params, {})
     engine = dependencies.engine_of(request)
-    state = dependencies.choose(request, options.task, options.model)
+    task, heads = Task("embed", options.pooling, crop=options.crop), list[NamedHead]()
+    if options.op == "classify":
+        task = Task("classify", crop=options.crop)
+        dependencies.choose_heads(request, options.head)
+    state = dependencies.choose(request, task, options.model)
+    if options.op == "classify":
+        task, heads = await dependencies.classify_task(request, task, options)
     if request.headers.get("content-encoding", "").strip().lower() not in content_encoding.IDENTITY:
         raise UnsupportedEncoding("this stream is read line by line as it arrives; send it without Content-Encoding")
     record = record_of(request.scope)
     record.labels, record.request_class = Labels("native", options.op), "bulk"
     record.body = BodyAccount(engine.admission, "bulk", state.id.number)
-    return _Stream(request, options, state, record, record.body, dependencies.allowed_s(request))
+    return _Stream(request, options, task, state, heads, record, record.body, dependencies.allowed_s(request))
 
 
 class _Stream(Response):
@@ -112,7 +105,9 @@ class _Stream(Response):
         self,
         request: Request,
         options: BulkOptions,
+        task: Task,
         state: ModelState,
+        heads: Sequence[NamedHead],
         record: RequestRecord,
         account: BodyAccount,
         allowed_s: float,
@@ -123,6 +118,8 @@ class _Stream(Response):
         self._engine = dependencies.engine_of(request)
         self._state = state
         self._model = state.model
+        self._heads = heads
+        self._task = task
         self._links = dependencies.links_of(request)
         self._request = request
         self._options = options
@@ -133,7 +130,7 @@ class _Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response. When the client disconnects, everything in flight is cancelled.
 
-        The whole stream uses the version of the model that it began with, also when the model is reloaded.
+        The whole stream uses the model and the heads that it began with, also when they are replaced.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
@@ -245,7 +242,7 @@ class _Stream(Response):
 
     async def _infer(self, given: Given, deadline: float) -> Outcome:
         """Fetch the image if it is a link, and run it."""
-        engine, task = self._engine, self._options.task
+        engine, task = self._engine, self._task
         account = BodyAccount(engine.admission, "bulk", self._account.model)  # the bytes of the fetched image
         arguments = [given], task, self._state, deadline, account, self._record.request_id
         try:
@@ -261,7 +258,8 @@ class _Stream(Response):
 
     def _rendered(self, index: int, name: Any, outcome: Outcome) -> bytes:
         if self._options.op == "classify":
-            line = responses.classification(index, outcome, self._options.top_k, self._model.labels)
+            (line,) = responses.classified([outcome], self._model, self._heads, self._options)
+            line["index"] = index
         else:
             line = responses.embedding(index, outcome, self._options)
         return to_json(line if name is None else {"id": name} | line) + b"\n"

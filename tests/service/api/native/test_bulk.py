@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from service.api.bulk import IN_FLIGHT, _Stream
+from service.api.native.bulk import IN_FLIGHT, _Stream
 from service.app import create_app
 from service.errors import UnsupportedImage
 from service.images.decode import Decoder, DecodeTimes

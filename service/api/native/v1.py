@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import responses
-from service.api.dependencies import infer
+from service.api.dependencies import classify_task, infer, run
 from service.api.record import labelled
 from service.api.request.accept import prefers
 from service.api.request.body import receive
@@ -37,10 +37,11 @@ _RAW = {
 async def classify(request: Request) -> Response:
     """The most likely classes of each image, best first."""
     images, options = await receive(request, _CLASSIFY, ClassifyOptions)
-    answer = await infer(request, images, Task("classify", crop=options.crop))
+    task, heads = await classify_task(request, Task("classify", crop=options.crop), options)
+    answer = await run(request, images, task)
     metrics = request.app.state.engine.metrics
     with metrics.timed("postprocess"):
-        return responses.classifications(answer, options, metrics)
+        return responses.classifications(answer, heads, options, metrics)
 
 
 @router.post(

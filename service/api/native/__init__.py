@@ -1,0 +1,1 @@
+"""The native API: classify, embed, streams of images, and custom heads."""
