@@ -23,16 +23,17 @@ from service.cli.output import Embeddings, Lines, Table, npy_path
 from service.cli.run import Source, answer, describe
 from service.cli.terminal import Progress
 from service.errors import SettingsError
+from service.heads.store import NAME, NAMES_ARE
 from service.jobs import Pooling
 from service.registry.sources import ModelSource, Sources, few, settings_for
-from service.settings import CLIENT_KEY, Settings
+from service.settings import ADMIN_KEY, CLIENT_KEY, Settings
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
 USAGE, FAILED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 _EPILOG = """\
-classify, embed and info load the model of the VIM_* settings (or of --config's file) themselves, or ask a server with
---url. Of several models they use the default one, or that of --model. `serve --help` lists every setting.
+classify, embed, info and teach load the model of the VIM_* settings (or of --config's file) themselves, or ask a server
+with --url. Of several models they use the default one, or that of --model. `serve --help` lists every setting.
 FILE may be a folder: the images below it, sorted by path, without what is hidden.
 Results go to stdout; progress (on a terminal) and errors go to stderr.
 
@@ -56,6 +57,13 @@ _TUNE = """\
 Measure this machine with the model of the VIM_* settings: start-up, decoding by threads, forward passes by batch size,
 and both at once. Print the settings to run it with, and why. Nothing else should run meanwhile. With --json one object,
 which is also what `python -m tools.simulate_fleet --profile` takes.
+"""
+_TEACH = """\
+Make a custom classification head from a folder with a folder of pictures for each class: five pictures or more of each.
+Print how good it is by cross-validation, and the pictures whose label it doubts; write it to NAME.safetensors. A server
+uses it with ?head=NAME when the file is in its VIM_HEADS_DIR. With --url the server embeds the pictures, and with a
+key of an administrator in VIM_ADMIN_KEY it also gets the head. With --json one object: {"head", "model", "accuracy",
+"interval", "pictures", "folds", "classes", "unsure"}.
 """
 _INFO = "Print what the model is and where it runs, as GET /info says it; with --json as one object."
 
@@ -110,6 +118,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what the model is and where it runs", description=_INFO)
     _add_source(info)
     info.set_defaults(run=_info, batch=None)
+    _add_teach(commands)
     _add_tune(commands)
     return parser
 
@@ -139,6 +148,18 @@ def _add_embed(commands: Any) -> None:
     )
     embed.add_argument("--no-normalize", action="store_true", help="as the model gives them, not scaled to unit length")
     embed.set_defaults(run=_embed)
+
+
+def _add_teach(commands: Any) -> None:
+    teach = commands.add_parser(
+        "teach", help="make a custom head from folders of pictures", description=_TEACH, formatter_class=_AsWritten
+    )
+    teach.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with a folder of pictures for each class")
+    teach.add_argument("--name", type=_head_name, required=True, help=f"name of the head: {NAMES_ARE}")
+    teach.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default NAME.safetensors)")
+    _add_source(teach)
+    _add_batch(teach)
+    teach.set_defaults(run=_teach)
 
 
 def _add_tune(commands: Any) -> None:
@@ -187,6 +208,10 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         default="center",
         help="what the model sees: the middle (default), the full image squashed, or the image padded to a square",
     )
+    _add_batch(parser)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=_positive,
@@ -220,6 +245,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _head_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"must be {NAMES_ARE}")
+    return text
+
+
 def _out(text: str) -> Path:
     try:
         return npy_path(text)
@@ -249,6 +280,15 @@ def _info(options: argparse.Namespace) -> int:
     return _run(describe(_source(options), _writer(progress), progress, as_json=options.json), progress)
 
 
+def _teach(options: argparse.Namespace) -> int:
+    from service.cli.teach.command import TeachOptions, teach
+
+    progress = Progress(0)
+    out = options.out or Path(f"{options.name}.safetensors")
+    chosen = TeachOptions(options.folder, options.name, out, options.json)
+    return _run(teach(_source(options), chosen, _writer(progress), progress), progress)
+
+
 def _tune(options: argparse.Namespace) -> int:
     from service.cli.tune.command import TuneOptions, tune
 
@@ -261,8 +301,8 @@ def _tune(options: argparse.Namespace) -> int:
 def _source(options: argparse.Namespace) -> Source:
     """With --url the server has its own settings, and those of the environment are not read."""
     if options.url is not None:
-        key = options.key or _key(os.environ.get(CLIENT_KEY, ""))
-        return Source(options.url, None, options.batch, key, options.model)
+        key, admin_key = (_key(os.environ.get(name, "")) for name in (CLIENT_KEY, ADMIN_KEY))
+        return Source(options.url, None, options.batch, options.key or key or admin_key, options.model, admin_key)
     return Source(None, _settings(options), options.batch)
 
 

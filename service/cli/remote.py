@@ -99,6 +99,17 @@ async def remote(url: str, in_flight: int | None, key: str = "", model: str | No
         yield backend
 
 
+async def send_head(url: str, key: str, name: str, data: bytes) -> str:
+    """Add or replace a custom head of a server; returns its address. Raises CommandError with the server's reason."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/octet-stream"}
+    async with httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, headers=headers) as client:
+        request = client.build_request("PUT", f"v1/heads/{name}", content=data)
+        response = await _send(client, request, 1)
+        if response.status_code != httpx.codes.OK:
+            raise CommandError(f"{client.base_url} did not take the head: {response.status_code} {_detail(response)}")
+        return str(request.url)
+
+
 async def _send(client: httpx.AsyncClient, request: httpx.Request, lost_tries: int) -> httpx.Response:
     """Send the request again until the server is not busy. Raises CommandError with the last answer."""
     reason = ""

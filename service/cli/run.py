@@ -25,6 +25,7 @@ class Source:
     batch: int | None = None
     key: str = field(default="", repr=False)
     model: str | None = None  # of the server; the settings are already those of one model
+    admin_key: str = field(default="", repr=False)  # for `send_head`
 
     def connect(self, images: int) -> AbstractAsyncContextManager[Backend]:
         """Open a backend for a number of images; 0 when only its `info` is needed."""
@@ -36,6 +37,14 @@ class Source:
         from service.cli.local import local, settings_for
 
         return local(settings_for(self.settings, images, self.batch))
+
+    async def send_head(self, name: str, data: bytes) -> str | None:
+        """Send a custom head to the server; returns its address there, or None without a server or a key for it."""
+        if self.url is None or not self.admin_key:
+            return None
+        from service.cli.remote import send_head
+
+        return await send_head(self.url, self.admin_key, name, data)
 
     def __str__(self) -> str:
         return f"asking {self.url}" if self.settings is None else f"loading {self.settings.served_name}"

@@ -40,6 +40,10 @@ class Progress:
         """Show what the command does before the first image."""
         self._bar.set_description_str(escaped(what))
 
+    def count(self, total: int) -> None:
+        """Set the number of images, before `begin`."""
+        self._total = total
+
     def begin(self) -> None:
         """Start the clock: the first image follows."""
         self._start = self._clock()

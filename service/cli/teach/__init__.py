@@ -1,0 +1,1 @@
+"""`teach`: make a custom classification head from folders of pictures."""
