@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -26,10 +27,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """The classes of an image, best first, and the fingerprint of the model."""
+    """The classes of an image, best first, and the fingerprint of the model.
+
+    `in_domain` is from 0 to 1: the share of images like the taught ones that are at least as unusual; None if the model
+    or head cannot tell. If several custom heads were asked, `heads` has the classes of each; `predictions` is empty.
+    """
 
     predictions: tuple[Prediction, ...]
     fingerprint: str
+    in_domain: float | None = None
+    heads: Mapping[str, Classification] = field(default_factory=dict)
 
 
 def json_object(answer: httpx.Response) -> dict[str, Any]:
@@ -48,8 +55,16 @@ def first(answer: httpx.Response) -> Classification:
 
 def classification(item: Item) -> Classification:
     """The classes of a line of a response of /v1/bulk."""
+    fingerprint = item["fingerprint"]
+    if "heads" in item:
+        heads = {name: _classes(one, fingerprint) for name, one in item["heads"].items()}
+        return Classification((), fingerprint, heads=heads)
+    return _classes(item, fingerprint)
+
+
+def _classes(item: Item, fingerprint: str) -> Classification:
     found = (Prediction(one["index"], one["label"], one["score"]) for one in item["predictions"])
-    return Classification(tuple(found), item["fingerprint"])
+    return Classification(tuple(found), fingerprint, item.get("in_domain"))
 
 
 def vector(item: Item) -> Vector:

@@ -42,6 +42,7 @@ from vim_client.options import (
     EmbedManyOptions,
     EmbedOptions,
     FolderOptions,
+    Heads,
     InfoOptions,
     Pooling,
     newer,
@@ -111,10 +112,20 @@ class AsyncClient:
         return await self._wire.read(request, json_object)
 
     async def classify(
-        self, image: Image, *, top_k: int = 5, crop: Crop = "center", model: str | None = None, bulk: bool = False
+        self,
+        image: Image,
+        *,
+        top_k: int = 5,
+        crop: Crop = "center",
+        model: str | None = None,
+        head: Heads = None,
+        bulk: bool = False,
     ) -> Classification:
-        """The `top_k` most likely classes. Raises ClientError: ServerError, or ImageError for an unreadable file."""
-        request = await self._request("v1/classify", image, {"top_k": top_k} | self._newer(model, crop), bulk)
+        """The `top_k` most likely classes, by the model, or by one or several custom heads of the server.
+
+        Raises ClientError: ServerError, or ImageError for an unreadable file.
+        """
+        request = await self._request("v1/classify", image, {"top_k": top_k} | self._newer(model, crop, head), bulk)
         return await self._wire.read(request, first)
 
     async def embed(
@@ -133,11 +144,17 @@ class AsyncClient:
         return await self._wire.read(request, raw_vector)
 
     def classify_many(
-        self, images: Iterable[Image], *, top_k: int = 5, crop: Crop = "center", model: str | None = None
+        self,
+        images: Iterable[Image],
+        *,
+        top_k: int = 5,
+        crop: Crop = "center",
+        model: str | None = None,
+        head: Heads = None,
     ) -> AsyncGenerator[Classification | ClientError, None]:
         """Yield one answer for each image, in order; an error takes the place of an answer. Requests are bulk."""
-        alone = functools.partial(self.classify, top_k=top_k, crop=crop, model=model, bulk=True)
-        options = {"op": "classify", "top_k": top_k} | self._newer(model, crop)
+        alone = functools.partial(self.classify, top_k=top_k, crop=crop, model=model, head=head, bulk=True)
+        options = {"op": "classify", "top_k": top_k} | self._newer(model, crop, head)
         return self._many(images, _Wish(options, classification, alone))
 
     def embed_many(
@@ -209,8 +226,8 @@ class AsyncClient:
         lines = await self._wire.together(bodies, wish.options)
         return [line if isinstance(line, ServerError) else wish.read(line) for line in lines]
 
-    def _newer(self, model: str | None, crop: Crop = "center") -> dict[str, Any]:
-        return newer(self._model if model is None else model, crop)
+    def _newer(self, model: str | None, crop: Crop = "center", head: Heads = None) -> dict[str, Any]:
+        return newer(self._model if model is None else model, crop, head)
 
     async def _request(
         self, path: str, image: Image, options: dict[str, Any], bulk: bool, accept: str = "application/json"

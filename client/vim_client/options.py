@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 Pooling = Literal["cls", "mean"]
 Crop = Literal["center", "full", "pad"]
+Heads = str | Sequence[str] | None  # names of custom heads
 
 
 class InfoOptions(TypedDict, total=False):
@@ -19,6 +21,7 @@ class ClassifyManyOptions(InfoOptions, total=False):
 
     top_k: int
     crop: Crop
+    head: Heads
 
 
 class ClassifyOptions(ClassifyManyOptions, total=False):
@@ -47,7 +50,7 @@ class FolderOptions(InfoOptions, total=False):
     progress: bool
 
 
-def newer(model: str | None, crop: Crop) -> dict[str, Any]:
+def newer(model: str | None, crop: Crop, head: Heads = None) -> dict[str, Any]:
     """The options that older servers do not accept; each is left out if it is the default."""
-    named = {} if model is None else {"model": model}
-    return named if crop == "center" else named | {"crop": crop}
+    given = {"model": model, "crop": None if crop == "center" else crop, "head": head or None}
+    return {name: value for name, value in given.items() if value is not None}

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from vim_client import AsyncClient, Classification, Client, ImageError, ServerError, find_images
 
+from model.heads.head import Head
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
 
@@ -23,8 +24,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two tiny models; "tiny" is the default."""
     directory = tmp_path_factory.mktemp("client")
     listed = [f"{name}={write_tiny_model(directory / name, seed)}" for seed, name in enumerate(("tiny", "other"))]
-    with serving(directory, models=",".join(listed)) as server:
+    with serving(directory, models=",".join(listed), heads_dir=directory / "heads") as server:
+        put_heads(server, directory / "heads")
         yield server
+
+
+def put_heads(server: Server, folder: Path) -> None:
+    """Copy two custom heads of the default model into a folder."""
+    folder.mkdir()
+    for name, labels in (("mine", ("cat", "dog")), ("more", ("yes", "no", "perhaps"))):
+        weight = np.random.default_rng(0).normal(size=(len(labels), 32)).astype(np.float32)
+        head = Head(weight, np.zeros(len(labels), np.float32), labels, server.info()["model"]["fingerprint"])
+        (folder / f"{name}.safetensors").write_bytes(head.to_bytes())
 
 
 @pytest.fixture
@@ -62,6 +73,22 @@ def test_classify_returns_typed_predictions(server: Server, client: Client) -> N
 
     assert [one["label"] for one in body["results"][0]["predictions"]] == [one.label for one in answer.predictions]
     assert body["model"]["fingerprint"] == answer.fingerprint == client.info()["model"]["fingerprint"]
+
+
+def test_custom_heads(client: Client) -> None:
+    """One head answers in `predictions`, several in `heads`; `classify_many` takes them too."""
+    one = client.classify(photo(), head="mine")
+    both = client.classify(photo(), head=["mine", "more"], top_k=1)
+    many = list(client.classify_many([photo(), photo()], head=["mine", "more"], top_k=1))
+
+    assert {"cat", "dog"} == {prediction.label for prediction in one.predictions}
+    assert (None, {}) == (one.in_domain, one.heads)
+    assert ["mine", "more"] == list(both.heads)
+    assert () == both.predictions
+    assert one.predictions[0] == both.heads["mine"].predictions[0]
+    assert [both, both] == many
+    with pytest.raises(ServerError, match="there is no head 'none'"):
+        client.classify(photo(), head="none")
 
 
 def test_options_of_embed_arrive(client: Client) -> None:
