@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model.heads.domain import products
 from model.heads.head import Head
 from service.engine.engine import Answer
 from service.errors import HeadMismatch, NonFiniteOutput, ServiceError
@@ -38,11 +39,11 @@ class Stack:
     def run(self, features: np.ndarray) -> list[Scored]:
         """Features (N, D) -> the softmax scores of each head, and whether each image is like what it was taught."""
         with np.errstate(over="ignore", invalid="ignore"):  # a result that is not finite becomes an error
-            logits, *products, _ = np.split(features @ self._matrix.T + self._offsets, self._ends, axis=1)
+            logits, *others, _ = np.split(products(features, self._matrix) + self._offsets, self._ends, axis=1)
             values = np.exp(logits - self._spread(np.maximum.reduceat(logits, self._starts, axis=1)))
             values /= self._spread(np.add.reduceat(values, self._starts, axis=1))
             squares = (features * features).sum(axis=1)
-            rest = iter(products)
+            rest = iter(others)
             in_domain = [None if one is None else one.in_domain(squares, next(rest)) for one in self._domains]
         return list(zip(np.split(values, self._starts[1:], axis=1), in_domain, strict=True))
 
