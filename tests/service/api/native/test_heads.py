@@ -227,6 +227,25 @@ async def test_the_list(client: httpx.AsyncClient) -> None:
     assert {} == body["damaged"]
 
 
+async def test_a_head_of_many_classes(client: httpx.AsyncClient) -> None:
+    """A head of so many classes that its scores are computed in a thread gives the same answer; so do bad images."""
+    model = (await read(client, "mine")).model
+    weight = np.random.default_rng(3).normal(size=(2000, DIM)).astype(np.float32)
+    many = Head(weight, np.zeros(2000, np.float32), tuple(f"c{index}" for index in range(2000)), model)
+    assert 200 == (await put(client, "many", many)).status_code
+    wanted = await expected(client, "many")
+    files = [("images", one) for one in (PHOTO, b"no image")]
+    body = (await client.post("/v1/classify?head=many", files=files)).json()
+    refused = await client.post("/v1/classify?head=many", content=b"\x89PNG no image")
+    await client.delete("/v1/heads/many", headers=ADMIN)
+
+    best = sorted(wanted, key=lambda label: -wanted[label])[:5]
+    assert {label: pytest.approx(wanted[label], abs=1e-5) for label in best} == by_label(
+        body["results"][0]["predictions"]
+    )
+    assert "unsupported_image" == body["results"][1]["error"]["code"] == refused.json()["code"]
+
+
 async def test_a_replaced_head_is_used_by_the_next_request(client: httpx.AsyncClient) -> None:
     """After PUT has answered, a request uses the new head; after DELETE there is none."""
     model = (await read(client, "mine")).model
