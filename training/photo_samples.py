@@ -1,4 +1,4 @@
-"""The demo page's samples: `python -m training.photo_samples` copies `examples/photos/` from the validation photographs.
+"""The demo page's samples: `python -m training.photo_samples ARCHIVE` copies `examples/photos/` out of the zip.
 
 Chosen by hand to be different from each other. The last two are among those that the demo model gets wrong.
 """
@@ -69,8 +69,8 @@ def _card(samples: list[Sample], fingerprint: str) -> str:
 
 {len(samples)} validation photographs of [clothing-dataset-small](https://github.com/{SOURCE}) (CC0 1.0, see
 LICENSE), scaled to a short side of 160 px. The demo model was not trained on them. They were chosen by hand, two of
-them because its answer is wrong: the demo model (`{fingerprint}`) is right about {right} of {len(samples)}. Its model card
-has the accuracy on all validation photographs. `manifest.json` has the same for programs;
+them because its answer is wrong: the demo model (`{fingerprint}`) is right about {right} of {len(samples)}. Its
+model card has the accuracy on all validation photographs. `manifest.json` has the same for programs;
 `python -m training.photo_samples` wrote both.
 
 | photograph | file | what it is | what the demo model says |

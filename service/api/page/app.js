@@ -55,8 +55,7 @@ async function answerOf(blob) {
   const wanted = now.labels.length ? topK() : classes;
   const asking = classes ? classify(blob, wanted) : null;
   if (!now.live) await asking;
-  const seconds = (performance.now() - started) / 1000;
-  const [found, embedded] = await Promise.all([asking, embed(blob)]);
+  const [[found, seconds], embedded] = await Promise.all([timed(asking, started), embed(blob)]);
   if (found && embedded.fingerprint === fingerprint() && found.predictions.length === classes) {
     now.labels = found.predictions.toSorted((a, b) => a.index - b.index).map(({ label }) => label);
     knows(classes, now.labels);
@@ -64,11 +63,17 @@ async function answerOf(blob) {
   return { found, embedded, seconds };
 }
 
+async function timed(asking, started) {
+  return [await asking, (performance.now() - started) / 1000];
+}
+
 function present({ found, embedded, seconds }) {
   const predictions = found?.predictions.slice(0, topK()) ?? [];
   Object.assign(now, { raw: embedded.raw, unit: embedded.unit, fingerprint: embedded.fingerprint, best: predictions[0] ?? null });
+  if (!now.live) $("bars").replaceChildren(); // rows that change places would count as a layout shift
   bars($("bars"), predictions);
-  $("top").textContent = now.best ? `${now.best.label} ${percent(now.best.score)}` : "";
+  const doubt = found?.doubt ? " · perhaps none of these" : "";
+  $("top").textContent = now.best ? `${now.best.label} ${percent(now.best.score)}${doubt}` : "";
   remark(found?.doubt ?? false);
   timing(found?.stages ?? embedded.stages, seconds);
   showVector(embedded.unit);
@@ -180,5 +185,7 @@ wire();
 const [first] = await Promise.all([samples.init(take), refresh()]);
 setInterval(() => document.visibilityState === "visible" && refresh(), 4000);
 document.documentElement.dataset.ready = "yes";
+performance.mark("ready");
 if (first && now.info && !now.blob) await first();
+performance.mark("answered");
 samples.mark();

@@ -46,7 +46,7 @@ async function show() {
   const pictures = gallery.ordered(await gallery.all().catch(() => []), now.unit, fingerprint());
   const drawn = await Promise.all(pictures.map(async (one) => ({ ...one, bitmap: await picture.read(one.thumbnail) })));
   $("forget").hidden = !pictures.length;
-  $("map-hint").hidden = Boolean(pictures.length);
+  $("map").classList.toggle("empty", !pictures.length);
   $("gallery").replaceChildren(...drawn.map(listed));
   place = pictures.length ? plane(pictures.map(({ vector }) => vector)) : null;
   known = drawn.map((one) => ({ ...one, at: place(one.vector) }));

@@ -61,10 +61,12 @@ async function look() {
 function show(found, { label, score }) {
   saliency.draw($("heat"), found);
   $("heat").hidden = $("heat-tools").hidden = false;
+  $("drop").scrollIntoView({ block: "nearest" }); // on a phone the picture is above the button
   const most = Math.max(...found.drops);
   const fall = `Covering the most important part changes “${label}” from ${percent(score)} to ${percent(Math.max(0, score - most))}.`;
-  const copy = `The map is made with copies of the picture, which is large; an uncovered copy has ${percent(found.copy)}.`;
-  $("look-note").textContent = Math.abs(found.copy - score) > OFF ? `${fall} ${copy}` : fall;
+  const weak = most < saliency.WEAK ? "No part alone matters much." : "";
+  const copy = Math.abs(found.copy - score) > OFF ? `The map is made with copies of the picture, which is large; an uncovered copy has ${percent(found.copy)}.` : "";
+  $("look-note").textContent = [fall, weak, copy].filter(Boolean).join(" ").replaceAll(" %", "\u00a0%");
   const count = found.drops.length + 1;
   $("look-note").title = `${count} pictures in ${found.seconds.toFixed(1)} s, in batches of ${found.batches.join(" + ")}`;
 }

@@ -30,8 +30,8 @@ export async function start() {
     return false;
   }
   noProblem();
+  Object.assign(now, { live: true, name: "camera.jpg", label: "", bitmap: null, best: null, raw: null, unit: null });
   emit("picture");
-  Object.assign(now, { live: true, label: "", bitmap: null, best: null, raw: null, unit: null });
   delete document.documentElement.dataset.answered;
   $("video").srcObject = stream;
   await $("video").play();
@@ -72,6 +72,7 @@ async function loop(ours) {
     if (document.visibilityState === "visible") {
       try {
         await one(ours);
+        if (stream !== ours) return;
       } catch (error) {
         if (stream !== ours) return;
         if (!error.retryAfter) return failed(error);
@@ -89,7 +90,7 @@ async function one(ours) {
   const blob = await square($("video"), 2 * now.info.preprocess.resize, 0.9);
   const answer = await parts.answerOf(blob);
   if (stream !== ours) return;
-  Object.assign(now, { blob, name: "camera.jpg" });
+  now.blob = blob;
   parts.present(answer);
   emit("frame", blob);
 }

@@ -3,13 +3,13 @@
 import { classifyMany } from "./api.js";
 import { covered, whole } from "./picture.js";
 
-const MOST_CELLS = 7; // on a side
+export const WEAK = 0.05; // a smaller fall of the score is drawn faintly
 
 /** The number of cells per side: the largest divisor of the patch grid from 4 on, else 6. */
 export function gridFor({ model }) {
   const { image_size: size, patch_size: patch, stride } = model.config;
   const tokens = Math.floor((size[0] - patch) / stride) + 1;
-  return [7, 6, 5, 4].find((n) => n <= MOST_CELLS && tokens % n === 0) ?? 6;
+  return [7, 6, 5, 4].find((n) => tokens % n === 0) ?? 6;
 }
 
 /** -> {grid, drops, copy, batches, seconds}: per cell how far the score of class `index` falls; `copy` is its score
@@ -40,10 +40,10 @@ export async function look(bitmap, info, index, progress) {
   return progress(1) ? { grid, copy, batches, seconds, drops: rest.map((score) => copy - score) } : null;
 }
 
-/** Draw the drops over the picture, the largest opaque; cells that do not matter stay clear. */
+/** Draw the drops over the picture, the largest opaque unless it is weak; cells that do not matter stay clear. */
 export function draw(canvas, { grid, drops }) {
   const colour = getComputedStyle(document.documentElement).getPropertyValue("--heat");
-  const most = Math.max(...drops, 1e-6);
+  const most = Math.max(...drops, WEAK);
   const small = new OffscreenCanvas(grid, grid);
   const cells = small.getContext("2d");
   drops.forEach((drop, i) => {

@@ -13,6 +13,7 @@ export async function init(take) {
   shown = listed.map((one) => ({ ...one, button: thumb(one) }));
   $("samples").replaceChildren(...shown.map(({ button }) => button));
   for (const one of shown) one.button.addEventListener("click", async () => take(await blobOf(one), one.file, one.label));
+  shown.slice(0, 1).forEach(blobOf); // already, beside the page's other first requests
   return shown.length ? async () => take(await blobOf(shown[0]), shown[0].file, shown[0].label) : null;
 }
 
@@ -20,8 +21,9 @@ export async function files() {
   return Promise.all(shown.map(async (one) => new File([await blobOf(one)], one.file, { type: "image/jpeg" })));
 }
 
-async function blobOf(one) {
-  one.blob ??= await (await fetch(`samples/${one.file}`)).blob();
+/** A promise of the file. */
+function blobOf(one) {
+  one.blob ??= fetch(`samples/${one.file}`).then((answer) => answer.blob());
   return one.blob;
 }
 

@@ -138,9 +138,9 @@ export function knows(classes, labels) {
   if (!classes) {
     $("knows").textContent = "This model has no classes. It computes embeddings only.";
   } else if (classes <= LISTED && labels.length) {
-    $("knows").replaceChildren(`The model knows ${classes} classes: `, element("b", labels.join(", ")), ". It always answers with these, whatever the picture shows.");
+    $("knows").replaceChildren(`The model knows ${classes} classes: `, element("b", labels.join(", ")), ". It answers every picture with these.");
   } else {
-    $("knows").textContent = `The model knows ${classes} classes. It always answers with these, whatever the picture shows.`;
+    $("knows").textContent = `The model knows ${classes} classes. It answers every picture with these.`;
   }
   $("classes").hidden = classes <= LISTED || !labels.length;
   $("class-list").textContent = labels.join(", ");

@@ -52,15 +52,17 @@ function addBox(name) {
   const input = element("input", "", { type: "file", accept: "image/*", multiple: "" });
   files.append(input);
   tools.choosable(input, (list) => addFiles(box, list));
-  const [current, camera, remove] = ["Add current", "Film", "Remove"].map((text) => element("button", text, { type: "button", class: "button" }));
+  const [current, camera, remove] = ["Add current", "Film", "×"].map((text) => element("button", text, { type: "button", class: "button" }));
   current.addEventListener("click", () => now.blob && now.raw && add(box, now.blob, now.raw).then(learnSoon));
   camera.addEventListener("click", () => film(filming === box ? null : box));
   camera.dataset.film = "";
   camera.disabled = !live.possible();
+  remove.setAttribute("aria-label", `Remove class ${boxes.length + 1}`);
   remove.addEventListener("click", () => removeBox(box));
-  const row = element("div", "", { class: "row" });
-  row.append(files, current, camera, remove);
-  box.item.append(title, element("div", "", { class: "pile" }), element("p", "", { class: "note" }), row);
+  const [top, row] = [element("div", "", { class: "name" }), element("div", "", { class: "row" })];
+  top.append(title, remove);
+  row.append(files, current, camera);
+  box.item.append(top, element("div", "", { class: "pile" }), element("p", "", { class: "note" }), row);
   tools.droppable(box.item, (list) => addFiles(box, list));
   boxes.push(box);
   $("boxes").append(box.item);
@@ -156,11 +158,11 @@ async function frame(blob) {
 }
 
 function learnSoon() {
-  clearTimeout(waiting);
-  waiting = setTimeout(learnNow, filming ? PAUSE_MS : 0);
+  waiting ||= setTimeout(learnNow, filming ? PAUSE_MS : 0);
 }
 
 function learnNow() {
+  waiting = 0;
   const full = boxes.filter(({ pictures }) => pictures.length);
   showButtons();
   if (full.length < 2) {

@@ -35,7 +35,9 @@ async def test_every_file_that_the_page_names_is_served(client: httpx.AsyncClien
     html = (await client.get("/", headers=HTML)).text
     named = re.findall(r'(?:src|href)="(page/[^"]+)"', html)
     imported = {
-        f"page/{digest()}/{name}" for file in PAGE.glob("*.js") for name in re.findall(r'from "\./(.+)"', file.read_text())
+        f"page/{digest()}/{name}"
+        for file in PAGE.glob("*.js")
+        for name in re.findall(r'from "\./(.+)"', file.read_text())
     }
     for path in {*named, *imported}:
         answer = await client.get(f"/{path}")
@@ -112,7 +114,11 @@ async def test_what_a_browser_has_is_not_sent_again(client: httpx.AsyncClient, p
 async def test_texts_are_compressed_for_clients_that_take_it(client: httpx.AsyncClient) -> None:
     """Scripts and styles are sent with gzip if the client accepts it; images, already compressed, are not."""
     sample = (await client.get("/samples")).json()[0]["file"]
-    for path, packed in ((f"/page/{digest()}/app.js", True), ("/docs/swagger-ui.css", True), (f"/samples/{sample}", False)):
+    for path, packed in (
+        (f"/page/{digest()}/app.js", True),
+        ("/docs/swagger-ui.css", True),
+        (f"/samples/{sample}", False),
+    ):
         plain = await client.get(path, headers={"Accept-Encoding": "identity"})
         small = await client.get(path, headers={"Accept-Encoding": "br, GZIP;q=0.5"})
         refused = await client.get(path, headers={"Accept-Encoding": "gzip;q=0"})
