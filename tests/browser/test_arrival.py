@@ -26,8 +26,8 @@ _SENT = "performance.getEntriesByType('resource').map((one) => [one.name, one.en
 
 def test_a_sample_is_answered_on_arrival(page: Page) -> None:
     """The first sample has its answer, its time, its vector, and the remark that the answer is right."""
-    expect(page.locator("#bars b").first).to_have_text("shoes")
-    expect(page.locator("#remark")).to_have_text("Right: this sample shows “shoes”.")
+    expect(page.locator("#bars b").first).to_have_text("hat")
+    expect(page.locator("#remark")).to_have_text("Right: this sample shows “hat”.")
     expect(page.locator("#timing dt").first).to_have_text("decode")
     expect(page.locator("#vector")).to_have_attribute("aria-label", "Embedding of 160 numbers")
 
@@ -35,7 +35,7 @@ def test_a_sample_is_answered_on_arrival(page: Page) -> None:
 def test_the_header_says_what_the_model_knows(page: Page, server: Server) -> None:
     """The header names the classes in words; the state unfolds."""
     answer = httpx.post(
-        f"{server.url}/v1/classify?top_k=10", content=httpx.get(f"{server.url}/samples/boots.jpg").content
+        f"{server.url}/v1/classify?top_k=10", content=httpx.get(f"{server.url}/samples/sun-hat.jpg").content
     )
     labels = sorted(one["label"] for one in answer.json()["results"][0]["predictions"])
 
@@ -107,7 +107,7 @@ def test_on_a_phone_the_answer_is_over_the_picture(page: Page) -> None:
     expect(page.locator("#top")).to_be_hidden()
     page.set_viewport_size({"width": 360, "height": 740})
 
-    expect(page.locator("#top")).to_have_text(f"shoes {page.locator('#bars span').first.inner_text()}")
+    expect(page.locator("#top")).to_have_text(f"hat {page.locator('#bars span').first.inner_text()}")
     place, picture = page.locator("#top").bounding_box(), page.locator("#preview").bounding_box()
     assert place
     assert picture
@@ -138,6 +138,6 @@ def test_a_failing_request_on_arrival_is_shown(browser: Any, server: Server) -> 
     page.goto(server.url)
     expect(page.locator("#error")).to_contain_text("out of order")
     expect(page.locator("#bars li")).to_have_count(0)
-    page.locator("#samples button").nth(1).click()
+    page.locator("#samples button").nth(2).click()
     assert "dress" == answered(page, "dress.jpg")[0]
     context.close()

@@ -84,6 +84,9 @@ def test_the_gallery_puts_the_nearest_first_and_survives_a_reload(page: Page, pi
     choose(page, pictures[2])
     expect(page.locator("#gallery b").first).to_have_text("1.000")
     assert "picture_2.jpg" == page.locator("#gallery span").first.inner_text()
+    expect(page.locator("#points canvas")).to_have_count(3)
+    expect(page.locator("#here")).to_be_visible()
+    expect(page.locator("#lines line")).to_have_count(2)  # to the others
 
     page.reload()
     expect(page.locator("#gallery li")).to_have_count(3)
@@ -127,9 +130,12 @@ def test_the_heat_map_shows_its_progress_and_fades(page: Page, pictures: list[Pa
     choose(page, pictures[0])
     held: list[Route] = []
     page.route("**/v1/classify*", lambda route: route.continue_() if held else held.append(route))
-    page.click("#look")
+    with page.expect_request("**/v1/classify*"):
+        page.click("#look")
     expect(page.locator("#look-progress")).to_be_visible()
     expect(page.locator("#look-note")).to_have_text("Covers one part after the other: 0 %")
+    while not held:
+        page.wait_for_timeout(10)
     held[0].continue_()
     expect(page.locator("#heat")).to_be_visible()
     expect(page.locator("#look-progress")).to_be_hidden()

@@ -16,14 +16,15 @@ export function use(name) {
 
 export const used = () => model;
 
+const UNUSUAL = 0.05; // share of the pictures like the taught ones that look as unusual
 const BULK = { "X-Request-Class": "bulk" };
 
 /** `doubt`: the picture is unlike those that the model learned from, as far as the server can tell. */
 export async function classify(blob, topK) {
   const answer = await post(at("v1/classify", { top_k: topK }), blob);
   const body = await answer.json();
-  const [{ predictions, in_domain: inDomain = 1 }] = body.results;
-  return { body, predictions, doubt: inDomain < 0.05, stages: stages(answer) };
+  const [{ predictions, in_domain: inDomain }] = body.results;
+  return { body, predictions, doubt: (inDomain ?? 1) < UNUSUAL, stages: stages(answer) };
 }
 
 /** The embedding as the model computes it, and the same with length 1. */

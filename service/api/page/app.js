@@ -13,12 +13,16 @@ import { emit, fingerprint, now, share, topK } from "./state.js";
 import * as teach from "./teach.js";
 
 let turn = 0; // of questions about the current picture
+let taken = 0;
 let refreshes = 0;
 
 /** Make this the current picture; `label` is what a sample shows. */
 async function take(blob, name = "photo.jpg", label = "") {
   live.stop();
-  Object.assign(now, { blob, name, label, bitmap: await picture.read(blob), best: null, raw: null, unit: null });
+  const asked = ++taken;
+  const bitmap = await picture.read(blob);
+  if (asked !== taken || now.live) return; // there is a newer picture
+  Object.assign(now, { blob, name, label, bitmap, best: null, raw: null, unit: null });
   delete document.documentElement.dataset.answered;
   $("drop").classList.add("full");
   if (now.bitmap) picture.show($("preview"), now.bitmap, share());
@@ -41,11 +45,11 @@ async function ask() {
   } catch (error) {
     if (asked !== turn || now.live) return;
     Object.assign(now, { best: null, raw: null, unit: null });
+    $("answer").removeAttribute("aria-busy");
     nothing();
     problem(error, ask);
     emit("cleared");
   }
-  $("answer").removeAttribute("aria-busy");
 }
 
 /** Ask for classes and embedding; with the camera both at once. The first answer names all classes of the model. */
@@ -69,6 +73,7 @@ async function timed(asking, started) {
 
 function present({ found, embedded, seconds }) {
   const predictions = found?.predictions.slice(0, topK()) ?? [];
+  $("answer").removeAttribute("aria-busy");
   Object.assign(now, { raw: embedded.raw, unit: embedded.unit, fingerprint: embedded.fingerprint, best: predictions[0] ?? null });
   if (!now.live) $("bars").replaceChildren(); // rows that change places would count as a layout shift
   bars($("bars"), predictions);
@@ -131,7 +136,7 @@ async function chooseModel() {
 }
 
 /** Read /info again. Vectors of different models cannot be compared, so the parts are told when the model changes. */
-async function refresh() {
+async function refresh(tries = 3) {
   const asked = ++refreshes;
   try {
     const fresh = await askInfo();
@@ -147,7 +152,7 @@ async function refresh() {
     if (changed) emit("model", other);
   } catch (error) {
     if (asked !== refreshes) return;
-    if (error.code === "model_not_found" && (await useAnother())) return refresh();
+    if (error.code === "model_not_found" && tries > 1 && (await useAnother())) return refresh(tries - 1);
     status(error.status === 503 ? { state: "not ready" } : null);
     return;
   }
@@ -181,11 +186,15 @@ function wire() {
   live.init({ take, answerOf, present });
 }
 
+/** Answer the first sample, as soon as there is a model, unless the visitor was quicker. */
+async function arrive() {
+  if (first && now.info && !now.blob && !now.live && !turn) await first();
+}
+
 wire();
 const [first] = await Promise.all([samples.init(take), refresh()]);
-setInterval(() => document.visibilityState === "visible" && refresh(), 4000);
+setInterval(() => document.visibilityState === "visible" && refresh().then(arrive), 4000);
 document.documentElement.dataset.ready = "yes";
 performance.mark("ready");
-if (first && now.info && !now.blob) await first();
+await arrive();
 performance.mark("answered");
-samples.mark();

@@ -9,9 +9,11 @@ import { $, element, problem } from "./show.js";
 import { fingerprint, now, on } from "./state.js";
 
 const NEIGHBOURS = 3;
+const SAME = 0.9999; // the cosine from which a picture counts as the current one itself
 
 let take = null;
 let place = null; // from a vector to its place on the map
+let turn = 0;
 let known = []; // the pictures on the map: {unit, x, y}
 
 export function init({ take: given, choosable }) {
@@ -42,9 +44,11 @@ async function keep(file) {
 }
 
 async function show() {
+  const asked = ++turn;
   $("keep").disabled = !now.unit || !(now.bitmap || now.live);
   const pictures = gallery.ordered(await gallery.all().catch(() => []), now.unit, fingerprint());
   const drawn = await Promise.all(pictures.map(async (one) => ({ ...one, bitmap: await picture.read(one.thumbnail) })));
+  if (asked !== turn) return; // another call shows newer pictures
   $("forget").hidden = !pictures.length;
   $("map").classList.toggle("empty", !pictures.length);
   $("gallery").replaceChildren(...drawn.map(listed));
@@ -95,7 +99,8 @@ function mark() {
   const at = place(now.unit);
   put($("here"), at);
   const nearest = known.map((one) => ({ at: one.at, cosine: gallery.cosine(now.unit, one.vector) })).sort((a, b) => b.cosine - a.cosine);
-  $("lines").replaceChildren(...nearest.slice(0, NEIGHBOURS).map((one) => line(at, one.at)));
+  const others = nearest.filter(({ cosine }) => cosine < SAME);
+  $("lines").replaceChildren(...others.slice(0, NEIGHBOURS).map((one) => line(at, one.at)));
 }
 
 function line([x1, y1], [x2, y2]) {

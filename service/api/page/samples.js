@@ -2,13 +2,15 @@
 
 import { classifyMany } from "./api.js";
 import { $, element } from "./show.js";
-import { now, on } from "./state.js";
+import { fingerprint, now, on } from "./state.js";
 
 let shown = []; // {file, label, button, blob}
+let marked = ""; // the fingerprint of the model whose answers the marks are about
 
 /** Show the samples; returns a function that makes the first one the current picture, if there is one. */
 export async function init(take) {
-  on("model", (other) => other && shown.length && now.blob && mark());
+  on("model", (other) => other && unmark());
+  on("answer", () => now.labels.length && marked !== fingerprint() && mark());
   const listed = await fetch("samples").then((answer) => (answer.ok ? answer.json() : [])).catch(() => []);
   shown = listed.map((one) => ({ ...one, button: thumb(one) }));
   $("samples").replaceChildren(...shown.map(({ button }) => button));
@@ -33,13 +35,19 @@ function thumb({ file, label }) {
   return button;
 }
 
-/** Ask about all samples at once, and mark those that the model has the class for. */
-export async function mark() {
-  const known = shown.filter(({ label }) => now.labels.includes(label));
+function unmark() {
+  marked = "";
   for (const { button } of shown) button.querySelector("em")?.remove();
+}
+
+/** Ask about all samples at once, and mark those that the model has the class for. */
+async function mark() {
+  const known = shown.filter(({ label }) => now.labels.includes(label));
+  const asked = (marked = fingerprint());
   if (!known.length) return;
   try {
     const { predictions } = await classifyMany(await Promise.all(known.map(blobOf)), 1);
+    if (asked !== marked) return; // another model answers now
     known.forEach(({ button, label }, i) => markOne(button, predictions[i][0].label === label));
   } catch {
     // Without marks: the samples are no less useful.

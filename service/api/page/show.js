@@ -87,6 +87,7 @@ export function problem(error, again) {
   const count = element("small", "", { id: "countdown" });
   box.replaceChildren(line, element("small", facts.join(" · ")), count);
   box.hidden = false;
+  box.scrollIntoView({ block: "nearest" }); // the cause may be in another part of the page
   if (!error.retryAfter || !again) return;
   let left = error.retryAfter;
   const tick = () => {
@@ -138,7 +139,7 @@ export function knows(classes, labels) {
   if (!classes) {
     $("knows").textContent = "This model has no classes. It computes embeddings only.";
   } else if (classes <= LISTED && labels.length) {
-    $("knows").replaceChildren(`The model knows ${classes} classes: `, element("b", labels.join(", ")), ". It answers every picture with these.");
+    $("knows").replaceChildren(`The model knows ${classes} classes: `, ...labels.flatMap((label, i) => [i ? ", " : "", element("b", label)]), ". It answers every picture with these.");
   } else {
     $("knows").textContent = `The model knows ${classes} classes. It answers every picture with these.`;
   }

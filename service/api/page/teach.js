@@ -5,7 +5,7 @@ import * as headFile from "./head_file.js";
 import { learn, PENALTY, scores } from "./learn.js";
 import * as live from "./live.js";
 import { clear, read, show } from "./picture.js";
-import { $, bars, element, problem } from "./show.js";
+import { $, bars, element } from "./show.js";
 import { fingerprint, now, on } from "./state.js";
 
 const MOST_BOXES = 10;
@@ -15,15 +15,16 @@ const PAUSE_MS = 250; // between two rounds of learning while pictures arrive
 
 let boxes = []; // {name, pictures: [{blob, raw, canvas}], item}
 let head = null; // {labels, weight, bias, fingerprint, recipe, others}
+let made = 0; // boxes, for their numbers
 let filming = null; // the box that the camera's pictures go into
 let waiting = 0;
 let tools = {};
 
 export function init(given) {
   tools = given;
-  for (const name of ["Class 1", "Class 2"]) addBox(name);
-  $("add-box").addEventListener("click", () => addBox(`Class ${boxes.length + 1}`).item.querySelector("input").focus());
-  $("teach-clear").addEventListener("click", () => restart(["Class 1", "Class 2"]));
+  for (let i = 0; i < 2; i++) addBox();
+  $("add-box").addEventListener("click", () => addBox().item.querySelector("input").focus());
+  $("teach-clear").addEventListener("click", () => restart());
   $("export").addEventListener("click", exportFile);
   $("save").addEventListener("submit", save);
   tools.choosable($("import"), ([file]) => importFile(file));
@@ -34,19 +35,22 @@ export function init(given) {
   on("model", (other) => other && embedAgain());
 }
 
-function restart(names) {
+function restart(names = ["", ""]) {
   film(null);
   for (const { item } of boxes) item.remove();
   boxes = [];
+  made = 0;
   head = null;
   for (const name of names) addBox(name);
   $("taught-note").textContent = "";
   answer();
 }
 
-function addBox(name) {
+function addBox(given) {
+  made++;
+  const name = given || `Class ${made}`;
   const box = { name, pictures: [], item: element("li", "", { class: "box" }) };
-  const title = element("input", "", { type: "text", value: name, maxlength: 60, "aria-label": `Name of class ${boxes.length + 1}` });
+  const title = element("input", "", { type: "text", value: name, maxlength: 60, "aria-label": `Name of class ${made}` });
   title.addEventListener("input", () => rename(box, title.value));
   const files = element("label", "Add files", { class: "button" });
   const input = element("input", "", { type: "file", accept: "image/*", multiple: "" });
@@ -57,7 +61,7 @@ function addBox(name) {
   camera.addEventListener("click", () => film(filming === box ? null : box));
   camera.dataset.film = "";
   camera.disabled = !live.possible();
-  remove.setAttribute("aria-label", `Remove class ${boxes.length + 1}`);
+  remove.setAttribute("aria-label", `Remove class ${made}`);
   remove.addEventListener("click", () => removeBox(box));
   const [top, row] = [element("div", "", { class: "name" }), element("div", "", { class: "row" })];
   top.append(title, remove);
@@ -108,7 +112,7 @@ async function addFiles(box, files) {
       learnSoon();
     }
   } catch (error) {
-    problem(error);
+    say(error);
   }
 }
 
@@ -153,8 +157,12 @@ async function frame(blob) {
     await add(filming, blob, now.raw);
     learnSoon();
   } catch (error) {
-    problem(error);
+    say(error);
   }
+}
+
+function say(error) {
+  $("taught-note").textContent = error.message;
 }
 
 function learnSoon() {
@@ -208,7 +216,7 @@ async function importFile(file) {
     $("taught-note").textContent = `Imported ${found.labels.length} classes. Pictures in two boxes teach it anew.`;
     answer();
   } catch (error) {
-    $("taught-note").textContent = error.message;
+    say(error);
   }
 }
 
@@ -226,13 +234,13 @@ async function save(event) {
 
 /** Another model answers: its embeddings are needed for the same pictures. */
 async function embedAgain() {
-  if (head?.imported) restart(["Class 1", "Class 2"]);
+  if (head?.imported) restart();
   head = null;
   answer();
   try {
     for (const picture of boxes.flatMap(({ pictures }) => pictures)) picture.raw = (await embed(picture.blob)).raw;
     learnSoon();
   } catch (error) {
-    problem(error);
+    say(error);
   }
 }
