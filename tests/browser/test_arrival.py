@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.browser.conftest import ELSEWHERE, PATIENCE_MS, answered, opened
+from tests.browser.conftest import ELSEWHERE, PATIENCE_MS, answered, opened, violations
 from tests.e2e.server import Server
 
 pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
@@ -43,8 +43,24 @@ def test_the_header_says_what_the_model_knows(page: Page, server: Server) -> Non
         f"The model knows 10 classes: {', '.join(labels)}. It answers every picture with these."
     )
     expect(page.locator("[data-status=device]")).to_be_hidden()
-    page.locator(".about summary").click()
+    page.get_by_text("ready · demo").click()
     expect(page.locator("[data-status=device]")).to_have_text("cpu")
+
+
+def test_of_many_classes_some_are_named_and_all_are_a_click_away(page: Page) -> None:
+    """A thousand names do not fit the header: it names eight, and the list unfolds."""
+    page.evaluate("""async () => {
+      const app = document.querySelector("script[type=module]").src;
+      const { knows } = await import(app.replace("app.js", "show.js"));
+      knows(1000, Array.from({ length: 1000 }, (_, i) => `thing ${i}`));
+    }""")
+    named = ", ".join(f"thing {i}" for i in range(8))
+    expect(page.locator("#knows")).to_have_text(
+        f"The model knows 1000 classes, such as {named}. It answers every picture with these."
+    )
+    page.get_by_text("All classes").click()
+    expect(page.locator("#class-list")).to_contain_text("thing 999")
+    assert [] == violations(page)
 
 
 def test_samples_are_marked_as_right_and_wrong(page: Page, server: Server) -> None:

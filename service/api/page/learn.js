@@ -67,30 +67,29 @@ function descend(kernel, classes, shares, count) {
   const size = classes.length;
   const steepest = 0.5 + PENALTY; // bounds the curvature, since the mean squared length is 1
   const push = (Math.sqrt(steepest) - Math.sqrt(PENALTY)) / (Math.sqrt(steepest) + Math.sqrt(PENALTY));
-  let [parts, bias] = [new Float64Array(size * count), new Float64Array(count)];
-  let [ahead, aheadBias] = [parts.slice(), bias.slice()];
+  const rows = classes.map((_, n) => kernel.subarray(n * size, (n + 1) * size));
+  const zeros = () => Array.from({ length: count }, () => new Float64Array(size));
+  let [parts, ahead, bias, aheadBias] = [zeros(), zeros(), new Float64Array(count), new Float64Array(count)];
   for (let step = 0; step < STEPS; step++) {
-    const [newParts, newBias, logits] = [ahead.slice(), aheadBias.slice(), new Array(count)];
-    let change = 0;
+    const [next, nextBias] = [zeros(), aheadBias.slice()];
     for (let n = 0; n < size; n++) {
-      for (let c = 0; c < count; c++) logits[c] = aheadBias[c];
-      for (let m = 0; m < size; m++) {
-        const product = kernel[n * size + m];
-        for (let c = 0; c < count; c++) logits[c] += product * ahead[m * count + c];
-      }
-      const found = softmax(logits);
+      const found = softmax(ahead.map((one, c) => aheadBias[c] + dot(rows[n], one)));
       for (let c = 0; c < count; c++) {
         const slope = shares[n] * (found[c] - (classes[n] === c ? 1 : 0));
-        newParts[n * count + c] -= (slope + PENALTY * ahead[n * count + c]) / steepest;
-        newBias[c] -= slope / steepest;
+        next[c][n] = ahead[c][n] - (slope + PENALTY * ahead[c][n]) / steepest;
+        nextBias[c] -= slope / steepest;
       }
     }
-    ahead = newParts.map((value, i) => {
-      change = Math.max(change, Math.abs(value - parts[i]));
-      return value + push * (value - parts[i]);
-    });
-    aheadBias = newBias.map((value, c) => value + push * (value - bias[c]));
-    [parts, bias] = [newParts, newBias];
+    let change = 0;
+    for (let c = 0; c < count; c++) {
+      for (let n = 0; n < size; n++) {
+        const moved = next[c][n] - parts[c][n];
+        ahead[c][n] = next[c][n] + push * moved;
+        change = Math.max(change, Math.abs(moved));
+      }
+      aheadBias[c] = nextBias[c] + push * (nextBias[c] - bias[c]);
+    }
+    [parts, bias] = [next, nextBias];
     if (change * size < ENOUGH) break;
   }
   return { parts, bias };
@@ -98,11 +97,11 @@ function descend(kernel, classes, shares, count) {
 
 /** The weights and bias for vectors that are neither centred nor scaled. */
 function folded(parts, bias, centred, mean, scale) {
-  const [dim, count] = [mean.length, bias.length];
-  const weight = new Float32Array(count * dim);
+  const dim = mean.length;
+  const weight = new Float32Array(bias.length * dim);
   const shifted = Float32Array.from(bias, (start, c) => {
     const row = new Float64Array(dim);
-    centred.forEach((vector, n) => vector.forEach((value, i) => (row[i] += parts[n * count + c] * value)));
+    centred.forEach((vector, n) => vector.forEach((value, i) => (row[i] += parts[c][n] * value)));
     weight.set(row.map((value) => value / scale), c * dim);
     return start - dot(row, mean) / scale;
   });

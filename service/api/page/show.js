@@ -133,6 +133,7 @@ export function status(info) {
 }
 
 const LISTED = 20; // more names than this are behind a click
+const SOME = 8; // of those, as examples
 
 /** Say what the model can answer: how many classes, and which. */
 export function knows(classes, labels) {
@@ -141,8 +142,9 @@ export function knows(classes, labels) {
   } else if (classes <= LISTED && labels.length) {
     $("knows").replaceChildren(`The model knows ${classes} classes: `, ...labels.flatMap((label, i) => [i ? ", " : "", element("b", label)]), ". It answers every picture with these.");
   } else {
-    $("knows").textContent = `The model knows ${classes} classes. It answers every picture with these.`;
+    const some = labels.length ? `, such as ${labels.slice(0, SOME).join(", ")}` : "";
+    $("knows").textContent = `The model knows ${classes} classes${some}. It answers every picture with these.`;
   }
-  $("classes").hidden = classes <= LISTED || !labels.length;
+  $("classes").hidden = !classes || classes <= LISTED;
   $("class-list").textContent = labels.join(", ");
 }

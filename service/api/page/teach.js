@@ -11,13 +11,15 @@ import { fingerprint, now, on } from "./state.js";
 const MOST_BOXES = 10;
 const MOST_PICTURES = 400; // in all boxes
 const SHOWN = 8; // thumbnails in a box
-const PAUSE_MS = 250; // between two rounds of learning while pictures arrive
+const PAUSE_MS = 250; // the least between two rounds of learning while a box is filmed
+const REST = 3; // and as a multiple of the time that the last round took, so that the page stays usable
 
 let boxes = []; // {name, pictures: [{blob, raw, canvas}], item}
 let head = null; // {labels, weight, bias, fingerprint, recipe, others}
 let made = 0; // boxes, for their numbers
 let filming = null; // the box that the camera's pictures go into
 let waiting = 0;
+let took = 0; // milliseconds of the last round of learning
 let tools = {};
 
 export function init(given) {
@@ -166,7 +168,7 @@ function say(error) {
 }
 
 function learnSoon() {
-  waiting ||= setTimeout(learnNow, filming ? PAUSE_MS : 0);
+  waiting ||= setTimeout(learnNow, filming ? Math.max(PAUSE_MS, REST * took) : 0);
 }
 
 function learnNow() {
@@ -183,8 +185,9 @@ function learnNow() {
   const learned = learn(full.map(({ pictures }) => pictures.map(({ raw }) => raw)));
   const recipe = { method: "multinomial logistic regression", penalty: PENALTY, pictures: counts, by: "demo page" };
   head = { ...learned, labels: labels(), fingerprint: fingerprint(), recipe, others: {} };
+  took = performance.now() - started;
   const total = counts.reduce((a, b) => a + b);
-  $("taught-note").textContent = `Learned from ${total} pictures in ${(performance.now() - started).toFixed(0)} ms.`;
+  $("taught-note").textContent = `Learned from ${total} pictures in ${took.toFixed(0)} ms.`;
   answer();
 }
 
