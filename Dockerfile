@@ -98,6 +98,7 @@ COPY model ./model
 COPY service ./service
 COPY models/demo ./models/demo
 COPY examples/images ./examples/images
+COPY examples/photos ./examples/photos
 RUN chmod -R u=rwX,go=rX . \
     && python -m compileall -q --invalidation-mode unchecked-hash model service
 

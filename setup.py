@@ -6,7 +6,11 @@ where `model.shipped` looks for them.
 
 from setuptools import find_packages, setup
 
-SHIPPED = {"model.data.demo": "models/demo", "model.data.samples": "examples/images"}
+SHIPPED = {
+    "model.data.demo": "models/demo",
+    "model.data.samples": "examples/images",
+    "model.data.photos": "examples/photos",
+}
 
 setup(
     packages=[*find_packages(include=["service", "service.*", "model", "model.*"]), *SHIPPED],
@@ -16,6 +20,7 @@ setup(
         "model.backends.triton": ["*.json"],
         "model.data.demo": ["*.json", "*.safetensors", "README.md"],
         "model.data.samples": ["*"],
+        "model.data.photos": ["*"],
         "service.api": ["page/*"],
     },
     include_package_data=False,

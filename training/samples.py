@@ -101,9 +101,9 @@ for programs; `python -m training.samples` wrote both.
 """
 
 
-def read_manifest() -> list[Sample]:
-    """Return the shipped samples."""
-    return [Sample(**row) for row in json.loads((FOLDER / MANIFEST).read_text(encoding="utf-8"))]
+def read_manifest(folder: Path = FOLDER) -> list[Sample]:
+    """Return the shipped samples of a folder."""
+    return [Sample(**row) for row in json.loads((folder / MANIFEST).read_text(encoding="utf-8"))]
 
 
 @torch.inference_mode()

@@ -29,11 +29,18 @@ class _Loaded:
 
 
 async def respond(
-    request: Request, path: Path, media_type: str | None = None, headers: dict[str, str] | None = None
+    request: Request,
+    path: Path,
+    media_type: str | None = None,
+    headers: dict[str, str] | None = None,
+    replace: tuple[bytes, bytes] = (b"", b""),
 ) -> Response:
-    """The response for a file that exists. Browsers ask again each time, unless `headers` has a Cache-Control."""
+    """The response for a file that exists. Browsers ask again each time, unless `headers` has a Cache-Control.
+
+    `replace` is a text in the file, and what is sent instead of it.
+    """
     kind = media_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    loaded = await asyncio.to_thread(_load, path, kind.startswith(_TEXTS))
+    loaded = await asyncio.to_thread(_load, path, kind.startswith(_TEXTS), replace)
     packed = loaded.packed if _takes_gzip(request) else None
     tag = f'"{loaded.digest}"' if packed is None else f'"{loaded.digest}-gzip"'  # the two forms need different tags
     own = {"Cache-Control": "no-cache", "ETag": tag} | (headers or {})
@@ -46,14 +53,14 @@ async def respond(
     return Response(loaded.content if packed is None else packed, media_type=kind, headers=own)
 
 
-def _load(path: Path, is_text: bool) -> _Loaded:
-    return _load_version(path, path.stat().st_mtime_ns, is_text)
+def _load(path: Path, is_text: bool, replace: tuple[bytes, bytes]) -> _Loaded:
+    return _load_version(path, path.stat().st_mtime_ns, is_text, replace)
 
 
 @functools.lru_cache(maxsize=64)
-def _load_version(path: Path, _changed_ns: int, is_text: bool) -> _Loaded:
+def _load_version(path: Path, _changed_ns: int, is_text: bool, replace: tuple[bytes, bytes]) -> _Loaded:
     """Read and compress a file; once for each version of it."""
-    content = path.read_bytes()
+    content = path.read_bytes().replace(*replace) if replace[0] else path.read_bytes()
     packed = gzip.compress(content, mtime=0) if is_text else None
     return _Loaded(content, packed, hashlib.sha256(content).hexdigest()[:32])
 

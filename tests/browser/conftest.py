@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,24 @@ from tests.tiny import photo, write_tiny_model
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 60_000
+ELSEWHERE = "page.test"  # a name of this machine that the browser does not take for localhost
+ARGUMENTS = (
+    "--no-sandbox",
+    "--use-fake-device-for-media-stream",  # a moving picture as the camera
+    "--use-fake-ui-for-media-stream",
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
+)
+AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+
+# A file that the browser passes to the page when it is pasted or dropped.
+_HAND_OVER = """([kind, data, target]) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "handed.jpg", { type: "image/jpeg" }));
+  const event = kind === "paste" ? new ClipboardEvent(kind, { clipboardData: transfer, bubbles: true })
+    : new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.querySelector(target).dispatchEvent(event);
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +59,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield browser
         browser.close()
 
@@ -60,20 +79,52 @@ def page_of_several(browser: Any, several: Server) -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, server: Server) -> Iterator[Any]:
-    """Open the page; fails the test when a script failed or the policy blocked something."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
+def opened(
+    browser: Any, server: Server, url: str = "", before: Callable[[Any], None] = lambda page: None, **options: Any
+) -> Iterator[Any]:
+    """Open the page with its first sample answered; fails when a script failed or the policy blocked something.
+
+    `before` is called with the page before it is opened; `options` are those of playwright's new_context.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.grant_permissions(["clipboard-read", "clipboard-write", "camera"])
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     mistakes: list[str] = []
     page.on("pageerror", lambda error: mistakes.append(str(error)))
     page.on("console", lambda line: mistakes.append(line.text) if "Content Security Policy" in line.text else None)
-    page.goto(server.url)
+    before(page)
+    page.goto(url or server.url)
     page.wait_for_selector("html[data-ready=yes]")
+    page.wait_for_selector("html[data-answered]")
     yield page
     context.close()
     assert [] == mistakes
+
+
+def answered(page: Any, name: str) -> list[str]:
+    """The class names of the answer to the picture with this name; waits for it."""
+    page.wait_for_selector(f"html[data-answered='{name}']")
+    found: list[str] = page.locator("#bars b").all_inner_texts()
+    return found
+
+
+def choose(page: Any, path: Path) -> list[str]:
+    """Choose a file as the current picture; returns the class names of its answer."""
+    page.set_input_files("#file", path)
+    return answered(page, path.name)
+
+
+def hand_over(page: Any, kind: str, path: Path, target: str) -> None:
+    """Paste a file, or drop it on a target; its name is then handed.jpg."""
+    page.evaluate(_HAND_OVER, [kind, base64.b64encode(path.read_bytes()).decode(), target])
+
+
+def violations(page: Any) -> list[tuple[str, str]]:
+    """What axe finds on the page: the rule and the first element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install '.[browser]'")
+    found = axe.Axe().run(page, options=AXE).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import PATIENCE_MS, choose, opened, violations
 from tests.e2e.server import Server
 
 pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
@@ -21,8 +21,7 @@ def test_one_model_is_no_choice(page: Page, server: Server, pictures: list[Path]
     """With one model there is no select box, and no request names a model."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.set_input_files("#file", pictures[0])
-    expect(page.locator("#look")).to_be_enabled()
+    choose(page, pictures[0])
 
     expect(page.locator("#model")).to_be_hidden()
     expect(page.locator("[data-status=model]")).to_have_text(server.info()["model"]["name"])
@@ -34,7 +33,7 @@ def test_a_chosen_model_answers_everything(page_of_several: Page, several: Serve
     """Choosing a model sends the pictures again, and its name is in each request from then on."""
     page = page_of_several
     page.set_input_files("#other", pictures[0])
-    page.set_input_files("#file", pictures[0])
+    choose(page, pictures[0])
     expect(page.locator("#cosine")).to_have_text("1.000")
     expect(page.locator("#model")).to_have_value("demo")
     assert ["demo", "tiny"] == page.locator("#model option").all_inner_texts()
@@ -44,10 +43,14 @@ def test_a_chosen_model_answers_everything(page_of_several: Page, several: Serve
     page.select_option("#model", "tiny")
     expect(page.locator("#bars b").first).to_contain_text("thing ")
     expect(page.locator("#cosine")).to_have_text("1.000")
-    assert {"info?model=tiny", "v1/classify?top_k=5&model=tiny", "v1/embed?model=tiny"} == set(asked)
+    assert {
+        "info?model=tiny",
+        "v1/classify?top_k=7&model=tiny",  # all classes, whose names the page does not know yet
+        "v1/embed?normalize=false&model=tiny",
+    } == set(asked)
+    expect(page.locator("#knows")).to_contain_text("The model knows 7 classes: thing 0")
     page.click("#look")
     expect(page.locator("#heat")).to_be_visible()
-    assert "v1/classify?top_k=7&model=tiny" in asked
     assert "tiny" == json.loads(page.locator("#raw").text_content() or "")["model"]["name"]
 
 
@@ -75,16 +78,27 @@ def test_a_model_that_is_gone_gives_way_to_the_default_one(page_of_several: Page
     page.select_option("#model", "tiny")
 
     expect(page.locator("#model")).to_have_value("demo")
-    page.set_input_files("#file", pictures[0])
-    expect(page.locator("#look")).to_be_enabled()
+    assert 5 == len(choose(page, pictures[0]))
+
+
+def test_without_the_default_model_another_one_is_asked(browser: Any, several: Server, pictures: list[Path]) -> None:
+    """If the default model is not loaded, the page takes the first of the list; the refusal is simulated."""
+    gone = json.dumps({"code": "model_not_found", "detail": "the default model is not loaded"})
+    listed = json.dumps({"object": "list", "data": [{"id": "tiny"}]})
+
+    def unload(page: Page) -> None:
+        page.route("**/info", lambda route: route.fulfill(status=404, body=gone))
+        page.route("**/v1/models", lambda route: route.fulfill(body=listed))
+
+    with opened(browser, several, before=unload) as page:
+        assert "thing " in choose(page, pictures[0])[0]
+        expect(page.locator("#model")).to_have_value("tiny")
 
 
 def test_the_choice_is_in_nobodys_way(page_of_several: Page) -> None:
     """axe finds no violation with the select box, and a phone needs no sideways scrolling."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install '.[browser]'")
     page = page_of_several
     page.set_viewport_size({"width": 360, "height": 740})
 
-    found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]})
-    assert [] == [(one["id"], one["nodes"][0]["html"]) for one in found.response["violations"]]
+    assert [] == violations(page)
     assert 360 >= page.evaluate("document.documentElement.scrollWidth")

@@ -1,4 +1,4 @@
-"""The page's code snippets run unchanged in a folder with a photograph called photo.jpg."""
+"""The page's code snippets run unchanged: beside a photograph called photo.jpg, or with the picture inside."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.browser.conftest import choose
 from tests.e2e.server import ROOT
 from tests.tiny import photo
 
@@ -61,10 +62,33 @@ def test_a_snippet_names_the_chosen_model(page_of_several: Page, tmp_path: Path,
     _check(page_of_several, tmp_path, op, name, "v1/classify?model=tiny")
 
 
-def _check(page: Page, tmp_path: Path, op: str, name: str, path: str) -> None:
+@EVERY
+def test_a_snippet_with_the_picture_inside_needs_no_file(page: Page, tmp_path: Path, op: str, name: str) -> None:
+    """With the picture inside, a snippet runs in an empty folder. The page shows the picture's code cut short."""
+    (tmp_path / "picture.jpg").write_bytes(photo(1))
+    (tmp_path / "empty").mkdir()
+    choose(page, tmp_path / "picture.jpg")
+    page.check("#inside")
+    expect(page.locator("#snippet")).to_contain_text("…")
+    _check(page, tmp_path / "empty", op, name, "v1/classify", photo(1))
+
+
+def test_a_large_picture_is_made_smaller_for_the_code(page: Page, tmp_path: Path) -> None:
+    """A picture of more than 48 kB is inside as a smaller copy, and the page says so."""
+    (tmp_path / "large.png").write_bytes(photo(1, (800, 800), "PNG"))
+    assert 48_000 < (tmp_path / "large.png").stat().st_size
+    choose(page, tmp_path / "large.png")
+    page.check("#inside")
+
+    expect(page.locator("#inside-note")).to_contain_text("a smaller copy")
+    assert 48_000 > len(_copied(page, "classify", "curl"))
+
+
+def _check(page: Page, tmp_path: Path, op: str, name: str, path: str, picture: bytes = b"") -> None:
     if name not in COMMANDS and name != "Python":
         pytest.importorskip(name, reason="pip install '.[browser]'")
-    (tmp_path / "photo.jpg").write_bytes(photo())
+    if not picture:
+        (tmp_path / "photo.jpg").write_bytes(photo())
     page.select_option("#top_k", "3")
     code = _copied(page, op, name)
     command = COMMANDS.get(name, [sys.executable, "-"])
@@ -73,6 +97,6 @@ def _check(page: Page, tmp_path: Path, op: str, name: str, path: str) -> None:
     )
 
     assert 0 == ran.returncode, f"{code}\n{ran.stderr}"
-    best = httpx.post(f"{page.url}{path}", content=photo()).json()["results"][0]["predictions"][0]["label"]
+    best = httpx.post(f"{page.url}{path}", content=picture or photo()).json()["results"][0]["predictions"][0]["label"]
     assert (best if op == "classify" else "") in ran.stdout
     assert ran.stdout.strip()

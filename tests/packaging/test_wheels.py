@@ -36,6 +36,7 @@ SERVER_FILES = (
     "model",
     "models/demo",
     "examples/images",
+    "examples/photos",
 )
 TIMEOUT_S = 240
 DECOY = 'raise ImportError("a file of the current folder was imported instead of the installed package")\n'
@@ -159,7 +160,8 @@ def _sources(folder: Path) -> set[str]:
 def test_the_server_wheel_holds_both_packages_and_their_data(wheels: Wheels) -> None:
     """The wheel holds every module of `service` and `model`, the page, the demo model and the samples."""
     data = {f"service/api/page/{path.name}" for path in (ROOT / "service" / "api" / "page").iterdir()}
-    data |= {f"model/data/samples/{path.name}" for path in (ROOT / "examples" / "images").iterdir()}
+    for name, folder in (("samples", "images"), ("photos", "photos")):
+        data |= {f"model/data/{name}/{path.name}" for path in (ROOT / "examples" / folder).iterdir()}
     data |= {f"model/data/demo/{name}.json" for name in ("config", "labels", "preprocess")}
     data |= {"model/data/demo/model.safetensors", "model/data/demo/README.md", "model/imagenet1k.tsv"}
     data |= {"model/backends/triton/tiles.json"}
@@ -214,11 +216,11 @@ def test_a_server_with_two_http_processes_answers_the_client_beside_decoys(
 
     assert [*samples.values()] == labels
     assert "<title>" in page.text
-    assert len(samples) == len(listed)
+    assert _manifest(installed, "photos") == listed
 
 
-def _manifest(installed: Installation) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads((installed.shipped / "samples" / "manifest.json").read_text())
+def _manifest(installed: Installation, folder: str = "samples") -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads((installed.shipped / folder / "manifest.json").read_text())
     return found
 
 

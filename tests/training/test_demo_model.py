@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import model
+from training import photo_samples
 from training.data import Photos, read_photos
 from training.report import predict
 from training.samples import FOLDER, Sample, answer, read_manifest
@@ -39,10 +40,13 @@ def test_it_has_the_released_models_switches(network: model.Vim) -> None:
     assert not config.rope
 
 
-@pytest.mark.parametrize("sample", read_manifest(), ids=lambda sample: sample.file)
-def test_the_samples_get_the_answers_in_the_manifest(network: model.Vim, sample: Sample) -> None:
+SHIPPED = [(folder, one) for folder in (FOLDER, photo_samples.FOLDER) for one in read_manifest(folder)]
+
+
+@pytest.mark.parametrize(("folder", "sample"), SHIPPED, ids=[sample.file for _, sample in SHIPPED])
+def test_the_samples_get_the_answers_in_the_manifest(network: model.Vim, folder: Path, sample: Sample) -> None:
     """Each sample gets the manifest's class, and its score to a thousandth, including the wrong ones."""
-    predicted, score = answer(network, FOLDER / sample.file)
+    predicted, score = answer(network, folder / sample.file)
     assert sample.predicted == predicted
     assert score == pytest.approx(sample.score, abs=1e-3)
 
@@ -57,6 +61,23 @@ def test_every_sample_names_label_source_and_licence(network: model.Vim) -> None
         assert sample.licence.startswith("MIT")
         with Image.open(FOLDER / sample.file) as image:
             assert image.mode == "RGB"
+
+
+def test_the_photographs_of_the_page_are_free_and_mostly_right(network: model.Vim) -> None:
+    """Every photograph of the page is in the manifest with its source and licence; one or two have wrong answers."""
+    samples = read_manifest(photo_samples.FOLDER)
+    files = sorted(path.name for path in photo_samples.FOLDER.glob("*.jpg"))
+    assert files == sorted(sample.file for sample in samples)
+    assert FINGERPRINT in (photo_samples.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert "CC0 1.0 Universal" in (photo_samples.FOLDER / "LICENSE").read_text(encoding="utf-8")
+    for sample in samples:
+        assert sample.label in network.labels.names
+        assert "clothing-dataset-small, validation/" in sample.source
+        assert "CC0 1.0" == sample.licence
+        with Image.open(photo_samples.FOLDER / sample.file) as image:
+            assert (160, "RGB") == (min(image.size), image.mode)
+    assert samples[0].predicted == samples[0].label
+    assert 1 <= sum(sample.predicted != sample.label for sample in samples) <= 2
 
 
 @pytest.mark.skipif(not ARCHIVE.exists(), reason=f"{ARCHIVE} is not here: the photographs are not part of the project")

@@ -14,36 +14,50 @@ export function use(name) {
   model = name;
 }
 
+export const used = () => model;
+
+const UNUSUAL = 0.05; // share of the pictures like the taught ones that look as unusual
 const BULK = { "X-Request-Class": "bulk" };
 
+/** `doubt`: the picture is unlike those that the model learned from, as far as the server can tell. */
 export async function classify(blob, topK) {
   const answer = await post(at("v1/classify", { top_k: topK }), blob);
   const body = await answer.json();
-  return { body, predictions: body.results[0].predictions, stages: stages(answer) };
+  const [{ predictions, in_domain: inDomain }] = body.results;
+  return { body, predictions, doubt: (inDomain ?? 1) < UNUSUAL, stages: stages(answer) };
 }
 
+/** The embedding as the model computes it, and the same with length 1. */
 export async function embed(blob) {
-  const answer = await post(at("v1/embed"), blob, { Accept: "application/octet-stream" });
-  return {
-    vector: new Float32Array(await answer.arrayBuffer()),
-    fingerprint: answer.headers.get("X-Model-Fingerprint"),
-    stages: stages(answer),
-  };
+  const answer = await post(at("v1/embed", { normalize: false }), blob, { Accept: "application/octet-stream" });
+  const raw = new Float32Array(await answer.arrayBuffer());
+  const length = Math.hypot(...raw) || 1;
+  return { raw, unit: raw.map((value) => value / length), fingerprint: answer.headers.get("X-Model-Fingerprint"), stages: stages(answer) };
 }
 
-/** Scores of every class for many pictures, as one request of the bulk class. */
-export async function classifyMany(blobs, classes) {
+/** Predictions for many pictures, best first, as one request of the bulk class. */
+export async function classifyMany(blobs, topK) {
   const form = new FormData();
   blobs.forEach((blob, i) => form.append("image", blob, `${i}.jpg`));
-  const answer = await post(at("v1/classify", { top_k: classes }), form, BULK);
-  const { results, batches } = await answer.json();
+  const { results, batches } = await (await post(at("v1/classify", { top_k: topK }), form, BULK)).json();
   const failed = results.find((one) => one.error);
   if (failed) throw new Problem(failed.error.message, { code: failed.error.code });
-  return { scores: results.map(byClass), batches };
+  return { predictions: results.map((one) => one.predictions), batches };
 }
 
 export async function info() {
   return (await checked(await fetch(at("info")))).json();
+}
+
+/** The names of the models, for the case that the default one is not loaded. */
+export async function modelNames() {
+  const { data } = await (await checked(await fetch("v1/models"))).json();
+  return data.map(({ id }) => id);
+}
+
+export async function putHead(name, file, key) {
+  const headers = { "Content-Type": "application/octet-stream", ...(key && { Authorization: `Bearer ${key}` }) };
+  await send(at(`v1/heads/${encodeURIComponent(name)}`), { method: "PUT", body: file, headers });
 }
 
 function at(path, options = {}) {
@@ -51,13 +65,13 @@ function at(path, options = {}) {
   return query ? `${path}?${query}` : path;
 }
 
-function byClass({ predictions }) {
-  return new Map(predictions.map(({ index, score }) => [index, score]));
+function post(path, body, headers = {}) {
+  return send(path, { method: "POST", body, headers });
 }
 
-async function post(path, body, headers = {}) {
+async function send(path, request) {
   try {
-    return await checked(await fetch(path, { method: "POST", body, headers }));
+    return await checked(await fetch(path, request));
   } catch (error) {
     if (error instanceof Problem) throw error;
     throw new Problem("The server cannot be reached.");

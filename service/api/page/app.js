@@ -1,179 +1,99 @@
 // Connects the parts of the page: there is one current picture, which is sent again when it or an option changes.
 
-import { classify, embed, info as askInfo, use } from "./api.js";
-import * as gallery from "./gallery.js";
+import { classify, embed, info as askInfo, modelNames, use, used } from "./api.js";
+import * as code from "./code.js";
+import * as compare from "./compare.js";
+import * as galleryView from "./gallery_view.js";
+import * as heat from "./heat.js";
+import * as live from "./live.js";
 import * as picture from "./picture.js";
-import * as saliency from "./saliency.js";
-import { $, bars, element, models, noProblem, percent, problem, status, timing, vector as showVector } from "./show.js";
-import { snippets } from "./snippets.js";
+import * as samples from "./samples.js";
+import { $, bars, knows, models, noProblem, nothing, percent, problem, status, timing, vector as showVector } from "./show.js";
+import { emit, fingerprint, now, share, topK } from "./state.js";
+import * as teach from "./teach.js";
 
-const now = { info: null, blob: null, name: "photo.jpg", bitmap: null, best: null, vector: null, turn: 0, asked: 0, tab: 0, model: "" };
-const other = { file: null, bitmap: null, vector: null, fingerprint: "" };
+let turn = 0; // of questions about the current picture
+let taken = 0;
+let refreshes = 0;
 
-const share = () => (now.info?.preprocess ? now.info.preprocess.size / now.info.preprocess.resize : 1);
-const topK = () => Number($("top_k").value);
-
-async function take(blob, name = "photo.jpg") {
-  Object.assign(now, { blob, name, bitmap: await picture.read(blob), best: null, vector: null });
+/** Make this the current picture; `label` is what a sample shows. */
+async function take(blob, name = "photo.jpg", label = "") {
+  live.stop();
+  const asked = ++taken;
+  const bitmap = await picture.read(blob);
+  if (asked !== taken || now.live) return; // there is a newer picture
+  Object.assign(now, { blob, name, label, bitmap, best: null, raw: null, unit: null });
+  delete document.documentElement.dataset.answered;
   $("drop").classList.add("full");
-  $("heat").hidden = $("look-off").hidden = true;
-  $("look-note").textContent = "";
-  for (const [id, part] of [["preview", share()], ["left", 1]]) {
-    if (now.bitmap) picture.show($(id), now.bitmap, part);
-    else picture.clear($(id));
-    $(id).setAttribute("aria-label", now.bitmap ? `${name}, as the model sees it` : `${name}: no preview in this browser`);
-  }
+  if (now.bitmap) picture.show($("preview"), now.bitmap, share());
+  else picture.clear($("preview"));
+  $("preview").setAttribute("aria-label", now.bitmap ? `${name}, as the model sees it` : `${name}: no preview in this browser`);
+  emit("picture");
   await ask();
 }
 
+/** Ask about the current picture, and show the answer. */
 async function ask() {
-  if (!now.blob) return;
-  const turn = ++now.turn;
+  if (!now.blob || now.live) return;
+  const asked = ++turn;
   noProblem();
+  $("answer").setAttribute("aria-busy", "true");
   try {
-    const started = performance.now();
-    const asked = now.info?.model?.classes ? await classify(now.blob, topK()) : null;
-    const seconds = (performance.now() - started) / 1000;
-    const { vector, stages, fingerprint } = await embed(now.blob);
-    if (turn !== now.turn) return; // a newer picture was chosen
-    Object.assign(now, { vector, fingerprint, best: asked?.predictions[0] ?? null });
-    if (asked) bars(asked.predictions);
-    timing(asked?.stages ?? stages, seconds);
-    showVector(vector);
-    $("raw").textContent = JSON.stringify(asked?.body ?? { embedding: Array.from(vector) }, null, 2);
+    const answer = await answerOf(now.blob);
+    if (asked !== turn || now.live) return; // there is a newer picture
+    present(answer);
   } catch (error) {
-    if (turn !== now.turn) return;
-    $("bars").replaceChildren();
+    if (asked !== turn || now.live) return;
+    Object.assign(now, { best: null, raw: null, unit: null });
+    $("answer").removeAttribute("aria-busy");
+    nothing();
     problem(error, ask);
-  }
-  for (const id of ["look", "keep"]) $(id).disabled = !now.vector || !now.bitmap;
-  $("look").disabled ||= !now.best;
-  compare();
-  await showGallery();
-}
-
-async function look() {
-  $("look").disabled = true;
-  $("look-note").textContent = "Asking about every part…";
-  try {
-    const found = await saliency.look(now.bitmap, now.info, now.best.index);
-    saliency.draw($("heat"), found);
-    $("heat").hidden = $("look-off").hidden = false;
-    const lowest = found.whole - Math.max(...found.drops);
-    const count = found.drops.length + 1;
-    $("look-note").textContent =
-      `Covering the most telling part lowers “${now.best.label}” from ${percent(found.whole)} to ${percent(lowest)}. ` +
-      `${count} pictures in one request, ${found.seconds.toFixed(1)} s, in batches of ${found.batches.join(" + ")}.`;
-  } catch (error) {
-    $("look-note").textContent = "";
-    problem(error, error.retryAfter ? look : null);
-  }
-  $("look").disabled = false;
-}
-
-function compare() {
-  const ready = now.vector && other.vector && now.fingerprint === other.fingerprint;
-  $("cosine").textContent = ready ? gallery.cosine(now.vector, other.vector).toFixed(3) : "–";
-}
-
-async function takeOther(file) {
-  Object.assign(other, { file, vector: null });
-  try {
-    other.bitmap = await picture.read(file);
-    if (other.bitmap) picture.show($("right"), other.bitmap);
-    $("other-slot").classList.add("full");
-    $("right").setAttribute("aria-label", `Second picture: ${file.name}`);
-    const { vector, fingerprint } = await embed(file);
-    Object.assign(other, { vector, fingerprint });
-    compare();
-  } catch (error) {
-    problem(error);
+    emit("cleared");
   }
 }
 
-async function keep(blob, name) {
-  const bitmap = await picture.read(blob);
-  if (!bitmap) return problem(new Error(`${name}: this browser cannot show it`));
-  const { vector, fingerprint } = await embed(blob);
-  await gallery.add({ name, vector, fingerprint, thumbnail: await picture.thumbnail(bitmap), blob });
-  return showGallery();
-}
-
-async function keepMany(files) {
-  try {
-    for (const file of files) await keep(file, file.name);
-  } catch (error) {
-    problem(error);
+/** Ask for classes and embedding; with the camera both at once. The first answer names all classes of the model. */
+async function answerOf(blob) {
+  const started = performance.now();
+  const classes = now.info?.model?.classes ?? 0;
+  const wanted = now.labels.length ? topK() : classes;
+  const asking = classes ? classify(blob, wanted) : null;
+  if (!now.live) await asking;
+  const [[found, seconds], embedded] = await Promise.all([timed(asking, started), embed(blob)]);
+  if (found && embedded.fingerprint === fingerprint() && found.predictions.length === classes) {
+    now.labels = found.predictions.toSorted((a, b) => a.index - b.index).map(({ label }) => label);
+    knows(classes, now.labels);
   }
+  return { found, embedded, seconds };
 }
 
-async function showGallery() {
-  const fingerprint = now.info?.model?.fingerprint;
-  const pictures = gallery.ordered(await gallery.all().catch(() => []), now.vector, fingerprint);
-  $("forget").hidden = !pictures.length;
-  $("gallery").replaceChildren(...(await Promise.all(pictures.map(galleryItem))));
+async function timed(asking, started) {
+  return [await asking, (performance.now() - started) / 1000];
 }
 
-async function galleryItem({ name, thumbnail, blob, cosine }) {
-  const canvas = Object.assign(document.createElement("canvas"), { width: 144, height: 144 });
-  const bitmap = await picture.read(thumbnail);
-  if (bitmap) picture.show(canvas, bitmap);
-  canvas.setAttribute("aria-hidden", "true");
-  const button = element("button", "", { type: "button", class: "thumb", title: name });
-  button.append(canvas);
-  if (cosine !== null) button.append(element("b", cosine.toFixed(3)));
-  button.append(element("span", name));
-  button.addEventListener("click", () => take(blob, name));
-  const item = element("li");
-  item.append(button);
-  return item;
+function present({ found, embedded, seconds }) {
+  const predictions = found?.predictions.slice(0, topK()) ?? [];
+  $("answer").removeAttribute("aria-busy");
+  Object.assign(now, { raw: embedded.raw, unit: embedded.unit, fingerprint: embedded.fingerprint, best: predictions[0] ?? null });
+  if (!now.live) $("bars").replaceChildren(); // rows that change places would count as a layout shift
+  bars($("bars"), predictions);
+  const doubt = found?.doubt ? " · perhaps none of these" : "";
+  $("top").textContent = now.best ? `${now.best.label} ${percent(now.best.score)}${doubt}` : "";
+  remark(found?.doubt ?? false);
+  timing(found?.stages ?? embedded.stages, seconds);
+  showVector(embedded.unit);
+  $("raw").textContent = JSON.stringify(found?.body ?? { embedding: Array.from(embedded.raw) }, null, 2);
+  if (!now.live) document.documentElement.dataset.answered = now.name;
+  emit("answer");
 }
 
-async function showSamples() {
-  const samples = await fetch("samples").then((answer) => (answer.ok ? answer.json() : [])).catch(() => []);
-  $("samples").replaceChildren(...samples.map(({ file, label }) => {
-    const button = element("button", "", { type: "button", class: "thumb" });
-    button.append(element("img", "", { src: `samples/${file}`, alt: "", width: 72, height: 72, loading: "lazy" }), element("span", label));
-    button.addEventListener("click", async () => take(await (await fetch(`samples/${file}`)).blob(), file));
-    return button;
-  }));
-}
-
-function showSnippet() {
-  const op = document.querySelector("input[name=op]:checked").value;
-  const base = location.href.replace(/[?#].*$/, "").replace(/\/$/, "");
-  const found = snippets({ base, op, topK: topK(), model: now.info?.model?.name ?? "demo", named: now.model });
-  now.tab = Math.min(now.tab, found.length - 1);
-  $("tabs").replaceChildren(...found.map(({ name }, i) => tab(name, i)));
-  const { code, needs } = found[now.tab];
-  $("snippet").textContent = code;
-  $("needs").textContent = needs;
-  $("panel").setAttribute("aria-labelledby", `tab-${now.tab}`);
-}
-
-function tab(name, i) {
-  const chosen = i === now.tab;
-  const button = element("button", name, { type: "button", role: "tab", id: `tab-${i}`, "aria-selected": chosen, "aria-controls": "panel", tabindex: chosen ? 0 : -1 });
-  button.addEventListener("click", () => choose(i));
-  return button;
-}
-
-function choose(i) {
-  now.tab = i;
-  showSnippet();
-  $(`tab-${i}`).focus();
-}
-
-function moveTab(event) {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  const count = $("tabs").children.length;
-  if (step) choose((now.tab + step + count) % count);
-}
-
-async function copy() {
-  await navigator.clipboard.writeText($("snippet").textContent);
-  $("copy").textContent = "Copied";
-  setTimeout(() => ($("copy").textContent = "Copy"), 1500);
+/** Doubt comes first: whether the answer to a sample is right is said after it. */
+function remark(doubt) {
+  const known = now.label && now.best && now.labels.includes(now.label);
+  const right = known && now.best.label === now.label;
+  const truth = known ? `${right ? "Right" : "Wrong"}: this sample shows “${now.label}”.` : "";
+  $("remark").textContent = [doubt && "This may be none of the classes that the model knows.", truth].filter(Boolean).join(" ");
+  $("remark").dataset.kind = doubt ? "doubt" : known ? (right ? "right" : "wrong") : "";
 }
 
 async function paste() {
@@ -188,81 +108,93 @@ async function paste() {
   }
 }
 
+/** Call `use` with the files that are dropped on this element. */
 function droppable(target, use) {
   for (const kind of ["dragover", "dragleave", "drop"]) {
     target.addEventListener(kind, (event) => {
       event.preventDefault();
       event.stopPropagation();
       target.classList.toggle("over", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files[0]) use(event.dataTransfer.files[0]);
+      if (kind === "drop" && event.dataTransfer.files.length) use([...event.dataTransfer.files]);
     });
   }
 }
 
-/** Ask another model; the pictures are sent again, because vectors of different models cannot be compared. */
-async function chooseModel() {
-  use($("model").value);
-  Object.assign(now, { best: null, vector: null });
-  $("heat").hidden = $("look-off").hidden = true;
-  $("look-note").textContent = "";
-  await refresh();
-  await ask();
-  if (other.file) await takeOther(other.file);
+/** Call `use` with the files that are chosen with this input. */
+function choosable(input, use) {
+  input.addEventListener("change", () => {
+    const list = [...input.files];
+    if (list.length) use(list);
+    input.value = "";
+  });
 }
 
-async function refresh() {
-  const asked = ++now.asked;
+async function chooseModel() {
+  use($("model").value);
+  await refresh();
+  await ask();
+}
+
+/** Read /info again. Vectors of different models cannot be compared, so the parts are told when the model changes. */
+async function refresh(tries = 3) {
+  const asked = ++refreshes;
   try {
     const fresh = await askInfo();
-    if (asked !== now.asked) return; // another model was chosen
-    const changed = fresh.model?.fingerprint !== now.info?.model?.fingerprint || fresh.models?.length !== now.info?.models?.length;
+    if (asked !== refreshes) return; // another model was chosen
+    const other = fresh.model?.fingerprint !== fingerprint();
+    const changed = other || fresh.models?.length !== now.info?.models?.length;
     now.info = fresh;
-    now.model = models(fresh);
-    if (changed) await Promise.all([showSnippet(), showGallery()]);
+    now.model = models(fresh) || used();
+    if (other) {
+      now.labels = [];
+      knows(fresh.model.classes, []);
+    }
+    if (changed) emit("model", other);
   } catch (error) {
-    if (asked !== now.asked) return;
-    if (error.code === "model_not_found") use(""); // unloaded meanwhile; the next time the default one is asked
+    if (asked !== refreshes) return;
+    if (error.code === "model_not_found" && tries > 1 && (await useAnother())) return refresh(tries - 1);
     status(error.status === 503 ? { state: "not ready" } : null);
     return;
   }
   status(now.info);
 }
 
+/** After the model in use was unloaded: ask the default one, and if that is not loaded, any. Returns whether there is one. */
+async function useAnother() {
+  const [first] = used() ? [""] : await modelNames().catch(() => []);
+  if (first !== undefined) use(first);
+  return first !== undefined;
+}
+
 function wire() {
-  const files = { file: (list) => take(list[0], list[0].name), camera: (list) => take(list[0], "photo.jpg"), other: (list) => takeOther(list[0]), many: keepMany };
-  for (const [id, use] of Object.entries(files)) {
-    $(id).addEventListener("change", (event) => {
-      const list = [...event.target.files];
-      if (list.length) use(list);
-      event.target.value = "";
-    });
-  }
-  droppable(document.body, (file) => take(file, file.name));
-  droppable($("drop"), (file) => take(file, file.name));
-  droppable($("other-slot"), takeOther);
+  choosable($("file"), ([file]) => take(file, file.name));
+  choosable($("camera"), ([file]) => take(file, "photo.jpg"));
+  droppable(document.body, ([file]) => take(file, file.name));
+  droppable($("drop"), ([file]) => take(file, file.name));
   document.addEventListener("paste", (event) => {
     const file = [...(event.clipboardData?.files ?? [])][0];
     if (file) take(file, file.name);
   });
   $("paste").addEventListener("click", paste);
-  $("look").addEventListener("click", look);
-  $("look-off").addEventListener("click", () => ($("heat").hidden = $("look-off").hidden = true));
-  $("keep").addEventListener("click", () => keep(now.blob, now.name).catch((error) => problem(error)));
-  $("forget").addEventListener("click", () => gallery.empty().then(showGallery));
-  $("copy").addEventListener("click", copy);
-  $("tabs").addEventListener("keydown", moveTab);
   $("model").addEventListener("change", chooseModel);
   $("top_k").addEventListener("change", () => {
     $("bars").style.setProperty("--rows", topK());
-    showSnippet();
+    emit("model", false);
     ask();
   });
-  for (const radio of document.querySelectorAll("input[name=op]")) radio.addEventListener("change", showSnippet);
+  for (const part of [code, compare, galleryView, heat, teach]) part.init({ take, droppable, choosable });
+  live.init({ take, answerOf, present });
+}
+
+/** Answer the first sample, as soon as there is a model, unless the visitor was quicker. */
+async function arrive() {
+  if (first && now.info && !now.blob && !now.live && !turn) await first();
 }
 
 wire();
-showSnippet();
-showSamples();
-await refresh();
-setInterval(() => document.visibilityState === "visible" && refresh(), 4000);
+const [first] = await Promise.all([samples.init(take), refresh()]);
+setInterval(() => document.visibilityState === "visible" && refresh().then(arrive), 4000);
 document.documentElement.dataset.ready = "yes";
+performance.mark("ready");
+await arrive();
+performance.mark("answered");

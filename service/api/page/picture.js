@@ -9,43 +9,57 @@ export async function read(file) {
   }
 }
 
-/** The middle square of a picture: all of its short side times `share`. */
-function middle(bitmap, share) {
-  const side = Math.min(bitmap.width, bitmap.height) * share;
-  return [(bitmap.width - side) / 2, (bitmap.height - side) / 2, side, side];
+const sizeOf = (picture) => [picture.videoWidth || picture.width, picture.videoHeight || picture.height];
+
+/** The middle square of a picture or video: all of its short side times `share`. */
+function middle(picture, share) {
+  const [width, height] = sizeOf(picture);
+  const side = Math.min(width, height) * share;
+  return [(width - side) / 2, (height - side) / 2, side, side];
+}
+
+function onWhite(to, width, height) {
+  to.fillStyle = "#fff";
+  to.fillRect(0, 0, width, height);
+  to.imageSmoothingQuality = "high";
 }
 
 /** Draw the model's input: the crop in the middle, on white where the picture is transparent. */
-export function show(canvas, bitmap, share = 1) {
+export function show(canvas, picture, share = 1) {
   const to = canvas.getContext("2d");
-  to.fillStyle = "#fff";
-  to.fillRect(0, 0, canvas.width, canvas.height);
-  to.imageSmoothingQuality = "high";
-  to.drawImage(bitmap, ...middle(bitmap, share), 0, 0, canvas.width, canvas.height);
+  onWhite(to, canvas.width, canvas.height);
+  to.drawImage(picture, ...middle(picture, share), 0, 0, canvas.width, canvas.height);
 }
 
 export function clear(canvas) {
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
 }
 
-/** The picture as a square of `side` pixels, and a copy for every cell of a grid over the crop, with that cell grey. */
-export async function covered(bitmap, { side, share, grid, grey }) {
+/** The middle square as a JPEG of `side` pixels: thumbnails, and pictures of the camera. */
+export async function square(picture, side, quality = 0.85) {
   const canvas = new OffscreenCanvas(side, side);
-  const to = canvas.getContext("2d");
-  const [start, cell] = [(side * (1 - share)) / 2, (side * share) / grid];
-  const blobs = [];
-  for (let i = -1; i < grid * grid; i++) {
-    show(canvas, bitmap);
-    to.fillStyle = grey;
-    if (i >= 0) to.fillRect(start + (i % grid) * cell, start + Math.floor(i / grid) * cell, cell, cell);
-    blobs.push(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 }));
-  }
-  return blobs;
+  show(canvas, picture);
+  return canvas.convertToBlob({ type: "image/jpeg", quality });
 }
 
-/** A small JPEG of the middle square, for the gallery. */
-export async function thumbnail(bitmap, side = 144) {
-  const canvas = new OffscreenCanvas(side, side);
-  show(canvas, bitmap);
-  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 });
+/** The whole picture, with a short side of at most `most` pixels, and the scale by which it was made smaller. */
+export function whole(bitmap, most) {
+  const scale = Math.min(1, most / Math.min(bitmap.width, bitmap.height));
+  const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
+  const to = canvas.getContext("2d");
+  onWhite(to, canvas.width, canvas.height);
+  to.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return { canvas, scale };
+}
+
+/** A copy of a canvas with one cell of a grid over the model's crop in one colour; no cell is covered if it is null. */
+export function covered(canvas, { share, grid, colour }, cell) {
+  const copy = new OffscreenCanvas(canvas.width, canvas.height);
+  const to = copy.getContext("2d");
+  to.drawImage(canvas, 0, 0);
+  if (cell === null) return copy;
+  const [left, top, side] = middle(canvas, share);
+  to.fillStyle = colour;
+  to.fillRect(left + ((cell % grid) * side) / grid, top + (Math.floor(cell / grid) * side) / grid, side / grid, side / grid);
+  return copy;
 }

@@ -1,4 +1,4 @@
-// Shows an answer: bars, stages, the vector, errors, the status strip.
+// Shows an answer: bars, stages, the vector, errors, the status, what the model knows.
 
 export const $ = (id) => document.getElementById(id);
 export const percent = (value) => `${(100 * value).toFixed(1)} %`;
@@ -9,14 +9,24 @@ export function element(name, text = "", attributes = {}) {
   return made;
 }
 
-export function bars(predictions) {
+/** Update a list of bars. A row that is still in the list is kept, so that its bar moves. */
+export function bars(list, predictions) {
+  const old = new Map(Array.from(list.children, (row) => [row.dataset.label, row]));
   const rows = predictions.map(({ label, score }) => {
-    const [row, bar] = [element("li"), element("i", "", { "aria-hidden": "true" })];
-    bar.style.setProperty("--share", `${100 * score}%`);
-    row.append(element("b", label), element("span", percent(score)), bar);
+    const row = old.get(label) ?? barOf(label);
+    row.querySelector("span").textContent = percent(score);
+    row.querySelector("i").style.setProperty("--share", `${100 * score}%`);
     return row;
   });
-  $("bars").replaceChildren(...rows);
+  for (const row of old.values()) if (!rows.includes(row)) row.remove();
+  rows.forEach((row, i) => list.children[i] !== row && list.insertBefore(row, list.children[i] ?? null));
+}
+
+function barOf(label) {
+  const row = element("li");
+  row.dataset.label = label;
+  row.append(element("b", label), element("span"), element("i", "", { "aria-hidden": "true" }));
+  return row;
 }
 
 const pair = (name, value) => {
@@ -56,6 +66,16 @@ export function vector(values) {
   $("vector-note").textContent = `${values.length} numbers of unit length, one stripe each: orange above zero, blue below.`;
 }
 
+/** Nothing of an old answer stays. */
+export function nothing() {
+  for (const id of ["bars", "timing", "top"]) $(id).replaceChildren();
+  $("raw").textContent = "{}";
+  $("remark").textContent = "";
+  $("vector").width = $("vector").width; // clears it
+  $("vector").setAttribute("aria-label", "No embedding yet");
+  $("vector-note").textContent = "";
+}
+
 let ticking = 0;
 
 /** Show a problem; with Retry-After it counts down, then calls `again` if it is given. */
@@ -67,6 +87,7 @@ export function problem(error, again) {
   const count = element("small", "", { id: "countdown" });
   box.replaceChildren(line, element("small", facts.join(" · ")), count);
   box.hidden = false;
+  box.scrollIntoView({ block: "nearest" }); // the cause may be in another part of the page
   if (!error.retryAfter || !again) return;
   let left = error.retryAfter;
   const tick = () => {
@@ -92,8 +113,7 @@ export function models({ models: all = [], model }) {
   const shown = Array.from(select.options, (option) => option.value);
   if (String(shown) !== String(names)) select.replaceChildren(...names.map((name) => element("option", name, { value: name })));
   select.value = model.name;
-  select.hidden = !several;
-  document.querySelector('[data-status="model"]').hidden = several;
+  $("choice").hidden = !several;
   return several ? model.name : "";
 }
 
@@ -110,4 +130,21 @@ export function status(info) {
   set("dtype", info.dtype);
   set("queue", `${info.queue.images} of ${info.limits.queue_images}`);
   $("version").textContent = `Version ${info.version}.`;
+}
+
+const LISTED = 20; // more names than this are behind a click
+const SOME = 8; // of those, as examples
+
+/** Say what the model can answer: how many classes, and which. */
+export function knows(classes, labels) {
+  if (!classes) {
+    $("knows").textContent = "This model has no classes. It computes embeddings only.";
+  } else if (classes <= LISTED && labels.length) {
+    $("knows").replaceChildren(`The model knows ${classes} classes: `, ...labels.flatMap((label, i) => [i ? ", " : "", element("b", label)]), ". It answers every picture with these.");
+  } else {
+    const some = labels.length ? `, such as ${labels.slice(0, SOME).join(", ")}` : "";
+    $("knows").textContent = `The model knows ${classes} classes${some}. It answers every picture with these.`;
+  }
+  $("classes").hidden = !classes || classes <= LISTED;
+  $("class-list").textContent = labels.join(", ");
 }
