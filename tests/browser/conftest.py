@@ -16,6 +16,7 @@ from tests.tiny import photo, write_tiny_model
 
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 60_000
+ADMIN = "admin-key-of-the-test"
 ELSEWHERE = "page.test"  # a name of this machine that the browser does not take for localhost
 ARGUMENTS = (
     "--no-sandbox",
@@ -38,8 +39,9 @@ _HAND_OVER = """([kind, data, target]) => {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The demo model, served as `make serve` does."""
-    with serving(tmp_path_factory.mktemp("page")) as server:
+    """The demo model, served as `make serve` does, with custom heads and an administrator."""
+    directory = tmp_path_factory.mktemp("page")
+    with serving(directory, heads_dir=directory / "heads", admin_keys=ADMIN) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from tests.browser.conftest import PATIENCE_MS, choose, hand_over
+from tests.browser.conftest import ADMIN, PATIENCE_MS, choose, hand_over
 from tests.e2e.server import Server
 from tests.tiny import photo
 
@@ -216,6 +216,22 @@ def test_a_head_can_be_saved_on_the_server(page: Page, lesson: list[list[Path]],
         )
 
     assert [("PUT", "Bearer secret", (tmp_path / "head.safetensors").read_bytes())] * 2 == asked
+
+
+def test_a_saved_head_answers_as_the_page_does(page: Page, server: Server, lesson: list[list[Path]]) -> None:
+    """The server takes the head of the page, and its scores are those that the page shows."""
+    _teach(page, lesson)
+    choose(page, lesson[0][1])
+    shown = _shown(page)
+    page.get_by_text("Save on the server").click()
+    page.fill("#head-name", "taught")
+    page.fill("#head-key", ADMIN)
+    page.click("#put")
+    expect(page.locator("#save-note")).to_have_text("Saved. Ask it with /v1/classify?head=taught")
+    answer = httpx.post(f"{server.url}/v1/classify?head=taught", content=lesson[0][1].read_bytes(), timeout=60).json()
+
+    scores = {one["label"]: 100 * one["score"] for one in answer["results"][0]["predictions"]}
+    assert pytest.approx(shown, abs=0.1) == scores
 
 
 def _problem(classes: int, each: int, dim: int = 160) -> tuple[list[list[list[float]]], torch.Tensor, torch.Tensor]:
