@@ -63,7 +63,8 @@ def _methods(request: Request) -> str:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
 
-    return ", ".join((["GET", "HEAD"] if allows("GET") else []) + (["POST"] if allows("POST") else []))
+    found = [method for method in ("GET", "POST", "PUT", "DELETE") if allows(method)]
+    return ", ".join(found).replace("GET", "GET, HEAD")
 
 
 def _translate(request: Request, error: Exception) -> ServiceError:

@@ -328,6 +328,13 @@ async def test_a_model_without_a_classifier_can_have_heads(tmp_path: Path) -> No
     assert (404, "no_classifier") == (without.status_code, without.json()["code"])
 
 
+async def test_another_method_is_told_those_that_exist(client: httpx.AsyncClient) -> None:
+    """A method that the path does not have is 405, with the methods that it has."""
+    response = await client.post("/v1/heads/mine", headers=ADMIN)
+
+    assert (405, "GET, HEAD, PUT, DELETE") == (response.status_code, response.headers["Allow"])
+
+
 @pytest.mark.parametrize("without", ["heads_dir", "admin_keys"])
 async def test_switched_off(tiny_model: Path, tmp_path: Path, without: str) -> None:
     """Without a directory or a key of an administrator the paths do not exist; the error names the settings."""
