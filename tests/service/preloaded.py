@@ -29,7 +29,7 @@ MODULE = "service.devices.worker"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 ENVIRONMENT_BYTES = 1 << 20
 # Variables that glibc, the interpreter or an imported library reads only once.
-_READ_ONCE = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMBA_", "MALLOC_", "TORCH", "TRITON_", "PYTHON")
+_READ_ONCE = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMBA_", "MALLOC_", "TORCH", "PYTHON")
 
 
 class Forked:
