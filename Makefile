@@ -48,9 +48,11 @@ install-cuda:    ## install, then compile mamba-ssm and causal-conv1d (CUDA_HOME
 serve: serving   ## install what serving needs, and serve the demo model (settings: VIM_*)
 	$(BIN)/python -m service serve
 
-test: development ## install everything, and run the tests in two processes (one process: ARGS="-n 0 tests/model")
-	@$(if $(ARGS),,echo "The tests take about 8 minutes on two cores.")
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+# Three processes also on two cores, because many tests wait. By default xdist begins with the files of most tests: then
+# single long tests are left for the end, and one process runs them alone.
+test: development ## install everything, and run the tests in three processes (one process: ARGS="-n 0 tests/model")
+	@$(if $(ARGS),,echo "The tests take about 7 minutes on two cores.")
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: development ## run the tests that take long: kernels in Triton's interpreter, dry runs, wheels, exhausted resources
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)

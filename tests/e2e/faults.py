@@ -15,14 +15,15 @@ SEGFAULT: Colour = (255, 0, 0)
 HANG: Colour = (0, 255, 0)
 NOT_FINITE: Colour = (0, 0, 255)
 RAISE: Colour = (255, 255, 0)
-SLOW: Colour = (0, 255, 255)
+WAIT: Colour = (0, 255, 255)  # until the file GO exists
 STICKY: Colour = (255, 0, 255)  # an error after which the device cannot be used
-HANG_S, SLOW_S = 60.0, 4.0
+HANG_S = 60.0
 
 PREFIX = "FAULTY_"
 ROOM = "ROOM"  # images that fit into memory
 BATCH_S = "BATCH_S"  # seconds longer for each batch
 IMAGE_S = "IMAGE_S"  # seconds longer for each image
+GO = "GO"  # a file that ends the wait of an image that waits
 STICKY_ONCE = "STICKY_ONCE"  # a file that is made with the first sticky error; there is no second
 DOWN = "DOWN"  # a file with names of devices, one a line: their processes cannot start while it exists
 WRONG_CANARY = "WRONG_CANARY"  # a file; while it exists every embedding is wrong

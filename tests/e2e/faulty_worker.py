@@ -62,14 +62,20 @@ def _obey(pixels: np.ndarray) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if _holds(pixels, faults.HANG).any():
         time.sleep(faults.HANG_S)
-    if _holds(pixels, faults.SLOW).any():
-        time.sleep(faults.SLOW_S)
+    if _holds(pixels, faults.WAIT).any():
+        _wait_for(faults.GO)
     if _holds(pixels, faults.RAISE).any():
         raise RuntimeError("a fault for a test")
     if _holds(pixels, faults.STICKY).any() and not _exists(faults.STICKY_ONCE):
         if (marker := _order(faults.STICKY_ONCE)) is not None:
             Path(marker).touch()
         raise StickyError
+
+
+def _wait_for(name: str) -> None:
+    end = time.monotonic() + faults.HANG_S
+    while not _exists(name) and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _spoilt(rows: Rows, pixels: np.ndarray) -> Rows:

@@ -6,6 +6,7 @@ The bound is generous, because test machines are busy; `pytest -s` prints the sl
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import http.client
 import json
@@ -32,6 +33,7 @@ GZIP = {"Content-Encoding": "gzip"}
 Body = tuple[str, bytes, dict[str, str]]  # path, content, headers
 
 
+@functools.cache
 def spaced(size: int = LIMIT) -> bytes:
     """Base64 of an image with a blank after every letter, of this many bytes."""
     image = photo().ljust(3 * (size // 8), b"\0")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,13 @@ from tests.e2e.faults import BATCH_S, HANG, NOT_FINITE, RAISE, ROOM, SEGFAULT, p
 from tests.e2e.load import Load
 from tests.e2e.server import Server, serving
 from tests.tiny import photo, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[Server]:
+    """A server for images that harm its device process."""
+    with serving(tmp_path_factory.mktemp("faulty"), faults={}, model=tiny) as server:
+        yield server
 
 
 async def wait_for_restarts(server: Server, count: int) -> None:
@@ -67,11 +75,11 @@ def test_nothing_is_lost_when_the_device_process_dies_or_hangs(
         (NOT_FINITE, "non_finite_output"),
     ],
 )
-def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[int, int, int], code: str) -> None:
+def test_one_poison_image_fails_alone(faulty: Server, colour: tuple[int, int, int], code: str) -> None:
     """An image that fails alone gets its own 500, and all others of its batch are answered."""
 
-    async def scenario(server: Server) -> httpx.Response:
-        async with Load(server.url) as load, httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+    async def scenario() -> httpx.Response:
+        async with Load(faulty.url) as load, httpx.AsyncClient(base_url=faulty.url, timeout=120) as client:
             await asyncio.sleep(0.3)
             answer = await client.post("/v1/classify", content=plain(colour))
             await asyncio.sleep(0.3)
@@ -79,9 +87,8 @@ def test_one_poison_image_fails_alone(tmp_path: Path, tiny: Path, colour: tuple[
         assert load.ledger.clean, load.ledger.complaints
         return answer
 
-    with serving(tmp_path, faults={}, model=tiny) as server:
-        answer = asyncio.run(scenario(server))
-        assert (500, code) == (answer.status_code, answer.json()["code"])
+    answer = asyncio.run(scenario())
+    assert (500, code) == (answer.status_code, answer.json()["code"])
 
 
 def test_a_killer_is_quarantined(tmp_path: Path, tiny: Path) -> None:

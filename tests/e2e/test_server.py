@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e import raw
 from tests.e2e.server import Server, gone, serving
 from tests.tiny import photo
 
@@ -39,10 +39,9 @@ def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path,
     with serving(tmp_path, model=tiny, drain_delay_ms=1500) as server, server.client() as client:
         assert 200 == client.post("/v1/classify", content=photo()).status_code
         server.signal(signal.SIGTERM)
-        time.sleep(0.3)
-        assert 503 == client.get("/readyz").status_code
+        server.wait_for(lambda: client.get("/readyz").status_code == 503)
         assert 200 == client.get("/livez").status_code
-        statuses: list[int] = []
+        statuses, closed = list[int](), list[bool]()
 
         def slow_request() -> None:
             """A body that is complete only after the listener has closed."""
@@ -50,7 +49,7 @@ def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path,
             def body() -> Iterator[bytes]:
                 data = photo()
                 yield data[:100]
-                time.sleep(2)
+                closed.append(raw.until(lambda: not _listens(server)))
                 yield data[100:]
 
             statuses.append(httpx.post(f"{server.url}/v1/classify", content=body(), timeout=120).status_code)
@@ -59,7 +58,15 @@ def test_sigterm_turns_readiness_off_then_finishes_accepted_work(tmp_path: Path,
         thread.start()
         assert 0 == server.exit_status()
         thread.join()
-        assert [200] == statuses
+        assert ([True], [200]) == (closed, statuses)
+
+
+def _listens(server: Server) -> bool:
+    try:
+        raw.connect(server).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_control_c_ends_it_cleanly(tmp_path: Path, tiny: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
+from tests.service import preloaded
 from tests.tiny import write_tiny_model
 
 START_TIMEOUT_S = 60
@@ -29,6 +30,13 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory with seven labelled classes."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded() -> Iterator[None]:
+    """Start device processes quickly."""
+    with preloaded.device_processes():
+        yield
 
 
 def settings_for(model: Path, **changes: object) -> Settings:

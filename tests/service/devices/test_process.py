@@ -175,6 +175,6 @@ async def test_a_process_that_cannot_be_spawned_is_lost(monkeypatch: pytest.Monk
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setattr("service.devices.process.subprocess.Popen", refused)
     with pytest.raises(DeviceLost, match="cannot be started: .*Too many open files"):
         await DeviceProcess(Settings(), "cpu", -1, "service.devices.worker").start()
