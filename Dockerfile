@@ -27,7 +27,7 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        extras = [p['optional-dependencies'][name] for name in ('tracing', 'heic')]; \
+        extras = [p['optional-dependencies'][name] for name in ('tracing', 'heic', 'grpc')]; \
         print(*p['dependencies'], *sum(extras, []), sep='\n')" > requirements.txt
 
 # What the lock names, by its hashes; then torch, which PyTorch's CPU index has in no form that could be hashed for every

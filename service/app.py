@@ -139,7 +139,9 @@ def _add_middleware(app: Application, settings: Settings, engine: Engine, tracer
 
 def make_metrics(settings: Settings, queue_capacity: int, shared: MultiprocessDirectory | None = None) -> Metrics:
     """The metrics of one process of the service. The capacities of all processes are summed up."""
-    metrics = Metrics(queue_capacity=queue_capacity, apis=LABELS.apis, devices=settings.devices, shared=shared)
+    metrics = Metrics(
+        queue_capacity=queue_capacity, apis=[*LABELS.apis, "grpc"], devices=settings.devices, shared=shared
+    )
     for name in Sources.of(settings).names():  # the default model is the first
         metrics.model(name)
     return metrics

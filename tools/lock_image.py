@@ -26,7 +26,7 @@ LOCK = ROOT / "deploy" / "docker" / "requirements-cpu.lock"
 MACHINES = ("x86_64", "aarch64")
 GLIBC = ("2_28", "2_27", "2_17", "2_5")  # of the tags that wheels for the base image may have
 APART = "torch"
-EXTRAS = ("tracing", "heic")
+EXTRAS = ("tracing", "heic", "grpc")
 _HEAD = "# Made by `python -m tools.lock_image`. torch is not in it: see the Dockerfile.\n"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,7 +40,7 @@ def admin_keys(settings: Settings) -> tuple[str, ...]:
 
 def is_admin(scope: Scope, known: Collection[str]) -> bool:
     """Return whether a request has the key of an administrator; `known` are their digests."""
-    return _has_key(scope, known)
+    return has_key(scope, known)
 
 
 def check_admin(request: Request) -> None:
@@ -57,7 +58,7 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI scope."""
-        if scope["type"] == "lifespan" or scope["path"] in PROBES or _has_key(scope, self._known):
+        if scope["type"] == "lifespan" or scope["path"] in PROBES or has_key(scope, self._known):
             await self._app(scope, receive, send)
             return
         if scope["type"] == "websocket":  # the service has no WebSocket routes
@@ -67,7 +68,7 @@ class Authenticate:
         await errors.respond(Request(scope), error)(scope, receive, send)
 
 
-def keys_in(scope: Scope) -> Iterator[bytes]:
+def keys_in(scope: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield the API keys of a request. A client may send a placeholder, and a proxy the valid key."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
@@ -77,7 +78,7 @@ def keys_in(scope: Scope) -> Iterator[bytes]:
         yield headers[b"x-api-key"].strip()
 
 
-def _has_key(scope: Scope, known: Collection[str]) -> bool:
+def has_key(scope: Mapping[str, Any], known: Collection[str]) -> bool:
     """Return whether a key is known. All keys are compared, so that the time does not reveal which one it is."""
     return sum([api_keys.admits(known, key) for key in keys_in(scope)]) > 0
 

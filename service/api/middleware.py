@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import errors
-from service.api.record import KEY, Labels, RequestRecord
+from service.api.record import API, KEY, Labels, RequestRecord
 from service.engine.backend import Backend
 from service.engine.open_requests import OpenRequests
 from service.errors import UnknownModel
@@ -122,9 +122,8 @@ class Observe:
         path, labels = scope["path"], self._labels
         if path == "/" and scope["method"] != "POST":  # the demo page
             return None
-        if found := labels.exact.get(path):
-            return found
-        return next((found for pattern, found in labels.patterns if pattern.match(path)), None)
+        found = labels.exact.get(path) or next((one for pattern, one in labels.patterns if pattern.match(path)), None)
+        return found._replace(api=scope[API]) if found and API in scope else found
 
     def _count(self, path: str, record: RequestRecord, labels: Labels, status: int, seconds: float) -> None:
         model = OTHER if record.outcome == UnknownModel.code else _name(record)

@@ -12,6 +12,7 @@ from service.status import ModelState
 from service.telemetry.definitions import Op
 
 KEY = "vim.record"  # in the ASGI scope
+API = "vim.api"  # in the ASGI scope: the label `api` of a request that did not come over HTTP
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

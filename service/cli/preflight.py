@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import socket
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from service.server.prefork import sockets
 from service.settings import Settings, variable
 
 _DRIVER = "libcuda.so.1"
+_GRPC = ("grpc", "grpc_health", "grpc_reflection", "tritonclient")
 _AMD = Path("/dev/kfd")  # torch for AMD's GPUs calls them cuda as well
 
 
@@ -34,6 +36,9 @@ def check(settings: Settings) -> None:
     check_port(settings.host, settings.port, "VIM_PORT (--port) or VIM_HOST (--host)")
     if settings.metrics_port is not None:
         check_port(settings.host, settings.metrics_port, "VIM_METRICS_PORT")
+    if settings.grpc_port is not None:
+        check_grpc()
+        check_port(settings.host, settings.grpc_port, "VIM_GRPC_PORT")
 
 
 def check_models(settings: Settings) -> None:
@@ -73,6 +78,12 @@ def check_driver(device: str) -> None:
             raise CommandError(
                 f"VIM_DEVICE={device}: this machine has no NVIDIA driver ({_DRIVER}); install it, or set auto or cpu"
             ) from None
+
+
+def check_grpc() -> None:
+    """Raise CommandError if the packages of gRPC are not installed."""
+    if missing := [name for name in _GRPC if importlib.util.find_spec(name) is None]:
+        raise CommandError(f"VIM_GRPC_PORT needs gRPC ({missing[0]} is missing): pip install '.[grpc]'")
 
 
 def check_port(host: str, port: int, settings: str) -> None:

@@ -60,6 +60,7 @@ class Server(uvicorn.Server):
         self._signals = Signals()
         self._failure: asyncio.Task[None] | None = None
         self._resources = contextlib.AsyncExitStack()
+        self._grpc = contextlib.AsyncExitStack()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -73,6 +74,8 @@ class Server(uvicorn.Server):
         """Start, with settings for an event loop and decoding threads that share one interpreter lock."""
         if self._parent is None:
             await self._serve_metrics()
+        if self._engine.settings.grpc_port is not None:
+            await self._serve_grpc()
         await super().startup(sockets)
         self._failure = asyncio.create_task(self._watch_failure())
         if self.started:
@@ -91,6 +94,16 @@ class Server(uvicorn.Server):
             )
         except OSError as error:
             log.error("VIM_METRICS_PORT: %s", error)
+            sys.exit(1)
+
+    async def _serve_grpc(self) -> None:
+        from service.grpc.server import grpc_server  # an extra, and half a second
+
+        app: Any = self.config.app
+        try:
+            await self._grpc.enter_async_context(grpc_server(app, self._engine.settings))
+        except OSError as error:
+            log.error("VIM_GRPC_PORT: %s", error)
             sys.exit(1)
 
     async def _watch_failure(self) -> None:
@@ -136,7 +149,7 @@ class Server(uvicorn.Server):
         """Close the listener, and idle connections `LINGER_S` later; uvicorn closes both at the same time."""
         for server in self.servers:
             server.close()
-        await asyncio.sleep(LINGER_S)
+        await asyncio.gather(asyncio.sleep(LINGER_S), self._grpc.aclose())
         await super().shutdown(sockets)
         if self._failure is not None:
             self._failure.cancel()

@@ -67,6 +67,9 @@ class Settings(BaseModel):
         le=65535,
         description="A port that serves /metrics without a key; /metrics is then not served on VIM_PORT.",
     )
+    grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="A port that serves the Open Inference Protocol over gRPC; unset: none."
+    )
     cors_origins: str = Field(
         "", description="Origins, separated by commas, whose pages may use the API; *: all; empty: none."
     )

@@ -11,8 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
+import tritonclient.grpc as triton
 
 from tests.e2e.server import ROOT, Server, serving
+from tests.service.grpc.conftest import free_port
 from tests.tiny import photo, write_tiny_model
 
 KEY = "a-key-of-the-e2e-test"
@@ -36,6 +38,20 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("VIM_")}
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, env=clean | environment, capture_output=True, text=True, timeout=120)
+
+
+def test_keys_and_tls_over_grpc(tmp_path: Path, certificate: dict[str, Path]) -> None:
+    """The gRPC port has the certificate and the keys of the server; a client without TLS gets no answer."""
+    settings: dict[str, Any] = {**certificate, "api_keys": KEY, "model": write_tiny_model(tmp_path / "tiny")}
+    port, trusted = free_port(), {"ssl": True, "root_certificates": str(certificate["tls_cert"])}
+    with serving(tmp_path, grpc_port=port, **settings):
+        with triton.InferenceServerClient(f"127.0.0.1:{port}", **trusted) as client:
+            assert client.get_model_metadata("tiny", headers={"x-api-key": KEY}).name == "tiny"
+            with pytest.raises(triton.InferenceServerException, match="API key"):
+                client.get_model_metadata("tiny")
+        plain = triton.InferenceServerClient(f"127.0.0.1:{port}")
+        with plain, pytest.raises(triton.InferenceServerException):
+            plain.is_server_live(client_timeout=5)
 
 
 def test_keys_and_tls_from_end_to_end(tmp_path: Path, certificate: dict[str, Path]) -> None:

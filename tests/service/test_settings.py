@@ -34,6 +34,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         "admin_keys": (),
         "admin_keys_file": None,
         "metrics_port": None,
+        "grpc_port": None,
         "cors_origins": "",
         "model": "demo",
         "model_name": "",

@@ -22,7 +22,7 @@ from service.api.compat.schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, b
 from service.api.oip import tensors
 from service.api.oip.statistics import AllStatistics, Statistics
 from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor
-from service.api.record import Labels, labelled, record_of
+from service.api.record import labelled, record_of
 from service.api.request.body import read_body
 from service.api.request.image_fields import whole
 from service.api.responses import OCTETS, JsonResponse, normalised, rows
@@ -208,7 +208,8 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     wanted = header.outputs or [OutputHeader(name=name) for name in names]
     task = _task(wanted, names)
     record = record_of(request.scope)
-    record.labels = Labels("oip", task.op)
+    assert record.labels is not None
+    record.labels = record.labels._replace(op=task.op)
     if header.parameters.priority > HIGHEST_PRIORITY:
         record.request_class = "bulk"
     answer = await dependencies.infer(request, images, task, header.parameters.timeout / 1e6 or None)
