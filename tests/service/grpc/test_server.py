@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from tests.e2e.faults import SLOW, plain
+from tests.e2e.faults import GO, WAIT, plain
 from tests.e2e.server import Server, serving
 from tests.service.grpc.conftest import Served, free_port
 from tests.service.grpc.test_servicer import PHOTOS, encoded
@@ -72,12 +72,12 @@ def test_keys(tmp_path: Path, tiny_model: Path) -> None:
 
 def test_deadlines_and_cancellation_free_the_queue(tmp_path: Path, tiny_model: Path) -> None:
     """A call that is cancelled, or whose deadline passes, leaves the queue; the next call is served."""
-    port = free_port()
+    port, go = free_port(), tmp_path / "go"
     with (
-        serving(tmp_path, model=tiny_model, grpc_port=port, faults={}, queue_images=4, max_batch=1) as server,
+        serving(tmp_path, model=tiny_model, grpc_port=port, faults={GO: go}, queue_images=4, max_batch=1) as server,
         triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
     ):
-        started: list[Any] = [client.async_infer("tiny", [encoded(plain(SLOW))], lambda *_: None) for _ in range(2)]
+        started: list[Any] = [client.async_infer("tiny", [encoded(plain(WAIT))], lambda *_: None) for _ in range(2)]
         server.wait_for(lambda: server.info()["queue"]["images"] >= 1)
         with pytest.raises(triton.InferenceServerException) as late:
             client.infer("tiny", [encoded(PHOTOS[0])], client_timeout=0.3)
@@ -85,31 +85,33 @@ def test_deadlines_and_cancellation_free_the_queue(tmp_path: Path, tiny_model: P
             one.cancel()
         server.wait_for(lambda: server.info()["queue"]["images"] <= 1)  # the device still works on one
 
+        go.touch()
         assert "DEADLINE_EXCEEDED" == status(late)
         assert client.infer("tiny", [encoded(PHOTOS[0])]).as_numpy("scores") is not None
 
 
 def test_a_full_queue_says_when_to_come_back(tmp_path: Path, tiny_model: Path) -> None:
     """A call that finds the queue full is RESOURCE_EXHAUSTED, with retry-after in the trailing metadata."""
-    port = free_port()
+    port, go = free_port(), tmp_path / "go"
     with (
-        serving(tmp_path, model=tiny_model, grpc_port=port, faults={}, queue_images=1, max_images=1) as server,
+        serving(tmp_path, model=tiny_model, grpc_port=port, faults={GO: go}, queue_images=1, max_images=1) as server,
         triton.InferenceServerClient(f"127.0.0.1:{port}") as client,
     ):
-        waiting = client.async_infer("tiny", [encoded(plain(SLOW))], lambda *_: None)
+        waiting = client.async_infer("tiny", [encoded(plain(WAIT))], lambda *_: None)
         server.wait_for(lambda: server.info()["queue"]["images"] == 1)
         with pytest.raises(triton.InferenceServerException) as refused:
             client.infer("tiny", [encoded(PHOTOS[0])])
         waiting.cancel()
+        go.touch()
 
         assert "RESOURCE_EXHAUSTED" == status(refused)
 
 
 def test_several_http_processes_share_the_port_and_drain(tmp_path: Path, tiny_model: Path) -> None:
     """With two HTTP processes both answer calls. After SIGTERM running calls are answered, and the exit status is 0."""
-    port = free_port()
+    port, go = free_port(), tmp_path / "go"
     answers: list[Any] = []
-    with serving(tmp_path, model=tiny_model, grpc_port=port, http_workers=2, faults={}) as server:
+    with serving(tmp_path, model=tiny_model, grpc_port=port, http_workers=2, faults={GO: go}) as server:
         for _ in range(40):  # the kernel chooses a process for each connection
             with triton.InferenceServerClient(
                 f"127.0.0.1:{port}", channel_args=[("grpc.use_local_subchannel_pool", 1)]
@@ -119,7 +121,7 @@ def test_several_http_processes_share_the_port_and_drain(tmp_path: Path, tiny_mo
 
         def ask() -> None:
             with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
-                answers.append(client.infer("tiny", [encoded(plain(SLOW))]).as_numpy("scores"))
+                answers.append(client.infer("tiny", [encoded(plain(WAIT))]).as_numpy("scores"))
 
         thread = threading.Thread(target=ask)
         thread.start()
@@ -128,6 +130,8 @@ def test_several_http_processes_share_the_port_and_drain(tmp_path: Path, tiny_mo
             watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert "SERVING" == _state(next(watching))
             server.signal(signal.SIGTERM)
+            server.wait_for(lambda: "draining" in server.log)
+            go.touch()
             thread.join()
             assert 0 == server.exit_status(20)  # less than the 25 s of VIM_DRAIN_TIMEOUT_MS
 
