@@ -13,7 +13,8 @@ from tests.clients.opened import opened
 from tests.clients.pictures import HEIGHT, WIDTH, picture, pixels
 from tests.clients.servers import ADMIN, MAX_BODY, NAME, Servers
 
-triton: Any = pytest.importorskip("tritonclient.http", reason="make test-clients installs tritonclient")
+pytest.importorskip("geventhttpclient", reason="make test-clients installs tritonclient[http]")
+triton: Any = pytest.importorskip("tritonclient.http")
 aio: Any = pytest.importorskip("tritonclient.http.aio")
 np: Any = pytest.importorskip("numpy")
 pytestmark = pytest.mark.filterwarnings("ignore")
