@@ -7,13 +7,11 @@ the demo model gets wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 
 import model
-from training.samples import MANIFEST, Sample, answer
+from training.samples import Sample, answer, rows_of, write
 
 FOLDER = Path("examples/photos")
 SOURCE = "alexeygrigorev/clothing-dataset-small"
@@ -54,18 +52,11 @@ def write_manifest(directory: Path) -> None:
     for name, original in CHOSEN.items():
         source = f"{SOURCE}, validation/{original}, short side scaled to 160 px"
         samples.append(Sample(name, original.split("/")[0], source, "CC0 1.0", *answer(network, FOLDER / name)))
-    text = json.dumps([asdict(sample) for sample in samples], indent=2)
-    (FOLDER / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    (FOLDER / "README.md").write_text(_card(samples, network.fingerprint), encoding="utf-8")
+    write(FOLDER, samples, _card(samples, network.fingerprint))
 
 
 def _card(samples: list[Sample], fingerprint: str) -> str:
     right = sum(sample.predicted == sample.label for sample in samples)
-    rows = "\n".join(
-        f"| ![{s.label}]({s.file}) | `{s.file}` | {s.label} | {s.predicted}, {s.score:.3f}"
-        f"{'' if s.predicted == s.label else ' (wrong)'} |"
-        for s in samples
-    )
     return f"""# Sample photographs of the demo page
 
 {len(samples)} validation photographs of [clothing-dataset-small](https://github.com/{SOURCE}) (CC0 1.0, see
@@ -76,7 +67,7 @@ model card has the accuracy on all validation photographs. `manifest.json` has t
 
 | photograph | file | what it is | what the demo model says |
 | --- | --- | --- | --- |
-{rows}
+{rows_of(samples)}
 """
 
 

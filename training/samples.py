@@ -74,18 +74,27 @@ def write_manifest(dataset: Path, directory: Path) -> None:
         source = f"Fashion-MNIST, test image {int((classes == number).argmax())} (Debian dataset-fashion-mnist)"
         predicted, score = answer(network, FOLDER / f"{name}.png")
         samples.append(Sample(f"{name}.png", label, source, "MIT, Copyright 2017 Zalando SE", predicted, score))
+    write(FOLDER, samples, _card(samples, network.fingerprint))
+
+
+def write(folder: Path, samples: list[Sample], card: str) -> None:
+    """Write the manifest for programs, and the card for readers."""
     text = json.dumps([asdict(sample) for sample in samples], indent=2)
-    (FOLDER / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    (FOLDER / "README.md").write_text(_card(samples, network.fingerprint), encoding="utf-8")
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _card(samples: list[Sample], fingerprint: str) -> str:
-    right = sum(sample.predicted == sample.label for sample in samples)
-    rows = "\n".join(
+def rows_of(samples: list[Sample]) -> str:
+    """The rows of a card: what each image is, and what the model predicts."""
+    return "\n".join(
         f"| ![{s.label}]({s.file}) | `{s.file}` | {s.label} | {s.predicted}, {s.score:.3f}"
         f"{'' if s.predicted == s.label else ' (wrong)'} |"
         for s in samples
     )
+
+
+def _card(samples: list[Sample], fingerprint: str) -> str:
+    right = sum(sample.predicted == sample.label for sample in samples)
     return f"""# Sample images
 
 The first test image of each class of [Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist) (MIT, see
@@ -97,7 +106,7 @@ for programs; `python -m training.samples` wrote both.
 
 | image | file | what it is | what the demo model says |
 | --- | --- | --- | --- |
-{rows}
+{rows_of(samples)}
 """
 
 
