@@ -162,7 +162,7 @@ def test_the_server_wheel_holds_both_packages_and_their_data(wheels: Wheels) -> 
     data = {f"service/api/page/{path.name}" for path in (ROOT / "service" / "api" / "page").iterdir()}
     for name, folder in (("samples", "images"), ("photos", "photos")):
         data |= {f"model/data/{name}/{path.name}" for path in (ROOT / "examples" / folder).iterdir()}
-    data |= {f"model/data/demo/{name}.json" for name in ("config", "labels", "preprocess")}
+    data |= {f"model/data/demo/{name}.json" for name in ("config", "labels", "preprocess", "in_domain")}
     data |= {"model/data/demo/model.safetensors", "model/data/demo/README.md", "model/imagenet1k.tsv"}
     data |= {"model/backends/triton/tiles.json"}
 
