@@ -24,7 +24,7 @@ def add_health(server: Server, gateway: Gateway) -> None:
 
 
 class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the generated class has no types
-    """The service "" is the default model, and another name that of a model."""
+    """The service "" is the default model, and another name that of a model, which needs a key if calls do."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -51,5 +51,7 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the gene
         try:
             await self._gateway.get(context, path)
         except CallError as failed:
+            if failed.code is StatusCode.UNAUTHENTICATED:  # only the default model is told without a key
+                await failed.abort(context)
             return Status.SERVICE_UNKNOWN if failed.code is StatusCode.NOT_FOUND else Status.NOT_SERVING
         return Status.SERVING

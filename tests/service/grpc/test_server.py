@@ -68,6 +68,14 @@ def test_keys(tmp_path: Path, tiny_model: Path) -> None:
         assert "UNAUTHENTICATED" == status(refused)
         for headers in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
             assert client.infer("tiny", [encoded(PHOTOS[0])], headers=headers).as_numpy("scores") is not None
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            assert "SERVING" == _state(health.Check(health_pb2.HealthCheckRequest()))
+            with pytest.raises(grpc.RpcError) as unknown:
+                health.Check(health_pb2.HealthCheckRequest(service="tiny"))
+    error: Any = unknown.value
+
+    assert grpc.StatusCode.UNAUTHENTICATED == error.code()
 
 
 def test_deadlines_and_cancellation_free_the_queue(tmp_path: Path, tiny_model: Path) -> None:
