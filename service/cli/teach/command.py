@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class Features:
 
 async def teach(source: Source, options: TeachOptions, write: Callable[[str], None], progress: Progress) -> int:
     """Teach a head; returns the exit status: 1 if a picture could not be read, or the server refused the head."""
-    from service.cli.teach import domain, fit, report  # they need scikit-learn: its lack is known before any work
+    check_installed()
+    from service.cli.teach import domain, fit, report
 
     pictures = read_folder(options.folder)
     progress.count(len(pictures.files))
@@ -98,6 +100,12 @@ async def teach(source: Source, options: TeachOptions, write: Callable[[str], No
         for line in (*report.as_text(found), *_as_text(described, features.model, len(data))):
             write(line)
     return status
+
+
+def check_installed() -> None:
+    """Raise CommandError if the packages of the extra `teach` are missing, before any work."""
+    if missing := [name for name in ("sklearn", "scipy") if importlib.util.find_spec(name) is None]:
+        raise CommandError(f"teach needs scikit-learn ({missing[0]} is missing): pip install '.[teach]'")
 
 
 def read_folder(folder: Path) -> Pictures:

@@ -1,6 +1,6 @@
 """Fit a head: a regularised multinomial logistic regression on features, chosen by cross-validation.
 
-It needs scikit-learn (the extra `teach`), which no other module imports.
+It needs scikit-learn, of the extra `teach`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from service.cli.backend import CommandError
-
-try:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
-except ImportError as error:
-    raise CommandError(f"teach needs scikit-learn (pip install '.[teach]'): {error}") from None
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 PENALTIES = np.logspace(-4, 0, 7)  # scikit-learn's C, for standardised features: small values regularise more
 TEMPERATURES = np.geomspace(0.25, 4, 33)

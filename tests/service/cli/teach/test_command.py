@@ -151,6 +151,16 @@ def test_the_features_are_those_that_the_head_sees(server: Server, folder: Path)
     assert pytest.approx(wanted, abs=1e-5) == {one["label"]: one["score"] for one in found}
 
 
+def test_without_scikit_learn_it_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the extra is not installed, the command says so before it loads a model."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert 1 == main(["teach", str(folder), "--name", "none"])
+
+    assert "pip install '.[teach]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a~b", "x" * 65])
 def test_a_name_that_is_none(folder: Path, name: str) -> None:
     """A name that a head cannot have is wrong usage."""
