@@ -17,6 +17,7 @@ from service.cli.teach.fit import Floats, Labels, folds
 
 PRIOR = 0.3  # weight of the isotropic covariance: this many pictures for each feature
 RANK = 64  # directions with a variance of their own
+CLASS_BYTES = 64 * 1024  # of a file, for each class at most
 BACKGROUND = 2.0  # weight of the linear score against background pictures
 FEW = 40  # pictures; the shares of fewer are too coarse
 QUANTILES = 256
@@ -52,7 +53,8 @@ def distances(domain: Domain, features: Floats) -> Floats:
 
 def _fit(features: Floats, labels: Labels, background: Floats | None) -> Domain:
     means = np.stack([features[labels == label].mean(axis=0) for label in range(int(labels.max()) + 1)])
-    directions, rest = _whitening(features - means[labels], len(features) - len(means))
+    rank = min(RANK, len(means) * (CLASS_BYTES // (4 * features.shape[1]) - 2))  # each class has two rows more
+    directions, rest = _whitening(features - means[labels], len(features) - len(means), max(1, rank))
     middle = means.mean(axis=0)
     moved = means - middle
     weighted = rest * moved - moved @ directions.T @ directions
@@ -70,13 +72,16 @@ def _fit(features: Floats, labels: Labels, background: Floats | None) -> Domain:
     return Domain.of(arrays)
 
 
-def _whitening(within: Floats, freedom: int) -> tuple[Floats, float]:
-    """Deviations from the class means (N, D) -> U (K, D) and r, where r I - U'U is the inverse of the covariance."""
+def _whitening(within: Floats, freedom: int, rank: int) -> tuple[Floats, float]:
+    """Deviations from the class means (N, D) -> U (K, D) and r, where r I - U'U is the inverse of the covariance.
+
+    K is at most `rank`.
+    """
     dims, freedom = within.shape[1], max(freedom, 1)
     variances, basis = np.linalg.eigh(within.T @ within / freedom)
     share = PRIOR * dims / (PRIOR * dims + freedom)
     variances = (1 - share) * variances[::-1] + share * variances.mean()
-    rank = min(RANK, freedom, dims - 1)
+    rank = min(rank, freedom, dims - 1)
     rest = 1 / max(float(variances[rank:].mean()), 1e-12)
     gains = np.sqrt(np.maximum(rest - 1 / variances[:rank], 0))
     return gains[:, None] * basis[:, ::-1][:, :rank].T, rest

@@ -80,6 +80,17 @@ def test_recalibration_changes_the_table_only() -> None:
     assert 0.03 < (again.score((1.3 * wider).astype(np.float32)) < 0.05).mean() < 0.07
 
 
+@pytest.mark.parametrize(("dims", "classes"), [(768, 2), (768, 5), (384, 2), (160, 10)])
+def test_a_class_takes_at_most_64_kb(dims: int, classes: int) -> None:
+    """The weights and the domain of a head take at most 64 kB a class, also for wide features; the table is small."""
+    features = np.random.default_rng(0).normal(size=(classes * 60, dims))
+    arrays = domain.fit(features, np.repeat(np.arange(classes), 60)).arrays()
+    table = arrays.pop("table")
+
+    assert 4 * classes * dims + sum(one.nbytes for one in arrays.values()) <= classes * 64 * 1024
+    assert 1024 == table.nbytes
+
+
 def test_as_many_folds_as_the_smallest_class_allows() -> None:
     """Every picture is tested once, and a class of two pictures gives two folds."""
     labels = np.array([0] * 10 + [1] * 2)
