@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,12 @@ from model.errors import HeadError
 Array = NDArray[np.float32]
 
 
-def products(features: Array, rows: Array) -> Array:
+def products(features: NDArray[Any], rows: Array) -> NDArray[Any]:
     """Features (N, D) and rows (T, D) -> their products (N, T), on one core.
 
     A matrix product of BLAS uses threads, and waits for them while other threads of the machine are busy.
     """
-    found: Array = np.vecdot(features[:, None], rows[None])
+    found: NDArray[Any] = np.vecdot(features[:, None], rows[None])
     return found
 
 
@@ -87,13 +87,23 @@ class Domain:
 
         0.05 means that 5 % of unseen images of the taught kinds are at least as far from what was taught.
         """
-        rank = len(self.directions)
-        main, nearest = products[:, :rank], products[:, rank:].min(axis=1)
-        distance = self.rest[0] * squares - (main * main).sum(axis=1) + nearest
-        found: Array = (1 - np.searchsorted(self.table, distance) / len(self.table)).astype(np.float32)
-        return found
+        return self._share(self._distance(squares, products))
 
     def score(self, features: Array) -> Array:
         """Features (N, D) -> (N,) from 0 to 1."""
+        return self._share(self.distances(features))
+
+    def distances(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Features (N, D) -> distances (N,)."""
         matrix, offsets = self.matrix
-        return self.in_domain((features * features).sum(axis=1), products(features, matrix) + offsets)
+        return self._distance((features * features).sum(axis=1), products(features, matrix) + offsets)
+
+    def _distance(self, squares: NDArray[Any], products: NDArray[Any]) -> NDArray[Any]:
+        rank = len(self.directions)
+        main, nearest = products[:, :rank], products[:, rank:].min(axis=1)
+        found: NDArray[Any] = self.rest[0] * squares - (main * main).sum(axis=1) + nearest
+        return found
+
+    def _share(self, distances: NDArray[Any]) -> Array:
+        found: Array = (1 - np.searchsorted(self.table, distances) / len(self.table)).astype(np.float32)
+        return found

@@ -60,10 +60,10 @@ which is also what `python -m tools.simulate_fleet --profile` takes.
 """
 _TEACH = """\
 Make a custom classification head from a folder with a folder of pictures for each class: five pictures or more of each.
-Print how good it is by cross-validation, and the pictures whose label it doubts; write it to NAME.safetensors. A server
-uses it with ?head=NAME when the file is in its VIM_HEADS_DIR. With --url the server embeds the pictures, and with a
-key of an administrator in VIM_ADMIN_KEY it also gets the head. With --json one object: {"head", "model", "accuracy",
-"interval", "pictures", "folds", "classes", "unsure"}.
+Print how good it is by cross-validation, and the pictures that may be in the wrong folder; write NAME.safetensors. A
+server uses it with ?head=NAME when the file is in its VIM_HEADS_DIR. With --url the server embeds the pictures, and
+with a key of an administrator in VIM_ADMIN_KEY it also gets the head. With --json one object: {"head", "model",
+"accuracy", "interval", "pictures", "folds", "classes", "unsure"}.
 """
 _INFO = "Print what the model is and where it runs, as GET /info says it; with --json as one object."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import WeightsError
@@ -37,7 +38,7 @@ def check(settings: Settings) -> None:
     if settings.metrics_port is not None:
         check_port(settings.host, settings.metrics_port, "VIM_METRICS_PORT")
     if settings.grpc_port is not None:
-        check_grpc()
+        check_installed(_GRPC, "VIM_GRPC_PORT", "grpc")
         check_port(settings.host, settings.grpc_port, "VIM_GRPC_PORT")
 
 
@@ -80,10 +81,10 @@ def check_driver(device: str) -> None:
             ) from None
 
 
-def check_grpc() -> None:
-    """Raise CommandError if the packages of gRPC are not installed."""
-    if missing := [name for name in _GRPC if importlib.util.find_spec(name) is None]:
-        raise CommandError(f"VIM_GRPC_PORT needs gRPC ({missing[0]} is missing): pip install '.[grpc]'")
+def check_installed(packages: Sequence[str], what: str, extra: str) -> None:
+    """Raise CommandError if a package of an extra is not installed; `what` needs it."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise CommandError(f"{what} needs the package {missing[0]}, which is not installed: pip install '.[{extra}]'")
 
 
 def check_port(host: str, port: int, settings: str) -> None:

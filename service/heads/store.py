@@ -1,8 +1,8 @@
 """The heads in VIM_HEADS_DIR, one file for each: NAME.safetensors.
 
-The directory is the only state. Each request looks whether the files of its heads have changed since they were read. So
-all HTTP processes, also those that start later and other servers that share the directory, use a new file as soon as
-it is in place, and a file that someone copies there is used as well.
+The directory is the only state. Each request checks whether the files of its heads have changed since they were read.
+So a new file is used as soon as it is in place: by all HTTP processes, by those that start later, and by other servers
+that share the directory. A file that someone copies there is used too.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from model.heads.head import Head
 from service import __version__
 from service.cli.backend import Ask, CommandError, Embedded, Embedding, Model, Outcome
 from service.cli.files import File, find
+from service.cli.preflight import check_installed
 from service.cli.run import Source, answer
 from service.cli.terminal import Progress, escaped
 
@@ -66,7 +66,7 @@ class Features:
 
 async def teach(source: Source, options: TeachOptions, write: Callable[[str], None], progress: Progress) -> int:
     """Teach a head; returns the exit status: 1 if a picture could not be read, or the server refused the head."""
-    check_installed()
+    check_installed(("sklearn", "scipy"), "teach", "teach")
     from service.cli.teach import domain, fit, report
 
     pictures = read_folder(options.folder)
@@ -102,12 +102,6 @@ async def teach(source: Source, options: TeachOptions, write: Callable[[str], No
     return status
 
 
-def check_installed() -> None:
-    """Raise CommandError if the packages of the extra `teach` are missing, before any work."""
-    if missing := [name for name in ("sklearn", "scipy") if importlib.util.find_spec(name) is None]:
-        raise CommandError(f"teach needs scikit-learn ({missing[0]} is missing): pip install '.[teach]'")
-
-
 def read_folder(folder: Path) -> Pictures:
     """The classes of a folder: its subfolders, sorted, each with the pictures below it.
 
@@ -140,7 +134,7 @@ def _usable(pictures: Pictures, features: Features) -> tuple[list[int], Any]:
 
 
 def _recipe(model: Model, fitted: Any, report: Any) -> dict[str, Any]:
-    """How the head was taught, for its file. Without the names of files, which may be private."""
+    """How the head was taught, for its file. It has no names of files, because they may be private."""
     return {
         "taught_by": f"vim-server {__version__}",
         "date": datetime.now(UTC).date().isoformat(),

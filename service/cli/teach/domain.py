@@ -31,7 +31,7 @@ def fit(features: Floats, labels: Labels, background: Floats | None = None) -> D
     """
     held = np.empty(len(labels))
     for train, test in folds(labels, MOST_FOLDS):
-        held[test] = distances(_fit(features[train], labels[train], background), features[test])
+        held[test] = _fit(features[train], labels[train], background).distances(features[test])
     return dataclasses.replace(_fit(features, labels, background), table=_table(held))
 
 
@@ -40,15 +40,7 @@ def recalibrated(domain: Domain, unseen: Floats) -> Domain:
 
     A model needs this for its own training pictures, whose features it has learned.
     """
-    return dataclasses.replace(domain, table=_table(distances(domain, unseen)))
-
-
-def distances(domain: Domain, features: Floats) -> Floats:
-    """Features (N, D) -> distances (N,), as `Domain` defines them."""
-    main = features @ domain.directions.T + domain.offsets
-    nearest = (features @ domain.centers.T + domain.constants).min(axis=1)
-    found: Floats = domain.rest[0] * (features**2).sum(axis=1) - (main**2).sum(axis=1) + nearest
-    return found
+    return dataclasses.replace(domain, table=_table(domain.distances(unseen)))
 
 
 def _fit(features: Floats, labels: Labels, background: Floats | None) -> Domain:

@@ -28,7 +28,7 @@ class ClassReport:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """A picture whose label the classifier doubts: perhaps in the wrong folder."""
+    """A picture that may be in the wrong folder: its label has a low score."""
 
     file: str
     label: str
@@ -98,7 +98,7 @@ def as_text(report: Report) -> Iterator[str]:
         line = f"{escaped(one.label):{width}}  {one.pictures:8}  {one.right / one.pictures:5.0%}"
         yield line if one.taken_for is None else f"{line}  {escaped(one.taken_for)}"
     if report.unsure:
-        yield "\npictures whose label the head doubts:"
+        yield "\npictures that may be in the wrong folder:"
         for picture in report.unsure:
             what = f"{escaped(picture.label)} {picture.score:.2f}"
-            yield f"  {escaped(picture.file)}: {what}, rather {escaped(picture.answer)}"
+            yield f"  {escaped(picture.file)}: {what}, more likely {escaped(picture.answer)}"

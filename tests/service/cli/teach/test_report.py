@@ -22,7 +22,7 @@ def fitted() -> Fitted:
 
 
 def test_the_numbers() -> None:
-    """Accuracy, classes, and the doubted pictures, worst first: wrong ones, and right ones below one half."""
+    """Accuracy, classes, and the doubtful pictures, worst first: wrong ones, and right ones below one half."""
     report = judge(fitted(), LABELS, NAMES, FILES)
 
     assert pytest.approx(4 / 6) == report.accuracy
@@ -39,7 +39,7 @@ def test_the_text_cannot_change_the_terminal() -> None:
 
     assert "accuracy  66.7% (95 % interval 30.0% to 90.3%), cross-validated on 6 pictures in 2 parts" in text
     assert "\x1b" not in text
-    assert "file1.jpg: cat 0.20, rather dog" in text
+    assert "file1.jpg: cat 0.20, more likely dog" in text
 
 
 @pytest.mark.parametrize(

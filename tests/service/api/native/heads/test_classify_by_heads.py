@@ -1,11 +1,9 @@
-"""Custom heads over HTTP: an administrator adds them, and every contract can classify with them."""
+"""Classification by custom heads: every contract can name them."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,64 +11,26 @@ import httpx
 import numpy as np
 import pytest
 
-from model.heads.head import MOST_BYTES, Head
+from model.heads.head import Head
 from service.app import create_app
+from tests.service.api.native.heads.conftest import (
+    ADMIN,
+    DIM,
+    LABELS,
+    OTHER,
+    PHOTO,
+    TEXT,
+    by_label,
+    expected,
+    head,
+    put,
+    read,
+)
 from tests.service.api.oip.oip_requests import binary_request, elements, outputs_of
 from tests.service.conftest import running, settings_for
-from tests.tiny import photo, write_tiny_model
+from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.anyio
-
-ADMIN = {"X-API-Key": "admin-key-of-the-test"}
-PHOTO, OTHER = photo(1), photo(2)
-TEXT = base64.b64encode(PHOTO).decode()
-DIM = 32
-LABELS = {"mine": ("cat", "dog", "fish"), "two": ("yes", "no")}
-
-
-@pytest.fixture(scope="module")
-async def client(
-    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, anyio_backend: object
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server with the heads `mine` and `two`."""
-    heads = tmp_path_factory.mktemp("heads")
-    app = create_app(settings_for(tiny_model, heads_dir=heads, admin_keys=ADMIN["X-API-Key"], max_batch=4))
-    async with running(app) as client:
-        fingerprint = (await client.get("/info")).json()["model"]["fingerprint"]
-        for seed, name in enumerate(LABELS):
-            assert 200 == (await put(client, name, head(fingerprint, name, seed))).status_code
-        yield client
-
-
-def head(fingerprint: str, name: str = "mine", seed: int = 0) -> Head:
-    """A head of random weights for the model with this fingerprint."""
-    random = np.random.default_rng(seed)
-    weight = random.normal(size=(len(LABELS[name]), DIM)).astype(np.float32)
-    return Head(weight, random.normal(size=len(weight)).astype(np.float32), LABELS[name], fingerprint, {"seed": seed})
-
-
-async def put(client: httpx.AsyncClient, name: str, given: Head | bytes, **headers: str) -> httpx.Response:
-    """Send a head with the key of an administrator."""
-    data = given if isinstance(given, bytes) else given.to_bytes()
-    return await client.put(f"/v1/heads/{name}", content=data, headers=headers or ADMIN)
-
-
-async def read(client: httpx.AsyncClient, name: str) -> Head:
-    """The head as the server has it."""
-    return Head.read((await client.get(f"/v1/heads/{name}", headers=ADMIN)).content)
-
-
-async def expected(client: httpx.AsyncClient, name: str, image: bytes = PHOTO) -> dict[str, float]:
-    """The softmax of the head on the raw embedding, by label."""
-    one = await read(client, name)
-    embedding = (await client.post("/v1/embed?normalize=false", content=image)).json()["results"][0]["embedding"]
-    exponentials = np.exp(one.weight.astype(np.float64) @ embedding + one.bias)
-    return dict(zip(one.labels, exponentials / exponentials.sum(), strict=True))
-
-
-def by_label(predictions: Any) -> dict[str, float]:
-    """The predictions of an answer."""
-    return {one["label"]: one["score"] for one in predictions}
 
 
 async def test_one_head_answers_in_predictions(client: httpx.AsyncClient) -> None:
@@ -217,16 +177,6 @@ async def test_bulk(client: httpx.AsyncClient) -> None:
     assert 404 == (await client.post("/v1/bulk?op=classify&head=none", content=body)).status_code
 
 
-async def test_the_list(client: httpx.AsyncClient) -> None:
-    """The list has each head with its labels, its model and how it was taught."""
-    body = (await client.get("/v1/heads", headers=ADMIN)).json()
-    mine = body["heads"][0]
-
-    assert ["mine", "two"] == [one["name"] for one in body["heads"]]
-    assert (["cat", "dog", "fish"], ["tiny"], {"seed": 0}) == (mine["labels"], mine["served_by"], mine["recipe"])
-    assert {} == body["damaged"]
-
-
 async def test_a_head_of_many_classes(client: httpx.AsyncClient) -> None:
     """A head of so many classes that its scores are computed in a thread gives the same answer; so do bad images."""
     model = (await read(client, "mine")).model
@@ -246,72 +196,6 @@ async def test_a_head_of_many_classes(client: httpx.AsyncClient) -> None:
     assert "unsupported_image" == body["results"][1]["error"]["code"] == refused.json()["code"]
 
 
-async def test_a_replaced_head_is_used_by_the_next_request(client: httpx.AsyncClient) -> None:
-    """After PUT has answered, a request uses the new head; after DELETE there is none."""
-    model = (await read(client, "mine")).model
-    for seed in (5, 6):
-        new = head(model, "mine", seed)
-        info = (await put(client, "changing", new)).json()
-        body = (await client.post("/v1/classify?head=changing", content=PHOTO)).json()
-        assert {"changing": info["fingerprint"]} == body["heads"]
-        assert pytest.approx(await expected(client, "changing"), abs=1e-5) == by_label(
-            body["results"][0]["predictions"]
-        )
-    response = await client.delete("/v1/heads/changing", headers=ADMIN)
-
-    assert (204, b"") == (response.status_code, response.content)
-    assert 404 == (await client.post("/v1/classify?head=changing", content=PHOTO)).status_code
-    assert 404 == (await client.delete("/v1/heads/changing", headers=ADMIN)).status_code
-
-
-async def test_a_bad_upload_changes_nothing(client: httpx.AsyncClient) -> None:
-    """A file that is no head, too large, or for another model is refused, and the old head still serves."""
-    before = (await client.get("/v1/heads/mine", headers=ADMIN)).content
-    fingerprint = Head.read(before).model
-    wrong_size = Head(np.zeros((2, DIM + 1), np.float32), np.zeros(2, np.float32), ("a", "b"), fingerprint)
-    cases: list[tuple[Head | bytes, int, str]] = [
-        (b"", 400, "empty_body"),
-        (PHOTO, 422, "invalid_head"),
-        (before[:-4], 422, "invalid_head"),
-        (head("0" * 12), 422, "head_mismatch"),
-        (bytes(MOST_BYTES + 1), 413, "body_too_large"),
-        (wrong_size, 422, "head_mismatch"),
-    ]
-    for given, status, code in cases:
-        response = await put(client, "mine", given)
-        assert (status, code) == (response.status_code, response.json()["code"])
-    assert 422 == (await put(client, "a~b", before)).status_code
-
-    assert before == (await client.get("/v1/heads/mine", headers=ADMIN)).content
-
-
-@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/mine"), ("PUT", "/mine"), ("DELETE", "/mine")])
-async def test_only_administrators(client: httpx.AsyncClient, method: str, path: str) -> None:
-    """Without the key of an administrator every operation on heads is 401."""
-    for headers in ({}, {"X-API-Key": "another-key-of-the-test"}):
-        response = await client.request(
-            method, f"/v1/heads{path}", headers=headers, content=b"x" if method == "PUT" else None
-        )
-        assert (401, "unauthorized") == (response.status_code, response.json()["code"])
-
-
-async def test_a_head_of_another_model_is_refused(client: httpx.AsyncClient) -> None:
-    """A file of another model in the directory is refused by its fingerprint, in every contract, and is not listed."""
-    directory: Path = client._transport.app.state.engine.settings.heads_dir  # type: ignore[attr-defined]
-    (directory / "foreign.safetensors").write_bytes(head("0" * 12).to_bytes())
-    try:
-        asked = ["/v1/classify?head=foreign", "/v1/classify?model=tiny~foreign", "/models/tiny~foreign"]
-        found = [await client.post(path, content=PHOTO) for path in asked]
-        found.append(await client.get("/v2/models/tiny~foreign"))
-        known = (await client.get("/v1/models")).json()["data"]
-    finally:
-        (directory / "foreign.safetensors").unlink()
-
-    assert {(422, "head_mismatch")} == {(one.status_code, one.json().get("code", "head_mismatch")) for one in found}
-    assert all("fingerprint 000000000000" in one.text for one in found)
-    assert "tiny~foreign" not in [one["id"] for one in known]
-
-
 async def test_a_model_without_a_classifier_can_have_heads(tmp_path: Path) -> None:
     """A model that only embeds classifies with a head, whether the query or the body names it."""
     model = write_tiny_model(tmp_path / "tiny", num_classes=0)
@@ -326,54 +210,3 @@ async def test_a_model_without_a_classifier_can_have_heads(tmp_path: Path) -> No
     assert 200 == by_query.status_code == by_body.status_code
     assert by_query.json()["results"] == by_body.json()["results"]
     assert (404, "no_classifier") == (without.status_code, without.json()["code"])
-
-
-async def test_another_method_is_told_those_that_exist(client: httpx.AsyncClient) -> None:
-    """A method that the path does not have is 405, with the methods that it has."""
-    response = await client.post("/v1/heads/mine", headers=ADMIN)
-
-    assert (405, "GET, HEAD, PUT, DELETE") == (response.status_code, response.headers["Allow"])
-
-
-@pytest.mark.parametrize("without", ["heads_dir", "admin_keys"])
-async def test_switched_off(tiny_model: Path, tmp_path: Path, without: str) -> None:
-    """Without a directory or a key of an administrator the paths do not exist; the error names the settings."""
-    settings: dict[str, Any] = {"heads_dir": tmp_path, "admin_keys": ADMIN["X-API-Key"]}
-    del settings[without]
-    app = create_app(settings_for(tiny_model, **settings))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://vim") as client:
-        found = [await client.get("/v1/heads", headers=ADMIN), await put(client, "mine", b"x")]
-
-    assert [404, 404] == [one.status_code for one in found]
-    assert all("VIM_HEADS_DIR" in one.json()["detail"] for one in found)
-
-
-async def test_replacing_under_load_mixes_nothing(client: httpx.AsyncClient) -> None:
-    """While a head is replaced, every answer is that of the version whose fingerprint it has."""
-    model = (await read(client, "mine")).model
-    versions = [head(model, "mine", seed) for seed in range(20, 28)]
-    values: dict[str, dict[str, float]] = {}
-    for one in versions:
-        await put(client, "load", one)
-        values[one.fingerprint] = await expected(client, "load")
-    done = asyncio.Event()
-
-    async def ask() -> set[str]:
-        seen = set()
-        while not done.is_set():
-            body = (await client.post("/v1/classify?head=load", content=PHOTO)).json()
-            (fingerprint,) = body["heads"].values()
-            assert pytest.approx(values[fingerprint], abs=1e-5) == by_label(body["results"][0]["predictions"])
-            seen.add(fingerprint)
-            await asyncio.sleep(0)  # a joined request may not wait for anything, in this process
-        return seen
-
-    async with asyncio.TaskGroup() as group:
-        asking = [group.create_task(ask()) for _ in range(4)]
-        for one in versions:
-            assert 200 == (await put(client, "load", one)).status_code
-            await client.post("/v1/classify?head=load", content=OTHER)
-        done.set()
-    await client.delete("/v1/heads/load", headers=ADMIN)
-
-    assert len(set[str]().union(*(one.result() for one in asking))) > 1
