@@ -97,6 +97,32 @@ def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> Non
     assert (component == "podmonitor") == ("replicas" in found["Deployment"]["spec"])
 
 
+@needs_kubectl
+@pytest.mark.skipif(VALIDATE is None, reason="kubernetes-validate is not installed (extra: deploy)")
+def test_the_component_grpc_opens_its_port(tmp_path: Path) -> None:
+    """With the component grpc, setting, port, probe, network policy and a headless Service agree on one port."""
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "gpu"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write("components:\n  - ../../components/grpc\n")
+    text = rendered(overlay)
+    (tmp_path / "all.yaml").write_text(text)
+    run = subprocess.run([str(VALIDATE), "--strict", str(tmp_path / "all.yaml")], capture_output=True, check=False)
+    found = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in documents(text)}
+    (container,) = found["Deployment", "vision-mamba"]["template"]["spec"]["containers"]
+    service = found["Service", "vision-mamba-grpc"]
+    (port,) = service["ports"]
+
+    assert run.returncode == 0, run.stdout
+    assert {"name": "grpc", "containerPort": 8001} in container["ports"]
+    assert 8001 == Settings.load({one["name"]: one["value"] for one in container["env"]}).grpc_port
+    assert {"port": 8001} == container["readinessProbe"]["grpc"]
+    assert "httpGet" not in container["readinessProbe"]
+    assert {"port": "grpc"} in found["NetworkPolicy", "vision-mamba"]["ingress"][0]["ports"]
+    assert ("None", 8001, "grpc") == (service["clusterIP"], port["port"], port["targetPort"])
+    assert found["Deployment", "vision-mamba"]["selector"]["matchLabels"] == service["selector"]
+
+
 @POD
 def test_settings_are_settings(pod: dict[str, Any], container: dict[str, Any]) -> None:
     """The server accepts every setting of the manifests and of the GPU overlay."""
@@ -111,7 +137,7 @@ def test_settings_are_settings(pod: dict[str, Any], container: dict[str, Any]) -
 def test_probes_ask_what_exists(pod: dict[str, Any], container: dict[str, Any]) -> None:
     """Each probe uses an endpoint that exists, on the port where the container listens."""
     paths = {path for method, path, _ in endpoints(create_app(Settings())) if method == "GET"}
-    (port,) = container["ports"]
+    port = container["ports"][0]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         asked = container[probe]["httpGet"]
         assert asked["path"] in paths
@@ -179,7 +205,10 @@ def test_custom_resources_have_the_fields_that_their_operators_read() -> None:
     )
     service = read("kserve/inferenceservice.yaml")
     assert "serving.kserve.io/v1beta1" == service["apiVersion"]
-    assert "kserve-container" == service["spec"]["predictor"]["containers"][0]["name"]
+    (container,) = service["spec"]["predictor"]["containers"]
+    assert "kserve-container" == container["name"]
+    assert 8001 == Settings.load({one["name"]: one["value"] for one in container["env"]}).grpc_port
+    assert [("http1", 8000), ("grpc-port", 8001)] == [(one["name"], one["containerPort"]) for one in container["ports"]]
 
 
 def test_the_service_is_not_called_vim() -> None:
