@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from service.api.record import KEY, RequestRecord
+from service.api.record import API, KEY, RequestRecord
 from service.api.request.links import Links
 from service.api.schemas import ClassesOptions
 from service.engine.engine import Answer, Engine
@@ -213,6 +213,8 @@ async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) 
 
     Call this only after the body has been read, because it consumes the request's messages.
     """
+    if API in request.scope:  # a call within the process, whose end cancels this task
+        return await work
     serving = asyncio.current_task()
     assert serving is not None
     watch = asyncio.create_task(_watch_disconnect(request, serving))

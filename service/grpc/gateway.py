@@ -9,14 +9,16 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from grpc import StatusCode
 from grpc.aio import ServicerContext
 
+from service.api.oip.forms import FORM, Form
 from service.api.record import API
+from service.devices.batcher import GATHERED, GATHERING_S
 
 # What a client may send as metadata; all else is not for the service.
 PASSED_ON = ("authorization", "x-api-key", "x-request-id", "x-request-class", "traceparent", "x-amzn-trace-id")
@@ -35,10 +37,8 @@ _STATUS = {
 _OVERLOAD = ("queue_full", "memory_full")  # 503 with VIM_OVERLOAD_STATUS=503
 
 Headers = list[tuple[bytes, bytes]]
-Message = dict[str, Any]
-App = Callable[
-    [dict[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
+Message = MutableMapping[str, Any]
+App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,13 @@ class CallError(Exception):
 
 
 class Gateway:
-    """The application, and where it is served."""
+    """The application, and where it is served. `infer_app` answers the requests to infer."""
 
-    def __init__(self, app: App, scheme: str) -> None:
+    def __init__(self, app: App, infer_app: App, scheme: str) -> None:
         self._app = app
+        self._infer_app = infer_app
         self._scheme = scheme
+        self._together = Together()
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,23 +90,21 @@ class Gateway:
         """The JSON of a GET. Raises CallError."""
         return (await self.call(context, "GET", path)).json()
 
-    async def call(
-        self,
-        context: ServicerContext,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        headers: Sequence[tuple[bytes, bytes]] = (),
-    ) -> Reply:
+    async def call(self, context: ServicerContext, method: str, path: str, body: bytes = b"") -> Reply:
         """Send a request, with the metadata and the deadline of a call. Raises CallError."""
-        given = [*headers, *_headers(context), (b"content-length", str(len(body)).encode())]
-        reply = await self._request(method, path, body, given)
-        if reply.status >= 400:
-            raise _failure(reply)
-        return reply
+        return await self._answer(self._app, self._scope(context, method, path, len(body)), body)
 
-    async def _request(self, method: str, path: str, body: bytes, headers: Headers) -> Reply:
-        scope = {
+    async def infer(self, context: ServicerContext, model: str, version: str, form: Form, body: bytes) -> None:
+        """Send a request to infer; the form keeps its answer. `version` may be empty. Raises CallError."""
+        path = f"{model_path(model, version)}/infer"
+        texts = {"model": model, "version": version} if version else {"model": model}
+        scope = self._scope(context, "POST", path, len(body))
+        scope |= {FORM: form, "path_params": texts}
+        await self._together.begin(self._running)
+        await self._answer(self._infer_app, scope, body)
+
+    def _scope(self, context: ServicerContext, method: str, path: str, size: int) -> dict[str, Any]:
+        return {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "2",
@@ -114,11 +114,13 @@ class Gateway:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": headers,
+            "headers": [*_headers(context), (b"content-length", str(size).encode())],
             "client": None,
             "server": None,
             API: "grpc",
         }
+
+    async def _answer(self, app: App, scope: Message, body: bytes) -> Reply:
         sent = False
         status, received, parts = 500, dict[bytes, bytes](), list[bytes]()
 
@@ -140,12 +142,55 @@ class Gateway:
         self._running += 1
         self._idle.clear()
         try:
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         finally:
             self._running -= 1
             if not self._running:
                 self._idle.set()
-        return Reply(status, received, parts[0] if len(parts) == 1 else b"".join(parts))
+        reply = Reply(status, received, parts[0] if len(parts) == 1 else b"".join(parts))
+        if status >= 400:
+            raise _failure(reply)
+        return reply
+
+
+class Together:
+    """Lets calls that arrive within a short time begin together.
+
+    grpc.aio accepts one call in each iteration of the event loop. Calls that begin one by one would send their images
+    to the device one by one. Sending costs as much as all other work for a small image.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def begin(self, running: int) -> None:
+        """Return at once if few requests are running, else with `GATHERED` calls, after `GATHERING_S` at most."""
+        if running + len(self._waiting) < GATHERED:
+            return
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) >= GATHERED:
+            self._release()
+        elif self._timer is None:
+            self._timer = loop.call_later(GATHERING_S, self._release)
+        await turn
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():  # the call was cancelled
+                turn.set_result(None)
+
+
+def model_path(name: str, version: str) -> str:
+    """The path of a model over HTTP; `version` may be empty."""
+    path = f"/v2/models/{name}"
+    return f"{path}/versions/{version}" if version else path
 
 
 def _headers(context: ServicerContext) -> Headers:

@@ -1,63 +1,57 @@
-"""Messages of the protocol to and from the HTTP form: JSON, then raw tensors (the extension `binary_tensor_data`)."""
+"""Messages of the protocol as what the HTTP application reads and writes."""
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
 
+from service.api.oip import tensors
+from service.api.oip.forms import InProcess
+from service.api.oip.tensors import RequestHeader, Tensor
 from service.errors import MalformedBody
 
-HEADER = b"inference-header-content-length"
 _LENGTH = struct.Struct("<I")
 _PARAMETERS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
 
 
-def infer_request(request: pb.ModelInferRequest) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """The body and headers of a request over HTTP. Raises MalformedBody."""
-    raw = _raw(request)
-    inputs = [
-        {
-            "name": one.name,
-            "datatype": one.datatype,
-            "shape": list(one.shape),
-            "parameters": _parameters(one.parameters) | {"binary_data_size": len(data)},
-        }
-        for one, data in zip(request.inputs, raw, strict=True)
-    ]
-    outputs = [
-        {"name": one.name, "parameters": _parameters(one.parameters) | {"binary_data": True}} for one in request.outputs
-    ]
-    parameters = _parameters(request.parameters) | {"binary_data_output": True}
-    content: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "parameters": parameters}
-    if request.id:
-        content["id"] = request.id
-    header = json.dumps(content).encode()
-    headers = [(HEADER, str(len(header)).encode()), (b"content-type", b"application/octet-stream")]
-    return b"".join([header, *raw]), headers
+class MessageForm(InProcess):
+    """A message of the protocol and its answer. `body` are its raw tensors, one after the other.
 
+    Raises MalformedBody.
+    """
 
-def infer_response(body: bytes, headers: Mapping[bytes, bytes]) -> pb.ModelInferResponse:
-    """The message of a response over HTTP."""
-    size = int(headers.get(HEADER, len(body)))
-    content = json.loads(body[:size])
-    response = pb.ModelInferResponse(
-        model_name=content["model_name"], model_version=content["model_version"], id=content.get("id", "")
-    )
-    for name, value in content["parameters"].items():
-        response.parameters[name].string_param = value
-    offset = size
-    for one in content["outputs"]:
-        length = one["parameters"]["binary_data_size"]
-        response.outputs.add(name=one["name"], datatype=one["datatype"], shape=one["shape"])
-        response.raw_output_contents.append(body[offset : offset + length])
-        offset += length
-    return response
+    def __init__(self, request: pb.ModelInferRequest) -> None:
+        super().__init__()
+        raw = _raw(request)
+        self.body = raw[0] if len(raw) == 1 else b"".join(raw)
+        self._content = _content(request, raw)
+
+    def read(self, body: bytes) -> tuple[RequestHeader, list[Tensor]]:
+        """Validate the message. Raises MalformedBody, UnsupportedInput."""
+        return tensors.parsed(self._content, memoryview(body))
+
+    @property
+    def answer(self) -> pb.ModelInferResponse:
+        """The answer as a message."""
+        assert self.kept is not None  # the request has succeeded
+        content, raw = self.kept
+        answer = pb.ModelInferResponse(
+            model_name=content["model_name"], model_version=content["model_version"], id=content.get("id", "")
+        )
+        for name, value in content["parameters"].items():
+            answer.parameters[name].string_param = value
+        offset = 0
+        for one in content["outputs"]:
+            end = offset + one["parameters"]["binary_data_size"]
+            answer.outputs.add(name=one["name"], datatype=one["datatype"], shape=one["shape"])
+            answer.raw_output_contents.append(raw[offset:end])
+            offset = end
+        return answer
 
 
 def parsed(content: Any, message: Any) -> Any:
@@ -88,6 +82,25 @@ def _from_contents(one: pb.ModelInferRequest.InferInputTensor) -> bytes:
             raise MalformedBody("uint_contents of a UINT8 tensor must be at most 255")
         return numbers.astype(np.uint8).tobytes()
     return b""
+
+
+def _content(request: pb.ModelInferRequest, raw: Sequence[bytes]) -> dict[str, Any]:
+    """The message as the JSON of a request whose inputs and outputs are raw tensors."""
+    inputs = [
+        {
+            "name": one.name,
+            "datatype": one.datatype,
+            "shape": list(one.shape),
+            "parameters": _parameters(one.parameters) | {"binary_data_size": len(data)},
+        }
+        for one, data in zip(request.inputs, raw, strict=True)
+    ]
+    outputs = [
+        {"name": one.name, "parameters": _parameters(one.parameters) | {"binary_data": True}} for one in request.outputs
+    ]
+    parameters = _parameters(request.parameters) | {"binary_data_output": True}
+    content: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "parameters": parameters}
+    return content | {"id": request.id} if request.id else content
 
 
 def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, Any]:

@@ -29,12 +29,14 @@ _PROBES = {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Chec
 
 
 @asynccontextmanager
-async def grpc_server(app: App, settings: Settings) -> AsyncIterator[None]:
+async def grpc_server(app: App, infer_app: App, settings: Settings) -> AsyncIterator[None]:
     """Serve calls until the end of the context, then finish open ones within VIM_DRAIN_TIMEOUT_MS.
+
+    `infer_app` answers the requests to infer, `app` all others.
 
     Raises OSError if the port is taken.
     """
-    gateway = Gateway(app, "https" if settings.tls_cert else "http")
+    gateway = Gateway(app, infer_app, "https" if settings.tls_cert else "http")
     server = aio.server(interceptors=_interceptors(settings), options=_options(settings))
     add_GRPCInferenceServiceServicer_to_server(Servicer(gateway), server)
     add_health(server, gateway)

@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 
 from service.errors import ServiceError
-from service.grpc.gateway import CallError, Gateway
-from service.grpc.messages import infer_request, infer_response, parsed
+from service.grpc.gateway import CallError, Gateway, model_path
+from service.grpc.messages import MessageForm, parsed
 
 IN_FLIGHT = 16  # requests of one stream that run or wait to be sent
 
@@ -117,12 +117,11 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # the gener
 
     async def _infer(self, request: Any, context: ServicerContext) -> Any:
         try:
-            body, headers = infer_request(request)
+            form = MessageForm(request)
         except ServiceError as error:
             raise CallError(StatusCode.INVALID_ARGUMENT, error.detail, [("error-code", error.code)]) from error
-        path = f"{_named(request.model_name, request.model_version)}/infer"
-        reply = await self._gateway.call(context, "POST", path, body, headers)
-        return infer_response(reply.body, reply.headers)
+        await self._gateway.infer(context, request.model_name, request.model_version, form, form.body)
+        return form.answer
 
     async def _control(self, context: ServicerContext, request: Any, action: str) -> None:
         config = request.parameters["config"].string_param if "config" in request.parameters else None
@@ -150,9 +149,4 @@ async def _settled(context: ServicerContext, work: Awaitable[T]) -> T:
 
 
 def _path(request: Any) -> str:
-    return _named(request.name, request.version)
-
-
-def _named(name: str, version: str) -> str:
-    path = f"/v2/models/{name}"
-    return f"{path}/versions/{version}" if version else path
+    return model_path(request.name, request.version)

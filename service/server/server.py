@@ -26,7 +26,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import ProcessContext, create_app
+from service.app import ProcessContext, create_app, infer_app
 from service.devices.pool import WORKER
 from service.engine.engine import Engine
 from service.server import metrics_port
@@ -101,7 +101,7 @@ class Server(uvicorn.Server):
 
         app: Any = self.config.app
         try:
-            await self._grpc.enter_async_context(grpc_server(app, self._engine.settings))
+            await self._grpc.enter_async_context(grpc_server(app, infer_app(app), self._engine.settings))
         except OSError as error:
             log.error("VIM_GRPC_PORT: %s", error)
             sys.exit(1)

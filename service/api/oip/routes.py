@@ -20,6 +20,7 @@ from service import __version__
 from service.api import dependencies, health
 from service.api.compat.schemas import FILE, OIP_BODY, OipAnswer, OipMetadata, body_of
 from service.api.oip import tensors
+from service.api.oip.forms import HEADER, Form, form_of
 from service.api.oip.statistics import AllStatistics, Statistics
 from service.api.oip.tensors import Output, OutputHeader, RequestHeader, Tensor
 from service.api.record import labelled, record_of
@@ -37,7 +38,6 @@ from service.status import ModelState
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], route_class=DirectRoute)
 
-HEADER = "Inference-Header-Content-Length"
 HIGHEST_PRIORITY = 1  # larger numbers are less urgent; 0 means the default
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 _MODEL = "/models/{model}"
@@ -203,7 +203,11 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     dependencies.choose(request, Task("embed"), served.chosen, request.path_params.get("version"))
     body = await read_body(request)
     limit = engine.settings.max_images
-    header, images = await dependencies.in_thread(request, _parse, body, _json_size(request), served, limit)
+    form = form_of(request)
+    if form.is_quick(body):
+        header, images = _parse(body, form, served, limit)
+    else:
+        header, images = await dependencies.in_thread(request, _parse, body, form, served, limit)
     names = [one["name"] for one in _outputs(served)]
     wanted = header.outputs or [OutputHeader(name=name) for name in names]
     task = _task(wanted, names)
@@ -215,15 +219,13 @@ async def _infer(request: Request, served: Served, counts: Statistics) -> Respon
     answer = await dependencies.infer(request, images, task, header.parameters.timeout / 1e6 or None)
     start = time.monotonic()
     with engine.metrics.timed("postprocess"):
-        response = _render(answer, served, header, _tensors_of(answer, task, header, wanted))
+        response = _render(answer, served, header, _tensors_of(answer, task, header, wanted), form)
     counts.succeeded(answer, time.monotonic() - record_of(request.scope).started, time.monotonic() - start)
     return response
 
 
-def _parse(
-    body: bytes, json_size: int | None, served: Served, max_images: int
-) -> tuple[RequestHeader, Sequence[Given]]:
-    header, given = tensors.parse(body, json_size, "image")
+def _parse(body: bytes, form: Form, served: Served, max_images: int) -> tuple[RequestHeader, Sequence[Given]]:
+    header, given = form.read(body)
     if [one.name for one in given] != ["image"]:
         names = ", ".join(repr(one.name[:100]) for one in given)
         raise MalformedBody(f"{served.name} takes one input, 'image'; the request has {names or 'none'}")
@@ -277,25 +279,12 @@ def _classified(scores: np.ndarray, k: int, labels: Sequence[str]) -> list[str]:
     return [f"{row[i]:f}:{i}:{labels[i]}" for row, order in zip(scores, best, strict=True) for i in order]
 
 
-def _render(answer: Answer, served: Served, header: RequestHeader, outputs: Sequence[Output]) -> Response:
+def _render(answer: Answer, served: Served, header: RequestHeader, outputs: Sequence[Output], form: Form) -> Response:
     head: dict[str, Any] = {"model_name": served.name, "model_version": answer.version}
     if header.id is not None:
         head["id"] = header.id
     head["parameters"] = {"fingerprint": answer.model.fingerprint}
-    content, raw = tensors.encode(head, outputs)
-    response = JsonResponse(content)
-    if not any(one.binary for one in outputs):
-        return response
-    return Response(bytes(response.body) + raw, media_type=OCTETS, headers={HEADER: str(len(response.body))})
-
-
-def _json_size(request: Request) -> int | None:
-    given = request.headers.get(HEADER)
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 12:
-        raise MalformedBody(f"{HEADER} must be a whole number of bytes; got {given[:40]!r}")
-    return int(given)
+    return form.write(*tensors.encode(head, outputs))
 
 
 def _names(state: ModelState) -> tuple[Served, Served]:

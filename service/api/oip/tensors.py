@@ -136,12 +136,21 @@ def parse(body: bytes, json_size: int | None, input_name: str) -> tuple[RequestH
             "the body is not JSON; this path takes JSON with tensors, or the bytes of one image with the header "
             f"Inference-Header-Content-Length: 0; {FILE_PATHS}"
         )
-    header = _header(load_tensors(body if json_size is None else body[:json_size]))
+    end = len(body) if json_size is None else json_size
+    return parsed(load_tensors(body[:end]), memoryview(body)[end:])
+
+
+def parsed(content: Any, rest: memoryview) -> tuple[RequestHeader, list[Tensor]]:
+    """Validate the JSON of a request, already parsed, and find its inputs; `rest` are the raw tensors after it.
+
+    Raises MalformedBody, UnsupportedInput.
+    """
+    header = _header(content)
     regions = [one.parameters.shared_memory_region for one in header.inputs]
     regions += [one.parameters.shared_memory_region for one in header.outputs]
     if any(one is not None for one in regions):
         raise UnsupportedInput("shared memory is not supported; send the tensors themselves")
-    return header, _tensors(header, memoryview(body)[len(body) if json_size is None else json_size :])
+    return header, _tensors(header, rest)
 
 
 def images_of(tensor: Tensor, max_images: int) -> list[Item]:

@@ -30,6 +30,10 @@ def application() -> FastAPI:
     async def direct(request: Request) -> Response:
         return Response(await request.body())
 
+    @router.get("/named/{one}/{two}", response_model=Documented)
+    async def named(request: Request, two: str) -> Response:
+        return Response(two + request.path_params["one"])
+
     @router.get("/parsed/{number}")
     async def parsed(request: Request, number: int) -> Documented:
         return Documented(number=number)
@@ -44,10 +48,12 @@ async def test_a_direct_endpoint_is_neither_parsed_nor_validated() -> None:
     app = application()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         direct = await client.post("/direct", content=b"no JSON")
+        named = await client.get("/named/a/b%20c")
         parsed = await client.get("/parsed/7")
         wrong = await client.get("/parsed/seven")
 
     assert b"no JSON" == direct.content
+    assert "b ca" == named.text
     assert {"number": 7} == parsed.json()
     assert 422 == wrong.status_code
     assert "Documented" in str(app.openapi()["paths"]["/direct"])

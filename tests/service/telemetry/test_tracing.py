@@ -14,11 +14,15 @@ from threading import Thread
 from typing import ClassVar
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
+from fastapi import FastAPI
 
-from service.app import create_app
+from service.app import create_app, infer_app
 from service.engine.engine import Engine
 from service.errors import SettingsError
+from service.grpc.server import grpc_server
 from service.settings import Settings
 from tests.service.conftest import running, settings_for
 from tests.tiny import photo
@@ -51,6 +55,7 @@ class Span:
 class Traced:
     """A client of an application that records its spans."""
 
+    app: FastAPI
     client: httpx.AsyncClient
     engine: Engine
     exporter: memory.InMemorySpanExporter  # type: ignore[name-defined]
@@ -80,7 +85,7 @@ async def traced(tiny_model: Path, anyio_backend: object) -> AsyncIterator[Trace
     app.state.tracer.provider.add_span_processor(sdk.SimpleSpanProcessor(exporter))
     async with running(app) as client:
         exporter.clear()
-        yield Traced(client, app.state.engine, exporter)
+        yield Traced(app, client, app.state.engine, exporter)
 
 
 async def test_a_request_is_a_trace_with_a_span_for_each_stage(traced: Traced) -> None:
@@ -165,6 +170,24 @@ async def test_the_callers_trace_goes_on_and_the_log_knows_it(traced: Traced, ca
     assert int(PARENT, 16) == spans[0].parent
     assert [span.trace for span in spans] == logged
     assert TRACE != logged[1]
+
+
+async def test_a_call_over_grpc_continues_the_callers_trace(traced: Traced, unused_port: int) -> None:
+    """The metadata traceparent of a gRPC call has the effect of the HTTP header; the stages are below its span."""
+    settings = Settings(host="127.0.0.1", grpc_port=unused_port)
+    tensor = triton.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[photo(59)]], dtype=object))
+    async with (
+        grpc_server(traced.app, infer_app(traced.app), settings),
+        triton.InferenceServerClient(f"127.0.0.1:{unused_port}") as client,
+    ):
+        await client.infer("tiny", [tensor], headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+    request, image, *stages = await traced.spans()
+
+    assert ["image", "decode", "queue", "device"] == [span.name for span in (image, *stages)]
+    assert {TRACE} == {span.trace for span in (request, image, *stages)}
+    assert (int(PARENT, 16), request.id) == (request.parent, image.parent)
+    assert "grpc" == request.attributes["vim.api"]
 
 
 async def test_probes_leave_no_trace(traced: Traced) -> None:
