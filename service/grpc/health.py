@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc import StatusCode
-from grpc.aio import Server, ServicerContext
+from grpc.aio import ServicerContext
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.grpc.gateway import CallError, Gateway
@@ -18,7 +18,7 @@ POLL_S = 0.5  # of Watch
 Status = health_pb2.HealthCheckResponse
 
 
-def add_health(server: Server, gateway: Gateway) -> None:
+def add_health(server: Any, gateway: Gateway) -> None:
     """Add the service to a server."""
     health_pb2_grpc.add_HealthServicer_to_server(_Health(gateway), server)
 

@@ -11,10 +11,12 @@ import grpc
 from grpc import StatusCode, aio
 from grpc.aio import ServicerContext
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 
 from service.api.auth import has_key, known_keys
+from service.grpc.arrivals import Arrivals, AwaitingServer
 from service.grpc.gateway import App, Gateway
 from service.grpc.health import SERVICE as HEALTH
 from service.grpc.health import add_health
@@ -22,6 +24,7 @@ from service.grpc.servicer import Servicer
 from service.settings import Settings
 
 SERVICE: str = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+CALLS = 256  # of one connection at the same time; a client lets others wait
 LINGER_S = 0.1  # to send the last answers
 HEADER_BYTES = 1 << 16  # more than a message adds to the bodies that VIM_MAX_BODY_BYTES allows
 # Orchestrators call these without a key.
@@ -29,18 +32,20 @@ _PROBES = {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Chec
 
 
 @asynccontextmanager
-async def grpc_server(app: App, infer_app: App, settings: Settings) -> AsyncIterator[None]:
+async def grpc_server(app: App, infer_app: App, settings: Settings, connections: int) -> AsyncIterator[None]:
     """Serve calls until the end of the context, then finish open ones within VIM_DRAIN_TIMEOUT_MS.
 
-    `infer_app` answers the requests to infer, `app` all others.
+    `infer_app` answers the requests to infer, `app` all others. More than `connections` at a time are closed at once.
 
     Raises OSError if the port is taken.
     """
     gateway = Gateway(app, infer_app, "https" if settings.tls_cert else "http")
-    server = aio.server(interceptors=_interceptors(settings), options=_options(settings))
-    add_GRPCInferenceServiceServicer_to_server(Servicer(gateway), server)
-    add_health(server, gateway)
-    reflection.enable_server_reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), server)
+    server = aio.server(interceptors=_interceptors(settings), options=_options(settings, connections))
+    services = AwaitingServer(server, Arrivals(settings.body_timeout_ms / 1000))
+    add_GRPCInferenceServiceServicer_to_server(Servicer(gateway), services)
+    add_health(services, gateway)
+    names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+    add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), services)
     _listen(server, settings)
     await server.start()
     try:
@@ -58,8 +63,13 @@ async def _stop(server: aio.Server, gateway: Gateway, patience_s: float) -> None
     await refusing
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, connections: int) -> list[tuple[str, int]]:
+    """The arguments of the server. grpc itself ends connections that send too many pings or malformed frames."""
     return [
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_concurrent_streams", CALLS),
+        ("grpc.server_handshake_timeout_ms", settings.header_timeout_ms),
+        ("grpc.keepalive_time_ms", settings.keep_alive_ms),
         ("grpc.max_receive_message_length", settings.max_body_bytes + HEADER_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_connection_idle_ms", settings.keep_alive_ms),
@@ -86,7 +96,7 @@ def _interceptors(settings: Settings) -> list[Any]:
 
 
 class _Keys(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Refuses calls without a known key, before their message is parsed."""
+    """Refuses calls without a known key, before their message arrives."""
 
     def __init__(self, known: tuple[str, ...]) -> None:
         self._known = known
@@ -98,10 +108,10 @@ class _Keys(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         headers = [(_bytes(name), _bytes(value)) for name, value in details.invocation_metadata or ()]
         if details.method in _PROBES or has_key({"headers": headers}, self._known):
             return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+        return grpc.stream_unary_rpc_method_handler(_refuse)  # such a handler begins before the message arrives
 
 
-async def _refuse(_: bytes, context: ServicerContext) -> None:
+async def _refuse(_: AsyncIterator[bytes], context: ServicerContext) -> None:
     await context.abort(
         StatusCode.UNAUTHENTICATED,
         "this server requires an API key as metadata: authorization: Bearer KEY, or x-api-key: KEY",

@@ -235,11 +235,11 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def protocol(header_timeout_s: float) -> type[Protocol]:
-    """Return a class with this time-out, because uvicorn creates the connections without extra arguments.
+def protocol(header_timeout_s: float, max_connections: int | None = None) -> type[Protocol]:
+    """Return a class with these limits, because uvicorn creates the connections without extra arguments.
 
-    Its connections are bounded by the descriptors that the process may still open, without those that a restart of a
-    device process needs.
+    Unless `max_connections` is given, connections are bounded by the descriptors that the process may still open,
+    without those that a restart of a device process needs.
     """
-    limits = {"header_timeout_s": header_timeout_s, "max_connections": descriptors.available()}
+    limits = {"header_timeout_s": header_timeout_s, "max_connections": max_connections or descriptors.available()}
     return type("Protocol", (Protocol,), limits)

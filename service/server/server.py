@@ -49,13 +49,17 @@ log = logging.getLogger("vim.server")
 class Server(uvicorn.Server):
     """Handles the signals. `failed` is true after the end if the model could no longer be served.
 
-    `parent` connects one of several HTTP processes to their parent; without it this process serves the metrics port.
+    `connections` limits those of each port. `parent` connects one of several HTTP processes to their parent; without it
+    this process serves the metrics port.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, parent: RemoteRegistry | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, connections: int, parent: RemoteRegistry | None = None
+    ) -> None:
         super().__init__(config)
         self.failed = False
         self._engine = engine
+        self._connections = connections
         self._parent = parent
         self._signals = Signals()
         self._failure: asyncio.Task[None] | None = None
@@ -101,7 +105,9 @@ class Server(uvicorn.Server):
 
         app: Any = self.config.app
         try:
-            await self._grpc.enter_async_context(grpc_server(app, infer_app(app), self._engine.settings))
+            await self._grpc.enter_async_context(
+                grpc_server(app, infer_app(app), self._engine.settings, self._connections)
+            )
         except OSError as error:
             log.error("VIM_GRPC_PORT: %s", error)
             sys.exit(1)
@@ -183,13 +189,14 @@ def serve_child(settings: Settings, context: ProcessContext, pool: RemoteRegistr
 def _run(
     app: FastAPI, settings: Settings, sockets: list[socket.socket] | None = None, pool: RemoteRegistry | None = None
 ) -> int:
+    connections = descriptors.available() // (1 if settings.grpc_port is None else 2)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
         ws="none",
-        http=protocol(settings.header_timeout_ms / 1000),
+        http=protocol(settings.header_timeout_ms / 1000, connections),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -198,7 +205,7 @@ def _run(
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=settings.drain_timeout_ms // 1000 + ABANDON_S,
     )
-    server = Server(config, app.state.engine, pool)
+    server = Server(config, app.state.engine, connections, pool)
     try:
         server.run(sockets)
     except SystemExit:  # a port is taken, or uvicorn could not start

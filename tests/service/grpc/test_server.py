@@ -15,6 +15,7 @@ import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from tests.e2e import http2
 from tests.e2e.faults import GO, WAIT, plain
 from tests.e2e.server import Server, serving
 from tests.service.grpc.conftest import Served, free_port
@@ -51,7 +52,7 @@ def _state(answer: Any) -> str:
 
 
 def test_keys(tmp_path: Path, tiny_model: Path) -> None:
-    """With API keys every call but the probes needs one, as metadata in either form."""
+    """With API keys every call but the probes needs one, as metadata in either form, before its message arrives."""
     port = free_port()
     with (
         serving(tmp_path, model=tiny_model, grpc_port=port, api_keys=KEY) as _,
@@ -68,6 +69,9 @@ def test_keys(tmp_path: Path, tiny_model: Path) -> None:
         assert "UNAUTHENTICATED" == status(refused)
         for headers in ({"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}):
             assert client.infer("tiny", [encoded(PHOTOS[0])], headers=headers).as_numpy("scores") is not None
+        with http2.Client(f"127.0.0.1:{port}") as raw:
+            raw.call()  # without a message, which is never awaited
+            assert http2.HEADERS in (kind for kind, _ in raw.frames())
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             health = health_pb2_grpc.HealthStub(channel)
             assert "SERVING" == _state(health.Check(health_pb2.HealthCheckRequest()))

@@ -29,7 +29,8 @@ async def test_many_connections_are_accepted_in_a_few_turns_of_the_loop() -> Non
     """Many connections are accepted in a few iterations of the event loop, not one per iteration."""
     config = uvicorn.Config(app, port=0, loop="uvloop", http=protocol(10), lifespan="off", log_config=None)
     config.load()
-    server = Server(config, cast(Engine, SimpleNamespace(settings=Settings(), metrics=None, backend=FakeBackend())))
+    engine = cast(Engine, SimpleNamespace(settings=Settings(), metrics=None, backend=FakeBackend()))
+    server = Server(config, engine, connections=CONNECTIONS)
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     address = server.servers[0].sockets[0].getsockname()

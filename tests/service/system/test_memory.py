@@ -81,3 +81,27 @@ def test_private_memory_grows_with_what_the_process_writes(tmp_path: Path) -> No
 
     assert int(done.stdout) >= 64 << 20
     assert 0 == private_bytes(tmp_path / "none")
+
+
+FREED = """
+import ctypes
+from service.system.memory import private_bytes, trim
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+before = private_bytes()
+pieces = [libc.malloc(16_000) for _ in range(4000)]
+for piece in pieces:
+    ctypes.memset(piece, 1, 16_000)
+kept = libc.malloc(16_000)
+for piece in pieces:
+    libc.free(ctypes.c_void_p(piece))
+trim()
+print(private_bytes() - before)
+"""
+
+
+def test_freed_memory_is_given_back() -> None:
+    """Of many freed pieces below one that is used, the system gets the memory back."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+
+    assert int(done.stdout) < 16 << 20

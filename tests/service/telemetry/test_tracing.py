@@ -178,7 +178,7 @@ async def test_a_call_over_grpc_continues_the_callers_trace(traced: Traced, unus
     tensor = triton.InferInput("image", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[photo(59)]], dtype=object))
     async with (
-        grpc_server(traced.app, infer_app(traced.app), settings),
+        grpc_server(traced.app, infer_app(traced.app), settings, connections=10),
         triton.InferenceServerClient(f"127.0.0.1:{unused_port}") as client,
     ):
         await client.infer("tiny", [tensor], headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
