@@ -48,7 +48,7 @@ def built(places: Sequence[Place]) -> tuple[dict[Place, Path], dict[Place, str]]
 
 def _run(place: Place, folder: Path | None, servers: Servers) -> int:
     """pytest's exit status; a skipped test fails it, because here nothing may be missing."""
-    own = place in ("core", "libraries") and folder is not None
+    own = place in ("core", "kserve", "libraries") and folder is not None
     python = str(folder / "bin" / "python") if own and folder else sys.executable
     files = sorted({f"tests/clients/{client.tests}" for client in of(place)})
     environment = os.environ | {VARIABLE: servers.to_json(), f"CLIENTS_{place.upper()}": str(folder)}

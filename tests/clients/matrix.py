@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Place = Literal["core", "libraries", "node", "perf", "none"]
+Place = Literal["core", "kserve", "libraries", "node", "perf", "none"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,20 @@ CLIENTS = (
         "test_tritonclient.py",
         "sync and aio: health, metadata, config, statistics, infer (BYTES, UINT8, JSON, binary, `class_count`, gzip)",
     ),
-    Client("kserve", "0.21.0", "core", "test_kserve.py", "`InferenceRESTClient`, v2: health, infer (BYTES, UINT8)"),
+    Client(
+        "tritonclient[grpc]",
+        "2.73.0",
+        "core",
+        "test_tritonclient_grpc.py",
+        "sync, aio and streams: health, metadata, config, statistics, repository, infer (BYTES, UINT8, `class_count`)",
+    ),
+    Client(
+        "kserve",
+        "0.21.0",
+        "kserve",
+        "test_kserve.py",
+        "`InferenceRESTClient`, v2, and `InferenceGRPCClient`: health, infer (BYTES, UINT8)",
+    ),
     Client(
         "huggingface_hub",
         "2.4.0",
@@ -67,7 +80,11 @@ CLIENTS = (
     ),
     Client("@huggingface/inference", "4.13.30", "node", "test_node.py", "JavaScript: `imageClassification`"),
     Client(
-        "tritonclient", "2.51.0", "perf", "test_perf_analyzer.py", "its `perf_analyzer`: two concurrencies over HTTP"
+        "tritonclient",
+        "2.51.0",
+        "perf",
+        "test_perf_analyzer.py",
+        "its `perf_analyzer`: two concurrencies over HTTP and gRPC, and streams",
     ),
     Client(
         "Weaviate",

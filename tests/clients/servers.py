@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ class Servers:
     full: str
     full_device: int
     starting: str
+    grpc_normal: str  # host and port of the same servers
+    grpc_full: str
+    grpc_starting: str
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -119,19 +123,29 @@ def started(directory: Path) -> Iterator[Servers]:
     model = write_tiny_model(directory / NAME)
     for name in ("normal", "full", "starting"):
         (directory / f"{name}.d").mkdir()
+    ports = [_free_port() for _ in range(3)]
     limits: dict[str, Any] = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES}
+    one: dict[str, Any] = {"queue_images": 1, "max_batch": 1, "watchdog_ms": 600_000}
     control: dict[str, Any] = {"model_control": "explicit", "admin_keys": ADMIN}
-    starting = Server(directory / "starting.d" / "server.log", model=model)
+    starting = Server(directory / "starting.d" / "server.log", model=model, grpc_port=ports[2])
     try:
         (unborn,) = starting.wait_for(starting.children)
         os.kill(unborn, signal.SIGSTOP)  # while it loads: the server stays in that state
         with (
-            serving(directory / "normal.d", model=model, **limits, **control) as normal,
-            serving(directory / "full.d", model=model, queue_images=1, max_batch=1, watchdog_ms=600_000) as full,
+            serving(directory / "normal.d", model=model, grpc_port=ports[0], **limits, **control) as normal,
+            serving(directory / "full.d", model=model, grpc_port=ports[1], **one) as full,
         ):
-            yield Servers(normal.url, full.url, full.device_pid(), starting.url)
+            addresses = [f"127.0.0.1:{port}" for port in ports]
+            yield Servers(normal.url, full.url, full.device_pid(), starting.url, *addresses)
     finally:
         for pid in starting.children():
             os.kill(pid, signal.SIGKILL)
         starting.process.kill()
         starting.process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,4 +1,7 @@
-"""KServe's Python SDK: its REST client with protocol v2."""
+"""KServe's Python SDK: its REST client with protocol v2, and its gRPC client.
+
+tritonclient.grpc cannot be imported beside it: both register the messages of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -88,3 +91,55 @@ def test_errors(servers: Servers) -> None:
     assert "being loaded" in refused(servers.starting, PNG)
     with servers.held_full():
         assert "VIM_QUEUE_IMAGES" in refused(servers.full, PNG)
+
+
+def with_grpc(address: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    """Run `work` with a gRPC client that does not retry."""
+
+    async def run() -> Any:
+        async with kserve.InferenceGRPCClient(address, channel_args=[("grpc.enable_retries", 0)], timeout=60) as one:
+            return await work(one)
+
+    return asyncio.run(run())
+
+
+def test_grpc(servers: Servers) -> None:
+    """The gRPC client reads readiness, and gets the outputs of encoded images and of pixels."""
+    array = np.frombuffer(pixels(), np.uint8).reshape(1, HEIGHT, WIDTH, 3)
+    tensor = kserve.InferInput("image", list(array.shape), "UINT8")
+    tensor.set_data_from_numpy(array)
+
+    async def both(one: Any) -> list[Any]:
+        return [await one.infer(encoded(PNG)), await one.infer(kserve.InferRequest(NAME + "-tensor", [tensor]))]
+
+    for answer in with_grpc(servers.grpc_normal, both):
+        found = {one.name: one.as_numpy() for one in answer.outputs}
+        best, score = native.classes(servers.normal, PNG, 1)[0]
+        np.testing.assert_allclose(found["embedding"][0], native.embedding(servers.normal, PNG), atol=native.TOLERANCE)
+        assert score == pytest.approx(float(found["scores"].max()), abs=native.TOLERANCE)
+        assert best in str(found["labels"][0])
+
+    assert with_grpc(servers.grpc_normal, lambda one: one.is_server_live())
+    assert with_grpc(servers.grpc_normal, lambda one: one.is_server_ready())
+    assert with_grpc(servers.grpc_normal, lambda one: one.is_model_ready(NAME))
+    assert not with_grpc(servers.grpc_starting, lambda one: one.is_model_ready(NAME))
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "status", "says"),
+    [
+        ("nope", PNG, "NOT_FOUND", "unknown model: 'nope'"),
+        (NAME, b"junk", "INVALID_ARGUMENT", "not an image"),
+        (NAME, bytes(MAX_BODY), "INVALID_ARGUMENT", "VIM_MAX_BODY_BYTES"),
+    ],
+)
+def test_errors_over_grpc(servers: Servers, model: str, image: bytes, status: str, says: str) -> None:
+    """The gRPC client raises grpc's error with status and text."""
+    tensor = kserve.InferInput("image", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[image]], dtype=object))
+    request = kserve.InferRequest(model, [tensor])
+    with pytest.raises(Exception, match=says) as caught:
+        with_grpc(servers.grpc_normal, lambda one: one.infer(request))
+    error: Any = caught.value
+
+    assert status == error.code().name

@@ -19,7 +19,11 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="make test-clients fetches pe
 LIBRARIES = ("usr/lib/x86_64-linux-gnu", "nvidia/cuda_runtime/lib")
 
 
-def test_it_measures(servers: Servers, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "address"),
+    [(("-i", "http"), "normal"), (("-i", "grpc"), "grpc_normal"), (("-i", "grpc", "--streaming"), "grpc_normal")],
+)
+def test_it_measures(servers: Servers, tmp_path: Path, how: tuple[str, ...], address: str) -> None:
     """perf_analyzer measures two concurrencies; it sends BYTES unchanged, so the test adds the length before them."""
     (binary,) = Path(FOLDER).glob("*.data/data/bin/perf_analyzer")
     element = struct.pack("<I", len(picture())) + picture()
@@ -28,7 +32,7 @@ def test_it_measures(servers: Servers, tmp_path: Path) -> None:
     inputs.write_text(json.dumps({"data": [{"image": content}]}))
     done = subprocess.run(
         [
-            *(str(binary), "-m", NAME, "-u", servers.normal.removeprefix("http://"), "-i", "http"),
+            *(str(binary), "-m", NAME, "-u", getattr(servers, address).removeprefix("http://"), *how),
             *("--input-data", str(inputs), "--shape", "image:1", "--concurrency-range", "1:2"),
             *("--measurement-mode", "count_windows", "--measurement-request-count", "20", "-s", "500", "-r", "10"),
         ],
