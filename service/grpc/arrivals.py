@@ -18,7 +18,7 @@ from grpc import StatusCode, aio
 from grpc.aio import ServicerContext
 
 from service.errors import BodyTimeout, EmptyBody, MemoryFull
-from service.grpc.gateway import CallError
+from service.grpc.gateway import CallError, Running
 from service.system import blocking, memory
 
 CHECK_S = 0.25
@@ -35,8 +35,9 @@ class _Wait:
     stopped: bool = False
 
     def stop(self) -> None:
-        self.stopped = True
-        self.patience.reschedule(0)
+        if not self.stopped:
+            self.stopped = True
+            self.patience.reschedule(0)
 
 
 class Arrivals:
@@ -110,9 +111,10 @@ class AwaitingServer:
     of messages, which is the same on the wire.
     """
 
-    def __init__(self, server: aio.Server, arrivals: Arrivals) -> None:
+    def __init__(self, server: aio.Server, arrivals: Arrivals, running: Running) -> None:
         self._server = server
         self._arrivals = arrivals
+        self._running = running
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code registers the same handlers again, by their names."""
@@ -131,11 +133,12 @@ class AwaitingServer:
 
     def _single(self, handler: Any) -> Any:
         async def answer(messages: AsyncIterator[Any], context: ServicerContext) -> Any:
-            try:
-                message = await self._arrivals.first(messages)
-            except CallError as late:
-                await late.abort(context)
-            return await handler.unary_unary(message, context)
+            with self._running:
+                try:
+                    message = await self._arrivals.first(messages)
+                except CallError as late:
+                    await late.abort(context)
+                return await handler.unary_unary(message, context)
 
         return answer
 

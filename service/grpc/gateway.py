@@ -69,6 +69,29 @@ class CallError(Exception):
         raise AssertionError  # abort has raised
 
 
+class Running:
+    """Counts calls that are finished before the server ends: `with running:`."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        self._count += 1
+        self._idle.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._idle.set()
+
+    async def idle(self, timeout_s: float) -> None:
+        """Wait until there is none, at most for a time."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+
 class Gateway:
     """The application, and where it is served. `infer_app` answers the requests to infer."""
 
@@ -76,15 +99,8 @@ class Gateway:
         self._app = app
         self._infer_app = infer_app
         self._scheme = scheme
+        self.running = Running()
         self._together = Together()
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def idle(self, timeout_s: float) -> None:
-        """Wait until no request is running, at most for a time."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     async def get(self, context: ServicerContext, path: str) -> Any:
         """The JSON of a GET. Raises CallError."""
@@ -92,7 +108,8 @@ class Gateway:
 
     async def call(self, context: ServicerContext, method: str, path: str, body: bytes = b"") -> Reply:
         """Send a request, with the metadata and the deadline of a call. Raises CallError."""
-        return await self._answer(self._app, self._scope(context, method, path, len(body)), body)
+        with self.running:
+            return await self._answer(self._app, self._scope(context, method, path, len(body)), body)
 
     async def infer(self, context: ServicerContext, model: str, version: str, form: Form, body: bytes) -> None:
         """Send a request to infer; the form keeps its answer. `version` may be empty. Raises CallError."""
@@ -100,8 +117,9 @@ class Gateway:
         texts = {"model": model, "version": version} if version else {"model": model}
         scope = self._scope(context, "POST", path, len(body))
         scope |= {FORM: form, "path_params": texts}
-        await self._together.begin(self._running)
-        await self._answer(self._infer_app, scope, body)
+        with self.running:
+            async with self._together:
+                await self._answer(self._infer_app, scope, body)
 
     def _scope(self, context: ServicerContext, method: str, path: str, size: int) -> dict[str, Any]:
         return {
@@ -139,14 +157,7 @@ class Gateway:
             else:
                 parts.append(message.get("body", b""))
 
-        self._running += 1
-        self._idle.clear()
-        try:
-            await app(scope, receive, send)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+        await app(scope, receive, send)
         reply = Reply(status, received, parts[0] if len(parts) == 1 else b"".join(parts))
         if status >= 400:
             raise _failure(reply)
@@ -154,28 +165,36 @@ class Gateway:
 
 
 class Together:
-    """Lets calls that arrive within a short time begin together.
+    """Lets calls that arrive within a short time begin together: `async with together:`.
 
     grpc.aio accepts one call in each iteration of the event loop. Calls that begin one by one would send their images
-    to the device one by one. Sending costs as much as all other work for a small image.
+    to the device one by one. Sending costs as much as all other work for a small image. So beside many calls, a call
+    waits until `GATHERED` can begin, for `GATHERING_S` at most.
     """
 
     def __init__(self) -> None:
+        self._inside = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    async def begin(self, running: int) -> None:
-        """Return at once if few requests are running, else with `GATHERED` calls, after `GATHERING_S` at most."""
-        if running + len(self._waiting) < GATHERED:
+    async def __aenter__(self) -> None:
+        self._inside += 1
+        if self._inside <= GATHERED:
             return
-        loop = asyncio.get_running_loop()
-        turn = loop.create_future()
+        turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         if len(self._waiting) >= GATHERED:
             self._release()
         elif self._timer is None:
-            self._timer = loop.call_later(GATHERING_S, self._release)
-        await turn
+            self._timer = asyncio.get_running_loop().call_later(GATHERING_S, self._release)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._inside -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._inside -= 1
 
     def _release(self) -> None:
         if self._timer is not None:

@@ -41,7 +41,7 @@ async def grpc_server(app: App, infer_app: App, settings: Settings, connections:
     """
     gateway = Gateway(app, infer_app, "https" if settings.tls_cert else "http")
     server = aio.server(interceptors=_interceptors(settings), options=_options(settings, connections))
-    services = AwaitingServer(server, Arrivals(settings.body_timeout_ms / 1000))
+    services = AwaitingServer(server, Arrivals(settings.body_timeout_ms / 1000), gateway.running)
     add_GRPCInferenceServiceServicer_to_server(Servicer(gateway), services)
     add_health(services, gateway)
     names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
@@ -57,7 +57,7 @@ async def grpc_server(app: App, infer_app: App, settings: Settings, connections:
 async def _stop(server: aio.Server, gateway: Gateway, patience_s: float) -> None:
     """Refuse new calls, finish the running requests, then end the streams that are still open."""
     refusing = asyncio.create_task(server.stop(patience_s))
-    await gateway.idle(patience_s)
+    await gateway.running.idle(patience_s)
     await asyncio.sleep(LINGER_S)
     await server.stop(None)
     await refusing

@@ -10,7 +10,7 @@ from typing import Self
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
-END_HEADERS, ACK = 4, 1
+END_HEADERS, END_STREAM = 4, 1
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 WINDOW = 65_535  # bytes that a client may send before the server allows more
@@ -36,6 +36,16 @@ def headers(path: str) -> bytes:
 def message(content: bytes) -> bytes:
     """A gRPC message: no compression, its length, its content."""
     return struct.pack(">BI", 0, len(content)) + content
+
+
+def infer_message(image: bytes) -> bytes:
+    """A gRPC message that requests all outputs of the model `tiny` for an encoded image."""
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name="tiny")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(struct.pack("<I", len(image)) + image)
+    return message(request.SerializeToString())
 
 
 def half_message(size: int) -> bytes:
@@ -73,9 +83,9 @@ class Client:
         self.send(frame(HEADERS, headers(path), END_HEADERS, self._stream))
         return self._stream
 
-    def data(self, stream: int, content: bytes) -> bool:
+    def data(self, stream: int, content: bytes, flags: int = 0) -> bool:
         """Send bytes of a message."""
-        return self.send(frame(DATA, content, 0, stream))
+        return self.send(frame(DATA, content, flags, stream))
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """The frames that the server sends, until it closes the connection or is silent for a while."""

@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 
 from service.grpc.servicer import IN_FLIGHT
 from tests.e2e import http2
-from tests.e2e.http2 import Client
+from tests.e2e.http2 import Client, infer_message
 from tests.e2e.server import Server, serving
 from tests.service.grpc.conftest import free_port
 from tests.tiny import photo, write_tiny_model
@@ -131,7 +131,7 @@ def test_calls_that_are_reset_at_once_cost_no_place(attacked: Attacked) -> None:
 def test_a_stream_that_is_not_read_is_bounded(attacked: Attacked) -> None:
     """Of a stream whose client reads nothing, only the first requests are computed."""
     image = photo(3)
-    request = http2.message(_request(image))
+    request = infer_message(image)
     with Client(attacked.address, window=0) as client:
         stream = client.call(http2.STREAM)
         for _ in range(http2.WINDOW // len(request)):
@@ -139,16 +139,6 @@ def test_a_stream_that_is_not_read_is_bounded(attacked: Attacked) -> None:
         attacked.server.wait_for(lambda: _computed(attacked.server) >= IN_FLIGHT)
         attacked.infer()
         assert IN_FLIGHT + 1 >= _computed(attacked.server)
-
-
-def _request(image: bytes) -> bytes:
-    from tritonclient.grpc import service_pb2
-
-    request = service_pb2.ModelInferRequest(model_name="tiny", id="unread")
-    request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
-    request.raw_input_contents.append(struct.pack("<I", len(image)) + image)
-    content: bytes = request.SerializeToString()
-    return content
 
 
 def _computed(server: Server) -> int:

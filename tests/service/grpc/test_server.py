@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.e2e.server import Server, serving
 from tests.service.grpc.conftest import Served, free_port
 from tests.service.grpc.test_servicer import PHOTOS, encoded
 
+LIVE = "/inference.GRPCInferenceService/ServerLive"
 KEY = "user-key-of-the-test"
 
 
@@ -149,6 +151,26 @@ def test_several_http_processes_share_the_port_and_drain(tmp_path: Path, tiny_mo
 
     assert (1, 7) == answers[0].shape
     assert 2 == len(seen)
+
+
+def test_a_message_that_arrives_during_the_drain_is_answered(tmp_path: Path, tiny_model: Path) -> None:
+    """A call that was accepted before SIGTERM is answered, although the rest of its message arrives later."""
+    port, message = free_port(), http2.infer_message(PHOTOS[0])
+    with (
+        serving(tmp_path, model=tiny_model, grpc_port=port) as server,
+        http2.Client(f"127.0.0.1:{port}") as client,
+    ):
+        stream = client.call()
+        client.data(stream, message[:100])
+        client.data(client.call(LIVE), http2.message(b""), http2.END_STREAM)
+        answers = (kind for kind, _ in client.frames() if kind == http2.DATA)
+        assert next(answers, None) is not None  # of the second call, so the first one has been accepted
+        server.signal(signal.SIGTERM)
+        server.wait_for(lambda: "draining" in server.log)
+        time.sleep(0.5)
+        client.data(stream, message[100:], http2.END_STREAM)
+        assert next(answers, None) is not None
+        assert 0 == server.exit_status()
 
 
 def test_a_taken_port_ends_the_start(tmp_path: Path, tiny_model: Path, served: Served) -> None:
