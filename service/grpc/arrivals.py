@@ -43,9 +43,15 @@ class _Wait:
 class Arrivals:
     """The messages that are awaited."""
 
-    def __init__(self, timeout_s: float, free_bytes: Callable[[], int | None] = memory.free_bytes) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        free_bytes: Callable[[], int | None] = memory.free_bytes,
+        trim: Callable[[], None] = memory.trim,
+    ) -> None:
         self._timeout_s = timeout_s
         self._free_bytes = free_bytes
+        self._trim = trim
         self._free_before = free_bytes() or 0  # while few messages were awaited
         self._waits: set[_Wait] = set()
         self._check: asyncio.TimerHandle | None = None
@@ -85,7 +91,7 @@ class Arrivals:
         self._check = asyncio.get_running_loop().call_later(CHECK_S, self._stop_late) if self._waits else None
         if self._left_behind:
             self._left_behind = False
-            self._trimming = asyncio.create_task(blocking.run(memory.trim))
+            self._trimming = asyncio.create_task(blocking.run(self._trim))
         if len(self._waits) <= FEW:
             self._free_before = self._free_bytes() or 0
         elif (self._free_bytes() or 0) < self._free_before / 2:

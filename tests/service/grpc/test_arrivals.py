@@ -11,7 +11,6 @@ import pytest
 from service.grpc import arrivals
 from service.grpc.arrivals import FEW, Arrivals
 from service.grpc.gateway import CallError
-from service.system import memory
 
 pytestmark = pytest.mark.anyio
 
@@ -90,11 +89,10 @@ async def test_late_messages_are_ended_if_memory_is_short() -> None:
     assert ["RESOURCE_EXHAUSTED"] * len(calls) == [one.code.name for one in ended if isinstance(one, CallError)]
 
 
-async def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_given_back() -> None:
     """When a call has ended without its message, the freed memory is given back to the system, once."""
     trims: list[int] = []
-    monkeypatch.setattr(memory, "trim", lambda: trims.append(1))
-    waiting = Arrivals(0.02, Memory())
+    waiting = Arrivals(0.02, Memory(), lambda: trims.append(1))
     with pytest.raises(CallError):
         await waiting.first(nothing())
     await asyncio.sleep(0.1)
