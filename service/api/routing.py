@@ -15,7 +15,7 @@ _NAME = re.compile(r"{(\w+)}")
 
 
 class DirectRoute(APIRoute):
-    """A route that calls its endpoint directly if the endpoint takes only the request and texts of the path.
+    """A route that calls its endpoint directly if it takes only the request and path parameters that are strings.
 
     FastAPI would open exit stacks, resolve dependencies and validate the response, which takes longer than all of our
     own code for a small image. The route is documented as any other; errors are handled by the application.
@@ -23,19 +23,19 @@ class DirectRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        names = _texts_of(path, endpoint)
+        names = _path_parameters(path, endpoint)
         if names is not None and get_type_hints(endpoint).get("return") is Response:
 
             async def direct(scope: Scope, receive: Receive, send: Send) -> None:
-                texts = {name: scope["path_params"][name] for name in names}
-                response: Response = await endpoint(Request(scope, receive, send), **texts)
+                parameters = {name: scope["path_params"][name] for name in names}
+                response: Response = await endpoint(Request(scope, receive, send), **parameters)
                 await response(scope, receive, send)
 
             self.app = direct
 
 
-def _texts_of(path: str, endpoint: Any) -> list[str] | None:
-    """The parameters after the request if all are texts of the path; None for an endpoint with others."""
+def _path_parameters(path: str, endpoint: Any) -> list[str] | None:
+    """The parameters after the request if all are strings in the path; None for an endpoint with others."""
     hints = get_type_hints(endpoint)
     names = list(inspect.signature(endpoint).parameters)
     known = {name for name in _NAME.findall(path) if hints.get(name) is str}

@@ -114,9 +114,9 @@ class Gateway:
     async def infer(self, context: ServicerContext, model: str, version: str, form: Form, body: bytes) -> None:
         """Send a request to infer; the form keeps its answer. `version` may be empty. Raises CallError."""
         path = f"{model_path(model, version)}/infer"
-        texts = {"model": model, "version": version} if version else {"model": model}
+        parameters = {"model": model, "version": version} if version else {"model": model}
         scope = self._scope(context, "POST", path, len(body))
-        scope |= {FORM: form, "path_params": texts}
+        scope |= {FORM: form, "path_params": parameters}
         with self.running:
             async with self._together:
                 await self._answer(self._infer_app, scope, body)

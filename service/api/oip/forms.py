@@ -55,7 +55,7 @@ class JsonForm:
 
 
 class InProcess(ABC):
-    """A request of this process, read from what it already has. Its answer is kept, and the HTTP response is empty."""
+    """The form of a request that begins within the process. It keeps the answer; the HTTP response is empty."""
 
     def __init__(self) -> None:
         self.kept: tuple[dict[str, Any], bytes] | None = None
