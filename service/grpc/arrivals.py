@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc import StatusCode, aio
+from grpc import aio
 from grpc.aio import ServicerContext
 
 from service.errors import BodyTimeout, EmptyBody, MemoryFull
@@ -62,7 +62,7 @@ class Arrivals:
         """The message of a call with one request. Raises CallError if there is none in time."""
         message = await self._next(messages, self._timeout_s)
         if message is None:
-            raise CallError(StatusCode.INVALID_ARGUMENT, "the call has no message", [("error-code", EmptyBody.code)])
+            raise CallError.of(EmptyBody("the call has no message"))
         return message
 
     async def each(self, messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -104,10 +104,9 @@ class Arrivals:
 
 def _late(wait: _Wait, timeout_s: float) -> CallError:
     if wait.stopped:
-        text = "memory is short, and the next message has not arrived"
-        return CallError(StatusCode.RESOURCE_EXHAUSTED, text, [("error-code", MemoryFull.code), ("retry-after", "1")])
-    text = f"the message did not arrive within {round(1000 * timeout_s)} ms (VIM_BODY_TIMEOUT_MS)"
-    return CallError(StatusCode.DEADLINE_EXCEEDED, text, [("error-code", BodyTimeout.code)])
+        return CallError.of(MemoryFull("memory is short, and the next message has not arrived", retry_after_s=1))
+    setting = f"{round(1000 * timeout_s)} ms (VIM_BODY_TIMEOUT_MS)"
+    return CallError.of(BodyTimeout(f"the message did not arrive within {setting}"))
 
 
 class AwaitingServer:

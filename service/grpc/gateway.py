@@ -19,6 +19,7 @@ from grpc.aio import ServicerContext
 from service.api.oip.forms import FORM, Form
 from service.api.record import API
 from service.devices.batcher import GATHERED, GATHERING_S
+from service.errors import ServiceError, headers
 
 # What a client may send as metadata; all else is not for the service.
 PASSED_ON = ("authorization", "x-api-key", "x-request-id", "x-request-class", "traceparent", "x-amzn-trace-id")
@@ -55,13 +56,19 @@ class Reply:
 
 
 class CallError(Exception):
-    """The application answered with an error."""
+    """An error as gRPC tells it: a status, a text, and trailing metadata."""
 
     def __init__(self, code: StatusCode, detail: str, trailing: Sequence[tuple[str, str]]) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
         self.trailing = tuple(trailing)
+
+    @classmethod
+    def of(cls, error: ServiceError) -> CallError:
+        """An error that did not come from the application."""
+        more = [(name.lower(), value) for name, value in headers(error).items()]
+        return cls(_code(error.status, error.code), error.detail, [("error-code", error.code), *more])
 
     async def abort(self, context: ServicerContext) -> NoReturn:
         """End the call with this error."""
@@ -214,11 +221,11 @@ def model_path(name: str, version: str) -> str:
 
 def _headers(context: ServicerContext) -> Headers:
     found = [(name.encode(), _as_bytes(value)) for name, value in context.invocation_metadata() or ()]
-    headers = [(name, value) for name, value in found if name.decode() in PASSED_ON]
+    passed = [(name, value) for name, value in found if name.decode() in PASSED_ON]
     remaining = context.time_remaining()
     if remaining is not None:
-        headers.append((b"x-request-timeout-ms", str(max(1, math.ceil(1000 * remaining))).encode()))
-    return headers
+        passed.append((b"x-request-timeout-ms", str(max(1, math.ceil(1000 * remaining))).encode()))
+    return passed
 
 
 def _as_bytes(value: str | bytes) -> bytes:
@@ -231,8 +238,11 @@ def _failure(reply: Reply) -> CallError:
     except ValueError:
         problem = {}
     code = str(problem.get("code", ""))
-    status = StatusCode.RESOURCE_EXHAUSTED if code in _OVERLOAD else _STATUS.get(reply.status, StatusCode.INTERNAL)
     trailing = [("error-code", code)] if code else []
     told = (name for name in (b"retry-after", b"x-request-id") if name in reply.headers)
     trailing += [(name.decode(), reply.headers[name].decode("latin-1")) for name in told]
-    return CallError(status, str(problem.get("detail", "an unknown error")), trailing)
+    return CallError(_code(reply.status, code), str(problem.get("detail", "an unknown error")), trailing)
+
+
+def _code(status: int, code: str) -> StatusCode:
+    return StatusCode.RESOURCE_EXHAUSTED if code in _OVERLOAD else _STATUS.get(status, StatusCode.INTERNAL)

@@ -119,7 +119,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # the gener
         try:
             form = MessageForm(request)
         except ServiceError as error:
-            raise CallError(StatusCode.INVALID_ARGUMENT, error.detail, [("error-code", error.code)]) from error
+            raise CallError.of(error) from error
         await self._gateway.infer(context, request.model_name, request.model_version, form, form.body)
         return form.answer
 
