@@ -1,7 +1,7 @@
 """Messages that have not arrived completely. grpc keeps their bytes, which VIM_QUEUE_BYTES does not count.
 
-A call whose message takes longer than VIM_BODY_TIMEOUT_MS is ended. If many messages are late, and half of the memory
-is gone that was free before, all late ones are ended: a client could send the first half of thousands of messages.
+A call whose message takes longer than VIM_BODY_TIMEOUT_MS is ended. A client could also send the first half of
+thousands of messages. So if many messages are awaited and the free memory falls to half, the late ones are ended.
 """
 
 from __future__ import annotations
