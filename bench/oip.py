@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import itertools
 import os
-import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.photographs import photograph
+from bench.serve.processes import free_port
 from bench.service import server
 
 MODEL = "bench"  # the name that `server` gives it
@@ -28,14 +28,6 @@ SIDES = {12: (240, 180), 100: (840, 630)}  # of photographs with so many kilobyt
 WARM_UP_S, WINDOW_S = 1.5, 2.5
 
 Way = Callable[[float], Awaitable[int]]  # sends for so many seconds; the number of answers
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 on which no server listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def images(kilobytes: int) -> Iterator[bytes]:

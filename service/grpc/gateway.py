@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from grpc import StatusCode
 from grpc.aio import ServicerContext
 
-from service.api.oip.forms import FORM, Form
+from service.api.oip.forms import FORM, InProcess
 from service.api.record import API
 from service.devices.batcher import GATHERED, GATHERING_S
 from service.errors import ServiceError, headers
@@ -118,15 +118,15 @@ class Gateway:
         with self.running:
             return await self._answer(self._app, self._scope(context, method, path, len(body)), body)
 
-    async def infer(self, context: ServicerContext, model: str, version: str, form: Form, body: bytes) -> None:
+    async def infer(self, context: ServicerContext, model: str, version: str, form: InProcess) -> None:
         """Send a request to infer; the form keeps its answer. `version` may be empty. Raises CallError."""
         path = f"{model_path(model, version)}/infer"
         parameters = {"model": model, "version": version} if version else {"model": model}
-        scope = self._scope(context, "POST", path, len(body))
+        scope = self._scope(context, "POST", path, len(form.body))
         scope |= {FORM: form, "path_params": parameters}
         with self.running:
             async with self._together:
-                await self._answer(self._infer_app, scope, body)
+                await self._answer(self._infer_app, scope, form.body)
 
     def _scope(self, context: ServicerContext, method: str, path: str, size: int) -> dict[str, Any]:
         return {
@@ -220,7 +220,7 @@ def model_path(name: str, version: str) -> str:
 
 
 def _headers(context: ServicerContext) -> Headers:
-    found = [(name.encode(), _as_bytes(value)) for name, value in context.invocation_metadata() or ()]
+    found = [(name.encode(), as_bytes(value)) for name, value in context.invocation_metadata() or ()]
     passed = [(name, value) for name, value in found if name.decode() in PASSED_ON]
     remaining = context.time_remaining()
     if remaining is not None:
@@ -228,7 +228,8 @@ def _headers(context: ServicerContext) -> Headers:
     return passed
 
 
-def _as_bytes(value: str | bytes) -> bytes:
+def as_bytes(value: str | bytes) -> bytes:
+    """The value of metadata as that of a header."""
     return value if isinstance(value, bytes) else value.encode("latin-1", "replace")
 
 

@@ -20,15 +20,11 @@ _PARAMETERS = ("bool_param", "int64_param", "string_param", "double_param", "uin
 
 
 class MessageForm(InProcess):
-    """A message of the protocol and its answer. `body` are its raw tensors, one after the other.
-
-    Raises MalformedBody.
-    """
+    """A message of the protocol and its answer. Raises MalformedBody."""
 
     def __init__(self, request: pb.ModelInferRequest) -> None:
-        super().__init__()
         raw = _raw(request)
-        self.body = raw[0] if len(raw) == 1 else b"".join(raw)
+        super().__init__(raw[0] if len(raw) == 1 else b"".join(raw))
         self._content = _content(request, raw)
 
     def read(self, body: bytes) -> tuple[RequestHeader, list[Tensor]]:

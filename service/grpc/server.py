@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import add_GRPCInferenceServiceServicer_
 
 from service.api.auth import has_key, known_keys
 from service.grpc.arrivals import Arrivals, AwaitingServer
-from service.grpc.gateway import App, Gateway
+from service.grpc.gateway import App, Gateway, as_bytes
 from service.grpc.health import SERVICE as HEALTH
 from service.grpc.health import add_health
 from service.grpc.servicer import Servicer
@@ -105,7 +105,7 @@ class _Keys(aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Return the handler of the call, or one that refuses it."""
-        headers = [(_bytes(name), _bytes(value)) for name, value in details.invocation_metadata or ()]
+        headers = [(as_bytes(name), as_bytes(value)) for name, value in details.invocation_metadata or ()]
         if details.method in _PROBES or has_key({"headers": headers}, self._known):
             return await continuation(details)
         return grpc.stream_unary_rpc_method_handler(_refuse)  # such a handler begins before the message arrives
@@ -117,7 +117,3 @@ async def _refuse(_: AsyncIterator[bytes], context: ServicerContext) -> None:
         "this server requires an API key as metadata: authorization: Bearer KEY, or x-api-key: KEY",
         (("error-code", "unauthorized"),),
     )
-
-
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("latin-1", "replace")

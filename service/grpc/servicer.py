@@ -120,7 +120,7 @@ class Servicer(GRPCInferenceServiceServicer):  # type: ignore[misc]  # the gener
             form = MessageForm(request)
         except ServiceError as error:
             raise CallError.of(error) from error
-        await self._gateway.infer(context, request.model_name, request.model_version, form, form.body)
+        await self._gateway.infer(context, request.model_name, request.model_version, form)
         return form.answer
 
     async def _control(self, context: ServicerContext, request: Any, action: str) -> None:

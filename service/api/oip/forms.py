@@ -55,9 +55,13 @@ class JsonForm:
 
 
 class InProcess(ABC):
-    """The form of a request that begins within the process. It keeps the answer; the HTTP response is empty."""
+    """The form of a request that begins within the process. It keeps the answer; the HTTP response is empty.
 
-    def __init__(self) -> None:
+    `body` are the raw tensors of the request, one after the other.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
         self.kept: tuple[dict[str, Any], bytes] | None = None
 
     def is_quick(self, body: bytes) -> bool:
@@ -66,7 +70,7 @@ class InProcess(ABC):
 
     @abstractmethod
     def read(self, body: bytes) -> tuple[RequestHeader, list[Tensor]]:
-        """The request; `body` are its raw tensors, one after the other."""
+        """The request with these raw tensors."""
 
     def write(self, content: dict[str, Any], raw: bytes) -> Response:
         """Keep the answer."""
