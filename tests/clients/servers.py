@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -117,13 +116,13 @@ class Hold:
 @contextlib.contextmanager
 def started(directory: Path) -> Iterator[Servers]:
     """Start all three servers with a tiny model; this needs the project's own environment."""
-    from tests.e2e.server import Server, serving
+    from tests.e2e.server import Server, free_port, serving
     from tests.tiny import write_tiny_model
 
     model = write_tiny_model(directory / NAME)
     for name in ("normal", "full", "starting"):
         (directory / f"{name}.d").mkdir()
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     limits: dict[str, Any] = {"max_body_bytes": MAX_BODY, "max_images": MAX_IMAGES}
     one: dict[str, Any] = {"queue_images": 1, "max_batch": 1, "watchdog_ms": 600_000}
     control: dict[str, Any] = {"model_control": "explicit", "admin_keys": ADMIN}
@@ -142,10 +141,3 @@ def started(directory: Path) -> Iterator[Servers]:
             os.kill(pid, signal.SIGKILL)
         starting.process.kill()
         starting.process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -43,6 +43,23 @@ def rendered(folder: Path) -> str:
     return run.stdout
 
 
+def with_component(directory: Path, overlay: str, component: str) -> Path:
+    """A copy of an overlay to which a component is added."""
+    shutil.copytree(KUBERNETES, directory / "kubernetes")
+    folder = directory / "kubernetes" / "overlays" / overlay
+    with (folder / "kustomization.yaml").open("a") as file:
+        file.write(f"components:\n  - ../../components/{component}\n")
+    return folder
+
+
+def check_valid(text: str, directory: Path) -> None:
+    """Validate rendered manifests under the strict Kubernetes schemas."""
+    file = directory / "all.yaml"
+    file.write_text(text)
+    run = subprocess.run([str(VALIDATE), "--strict", str(file)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def pods() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Every pod with its server container."""
     deployment = read("base/deployment.yaml")["spec"]["template"]["spec"]
@@ -60,13 +77,9 @@ POD = pytest.mark.parametrize(("pod", "container"), [(p, c) for _, p, c in pods(
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_is_valid(overlay: str, tmp_path: Path) -> None:
     """Each rendered overlay is valid under the strict Kubernetes schemas, without unknown fields."""
-    file = tmp_path / "all.yaml"
-    file.write_text(rendered(KUBERNETES / "overlays" / overlay))
-    run = subprocess.run([str(VALIDATE), "--strict", str(file)], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} == {
-        one["kind"] for one in documents(file.read_text())
-    }
+    text = rendered(KUBERNETES / "overlays" / overlay)
+    check_valid(text, tmp_path)
+    assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} == {one["kind"] for one in documents(text)}
 
 
 @needs_kubectl
@@ -87,11 +100,7 @@ def test_everything_selects_the_pods(overlay: str) -> None:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> None:
     """A component adds its resource; an autoscaler also removes the fixed number of replicas."""
-    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
-    overlay = tmp_path / "kubernetes" / "overlays" / "cpu"
-    with (overlay / "kustomization.yaml").open("a") as file:
-        file.write(f"components:\n  - ../../components/{component}\n")
-    found = {one["kind"]: one for one in documents(rendered(overlay))}
+    found = {one["kind"]: one for one in documents(rendered(with_component(tmp_path, "cpu", component)))}
 
     assert found.keys() & {"PodMonitor", "ScaledObject", "HorizontalPodAutoscaler"}
     assert (component == "podmonitor") == ("replicas" in found["Deployment"]["spec"])
@@ -101,19 +110,13 @@ def test_a_component_goes_into_an_overlay(component: str, tmp_path: Path) -> Non
 @pytest.mark.skipif(VALIDATE is None, reason="kubernetes-validate is not installed (extra: deploy)")
 def test_the_component_grpc_opens_its_port(tmp_path: Path) -> None:
     """With the component grpc, setting, port, probe, network policy and a headless Service agree on one port."""
-    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
-    overlay = tmp_path / "kubernetes" / "overlays" / "gpu"
-    with (overlay / "kustomization.yaml").open("a") as file:
-        file.write("components:\n  - ../../components/grpc\n")
-    text = rendered(overlay)
-    (tmp_path / "all.yaml").write_text(text)
-    run = subprocess.run([str(VALIDATE), "--strict", str(tmp_path / "all.yaml")], capture_output=True, check=False)
+    text = rendered(with_component(tmp_path, "gpu", "grpc"))
+    check_valid(text, tmp_path)
     found = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in documents(text)}
     (container,) = found["Deployment", "vision-mamba"]["template"]["spec"]["containers"]
     service = found["Service", "vision-mamba-grpc"]
     (port,) = service["ports"]
 
-    assert run.returncode == 0, run.stdout
     assert {"name": "grpc", "containerPort": 8001} in container["ports"]
     assert 8001 == Settings.load({one["name"]: one["value"] for one in container["env"]}).grpc_port
     assert {"port": 8001} == container["readinessProbe"]["grpc"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,14 @@ class Server:
                 return found
             time.sleep(0.05)
         raise AssertionError(f"not within {START_TIMEOUT_S} s:\n{self.log}")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which no server listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @contextmanager

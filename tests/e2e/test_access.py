@@ -13,8 +13,7 @@ import psutil
 import pytest
 import tritonclient.grpc as triton
 
-from tests.e2e.server import ROOT, Server, serving
-from tests.service.grpc.conftest import free_port
+from tests.e2e.server import ROOT, Server, free_port, serving
 from tests.tiny import photo, write_tiny_model
 
 KEY = "a-key-of-the-e2e-test"

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from tests.e2e.server import Server, serving
-from tests.service.grpc.conftest import free_port
+from tests.e2e.server import Server, free_port, serving
 from tests.tiny import photo
 
 KILLS, IN_FLIGHT = 20, 12

@@ -17,8 +17,7 @@ import tritonclient.grpc as triton
 from service.grpc.servicer import IN_FLIGHT
 from tests.e2e import http2
 from tests.e2e.http2 import Client, infer_message
-from tests.e2e.server import Server, serving
-from tests.service.grpc.conftest import free_port
+from tests.e2e.server import Server, free_port, serving
 from tests.tiny import photo, write_tiny_model
 
 HEADER_TIMEOUT_S, BODY_TIMEOUT_S = 1.5, 1.0

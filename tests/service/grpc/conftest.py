@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from model.heads.head import Head
-from tests.e2e.server import Server, serving
+from tests.e2e.server import Server, free_port, serving
 from tests.tiny import write_tiny_model
 
 ADMIN = "admin-key-of-the-test"
@@ -24,14 +23,6 @@ class Served(NamedTuple):
     server: Server
     address: str
     client: Any
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 on which no server listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tests.e2e import http2
 from tests.e2e.faults import GO, WAIT, plain
-from tests.e2e.server import Server, serving
-from tests.service.grpc.conftest import Served, free_port
+from tests.e2e.server import Server, free_port, serving
+from tests.service.grpc.conftest import Served
 from tests.service.grpc.test_servicer import PHOTOS, encoded
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"

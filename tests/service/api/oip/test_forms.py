@@ -51,7 +51,7 @@ def test_json_is_followed_by_raw_tensors() -> None:
 
 def test_a_form_in_the_scope_is_used() -> None:
     """A request within the process brings its form, which keeps the answer."""
-    form = Ready()
+    form = Ready(b"")
 
     assert form is form_of(request(form))
     assert b"" == form.write(CONTENT, b"abc").body
