@@ -213,7 +213,7 @@ async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) 
 
     Call this only after the body has been read, because it consumes the request's messages.
     """
-    if API in request.scope:  # a call within the process, whose end cancels this task
+    if API in request.scope:  # a call within the process: when it ends, it cancels this task
         return await work
     serving = asyncio.current_task()
     assert serving is not None

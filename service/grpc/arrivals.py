@@ -55,7 +55,7 @@ class Arrivals:
         self._free_before = free_bytes() or 0  # while few messages were awaited
         self._waits: set[_Wait] = set()
         self._check: asyncio.TimerHandle | None = None
-        self._left_behind = False  # memory of calls that ended before their message was there
+        self._left_behind = False  # freed memory of calls whose message has not arrived
         self._trimming: asyncio.Task[None] | None = None
 
     async def first(self, messages: AsyncIterator[Any]) -> Any:

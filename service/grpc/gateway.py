@@ -56,7 +56,7 @@ class Reply:
 
 
 class CallError(Exception):
-    """An error as gRPC tells it: a status, a text, and trailing metadata."""
+    """The error of a call: a status, a text, and trailing metadata."""
 
     def __init__(self, code: StatusCode, detail: str, trailing: Sequence[tuple[str, str]]) -> None:
         super().__init__(detail)
@@ -77,7 +77,7 @@ class CallError(Exception):
 
 
 class Running:
-    """Counts calls that are finished before the server ends: `with running:`."""
+    """Counts the running calls, which the server finishes before it ends: `with running:`."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -24,7 +24,7 @@ from service.grpc.servicer import Servicer
 from service.settings import Settings
 
 SERVICE: str = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-CALLS = 256  # of one connection at the same time; a client lets others wait
+CALLS = 256  # of one connection at the same time; its client queues further ones
 LINGER_S = 0.1  # to send the last answers
 HEADER_BYTES = 1 << 16  # more than a message adds to the bodies that VIM_MAX_BODY_BYTES allows
 # Orchestrators call these without a key.
@@ -35,7 +35,7 @@ _PROBES = {f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Chec
 async def grpc_server(app: App, infer_app: App, settings: Settings, connections: int) -> AsyncIterator[None]:
     """Serve calls until the end of the context, then finish open ones within VIM_DRAIN_TIMEOUT_MS.
 
-    `infer_app` answers the requests to infer, `app` all others. More than `connections` at a time are closed at once.
+    `infer_app` answers the requests to infer, `app` all others. Connections beyond this number are closed at once.
 
     Raises OSError if the port is taken.
     """

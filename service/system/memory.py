@@ -39,7 +39,7 @@ def can_allocate(size: int) -> bool:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, which glibc keeps. Other C libraries do nothing. Blocks."""
+    """Return freed memory to the system; glibc would keep it. With other C libraries nothing happens. Blocks."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""gRPC clients that break the rules, send half a message or read no answers, and what is left for others."""
+"""gRPC clients that break the rules, send half a message or read no answers do not affect other clients."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_idle_channels_take_nothing_from_others(attacked: Attacked) -> None:
 
 
 def test_a_ping_flood_ends_its_connection(attacked: Attacked) -> None:
-    """A client that sends pings without end is sent away."""
+    """A client that sends a thousand pings is disconnected."""
     with Client(attacked.address) as client:
         client.send(http2.frame(http2.PING, bytes(8)) * 1000)
         assert client.closed()
@@ -116,7 +116,7 @@ def test_a_ping_flood_ends_its_connection(attacked: Attacked) -> None:
 
 
 def test_calls_that_are_reset_at_once_cost_no_place(attacked: Attacked) -> None:
-    """Thousands of calls that their client resets at once leave nothing behind."""
+    """After thousands of calls that their client has reset, no image is in the queue."""
     with Client(attacked.address) as client:
         for _ in range(2000):
             stream = client.call()
