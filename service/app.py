@@ -123,9 +123,9 @@ def create_app(settings: Settings, worker: str = WORKER, context: ProcessContext
 def infer_app(app: FastAPI) -> ASGIApp:
     """The endpoint `infer` of the Open Inference Protocol, for requests within the process.
 
-    Their scope has the path parameters. Middleware that only HTTP needs and FastAPI's routing are left out, because they
-    take a tenth of the time of a small image. With VIM_TRACING it is the whole application, because FastAPI makes the
-    spans.
+    Their scope has the path parameters. Middleware that only HTTP needs and FastAPI's routing are left out, because
+    they take a tenth of the time of a small image. With VIM_TRACING it is the whole application, because FastAPI makes
+    the spans.
     """
     engine: Engine = app.state.engine
     tracer: Tracer = app.state.tracer
