@@ -13,16 +13,19 @@ from tritonclient.grpc import service_pb2 as pb
 from service.api.oip import tensors
 from service.api.oip.forms import InProcess
 from service.api.oip.tensors import RequestHeader, Tensor
+from service.api.request.json_body import MOST_NUMBERS, MOST_VALUES
 from service.errors import MalformedBody
 
 _LENGTH = struct.Struct("<I")
-_PARAMETERS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
+# Each part of a message takes time on the event loop, so the number of parts is checked first.
+MOST_INPUTS, MOST_OUTPUTS, MOST_PARAMETERS, MOST_DIMENSIONS = 8, 32, 100, 8
 
 
 class MessageForm(InProcess):
     """A message of the protocol and its answer. Raises MalformedBody."""
 
     def __init__(self, request: pb.ModelInferRequest) -> None:
+        _check_counts(request)
         raw = _raw(request)
         super().__init__(raw[0] if len(raw) == 1 else b"".join(raw))
         self._content = _content(request, raw)
@@ -53,6 +56,18 @@ class MessageForm(InProcess):
 def parsed(content: Any, message: Any) -> Any:
     """Fill a message from JSON; members that it does not have are left out."""
     return ParseDict(content, message, ignore_unknown_fields=True)
+
+
+def _check_counts(request: pb.ModelInferRequest) -> None:
+    inputs, outputs = request.inputs[:MOST_INPUTS], request.outputs[:MOST_OUTPUTS]
+    counts = [("inputs", len(request.inputs), MOST_INPUTS), ("outputs", len(request.outputs), MOST_OUTPUTS)]
+    counts += [("parameters", len(one.parameters), MOST_PARAMETERS) for one in (request, *inputs, *outputs)]
+    counts += [("dimensions", len(one.shape), MOST_DIMENSIONS) for one in inputs]
+    counts += [("elements in bytes_contents", len(one.contents.bytes_contents), MOST_VALUES) for one in inputs]
+    counts += [("numbers in uint_contents", len(one.contents.uint_contents), MOST_NUMBERS) for one in inputs]
+    for what, count, most in counts:
+        if count > most:
+            raise MalformedBody(f"the message has {count} {what}; the limit is {most}")
 
 
 def _raw(request: pb.ModelInferRequest) -> list[bytes]:
