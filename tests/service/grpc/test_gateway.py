@@ -7,9 +7,16 @@ import asyncio
 import pytest
 
 from service.devices.batcher import GATHERED
+from service.grpc import gateway
 from service.grpc.gateway import Running, Together
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait for each other without a limit, so that a slow machine does not let them begin."""
+    monkeypatch.setattr(gateway, "GATHERING_S", 3600)
 
 
 class Calls:
@@ -48,6 +55,7 @@ async def test_few_calls_do_not_wait() -> None:
     assert 2 * GATHERED == await calls.arrive(GATHERED)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_calls_wait_for_a_group() -> None:
     """Beside many calls, calls wait until there are as many as a batch should have."""
     calls = Calls()
@@ -70,6 +78,7 @@ async def test_calls_do_not_wait_long() -> None:
     await calls.end()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_cancelled_call_holds_up_no_other() -> None:
     """A call that is cancelled while it waits does not prevent the others from beginning."""
     calls = Calls()
